@@ -1,0 +1,46 @@
+"""diffaug: generative augmentation for small, imbalanced image sets, with an honest verdict."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffaug.augment.dataset import AugmentedDataset as AugmentedDataset
+    from diffaug.augment.labels import get_targets as get_targets
+    from diffaug.augmenter import DiffusionAugmenter as DiffusionAugmenter
+    from diffaug.config import Config as Config
+    from diffaug.diffusion.artifact import Generator as Generator
+    from diffaug.errors import DiffaugError as DiffaugError
+    from diffaug.evaluation.summary import EvaluationResult as EvaluationResult
+    from diffaug.seeding import seed_worker as seed_worker
+    from diffaug.synthesis.pool import Pool as Pool
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AugmentedDataset": "diffaug.augment.dataset",
+    "Config": "diffaug.config",
+    "DiffaugError": "diffaug.errors",
+    "DiffusionAugmenter": "diffaug.augmenter",
+    "EvaluationResult": "diffaug.evaluation.summary",
+    "Generator": "diffaug.diffusion.artifact",
+    "Pool": "diffaug.synthesis.pool",
+    "get_targets": "diffaug.augment.labels",
+    "seed_worker": "diffaug.seeding",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that `import diffaug` loads no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'diffaug' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

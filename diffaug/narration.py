@@ -1,0 +1,144 @@
+"""What a person sees while a stage works: sentences, tables and progress, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LINE_INTERVAL_SECONDS = 15.0
+
+
+class Narrator(Protocol):
+    """Receives what a stage wants a person to know."""
+
+    def say(self, text: str) -> None:
+        """Says one sentence."""
+
+    def warn(self, text: str) -> None:
+        """Says something the reader should act on."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Shows a small table."""
+
+    def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        """Reports how far a stage is; `done == total` ends it."""
+
+
+class SilentNarrator:
+    """Says nothing."""
+
+    def say(self, text: str) -> None:
+        """Ignores the sentence."""
+
+    def warn(self, text: str) -> None:
+        """Ignores the warning."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Ignores the table."""
+
+    def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        """Ignores the progress."""
+
+
+class ConsoleNarrator:
+    """Narrates on stderr: bars on a terminal, else a line every 15 seconds."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._started = self._last_line = 0.0
+        self._first_done = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_bar()
+
+    def say(self, text: str) -> None:
+        """Prints the sentence as it is, without markup."""
+        self._console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Prints the sentence in yellow, marked as a warning."""
+        self._console.print(f"warning: {text}", style="yellow", markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Prints the table; all columns but the first are aligned to the right."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(title=escape(title) if title else None, title_justify="left", title_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(escape(column), justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        self._console.print(table)
+
+    def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        """Moves the stage's bar, or prints a line when there is no terminal."""
+        if stage != self._stage:
+            self._end_bar()
+            self._stage, self._started, self._last_line = stage, time.monotonic(), 0.0
+            self._first_done = done
+        if self._console.is_terminal:
+            self._move_bar(done, total, detail)
+        elif done >= total or time.monotonic() - self._last_line >= LINE_INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
+            self._print_line(done, total, detail)
+        if done >= total:
+            self._end_bar()
+            self._stage = ""
+
+    def _print_line(self, done: float, total: float, detail: str) -> None:
+        elapsed = time.monotonic() - self._started
+        advanced = done - self._first_done
+        left = (
+            f"{duration(elapsed * (total - done) / advanced)} left" if advanced > 0 and done < total else ""
+        )
+        parts = [f"{self._stage}: {done / max(total, 1e-9):.0%}", duration(elapsed), left, detail]
+        print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+    def _move_bar(self, done: float, total: float, detail: str) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}"),
+                console=self._console,
+            )
+            self._bars.start()
+            self._task = self._bars.add_task(self._stage, total=total, detail=detail)
+        assert self._task is not None
+        self._bars.update(self._task, completed=done, total=total, detail=detail)
+
+    def _end_bar(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = self._task = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

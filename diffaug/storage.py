@@ -1,0 +1,251 @@
+"""The only place that writes: atomic files, committed directories, locks, hashes and safe paths.
+
+A file is written beside its target, flushed to the disk and renamed over it, so a reader or a power cut
+sees the old content or the new and nothing between. A directory counts as finished once `DONE.json`,
+which lists its files with sizes and hashes, has been written in it last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffaug.errors import DamagedError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+DONE = "DONE.json"
+_UNSAFE = re.compile(r"[^\w.+=@ ()-]", re.UNICODE)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically and durably, making its folder when needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes UTF-8 text atomically."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes readable JSON atomically; non-finite numbers become null, since JSON has none."""
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        DamagedError: The file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"not valid JSON ({error})", where=path) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends one line durably; a reader must ignore a last line without a newline."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table atomically as parquet."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    """Writes an array atomically as .npy, without pickle."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def png_bytes(pixels: np.ndarray[Any, Any]) -> bytes:
+    """Encodes uint8 pixels (H, W), (H, W, 1) or (H, W, 3) as PNG without metadata."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    squeezed = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    Image.fromarray(squeezed).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def commit_directory(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Declares a directory finished by writing its `DONE.json`.
+
+    Args:
+        directory: The directory, all files in place.
+        facts: What a later reader needs to know: fingerprints of the settings and inputs.
+    """
+    files = {
+        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != DONE and not path.name.endswith(".tmp")
+    }
+    write_json(directory / DONE, {"facts": dict(facts), "files": files})
+
+
+def committed_facts(directory: Path, *, verify: bool = False) -> dict[str, Any] | None:
+    """The facts of a finished directory, or None when it is not finished.
+
+    Args:
+        directory: The directory to look at.
+        verify: Also compare every file's sha256 with the recorded one.
+
+    Raises:
+        DamagedError: A recorded file is missing, cut short or changed.
+    """
+    if not (directory / DONE).is_file():
+        return None
+    record = read_json(directory / DONE)
+    for name, expected in record["files"].items():
+        path = safe_join(directory, name)
+        if not path.is_file() or path.stat().st_size != expected["size"]:
+            raise DamagedError("a file is missing or has another size than when it was written", where=path)
+        if verify and sha256_file(path) != expected["sha256"]:
+            raise DamagedError("a file was changed after it was written", where=path)
+    return dict(record["facts"])
+
+
+@contextmanager
+def new_directory(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """Yields an empty directory beside `target` that replaces it, committed, when the block ends well."""
+    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        commit_directory(staging, facts)
+        discard_directory(target)
+        staging.replace(target)
+        _sync_directory(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def discard_directory(directory: Path) -> None:
+    """Removes a directory, its `DONE.json` first, so that a half-removed one never counts as finished."""
+    (directory / DONE).unlink(missing_ok=True)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Holds an operating-system lock, which the kernel releases when the process dies.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                "another diffaug process is working in this study",
+                where=path.parent,
+                fix="wait for it, stop it, or choose another --study",
+            ) from error
+        yield
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Hexadecimal sha256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(content: Any) -> str:
+    """A short stable name for JSON-like content: equal content, equal name."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return sha256_bytes(canonical.encode())[:16]
+
+
+def safe_join(root: Path, *parts: str) -> Path:
+    """Joins and makes sure that the result stays inside `root`.
+
+    Raises:
+        DamagedError: The path would leave `root`.
+    """
+    if any("\0" in part for part in parts):
+        raise DamagedError("a stored path holds a NUL character", where=root)
+    joined = root.joinpath(*parts)
+    if not joined.resolve().is_relative_to(root.resolve()):
+        raise DamagedError("a stored path leads outside its folder", where=str(joined))
+    return joined
+
+
+def safe_names(names: list[str]) -> dict[str, str]:
+    """Maps labels to distinct file names: the label itself where it is one, else cleaned and numbered.
+
+    Distinct also where the file system ignores case.
+    """
+    result: dict[str, str] = {}
+    taken: set[str] = set()
+    for number, name in enumerate(names):
+        cleaned = _UNSAFE.sub("_", name).strip(" .")[:80]
+        candidate = cleaned if cleaned == name and cleaned else f"{number:03d}_{cleaned}"
+        if candidate.casefold() in taken:
+            candidate = f"{number:03d}_{cleaned}"
+        taken.add(candidate.casefold())
+        result[name] = candidate
+    return result
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if hasattr(content, "item") and getattr(content, "ndim", 1) == 0:
+        content = content.item()
+    if isinstance(content, float) and (content != content or abs(content) == float("inf")):
+        return None
+    return content
+
+
+def _sync_directory(directory: Path) -> None:
+    with suppress(PermissionError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,163 @@
+"""The study: one directory that holds everything of one job, and whether each stage's output is valid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffaug import storage
+from diffaug.errors import UsageError
+
+DEFAULT_ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the outputs of one job live."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Short name, for experiments and titles."""
+        return self.path.resolve().name
+
+    @property
+    def catalog(self) -> Path:
+        """Table and pixels of the images."""
+        return self.path / "catalog"
+
+    @property
+    def checkpoints(self) -> Path:
+        """State of an unfinished training."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Sample grids drawn while training."""
+        return self.path / "samples"
+
+    @property
+    def generator(self) -> Path:
+        """The trained generator."""
+        return self.path / "generator"
+
+    @property
+    def pool(self) -> Path:
+        """Synthetic images with their manifest."""
+        return self.path / "pool"
+
+    @property
+    def evaluation(self) -> Path:
+        """Trials, summary and verdict."""
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.path / "report.html"
+
+    @property
+    def journal(self) -> Path:
+        """The local record of everything logged."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was recorded when the study was made: the data folder and diffaug's version."""
+        return dict(storage.read_json(self.path / "study.json"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other diffaug processes out while the block runs."""
+        with storage.exclusive_lock(self.path / ".lock"):
+            yield
+
+
+def open_study(path: Path) -> Study:
+    """Opens an existing study.
+
+    Raises:
+        UsageError: There is none at `path`.
+    """
+    if not (path / "study.json").is_file():
+        fix = (
+            "make one with: diffaug fit DATA"
+            if not path.exists()
+            else f"if it holds images: diffaug run {path}"
+        )
+        raise UsageError("this is not a study", where=path, fix=fix)
+    return Study(path)
+
+
+def open_or_create_study(path: Path, data: Path) -> Study:
+    """Opens the study at `path` for the images in `data`, or begins it.
+
+    Raises:
+        UsageError: The study belongs to other data, or the folder holds something else.
+    """
+    from diffaug import __version__
+
+    record = path / "study.json"
+    if record.is_file():
+        owner = Path(storage.read_json(record)["data"])
+        if owner.resolve() != data.resolve():
+            raise UsageError(
+                f"this study belongs to other data: {owner}",
+                where=path,
+                fix=f"choose another folder, such as --study {path}-2",
+            )
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(
+            "the study folder is not empty and not a study", where=path, fix="choose another --study"
+        )
+    else:
+        storage.write_json(record, {"data": str(data.resolve()), "diffaug": __version__})
+    return Study(path)
+
+
+def default_study_path(data: Path) -> Path:
+    """`runs/<name of the data folder>`."""
+    return DEFAULT_ROOT / (data.resolve().name or "study")
+
+
+def is_finished(directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Whether a stage's directory is finished for these settings and inputs.
+
+    Inputs that changed make it unfinished: it must be made again. Settings that changed are the user's
+    decision, so they raise.
+
+    Raises:
+        UsageError: It was made with other settings.
+        DamagedError: Its files changed since.
+    """
+    facts = storage.committed_facts(directory)
+    if facts is None:
+        return False
+    if facts["inputs"] != dict(inputs):
+        return False
+    require_same_settings(directory, facts["settings"], settings)
+    return True
+
+
+def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UsageError, naming each difference, when `directory` was made with other settings."""
+    differing = [
+        f"{key} {stored.get(key)!r} -> {wanted.get(key)!r}"
+        for key in sorted(set(stored) | set(wanted))
+        if stored.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise UsageError(
+            f"made with other settings: {'; '.join(differing)}",
+            where=directory,
+            fix="use the same settings, add --overwrite to replace it, or choose another --study",
+        )

@@ -1,0 +1,1 @@
+"""A generator becomes a pool: how many images each class lacks, which samples are kept, and their record."""
