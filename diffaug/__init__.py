@@ -30,7 +30,18 @@ _HOMES = {
     "seed_worker": "diffaug.seeding",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = [
+    "AugmentedDataset",
+    "Config",
+    "DiffaugError",
+    "DiffusionAugmenter",
+    "EvaluationResult",
+    "Generator",
+    "Pool",
+    "__version__",
+    "get_targets",
+    "seed_worker",
+]
 
 
 def __getattr__(name: str) -> Any:

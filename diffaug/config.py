@@ -47,21 +47,15 @@ class DataSettings(Settings):
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of each class held out for testing where the data has no test split."
     )
-    min_train_images: PositiveInt = Field(
-        2, description="Smallest number of training images a class may have."
-    )
+    min_train_images: PositiveInt = Field(2, description="Smallest number of training images a class may have.")
 
 
 class DiffusionSettings(Settings):
     """How the generator is trained; none means: chosen by the plan."""
 
     minutes: Positive | None = Field(None, description="Training time; none and no images: 10.")
-    images: PositiveInt | None = Field(
-        None, description="Training length in images seen, instead of minutes."
-    )
-    base_channels: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(
-        None, description="Width of the UNet."
-    )
+    images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
+    base_channels: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(None, description="Width of the UNet.")
     batch_size: PositiveInt | None = Field(None, description="Images a training step.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate of AdamW.")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout inside the UNet's blocks.")
@@ -71,9 +65,7 @@ class DiffusionSettings(Settings):
     class_temperature: Fraction = Field(
         0.5, description="A class of n images is drawn in proportion to n^q: 1 as found, 0 uniform."
     )
-    horizontal_flip: bool = Field(
-        False, description="Train on mirrored images too, if labels survive mirroring."
-    )
+    horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
     checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")
     grid_seconds: Positive = Field(60.0, description="Time between sample grids while training.")
 
@@ -94,20 +86,14 @@ class SynthesisSettings(Settings):
     max_synthetic_ratio: Positive | None = Field(
         10.0, description="At most this many synthetic images for each real one of a class; none: no cap."
     )
-    guidance_scale: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="1: no guidance; more: less diverse."
-    )
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(
-        12, description="Solver steps an image."
-    )
+    guidance_scale: Annotated[float, Field(ge=0)] = Field(1.0, description="1: no guidance; more: less diverse.")
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(12, description="Solver steps an image.")
     chunk_size: PositiveInt = Field(32, description="Images sampled together; part of the pool's identity.")
     off_class_confidence: Fraction = Field(
         0.95,
         description="An image is rejected when a classifier of the real images is this sure of another class.",
     )
-    max_attempts: PositiveInt = Field(
-        4, description="Images tried for each one wanted before a class is given up."
-    )
+    max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
 
 
 class EvaluationSettings(Settings):
@@ -115,9 +101,7 @@ class EvaluationSettings(Settings):
 
     arms: tuple[str, ...] = Field(ARM_NAMES, description="What is compared.")
     seeds: Annotated[int, Field(ge=3)] = Field(5, description="Paired repetitions of every arm.")
-    updates: PositiveInt | None = Field(
-        None, description="Optimiser updates of every arm; none: by the data."
-    )
+    updates: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
     batch_size: PositiveInt = Field(64, description="Images an update.")
     learning_rate: Positive = Field(3e-3, description="Peak learning rate of AdamW.")
     synthetic_weight: Positive = Field(0.5, description="Loss weight of a synthetic image; a real one has 1.")
@@ -300,9 +284,7 @@ def _require_known(key: str, origin: str) -> None:
 def _suggest(name: str, known: list[str]) -> str:
     leaves = {key.rsplit(".", 1)[-1]: key for key in known}
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = near or [
-        leaves[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)
-    ]
+    near = near or [leaves[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)]
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
 
 

@@ -17,9 +17,7 @@ class DiffaugError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(
-        self, what: str, *, where: str | os.PathLike[str] | None = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, where: str | os.PathLike[str] | None = None, fix: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.where = None if where is None else os.fspath(where)

@@ -105,9 +105,7 @@ class ConsoleNarrator:
     def _print_line(self, done: float, total: float, detail: str) -> None:
         elapsed = time.monotonic() - self._started
         advanced = done - self._first_done
-        left = (
-            f"{duration(elapsed * (total - done) / advanced)} left" if advanced > 0 and done < total else ""
-        )
+        left = f"{duration(elapsed * (total - done) / advanced)} left" if advanced > 0 and done < total else ""
         parts = [f"{self._stage}: {done / max(total, 1e-9):.0%}", duration(elapsed), left, detail]
         print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
 

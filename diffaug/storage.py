@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -237,7 +238,7 @@ def _finite(content: Any) -> Any:
         return [_finite(value) for value in content]
     if hasattr(content, "item") and getattr(content, "ndim", 1) == 0:
         content = content.item()
-    if isinstance(content, float) and (content != content or abs(content) == float("inf")):
+    if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
 

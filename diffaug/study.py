@@ -89,11 +89,7 @@ def open_study(path: Path) -> Study:
         UsageError: There is none at `path`.
     """
     if not (path / "study.json").is_file():
-        fix = (
-            "make one with: diffaug fit DATA"
-            if not path.exists()
-            else f"if it holds images: diffaug run {path}"
-        )
+        fix = "make one with: diffaug fit DATA" if not path.exists() else f"if it holds images: diffaug run {path}"
         raise UsageError("this is not a study", where=path, fix=fix)
     return Study(path)
 
@@ -116,9 +112,7 @@ def open_or_create_study(path: Path, data: Path) -> Study:
                 fix=f"choose another folder, such as --study {path}-2",
             )
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(
-            "the study folder is not empty and not a study", where=path, fix="choose another --study"
-        )
+        raise UsageError("the study folder is not empty and not a study", where=path, fix="choose another --study")
     else:
         storage.write_json(record, {"data": str(data.resolve()), "diffaug": __version__})
     return Study(path)
