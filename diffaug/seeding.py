@@ -43,7 +43,7 @@ def torch_global_seed(seed: int, purpose: str, *index: int | str) -> Iterator[No
     """
     import torch
 
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, purpose, *index))
         yield
