@@ -1,0 +1,35 @@
+"""Contact sheets: many images as one picture."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug.diffusion.artifact import Generator
+
+MIN_TILE = 48
+GAP = 2
+BACKGROUND = 128
+
+
+def contact_sheet(pixels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
+    """Lays out uint8 (N, H, W, C) in rows of `columns`; small images are enlarged by a whole factor."""
+    count, height, width, channels = pixels.shape
+    scale = max(1, -(-MIN_TILE // max(height, width)))
+    tiles = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    cell_h, cell_w = height * scale + GAP, width * scale + GAP
+    rows = -(-count // columns)
+    sheet = np.full((rows * cell_h - GAP, columns * cell_w - GAP, channels), BACKGROUND, np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * cell_h, number % columns * cell_w
+        sheet[top : top + height * scale, left : left + width * scale] = tile
+    return sheet
+
+
+def sample_sheet(generator: Generator, *, per_class: int, seed: int, num_inference_steps: int) -> NDArray[np.uint8]:
+    """A sheet with one row a class, always of the same noise, so that sheets of a training compare."""
+    rows = [
+        generator.sample(index, range(per_class), seed=seed, num_inference_steps=num_inference_steps)
+        for index in range(len(generator.classes))
+    ]
+    return contact_sheet(np.concatenate(rows), per_class)
