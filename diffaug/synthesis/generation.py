@@ -17,7 +17,8 @@ from diffaug.diffusion.artifact import Generator, class_noise
 from diffaug.synthesis.filters import ClassScorer, Judgement, judge
 from diffaug.synthesis.pool import MANIFEST, MANIFEST_COLUMNS
 
-PARTS = "parts"
+PARTS = ".parts"
+IMAGES = "images"
 SUMMARY = "summary.json"
 ORIGIN_SAMPLED = "sampled"
 
@@ -45,6 +46,7 @@ def fill_pool(
     folder: Path,
     generator: Generator,
     scorer: ClassScorer,
+    *,
     targets: Mapping[str, int],
     settings: SynthesisSettings,
     seed: int,
@@ -80,17 +82,18 @@ def fill_pool(
             yield ChunkRecord(label, len(record["rows"]), record["rejected"], total, wanted)
 
 
-def finish_pool(folder: Path, generator: Generator, targets: Mapping[str, int], facts: Mapping[str, Any]) -> None:
-    """Joins the chunks' records into the manifest and commits the pool."""
+def finish_pool(folder: Path, generator: Generator, targets: Mapping[str, int]) -> dict[str, Any]:
+    """Joins the chunks' records into the manifest; committing the pool is the caller's part.
+
+    Returns:
+        The facts that `Pool.open` needs from the committed folder.
+    """
     parts = [storage.read_json(path) for path in sorted((folder / PARTS).glob("*.json"))]
     rows = [row for part in parts for row in part["rows"]]
-    manifest = pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS))
-    storage.write_parquet(folder / MANIFEST, manifest)
+    storage.write_parquet(folder / MANIFEST, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)))
     storage.write_json(folder / SUMMARY, _summary(parts, targets))
     height, width = generator.image_size
-    pool_facts = {"classes": list(generator.classes), "image_size": [height, width], "channels": generator.channels}
-    storage.discard_directory(folder / PARTS)
-    storage.commit_directory(folder, {**facts, **pool_facts})
+    return {"classes": list(generator.classes), "image_size": [height, width], "channels": generator.channels}
 
 
 def _summary(parts: list[dict[str, Any]], targets: Mapping[str, int]) -> dict[str, dict[str, Any]]:
@@ -133,7 +136,7 @@ class _Draw:
         rows = []
         for position in judgement.accepted[:limit].tolist():
             content = storage.png_bytes(pixels[position])
-            file = f"{class_folder}/{indices[position]:06d}.png"
+            file = f"{IMAGES}/{class_folder}/{indices[position]:06d}.png"
             storage.write_bytes(storage.safe_join(folder, file), content)
             rows.append(self._row(file, content, indices[position], judgement, position))
         rejected = Counter(reason for reason in judgement.reasons if reason)

@@ -42,7 +42,7 @@ def resolve_targets(
     goal = max(counts.values())
     if isinstance(strategy, str):
         chosen = _chosen_by_word(counts, strategy)
-    elif isinstance(strategy, int | float) and not isinstance(strategy, bool):
+    elif isinstance(strategy, int | float):
         if not 0 < strategy <= 1:
             raise UsageError(f"sampling_strategy {strategy}: a number must lie above 0 and not above 1")
         chosen, goal = set(counts), math.floor(goal * strategy)
