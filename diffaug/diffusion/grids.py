@@ -10,6 +10,7 @@ from diffaug.diffusion.artifact import Generator
 MIN_TILE = 48
 GAP = 2
 BACKGROUND = 128
+MAX_ROWS = 16
 
 
 def contact_sheet(pixels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
@@ -26,10 +27,14 @@ def contact_sheet(pixels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     return sheet
 
 
-def sample_sheet(generator: Generator, *, per_class: int, seed: int, num_inference_steps: int) -> NDArray[np.uint8]:
-    """A sheet with one row a class, always of the same noise, so that sheets of a training compare."""
+def sample_sheet(generator: Generator, *, columns: int, seed: int, num_inference_steps: int) -> NDArray[np.uint8]:
+    """A sheet of samples with one row a class, always of the same noise, so that sheets of a training compare.
+
+    With many classes, rows are evenly spaced over them.
+    """
+    count = len(generator.classes)
+    shown = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).round().astype(int)).tolist()
     rows = [
-        generator.sample(index, range(per_class), seed=seed, num_inference_steps=num_inference_steps)
-        for index in range(len(generator.classes))
+        generator.sample(index, range(columns), seed=seed, num_inference_steps=num_inference_steps) for index in shown
     ]
-    return contact_sheet(np.concatenate(rows), per_class)
+    return contact_sheet(np.concatenate(rows), columns)

@@ -92,6 +92,7 @@ def finish_pool(folder: Path, generator: Generator, targets: Mapping[str, int]) 
     rows = [row for part in parts for row in part["rows"]]
     storage.write_parquet(folder / MANIFEST, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)))
     storage.write_json(folder / SUMMARY, _summary(parts, targets))
+    storage.discard_directory(folder / PARTS)
     height, width = generator.image_size
     return {"classes": list(generator.classes), "image_size": [height, width], "channels": generator.channels}
 
