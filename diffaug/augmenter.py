@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +13,7 @@ from diffaug.diffusion.planning import Plan
 from diffaug.errors import UsageError
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
-from diffaug.pipeline.catalog import prepare_catalog, show_catalog
+from diffaug.pipeline.catalog import prepare_catalog
 from diffaug.pipeline.evaluate import evaluate_pool, write_study_report
 from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.generate import generate_pool
@@ -125,8 +124,7 @@ class DiffusionAugmenter:
 
     def inspect(self) -> Catalog:
         """Reads the images; the catalog holds counts, verdicts of every file and the problems found."""
-        catalog = self._catalog()
-        return catalog
+        return self._catalog()
 
     def generate(
         self,

@@ -18,6 +18,6 @@ def command(study: Path, as_json: bool, **options: Any) -> None:
     from diffaug.augmenter import DiffusionAugmenter
 
     pool = DiffusionAugmenter.open(study, **augmenter_arguments(options)).generate()
-    counts = {name: int(len(pool.indices_of(index))) for name, index in pool.class_to_idx.items()}
+    counts = {name: len(pool.indices_of(index)) for name, index in pool.class_to_idx.items()}
     results = {"pool": str(pool.root), "images": len(pool), "by_class": counts}
     print_result("generate", as_json, study=study, results=results, next_step=f"diffaug evaluate {study}")

@@ -73,6 +73,8 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: A `--set` without `=`.
     """
     flags = {_SHORTCUTS[name][0]: values[name] for name in _SHORTCUTS if values.get(name) is not None}
+    if isinstance(values.get("strategy"), str):
+        flags["synthesis.sampling_strategy"] = yaml.safe_load(values["strategy"])
     for assignment in values.get("assignments", ()):
         key, separator, text = assignment.partition("=")
         if not separator:

@@ -108,8 +108,13 @@ def _log_result(job: Job, result: EvaluationResult) -> None:
 
 
 def _markdown(result: EvaluationResult) -> str:
-    rows = "\n".join(
-        f"| {arm.name} | {arm.metrics['balanced_accuracy']['mean']:.3f} | {arm.metrics['balanced_accuracy']['sd']:.3f} |"
-        for arm in result.arms
-    )
-    return f"**{result.verdict.decision}**: {result.verdict.text}\n\n| arm | balanced accuracy | SD |\n|---|---|---|\n{rows}\n"
+    lines = [
+        f"**{result.verdict.decision}**: {result.verdict.text}",
+        "",
+        "| arm | balanced accuracy | SD |",
+        "|---|---|---|",
+    ]
+    for arm in result.arms:
+        measured = arm.metrics["balanced_accuracy"]
+        lines.append(f"| {arm.name} | {measured['mean']:.3f} | {measured['sd']:.3f} |")
+    return "\n".join(lines)

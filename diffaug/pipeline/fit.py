@@ -19,7 +19,6 @@ from diffaug.diffusion.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training import (
     StepRecord,
     TrainingData,
-    TrainingState,
     measure_images_per_second,
     new_state,
     train,

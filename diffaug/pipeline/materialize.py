@@ -30,7 +30,8 @@ def materialize(dataset: Any, folder: Path) -> Path:
     classes = get_classes(dataset)
     for index in range(len(dataset)):
         image, label = _pair(dataset[index], index)
-        name = classes[int(label)] if classes is not None else str(getattr(label, "item", lambda: label)())
+        value = label.item() if hasattr(label, "item") else label
+        name = str(value) if classes is None else classes[int(value)]
         content = storage.png_bytes(_pixels(image, index))
         path = storage.safe_join(folder, storage.safe_names([name])[name], f"{index:06d}.png")
         if not (path.is_file() and path.read_bytes() == content):
