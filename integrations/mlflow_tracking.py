@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pandas as pd
 from PIL import Image
@@ -34,13 +33,13 @@ from diffaug.study import Study
 try:
     import mlflow
     from mlflow import MlflowClient
+    from mlflow.data.pandas_dataset import from_pandas
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
 except ImportError as error:
     raise MissingExtraError.of("mlflow", "mlflow") from error
 
-MAX_METRICS_PER_BATCH = 1000
-MAX_PARAMS_OR_TAGS_PER_BATCH = 100
+MAX_PER_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 MAX_NAME_LENGTH = 250
@@ -67,10 +66,10 @@ class MlflowTracker:
     def __init__(self, study: Study, settings: TrackingSettings) -> None:
         self._root = study.path.resolve()
         self._active_run = mlflow.active_run()
-        self._is_local = self._active_run is None and not mlflow.is_tracking_uri_set()
+        self._is_local = self._active_run is None and not mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
         self._uri = f"sqlite:///{self._root}/mlflow.db" if self._is_local else mlflow.get_tracking_uri()
-        self._set_experiment = settings.experiment
-        self._own_experiment = f"diffaug/{study.name}"
+        self._experiment = settings.experiment
+        self._default_experiment = f"diffaug/{study.name}"
         with _short_patience():
             self._client = _RepeatableClient(tracking_uri=self._uri)
 
@@ -98,21 +97,20 @@ class MlflowTracker:
 
     def describe(self, state: State) -> str:
         """The address of the study's run, or the command that shows it."""
-        if self._uri.startswith(("http://", "https://")):
-            address = urlsplit(self._uri)
-            host = address.netloc.rpartition("@")[2]
-            run_id = state["runs"].get("study") or next(iter(state["runs"].values()), "")
-            page = f"#/experiments/{state['experiment_id']}" + (f"/runs/{run_id}" if run_id else "")
-            return f"MLflow: {address.scheme}://{host}{address.path.rstrip('/')}/{page}"
         if self._uri.startswith("sqlite:"):
             return f"MLflow: mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
-        return f"MLflow: experiment '{state['experiment']}' in the store of MLFLOW_TRACKING_URI"
+        if not self._uri.startswith("http"):
+            return f"MLflow: experiment '{state['experiment']}' in the store of MLFLOW_TRACKING_URI"
+        scheme, _, address = self._uri.rstrip("/").partition("://")
+        without_password = address.rpartition("@")[2]
+        run = f"/runs/{state['runs']['study']}" if "study" in state["runs"] else ""
+        return f"MLflow: {scheme}://{without_password}/#/experiments/{state['experiment_id']}{run}"
 
     def _open_experiment(self, state: State) -> None:
-        if self._active_run is not None and self._set_experiment is None:
+        if self._active_run is not None and self._experiment is None:
             experiment = self._client.get_experiment(self._active_run.info.experiment_id)
         else:
-            experiment = self._named_experiment(self._set_experiment or self._own_experiment)
+            experiment = self._named_experiment(self._experiment or self._default_experiment)
         state["store"] = storage.fingerprint(self._uri)
         state["experiment_id"], state["experiment"] = experiment.experiment_id, experiment.name
         state["runs"] = {}
@@ -149,9 +147,8 @@ class MlflowTracker:
         found = self._client.search_runs([state["experiment_id"]], f"tags.`{EVENT_TAG}` = '{event.identity}'")
         if found:
             return str(found[0].info.run_id)
-        parent = state["runs"].get(event.data["parent"])
-        if parent is None and self._active_run is not None:
-            parent = self._active_run.info.run_id
+        outer = self._active_run.info.run_id if self._active_run is not None else None
+        parent = state["runs"].get(event.data["parent"], outer)
         tags = _tags(event.data["tags"]) | {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug"}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
@@ -168,7 +165,7 @@ class MlflowTracker:
             case "params":
                 self._log_params(run_id, data["params"])
             case "tags":
-                self._log_tags(run_id, _tags(data["tags"]))
+                self._log_tags(run_id, data["tags"])
             case "description":
                 client.set_tag(run_id, "mlflow.note.content", _text(data["description"], MAX_TAG_LENGTH))
             case "image":
@@ -190,25 +187,22 @@ class MlflowTracker:
             for event in batch
             for name, value in event.data["metrics"].items()
         ]
-        for start in range(0, len(metrics), MAX_METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS_PER_BATCH], synchronous=True)
+        self._log_all(run_id, "metrics", metrics)
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """MLflow parameters can't change, so a changed one becomes a tag."""
         cut = {clean_name(name): _text(value, MAX_PARAM_LENGTH) for name, value in params.items()}
         known = self._client.get_run(run_id).data.params
-        new = [Param(name, value) for name, value in cut.items() if name not in known]
-        for start in range(0, len(new), MAX_PARAMS_OR_TAGS_PER_BATCH):
-            chunk = new[start : start + MAX_PARAMS_OR_TAGS_PER_BATCH]
-            self._client.log_batch(run_id, params=chunk, synchronous=True)
-        changed = {f"changed.{name}": value for name, value in cut.items() if known.get(name, value) != value}
-        self._log_tags(run_id, _tags(changed))
+        self._log_all(run_id, "params", [Param(name, value) for name, value in cut.items() if name not in known])
+        self._log_tags(run_id, {f"changed.{name}": text for name, text in cut.items() if known.get(name, text) != text})
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        entities = [RunTag(name, value) for name, value in tags.items()]
-        for start in range(0, len(entities), MAX_PARAMS_OR_TAGS_PER_BATCH):
-            chunk = entities[start : start + MAX_PARAMS_OR_TAGS_PER_BATCH]
-            self._client.log_batch(run_id, tags=chunk, synchronous=True)
+        self._log_all(run_id, "tags", [RunTag(name, value) for name, value in _tags(tags).items()])
+
+    def _log_all(self, run_id: str, kind: str, items: list[Any]) -> None:
+        size = MAX_PER_BATCH[kind]
+        for start in range(0, len(items), size):
+            self._client.log_batch(run_id, **{kind: items[start : start + size]}, synchronous=True)
 
     def _log_table(self, run_id: str, table: dict[str, Any]) -> None:
         """What `log_table` writes, but replaced when sent again, where `log_table` would append."""
@@ -224,14 +218,14 @@ class MlflowTracker:
         digest = storage.sha256_file(file)[:MAX_DIGEST_LENGTH]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
-            dataset = mlflow.data.from_pandas(
+            dataset = from_pandas(
                 pd.read_parquet(file), source=file.as_uri(), name=_text(data["name"], MAX_NAME_LENGTH), digest=digest
             )
         context = InputTag("mlflow.data.context", data["context"])
         self._client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), [context])])
 
     def _file(self, data: dict[str, Any]) -> Path:
-        path = self._root / data["file"]
+        path: Path = self._root / data["file"]
         if not path.exists():
             raise DataError("the file is no longer there", where=path)
         return path
@@ -286,7 +280,7 @@ def _batches(events: Sequence[Event]) -> Iterator[list[Event]]:
     for event in events:
         added = len(event.data.get("metrics", ()))
         joins = batch and event.kind == batch[0].kind == "metrics" and event.key == batch[0].key
-        if batch and not (joins and size + added <= MAX_METRICS_PER_BATCH):
+        if batch and not (joins and size + added <= MAX_PER_BATCH["metrics"]):
             yield batch
             batch, size = [], 0
         batch.append(event)

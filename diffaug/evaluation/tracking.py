@@ -228,10 +228,10 @@ class Tracker(Protocol):
         """Whether what `state` speaks of is still there; if not, everything is replayed from the first event."""
 
     def replay(self, events: Sequence[Event], state: State) -> None:
-        """Sends events and moves `state["cursor"]` to the number of each one sent, so that a failure half-way is resumed.
+        """Sends events and sets `state["cursor"]` to the number of each one sent, for a later call to go on.
 
-        An event may come twice, when the process was killed before `state` was saved: the second time must change
-        nothing. What can't be sent at all is left out with a sentence in the list `state["skipped"]`.
+        An event may come again, when the process was killed before `state` was saved: that must change nothing.
+        What can't be sent at all is left out with a sentence in the list `state["skipped"]`.
         """
 
     def describe(self, state: State) -> str:
