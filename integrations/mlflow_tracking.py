@@ -74,8 +74,9 @@ class MlflowTracker:
             self._client = _RepeatableClient(tracking_uri=self._uri)
 
     def recognizes(self, state: State) -> bool:
-        """Whether the experiment that `state` speaks of is still in the store that is used now."""
-        if state.get("store") != storage.fingerprint(self._uri):
+        """Whether the experiment that `state` speaks of is the one wanted now and still there."""
+        wanted = self._experiment or state.get("experiment")
+        if (state.get("store"), state.get("experiment")) != (storage.fingerprint(self._uri), wanted):
             return False
         with _short_patience():
             try:

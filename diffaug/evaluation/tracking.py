@@ -275,7 +275,9 @@ def _sync_one(point: EntryPoint, study: Study, settings: TrackingSettings, narra
             skipped = state.pop("skipped", [])
             storage.write_json(record, state)
             if skipped:
-                narrator.warn(f"{point.name} did without {len(skipped)} entries, such as: {skipped[0]}")
+                narrator.warn(
+                    f"{point.name}: left out what could not be logged ({len(skipped)}), such as: {skipped[0]}"
+                )
     return [tracker.describe(state)] if state else []
 
 

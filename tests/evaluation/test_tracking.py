@@ -264,7 +264,7 @@ def test_what_a_tracker_left_out_is_told_once(study, monkeypatch):
     install(monkeypatch, tracker_point(ListTracker([], skips=(2, 3))))
     sync(study, TrackingSettings(), narrator)
     sync(study, TrackingSettings(), narrator)
-    assert narrator.warned == ["mlflow did without 2 entries, such as: event 2"]
+    assert narrator.warned == ["mlflow: left out what could not be logged (2), such as: event 2"]
 
 
 def test_a_tracker_switched_off_is_not_even_loaded(study, monkeypatch):

@@ -197,9 +197,14 @@ def test_after_a_failure_at_any_call_nothing_is_doubled_or_lost(study, monkeypat
 
 
 def _forget(study):
-    """Empties the store in place, since MLflow keeps the file open."""
+    """As if nothing had ever been sent."""
     shutil.rmtree(study.path / "tracking", ignore_errors=True)
     shutil.rmtree(study.path / "mlartifacts", ignore_errors=True)
+    _empty(study)
+
+
+def _empty(study):
+    """Empties the store in place, since MLflow keeps the file open."""
     with sqlite3.connect(study.path / "mlflow.db") as connection:
         for table in ("metrics", "latest_metrics", "params", "tags", "inputs", "input_tags", "datasets", "runs"):
             connection.execute(f"delete from {table}")
@@ -314,7 +319,7 @@ def test_a_file_that_is_gone_is_left_out_with_a_warning(study):
     narrator = Listener()
     assert len(sync(study, TrackingSettings(), narrator)) == 1
     (warning,) = narrator.warned
-    assert "grid.png" in warning and "1 entries" in warning
+    assert "grid.png" in warning and "(1)" in warning
     assert "reports/report.html" in content(client_of(study))["digits"]["files"]
 
 
@@ -343,6 +348,19 @@ def test_another_destination_is_sent_everything(study, tmp_path, empty_store, mo
     assert content(team) == expected
     assert team.get_experiment_by_name("team") is not None
     assert team.get_experiment_by_name("diffaug/my study") is None
+
+
+def test_a_store_that_was_emptied_or_another_experiment_is_sent_everything(study):
+    record(study)
+    sync(study, TrackingSettings(), Listener())
+    expected = content(client_of(study))
+    _empty(study)
+    sync(study, TrackingSettings(), Listener())
+    assert content(client_of(study)) == expected
+    sync(study, TrackingSettings(experiment="second"), Listener())
+    client = client_of(study)
+    for name in ("diffaug/my study", "second"):
+        assert len(client.search_runs([client.get_experiment_by_name(name).experiment_id])) == 2
 
 
 def test_an_old_mlruns_folder_in_the_working_directory_is_no_trap(study, tmp_path):
