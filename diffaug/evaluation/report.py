@@ -132,7 +132,9 @@ def choose_images(
 
 
 def _shuffled(images: LabeledImages, name: str, generator: np.random.Generator) -> list[int]:
-    positions = np.flatnonzero(images.labels == images.classes.index(name)) if name in images.classes else []
+    if name not in images.classes:
+        return []
+    positions = np.flatnonzero(images.labels == images.classes.index(name))
     return [int(i) for i in generator.permutation(positions)[:IMAGES_PER_SIDE]]
 
 

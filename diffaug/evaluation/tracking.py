@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -288,5 +289,7 @@ def _number(value: float) -> float | str:
 
 
 def _reason(error: Exception) -> str:
+    """The error's first line, without the password that an address may hold."""
     text = error.what if isinstance(error, DiffaugError) else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"//[^/@\s]+@", "//", first)[:300].rstrip(".")

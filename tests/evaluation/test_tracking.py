@@ -40,7 +40,7 @@ class ListTracker:
     def replay(self, events, state):
         for event in events:
             if event.number == self.fails_at:
-                raise ConnectionError("connection refused\nlong traceback")
+                raise ConnectionError("http://me:secret@host: connection refused\nlong traceback")
             if event.number in self.skips:
                 state.setdefault("skipped", []).append(f"event {event.number}")
             else:
@@ -212,7 +212,7 @@ def test_after_a_failure_at_any_event_exactly_the_rest_is_sent(study, monkeypatc
     assert sync(study, TrackingSettings(), narrator) == []
     assert received == list(range(1, fails_at))
     (warning,) = narrator.warned
-    assert "connection refused. Nothing is lost" in warning and "traceback" not in warning
+    assert "http://host: connection refused. Nothing is lost" in warning and "traceback" not in warning
     assert f"diffaug report {study.path}" in warning
     install(monkeypatch, tracker_point(ListTracker(received)))
     assert sync(study, TrackingSettings(), narrator) == ["5 events"]
