@@ -184,7 +184,7 @@ class MlflowTracker:
 
     def _log_metrics(self, run_id: str, batch: list[Event]) -> None:
         metrics = [
-            Metric(clean_name(name), float(value), event.time, event.data["step"])
+            Metric(clean_name(name), float(value), event.time, event.data["step"] or 0)
             for event in batch
             for name, value in event.data["metrics"].items()
         ]
@@ -207,7 +207,7 @@ class MlflowTracker:
 
     def _log_table(self, run_id: str, table: dict[str, Any]) -> None:
         """What `log_table` writes, but replaced when sent again, where `log_table` would append."""
-        file = clean_name(table["name"], ascii_only=True) + ".json"
+        file = clean_name(table["name"].removesuffix(".json"), ascii_only=True) + ".json"
         self._client.log_dict(run_id, {"columns": table["columns"], "data": table["data"]}, file)
         logged = json.loads(self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
         entry = {"path": file, "type": "table"}

@@ -38,7 +38,7 @@ class Event:
 
     Attributes:
         number: Running number, from 1.
-        time: When it was recorded, milliseconds since 1970.
+        time: When it was recorded, milliseconds since 1970; later events have later times.
         kind: start, params, metrics, image, artifact, table, dataset, tags, description or end.
         key: The run it belongs to: "study", "fit", "trial/<arm>/<seed>".
         data: What was logged. A `file` is relative to the study where it lies inside.
@@ -60,6 +60,7 @@ class Event:
 class _Run:
     is_open: bool = True
     params: dict[str, str] = field(default_factory=dict)
+    results: dict[str, float | str] = field(default_factory=dict)
     logged: set[tuple[str, str, int]] = field(default_factory=set)
 
 
@@ -77,10 +78,15 @@ class Journal:
         self._path = path
         self._is_whole = False
         self._repair()
-        self._number = 0
+        self._number = self._time = 0
         self._runs: dict[str, _Run] = {}
         for event in read_events(path):
             self._remember(event)
+
+    def status(self, key: str) -> Literal["open", "ended"] | None:
+        """Whether a run is open, was ended, or, None, was never started."""
+        run = self._runs.get(key)
+        return None if run is None else "open" if run.is_open else "ended"
 
     def start_run(
         self,
@@ -119,13 +125,22 @@ class Journal:
         if changed:
             self._append("params", key, {"params": changed})
 
-    def log_metrics(self, key: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Records figures; one that the run has at this step already is left as it is.
+    def log_metrics(self, key: str, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Records figures.
 
-        A resumed training passes again through the steps after its last checkpoint.
+        Args:
+            key: The run.
+            metrics: Figures by name.
+            step: Place on a curve; a figure that the curve has there already is left as it is, since a resumed
+                training passes again through the steps after its last checkpoint. None: a result, which is recorded
+                again when it changed.
         """
-        logged = self._run(key).logged
-        fresh = {name: _number(value) for name, value in metrics.items() if ("metrics", name, step) not in logged}
+        run = self._run(key)
+        numbers = {name: _number(value) for name, value in metrics.items()}
+        if step is None:
+            fresh = {name: number for name, number in numbers.items() if run.results.get(name) != number}
+        else:
+            fresh = {name: number for name, number in numbers.items() if ("metrics", name, step) not in run.logged}
         if fresh:
             self._append("metrics", key, {"metrics": fresh, "step": step})
 
@@ -176,14 +191,15 @@ class Journal:
             self._run(key)
         if not self._is_whole:
             self._repair()
-        event = Event(self._number + 1, time.time_ns() // 1_000_000, kind, key, data)
+        now = max(time.time_ns() // 1_000_000, self._time + 1)
+        event = Event(self._number + 1, now, kind, key, data)
         self._is_whole = False
         storage.append_line(self._path, json.dumps(asdict(event), allow_nan=False))
         self._is_whole = True
         self._remember(event)
 
     def _remember(self, event: Event) -> None:
-        self._number = event.number
+        self._number, self._time = event.number, event.time
         if event.kind == "start":
             self._runs[event.key] = _Run()
         run = self._runs[event.key]
@@ -191,6 +207,8 @@ class Journal:
             run.is_open = False
         elif event.kind == "params":
             run.params.update(event.data["params"])
+        elif event.kind == "metrics" and event.data["step"] is None:
+            run.results.update(event.data["metrics"])
         elif event.kind == "metrics":
             run.logged.update(("metrics", name, event.data["step"]) for name in event.data["metrics"])
         elif event.kind == "image":

@@ -123,6 +123,34 @@ def test_a_resumed_training_records_no_metric_or_image_twice(study, journal):
     assert events[4].data == {"metrics": {"loss": 0.9}, "step": 2}
 
 
+def test_a_result_is_recorded_again_only_when_it_changed(study, journal):
+    journal.start_run("study", name="s")
+    journal.log_metrics("study", {"gain": 0.1, "broken": math.nan})
+    reopened = Journal(study.journal)
+    reopened.log_metrics("study", {"gain": 0.1, "broken": math.nan})
+    reopened.log_metrics("study", {"gain": 0.2, "broken": math.nan})
+    reopened.log_metrics("study", {"gain": 0.1})
+    events = [event.data["metrics"] for event in read_events(study.journal)[1:]]
+    assert events == [{"gain": 0.1, "broken": "nan"}, {"gain": 0.2}, {"gain": 0.1}]
+
+
+def test_times_increase_even_when_the_clock_goes_back(study, journal, monkeypatch):
+    journal.start_run("study", name="s")
+    monkeypatch.setattr(tracking.time, "time_ns", lambda: 10**15)
+    journal.log_metrics("study", {"gain": 0.3})
+    Journal(study.journal).log_metrics("study", {"gain": 0.1})
+    times = [event.time for event in read_events(study.journal)]
+    assert times == sorted(set(times))
+
+
+def test_the_status_of_a_run_is_known_after_reopening(study, journal):
+    assert journal.status("fit") is None
+    journal.start_run("fit", name="fit")
+    assert Journal(study.journal).status("fit") == "open"
+    journal.end_run("fit")
+    assert Journal(study.journal).status("fit") == "ended"
+
+
 def test_an_open_run_is_continued_and_an_ended_one_begun_again(study, journal):
     journal.start_run("fit", name="fit", params={"lr": 1})
     journal.start_run("fit", name="fit", params={"lr": 1, "q": 2}, tags={"t": "1"}, description="d")

@@ -158,7 +158,7 @@ def test_a_study_becomes_a_parent_run_with_children(study):
 
 def test_tables_and_artifacts_read_back(study, tmp_path):
     journal = record(study)
-    journal.log_table("study", "per_class", [{"class": "cat", "recall": 0.75}])
+    journal.log_table("study", "per_class.json", [{"class": "cat", "recall": 0.75}])
     sync(study, TrackingSettings(), Listener())
     client = client_of(study)
     run = runs_of(client)["digits"]
@@ -234,6 +234,7 @@ def test_later_events_go_to_the_same_runs(study):
     journal = record(study)
     sync(study, TrackingSettings(), Listener())
     before = {name: run.info.run_id for name, run in runs_of(client_of(study)).items()}
+    journal.log_metrics("study", {"gain": 0.3})
     journal.log_metrics("study", {"gain": 0.1})
     journal.end_run("study")
     sync(study, TrackingSettings(), Listener())
