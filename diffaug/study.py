@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diffaug import storage
 from diffaug.errors import UsageError
 
 DEFAULT_ROOT = Path("runs")
 BEGUN = "BEGUN.json"
+
+StageState = Literal["finished", "resumed", "new"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def default_study_path(data: Path) -> Path:
 
 def begin_stage(
     directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
-) -> bool:
+) -> StageState:
     """Makes a stage's directory ready: keeps what fits, clears what does not.
 
     Inputs that changed make the output worthless, so it is cleared. Settings that changed are the user's
@@ -129,7 +131,7 @@ def begin_stage(
         overwrite: Clear it whatever it holds.
 
     Returns:
-        Whether the stage is finished already. When not, `directory` holds what an interrupted run left.
+        "finished"; or "resumed", when `directory` holds what an interrupted run left; or "new".
 
     Raises:
         UsageError: It was begun with other settings.
@@ -138,10 +140,10 @@ def begin_stage(
     facts = None if overwrite else _stage_facts(directory)
     if facts is not None and facts["inputs"] == dict(inputs):
         require_same_settings(directory, facts["settings"], settings)
-        return storage.committed_facts(directory) is not None
+        return "resumed" if storage.committed_facts(directory) is None else "finished"
     storage.discard_directory(directory)
     storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
-    return False
+    return "new"
 
 
 def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> None:

@@ -11,7 +11,7 @@ from diffaug.evaluation.experiment import Trial, run_experiment
 from diffaug.evaluation.report import write_report
 from diffaug.evaluation.summary import EvaluationResult, summarize
 from diffaug.pipeline.job import STUDY_RUN, Job
-from diffaug.study import begin_stage, finish_stage
+from diffaug.study import StageState, begin_stage, finish_stage
 from diffaug.synthesis.pool import MANIFEST, Pool
 
 RESULT = "result.json"
@@ -27,7 +27,8 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     folder, settings = job.study.evaluation, job.config.evaluation
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
     inputs = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
-    if begin_stage(folder, stored, inputs, overwrite=job.overwrite):
+    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
+    if state == "finished":
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
     train, test, synthetic = catalog.images("train"), catalog.images("test"), pool.images()
@@ -39,7 +40,7 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
         train, test, synthetic, settings, seed=job.config.seed, device=job.device, directory=folder
     ):
         trials.append(trial)
-        _log_trial(job, trial)
+        _log_trial(job, state, trial)
         job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
     result = summarize(trials, train=train, test=test, synthetic=synthetic)
     storage.write_json(folder / RESULT, result.to_dict())
@@ -63,6 +64,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
         command=job.command,
     )
     job.journal.log_artifact(STUDY_RUN, job.study.report)
+    job.journal.end_run(STUDY_RUN)
     job.sync()
 
 
@@ -77,16 +79,12 @@ def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _log_trial(job: Job, trial: Trial) -> None:
+def _log_trial(job: Job, state: StageState, trial: Trial) -> None:
     key = f"trial/{trial.arm}/{trial.seed}"
-    settings = job.config.evaluation
-    job.journal.start_run(
-        key,
-        name=f"{trial.arm}, seed {trial.seed}",
-        parent=STUDY_RUN,
-        tags={"diffaug.kind": "trial", "diffaug.arm": trial.arm},
-        params={"arm": trial.arm, "seed": trial.seed, "synthetic_weight": settings.synthetic_weight},
-    )
+    if state == "resumed" and job.journal.status(key) == "ended":
+        return
+    params = {"arm": trial.arm, "seed": trial.seed, "synthetic_weight": job.config.evaluation.synthetic_weight}
+    job.start_run(key, state, name=f"{trial.arm}, seed {trial.seed}", kind="trial", params=params, arm=trial.arm)
     job.journal.log_metrics(key, {**trial.metrics, **{f"recall/{name}": v for name, v in trial.recall.items()}})
     job.journal.end_run(key)
 
