@@ -44,7 +44,7 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF orientation
     5: lambda pixels: pixels.transpose(1, 0, 2),
     6: lambda pixels: np.rot90(pixels, -1),
     7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: np.rot90(pixels),
+    8: np.rot90,
 }
 
 
@@ -219,7 +219,8 @@ def _scaled_to_8_bit(image: Image.Image) -> Pixels:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
     values = np.asarray(image).astype(np.float32)
-    return np.rint(np.clip(values * (255 / (2**bits - 1)), 0, 255)).astype(np.uint8)
+    scaled: Pixels = np.rint(np.clip(values * (255 / (2**bits - 1)), 0, 255)).astype(np.uint8)
+    return scaled
 
 
 def _to_grey_or_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
