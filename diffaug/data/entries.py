@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,3 +39,8 @@ def listed(names: Iterable[str], *, shown: int = 3) -> str:
     ordered = sorted(names)
     first = [name if name.isprintable() else repr(name) for name in ordered[:shown]]
     return ", ".join([*first, "..."] if len(ordered) > shown else first)
+
+
+def tally(what: str, names: Collection[str]) -> list[str]:
+    """One sentence, `what: 4 (a.png, b.png, c.png, ...)`; none when there are no names."""
+    return [f"{what}: {len(names)} ({listed(names)})"] if len(names) else []

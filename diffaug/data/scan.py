@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffaug.data.entries import SPLIT_NAMES, Entry, Split, listed
+from diffaug.data.entries import SPLIT_NAMES, Entry, Split, listed, tally
 from diffaug.data.label_csv import read_label_csv
 from diffaug.errors import DataError, UsageError
 
@@ -27,9 +27,9 @@ _OTHER_SUFFIXES = {
     *(".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".npy", ".npz", ".pkl", ".pt", ".mat", ".ipynb", ".py", ".sh"),
     *(".doc", ".docx", ".pdf", ".rst", ".avi", ".mov", ".mp4", ".7z", ".gz", ".tar", ".zip", ".md5", ".sha256"),
 }
-_OTHER = "no images by their extension, not read"
-_SPECIAL = "links to folders, broken links or special files, not followed"
-_MISNAMED = "names that are not valid UTF-8, skipped"
+_OTHER = "files that are no images by their extension, not read"
+_SPECIAL = "links to folders, broken links and special files, not followed"
+_MISNAMED = "files and folders whose names are not valid UTF-8, skipped"
 _UNLABELLED = "images outside the class folders, left out since they have no label"
 
 
@@ -121,7 +121,7 @@ class _Walk:
         return os.fsencode(path.relative_to(self.root).as_posix()).decode(errors="replace")
 
     def remarks(self) -> tuple[str, ...]:
-        return tuple(f"{len(paths)} {reason}: {listed(paths)}" for reason, paths in self.left_out.items() if paths)
+        return tuple(sentence for reason, paths in self.left_out.items() for sentence in tally(reason, paths))
 
 
 def _from_class_folders(walk: _Walk, folder: Path, split: Split | None) -> tuple[list[Entry], set[str]]:
@@ -186,9 +186,14 @@ def _is_utf8(name: str) -> bool:
 def _guess_above(folder: Path) -> str:
     """For one class's folder given in place of the folder of all classes."""
     parent = folder.resolve().parent
-    siblings = [parent / name for name in _Walk(parent).listing(parent)[0]]
-    looks_like_class = len(siblings) > 1 and all(map(_holds_images, siblings)) and folder.name not in SPLIT_NAMES
-    return f"if '{folder.resolve().name}' is one of the classes, give {parent}" if looks_like_class else LAYOUTS
+    try:
+        siblings = [parent / name for name in _Walk(parent).listing(parent)[0]]
+        looks_like_class = len(siblings) > 1 and all(map(_holds_images, siblings))
+    except DataError:  # the parent is no business of ours, and may hold folders that can't be read
+        looks_like_class = False
+    if looks_like_class and folder.name.casefold() not in SPLIT_NAMES:
+        return f"if '{folder.resolve().name}' is one of the classes, give {parent}"
+    return LAYOUTS
 
 
 def _guess_below(folder: Path) -> str:
