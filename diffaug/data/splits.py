@@ -49,7 +49,7 @@ def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> se
     """
     units = sorted(_units(items), key=lambda unit: (derive_seed(seed, "test split", unit.name), unit.name))
     totals = Counter(item.label for item in items)
-    wanted = {label: test_count(total, test_fraction) for label, total in totals.items()}
+    wanted = {label: held_out_count(total, test_fraction) for label, total in totals.items()}
     held: Counter[str] = Counter()
     chosen: set[str] = set()
     # Rare classes first: they have the fewest units to choose from.
@@ -64,7 +64,7 @@ def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> se
     return {path for unit in units if unit.name in chosen for path in unit.paths}
 
 
-def test_count(total: int, test_fraction: float) -> int:
+def held_out_count(total: int, test_fraction: float) -> int:
     """Images that a class of `total` gives to the test when groups don't interfere."""
     return min(max(1, round(total * test_fraction)), total - 1)
 
@@ -72,7 +72,7 @@ def test_count(total: int, test_fraction: float) -> int:
 def images_needed(train_images: int, test_fraction: float) -> int:
     """Smallest class that leaves `train_images` for training once a test split is taken."""
     total = train_images
-    while total - test_count(total, test_fraction) < train_images:
+    while total - held_out_count(total, test_fraction) < train_images:
         total += 1
     return total
 
