@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,9 @@ class Catalog:
             "fingerprint": self.fingerprint,
         }
         about = {
-            "classes": self.classes,
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "root": str(self.root),
-            "fingerprint": self.fingerprint,
-            "problems": self.problems,
-            "made_with": self.made_with,
-            "scan_fingerprint": self.scan_fingerprint,
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("table", "pixels")
         }
+        about["root"] = str(self.root)
         with storage.new_directory(directory, facts) as staging:
             storage.write_json(staging / "catalog.json", about)
             storage.write_parquet(staging / "table.parquet", self.table)
@@ -104,14 +98,15 @@ class Catalog:
         if storage.committed_facts(directory) is None:
             raise UsageError("there is no finished catalog here", where=directory, fix="diffaug inspect DATA")
         about = storage.read_json(directory / "catalog.json")
-        height, width = about.pop("image_size")
         return cls(
+            **{
+                **about,
+                "classes": tuple(about["classes"]),
+                "image_size": tuple(about["image_size"]),
+                "root": Path(about["root"]),
+            },
             table=pd.read_parquet(directory / "table.parquet"),
-            classes=tuple(about.pop("classes")),
-            image_size=(height, width),
-            root=Path(about.pop("root")),
             pixels=np.load(directory / "pixels.npy", mmap_mode="r", allow_pickle=False),
-            **about,
         )
 
 
@@ -132,7 +127,7 @@ def build_catalog(root: Path, settings: DataSettings, *, seed: int, progress: Pr
     problems.require_two_classes(found.classes, root)
     paths = [root / entry.path for entry in found.entries]
     loaded, pixels = load_images(paths, settings, progress or (lambda done, total: None))
-    table = pd.DataFrame(map(_row, found.entries, loaded), columns=list(COLUMNS))
+    table = pd.DataFrame(map(_row, found.entries, loaded), columns=COLUMNS)
     problems.require_images(table, root)
     test_was_given = any(entry.split == "test" for entry in found.entries)
     table["split"] = _splits(table, None if test_was_given else settings.test_fraction, seed)
@@ -185,12 +180,8 @@ def _scan_fingerprint(found: Scan) -> str:
 
 
 def _row(entry: Entry, loaded: Loaded) -> dict[str, Any]:
-    decoded = loaded.decoded
-    return {
-        **{"path": entry.path, "label": entry.label, "split": entry.split or "", "group": entry.group or ""},
-        **{"sha256": decoded.sha256, "pixel_sha256": loaded.pixel_sha256, "width": decoded.width},
-        **{"height": decoded.height, "mode": decoded.mode, "verdict": decoded.verdict, "note": decoded.note},
-    }
+    row = {**vars(loaded.decoded), **vars(entry), "pixel_sha256": loaded.pixel_sha256}
+    return {name: "" if row[name] is None else row[name] for name in COLUMNS}
 
 
 def _splits(table: pd.DataFrame, test_fraction: float | None, seed: int) -> list[str]:

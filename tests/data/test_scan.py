@@ -106,9 +106,7 @@ def test_names_that_are_not_utf8_are_skipped_and_said(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.png", "dog/1.png")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/dog/\xff.png")).write_bytes(b"x")
     assert set(found(tmp_path)) == {"cat/1.png", "dog/1.png"}
-    assert scan(tmp_path).remarks == (
-        "files and folders whose names are not valid UTF-8, skipped: 1 (dog/\ufffd.png)",
-    )
+    assert scan(tmp_path).remarks == ("files and folders whose names are not valid UTF-8, skipped: 1 (dog/\ufffd.png)",)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +161,9 @@ def write_csv(root: Path, text: str) -> Path:
 
 
 def test_csv(tmp_path: Path) -> None:
-    text = '\ufefffile_name, label ,group,split\r\nimg/1.png,cat,p1,train\r\n\r\n"a, b.png",NA,,Validation\r\n./x.png,1,,test\r\n'
-    entries = {entry.path: entry for entry in scan(write_csv(tmp_path, text)).entries}
+    lines = ["\ufefffile_name, label ,group,split", "img/1.png,cat,p1,train", "", '"a, b.png",NA,,Validation']
+    write_csv(tmp_path, "\r\n".join([*lines, "./x.png,1,,test", ""]))
+    entries = {entry.path: entry for entry in scan(tmp_path).entries}
     assert {path: (e.label, e.group, e.split) for path, e in entries.items()} == {
         "img/1.png": ("cat", "p1", "train"),
         "a, b.png": ("NA", None, "val"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffaug.data.splits import Item, choose_test, images_needed, leaks, held_out_count
+from diffaug.data.splits import Item, choose_test, held_out_count, images_needed, leaks
 
 
 def plain_items(counts: dict[str, int]) -> list[Item]:
@@ -50,9 +50,7 @@ grouped_items = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from(["", "", "g1", "g2", "g3", "g4"]), st.integers(0, 12)),
     min_size=1,
     max_size=60,
-).map(
-    lambda rows: [Item(f"{i}.png", label, group, f"pixels{pixels}") for i, (label, group, pixels) in enumerate(rows)]
-)
+).map(lambda rows: [Item(f"{i}.png", label, group, f"pixels{pixels}") for i, (label, group, pixels) in enumerate(rows)])
 
 
 @settings(deadline=None, max_examples=200)
