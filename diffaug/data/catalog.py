@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class Catalog:
         fingerprint: Changes with any file, label, split, and the working size.
         pixels: uint8 (M, H, W, C), the rows whose verdict is "ok" in table order; memory-mapped once loaded.
         problems: What a person should know, in sentences.
-        made_with: The data settings and the seed.
         scan_fingerprint: Changes with any path, label, group or given split.
     """
 
@@ -55,7 +54,6 @@ class Catalog:
     fingerprint: str
     pixels: NDArray[np.uint8]
     problems: list[str]
-    made_with: Mapping[str, Any]
     scan_fingerprint: str
 
     def images(self, split: Split) -> LabeledImages:
@@ -71,16 +69,15 @@ class Catalog:
         """Images in use, classes x (train, val, test)."""
         return problems.split_counts(self.table, self.classes)
 
-    def save(self, directory: Path) -> None:
-        """Writes the catalog as one committed directory, replacing an older one."""
-        facts = {
-            "settings": dict(self.made_with),
-            "inputs": {"root": str(self.root)},
-            "fingerprint": self.fingerprint,
-        }
-        about = {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("table", "pixels")
-        }
+    def save(self, directory: Path, *, settings: Mapping[str, Any] | None = None) -> None:
+        """Writes the catalog as one committed directory, replacing an older one.
+
+        Args:
+            directory: Where to.
+            settings: What it was made with; recorded as a fact of the directory.
+        """
+        facts = {"settings": dict(settings or {}), "inputs": {"root": str(self.root)}, "fingerprint": self.fingerprint}
+        about = {name: value for name, value in vars(self).items() if name not in ("table", "pixels")}
         about["root"] = str(self.root)
         with storage.new_directory(directory, facts) as staging:
             storage.write_json(staging / "catalog.json", about)
@@ -143,7 +140,6 @@ def build_catalog(root: Path, settings: DataSettings, *, seed: int, progress: Pr
         fingerprint=storage.fingerprint([identity, height, width, channels]),
         pixels=pixels,
         problems=[*found.remarks, *problems.find_problems(table, found.classes)],
-        made_with={**settings.model_dump(mode="json"), "seed": seed},
         scan_fingerprint=_scan_fingerprint(found),
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,13 +58,10 @@ def load_images(
                 return loaded, pixels
 
 
-def in_threads(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """Like `map`, in threads and in order; a stop on the way drops what has not begun."""
+def in_threads(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out, None, None]:
+    """Like `map`, in threads and in order; closing it on the way drops what has not begun."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            yield from pool.map(function, items)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield from pool.map(function, items)
 
 
 def _load_at(
@@ -72,12 +70,13 @@ def _load_at(
     pixels = np.empty((len(paths), *image_size, settings.channels or 3), np.uint8)
     channels: list[int] = []
     loaded: list[Loaded] = []
-    for item, fitted in in_threads(partial(_load, image_size), paths):
-        if fitted is not None:
-            pixels[len(channels)] = to_channels(fitted, pixels.shape[-1])
-            channels.append(fitted.shape[-1])
-        loaded.append(item)
-        progress(len(loaded), len(paths))
+    with closing(in_threads(partial(_load, image_size), paths)) as results:
+        for item, fitted in results:
+            if fitted is not None:
+                pixels[len(channels)] = to_channels(fitted, pixels.shape[-1])
+                channels.append(fitted.shape[-1])
+            loaded.append(item)
+            progress(len(loaded), len(paths))
     used = pixels[: len(channels), ..., : choose_channels(channels, settings)]
     return loaded, np.ascontiguousarray(used)
 

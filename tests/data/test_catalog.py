@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from diffaug import storage
 from diffaug.config import DataSettings
 from diffaug.data import loading
 from diffaug.data.catalog import COLUMNS, Catalog, build_catalog, catalog_is_current, describe_changes
@@ -202,16 +203,22 @@ def test_progress_counts_every_file(make_folder: MakeFolder) -> None:
     assert steps == [(done, 8) for done in range(1, 9)]
 
 
-def test_a_stop_leaves_no_thread_behind(make_folder: MakeFolder) -> None:
+def test_a_stop_drops_the_files_not_begun(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Path] = []
+    real = loading.decode
+
+    def slow(path: Path) -> Any:
+        begun.append(path)
+        time.sleep(0.002)
+        return real(path)
+
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(loading, "decode", slow)
     with pytest.raises(KeyboardInterrupt):
-        build_catalog(make_folder({"cat": 40, "dog": 40}), SETTINGS, seed=0, progress=stop)
-    for thread in threading.enumerate():
-        if thread.name.startswith("ThreadPoolExecutor"):
-            thread.join(timeout=5)
-            assert not thread.is_alive()
+        build_catalog(make_folder({"cat": 60, "dog": 60}), SETTINGS, seed=0, progress=stop)
+    assert len(begun) < 60
 
 
 def test_the_fingerprint_follows_content_labels_and_size(make_folder: MakeFolder, encoded: Any) -> None:
@@ -229,8 +236,13 @@ def test_save_and_load(make_folder: MakeFolder, tmp_path: Path) -> None:
     root = make_folder({"cat": 6, "dog": 6, "new\nline": 6})
     (root / "cat" / "broken.png").write_text("no")
     catalog = build(root)
-    catalog.save(tmp_path / "study" / "catalog")
+    catalog.save(tmp_path / "study" / "catalog", settings={"image_size": None, "seed": 0})
     loaded = Catalog.load(tmp_path / "study" / "catalog")
+    assert storage.committed_facts(tmp_path / "study" / "catalog", verify=True) == {
+        "settings": {"image_size": None, "seed": 0},
+        "inputs": {"root": str(root)},
+        "fingerprint": catalog.fingerprint,
+    }
     assert isinstance(loaded.pixels, np.memmap)
     np.testing.assert_array_equal(loaded.pixels, catalog.pixels)
     pd.testing.assert_frame_equal(loaded.table, catalog.table)
@@ -238,7 +250,6 @@ def test_save_and_load(make_folder: MakeFolder, tmp_path: Path) -> None:
         if field.name not in ("pixels", "table"):
             assert getattr(loaded, field.name) == getattr(catalog, field.name), field.name
     assert loaded.images("train").ids == catalog.images("train").ids
-    assert loaded.made_with == {**SETTINGS.model_dump(mode="json"), "seed": 0}
 
 
 def test_loading_what_is_not_there_or_damaged(make_folder: MakeFolder, tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_groups_are_taken_whole_and_near_the_share() -> None:
     assert len({item.group for item in items if item.path in chosen}) == 4
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_rare_class_picks_first_so_that_the_common_one_keeps_its_share(seed: int) -> None:
+    pairs = [Item(f"{g}{i}", "aab"[i], f"group{g}", f"{g}{i}") for g in range(2) for i in range(3)]
+    items = [*plain_items({"a": 6}), *pairs]
+    assert labels_of(choose_test(items, test_fraction=0.2, seed=seed), items) == {"a": 2, "b": 1}
+
+
 def test_a_class_that_is_one_group_stays_in_training() -> None:
     items = [*plain_items({"a": 10}), *(Item(f"b/{i}.png", "b", "patient", f"b{i}") for i in range(5))]
     assert labels_of(choose_test(items, test_fraction=0.2, seed=0), items) == {"a": 2}
