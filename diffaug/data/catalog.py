@@ -153,7 +153,8 @@ def describe_changes(catalog: Catalog, root: Path) -> str:
     """How the folder differs from the catalog, in one sentence; empty when it doesn't.
 
     Raises:
-        UsageError, DataError: The folder can no longer be read as labelled images.
+        UsageError: The folder is gone.
+        DataError: It can no longer be read as labelled images.
     """
     found = scan(root)
     paths = [entry.path for entry in found.entries]
