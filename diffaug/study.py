@@ -96,6 +96,12 @@ def open_or_create_study(path: Path, data: Path) -> Study:
     from diffaug import __version__
 
     record = path / "study.json"
+    if path.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            "the study would lie among the images, where it would be read as a class",
+            where=path,
+            fix="run from another folder, or choose one outside with --study",
+        )
     if record.is_file():
         owner = Path(storage.read_json(record)["data"])
         if owner.resolve() != data.resolve():
