@@ -154,8 +154,8 @@ class AugmentedDataset(Dataset[Any]):
         """The form that a pool image is brought to, and whether the transform then gets it by keyword."""
         if self._transform is None and _has_only_joint_transforms(self._owner):
             raise UsageError("the dataset transforms image and label together", fix="pass transform=, for images alone")
-        height, width = self.pool.image_size
-        native = ImageForm("pil", "L" if self.pool.channels == 1 else "RGB", (height, width))
+        image_size = self.pool.image_size
+        native = ImageForm("pil", "L" if self.pool.channels == 1 else "RGB", image_size)
         transforms_itself = self._own_transform() is not None
         seen = observe_transform(self._owner, owner_index) if transforms_itself else None
         like = image if seen is None else seen.image
@@ -163,7 +163,7 @@ class AugmentedDataset(Dataset[Any]):
         if self._transform is not None:
             by_keyword = type(self._transform).__module__.startswith("albumentations.")
             if form is not None:
-                native = replace(native, mode=form.mode, size=form.size).with_aspect(height / width)
+                native = replace(native, mode=form.mode, size=form.size).fitting(image_size)
             return (native.as_array() if by_keyword else native), by_keyword
         if transforms_itself and seen is None:
             return native, False
@@ -173,7 +173,7 @@ class AugmentedDataset(Dataset[Any]):
                 where=type(like).__name__,
                 fix="pass transform=, which makes of a PIL image what the dataset returns",
             )
-        return (form, False) if seen is None else (form.with_aspect(height / width), seen.by_keyword)
+        return (form, False) if seen is None else (form.fitting(image_size), seen.by_keyword)
 
     def _own_transform(self) -> Callable[..., Any] | None:
         """The dataset's transform as it is now: people exchange it after building the dataset."""

@@ -18,6 +18,7 @@ from diffaug.errors import UsageError
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+SAME_ASPECT = 1.15
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,17 @@ class ImageForm:
         tensor = torch.from_numpy(array.transpose(2, 0, 1).copy() if array.ndim == 3 else array)
         return tensor if self.dtype == torch.uint8 else (tensor / 255).to(self.dtype)
 
-    def with_aspect(self, height_by_width: float) -> ImageForm:
-        """This form with its short side kept and the long one changed to the given aspect ratio."""
-        short = min(self.size)
-        return replace(self, size=(round(short * max(height_by_width, 1)), round(short / min(height_by_width, 1))))
+    def fitting(self, image_size: tuple[int, int]) -> ImageForm:
+        """This form for images of `image_size`: a clearly different aspect ratio is kept, at this short side.
+
+        A transform scales and crops as it likes; it must only see images of the scale that it is used to. Where
+        the ratios are close, as in sets of one size, the size stays, so that a transform without a crop works.
+        """
+        ratio, own_ratio = image_size[0] / image_size[1], self.size[0] / self.size[1]
+        if max(ratio / own_ratio, own_ratio / ratio) <= SAME_ASPECT:
+            return self
+        scale = min(self.size) / min(image_size)
+        return replace(self, size=(round(image_size[0] * scale), round(image_size[1] * scale)))
 
     def as_array(self) -> ImageForm:
         """This form as a uint8 array: HW if grey, else HWC."""
