@@ -167,7 +167,7 @@ def resolve(
         UsageError: An unknown key (the nearest one is named) or a value out of range.
     """
     sources = [
-        ("study", dict(_flatten(base or {}))),
+        ("study", _without_defaults(dict(_flatten(base or {})))),
         (f"recipe {recipe}", dict(_flatten(load_recipe(recipe)["config"])) if recipe else {}),
         (f"file {file}", dict(_flatten(read_yaml(file))) if file else {}),
         ("environment", _from_environment(os.environ if environment is None else environment)),
@@ -260,6 +260,11 @@ def _flatten(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{inner}", inner_value) for inner, inner_value in value.items())
         else:
             yield name, value
+
+
+def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = dict(_flatten(Config().model_dump(mode="json")))
+    return {key: value for key, value in values.items() if key not in defaults or defaults[key] != value}
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

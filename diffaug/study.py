@@ -12,6 +12,7 @@ from diffaug import storage
 from diffaug.errors import UsageError
 
 DEFAULT_ROOT = Path("runs")
+BEGUN = "BEGUN.json"
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,6 @@ class Study:
     def catalog(self) -> Path:
         """Table and pixels of the images."""
         return self.path / "catalog"
-
-    @property
-    def checkpoints(self) -> Path:
-        """State of an unfinished training."""
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        """Sample grids drawn while training."""
-        return self.path / "samples"
 
     @property
     def generator(self) -> Path:
@@ -123,23 +114,47 @@ def default_study_path(data: Path) -> Path:
     return DEFAULT_ROOT / (data.resolve().name or "study")
 
 
-def is_finished(directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    """Whether a stage's directory is finished for these settings and inputs.
+def begin_stage(
+    directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
+) -> bool:
+    """Makes a stage's directory ready: keeps what fits, clears what does not.
 
-    Inputs that changed make it unfinished: it must be made again. Settings that changed are the user's
+    Inputs that changed make the output worthless, so it is cleared. Settings that changed are the user's
     decision, so they raise.
 
+    Args:
+        directory: The stage's directory; what is in it belongs to the stage.
+        settings: What the stage is asked to do, JSON-like.
+        inputs: Fingerprints of what it works on.
+        overwrite: Clear it whatever it holds.
+
+    Returns:
+        Whether the stage is finished already. When not, `directory` holds what an interrupted run left.
+
     Raises:
-        UsageError: It was made with other settings.
-        DamagedError: Its files changed since.
+        UsageError: It was begun with other settings.
+        DamagedError: It was finished, and its files changed since.
     """
-    facts = storage.committed_facts(directory)
-    if facts is None:
-        return False
-    if facts["inputs"] != dict(inputs):
-        return False
-    require_same_settings(directory, facts["settings"], settings)
-    return True
+    facts = None if overwrite else _stage_facts(directory)
+    if facts is not None and facts["inputs"] == dict(inputs):
+        require_same_settings(directory, facts["settings"], settings)
+        return storage.committed_facts(directory) is not None
+    storage.discard_directory(directory)
+    storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
+    return False
+
+
+def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Commits a stage's directory with the settings and inputs that it was begun with."""
+    begun = storage.read_json(directory / BEGUN)
+    storage.commit_directory(directory, {**begun, **(facts or {})})
+
+
+def _stage_facts(directory: Path) -> dict[str, Any] | None:
+    finished = storage.committed_facts(directory)
+    if finished is not None:
+        return finished
+    return dict(storage.read_json(directory / BEGUN)) if (directory / BEGUN).is_file() else None
 
 
 def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

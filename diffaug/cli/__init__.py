@@ -1,1 +1,90 @@
-"""The command line: one module a command, imported only when called."""
+"""The command line: one module a command, imported only when called; no logic of its own."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import click
+
+from diffaug import __version__
+from diffaug.errors import DiffaugError, Interrupted
+
+COMMANDS = {
+    "demo": "The whole job on bundled digits, in minutes.",
+    "run": "The whole job on your images: fit, generate, evaluate, report.",
+    "inspect": "What is in a folder of images: counts, bad files, duplicates, leaks.",
+    "plan": "What fit would do and how long it would take; trains nothing.",
+    "fit": "Train a generator on your images.",
+    "generate": "Fill up the rare classes with synthetic images.",
+    "evaluate": "Measure whether they make a classifier better.",
+    "report": "Write the report of an evaluation again.",
+    "recipes": "List, show or copy ready configurations.",
+    "doctor": "Versions, devices, what is missing and how to get it.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when it is called, so that `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of a job."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None when there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"diffaug.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="diffaug")
+def cli() -> None:
+    """Generative augmentation for small, imbalanced image sets, with an honest verdict.
+
+    Begin with: diffaug demo, or diffaug run ./data
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits with the documented code.
+
+    0 done, 1 failed, 2 wrong usage, 3 bad data, 4 a missing extra, 5 a quality gate, 130 interrupted. Any other
+    exception is a bug and keeps its traceback.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    try:
+        cli.main(arguments, prog_name="diffaug", standalone_mode=False)
+    except DiffaugError as error:
+        _fail(str(error), error.exit_code, as_json, fix=error.fix, where=error.where)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code, as_json, fix=_usage_hint(error))
+    except (KeyboardInterrupt, click.Abort):
+        message = "interrupted; what was finished is kept, the same command goes on from there"
+        _fail(message, Interrupted.exit_code, as_json)
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return f"see: {context.command_path} --help" if context is not None else None
+
+
+def _fail(message: str, exit_code: int, as_json: bool, **details: Any) -> None:
+    if as_json:
+        content = {"schema_version": 1, "status": "error", "exit_code": exit_code, "message": message, **details}
+        click.echo(json.dumps(content))
+    lines = [f"error: {message}"]
+    if details.get("fix") and details["fix"] not in message:
+        lines.append(f"  fix:   {details['fix']}")
+    click.echo("\n".join(lines), err=True)
+    sys.exit(exit_code)

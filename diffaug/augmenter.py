@@ -1,0 +1,245 @@
+"""`DiffusionAugmenter`: the whole job from Python, as a facade over the stages of one study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from diffaug.config import Config
+from diffaug.diffusion.artifact import Generator
+from diffaug.diffusion.planning import Plan
+from diffaug.errors import UsageError
+from diffaug.evaluation.summary import EvaluationResult
+from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
+from diffaug.pipeline.catalog import prepare_catalog
+from diffaug.pipeline.evaluate import evaluate_pool, write_study_report
+from diffaug.pipeline.fit import fit_generator, plan_training
+from diffaug.pipeline.generate import generate_pool
+from diffaug.pipeline.job import Job, open_job
+from diffaug.pipeline.materialize import materialize
+from diffaug.study import Study, default_study_path, open_or_create_study, open_study
+from diffaug.synthesis.pool import Pool
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from diffaug.data.catalog import Catalog
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+_MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, None: 1.0}
+
+
+class DiffusionAugmenter:
+    """Fits a generator on labelled images, generates what rare classes lack, and measures whether it helps.
+
+    Everything is kept in one folder, the study; the same calls again go on where the last ones stopped.
+
+    Args:
+        time_budget: Length of the generator's training, such as `"10m"`, `"90s"`, `"1h"` or a number of
+            minutes. None: 10 minutes, or `settings["diffusion.images"]`.
+        study: The study's folder; None: `runs/<name of the data folder>`.
+        settings: Any setting of `diffaug.Config` by dotted key, such as `{"synthesis.guidance_scale": 1.5}`.
+        recipe: Name or path of a recipe.
+        config: A YAML file of settings.
+        seed: Where all randomness begins.
+        device: `auto`, `cpu` or `cuda`.
+        overwrite: Replace stages that were made with other settings instead of raising.
+        verbose: Narrate on stderr.
+        command: How to go on after an interruption, as printed.
+    """
+
+    def __init__(
+        self,
+        *,
+        time_budget: str | float | None = None,
+        study: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        recipe: str | None = None,
+        config: str | Path | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+        overwrite: bool = False,
+        verbose: bool = True,
+        command: str | None = None,
+    ) -> None:
+        given = {"diffusion.minutes": _minutes(time_budget), "seed": seed, "device": device}
+        self._flags = {**(settings or {}), **{key: value for key, value in given.items() if value is not None}}
+        self._study_path = None if study is None else Path(study)
+        self._recipe, self._file = recipe, None if config is None else Path(config)
+        self._overwrite = overwrite
+        self._command = command or "the same calls again"
+        self._narrator: Narrator = ConsoleNarrator() if verbose else SilentNarrator()
+        self._job: Job | None = None
+
+    @classmethod
+    def open(cls, study: str | Path, **arguments: Any) -> Self:
+        """Continues an existing study.
+
+        Args:
+            study: Its folder.
+            arguments: As of the constructor.
+
+        Raises:
+            UsageError: There is no study.
+        """
+        augmenter = cls(study=study, **arguments)
+        augmenter._open(open_study(Path(study)))
+        return augmenter
+
+    def fit(self, data: str | Path | Dataset[Any]) -> Self:
+        """Trains the generator on the training split of `data`, or resumes, or finds it finished.
+
+        Args:
+            data: A folder (class folders, train/val/test folders, or a CSV of file_name,label), or a labelled
+                torch Dataset, whose images are copied into the study as PNG.
+
+        Raises:
+            DataError: The images can't be used as they are.
+            UsageError: A wrong path or setting, or a study of other data.
+            Interrupted: Stopped by Ctrl-C; a checkpoint was saved.
+        """
+        self.attach(data)
+        with self.study.locked():
+            fit_generator(self.job, self._catalog())
+        return self
+
+    def attach(self, data: str | Path | Dataset[Any]) -> Self:
+        """Begins or opens the study for `data` without training anything."""
+        if isinstance(data, str | Path):
+            root = Path(data)
+            if not root.exists():
+                raise UsageError("there is no such folder", where=root, fix="check the path of the images")
+            path = self._study_path or default_study_path(root)
+        else:
+            path = self._study_path or default_study_path(Path("dataset"))
+            root = materialize(data, path.parent / f"{path.name}-images")
+        self._open(open_or_create_study(path, root))
+        return self
+
+    def plan(self) -> Plan:
+        """What `fit` would do, at the speed measured here; nothing is trained."""
+        return plan_training(self.job, self._catalog().images("train"))
+
+    def inspect(self) -> Catalog:
+        """Reads the images; the catalog holds counts, verdicts of every file and the problems found."""
+        return self._catalog()
+
+    def generate(
+        self,
+        sampling_strategy: str | float | Mapping[Any, int] | list[str] | Callable[..., Any] | None = None,
+        **settings: Any,
+    ) -> Pool:
+        """Fills the pool.
+
+        Args:
+            sampling_strategy: As in imbalanced-learn; None: as configured, `"auto"` at first.
+            settings: Other settings of the synthesis stage, such as `guidance_scale=1.5`.
+
+        Raises:
+            UsageError: There is no generator yet, or an impossible strategy.
+        """
+        catalog = self._catalog()
+        if callable(sampling_strategy):
+            sampling_strategy = dict(sampling_strategy(catalog.images("train").counts_by_name))
+        if isinstance(sampling_strategy, Mapping):
+            sampling_strategy = {str(key): int(total) for key, total in sampling_strategy.items()}
+        chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
+        self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
+        with self.study.locked():
+            return generate_pool(self.job, catalog, self.generator_)
+
+    def evaluate(self, **settings: Any) -> EvaluationResult:
+        """Trains classifiers with and without the pool on the same updates and writes the report.
+
+        Args:
+            settings: Settings of the evaluation stage, such as `seeds=10`.
+
+        Raises:
+            UsageError: There is no pool yet.
+        """
+        self._configure({f"evaluation.{key}": value for key, value in settings.items()})
+        with self.study.locked():
+            result = evaluate_pool(self.job, self._catalog(), Pool.open(self.study.pool))
+            self._write_report(result)
+        return result
+
+    def report(self) -> Path:
+        """Writes the report of a finished evaluation again; returns its path.
+
+        Raises:
+            UsageError: There is no evaluation yet.
+        """
+        if not (self.study.evaluation / "DONE.json").is_file():
+            raise UsageError("there is no finished evaluation", fix=f"diffaug evaluate {self.study.path}")
+        with self.study.locked():
+            self._write_report(evaluate_pool(self.job, self._catalog(), Pool.open(self.study.pool)))
+        return self.study.report
+
+    @property
+    def job(self) -> Job:
+        """The job in progress.
+
+        Raises:
+            UsageError: No data was given yet.
+        """
+        if self._job is None:
+            raise UsageError("call fit(data) first, or DiffusionAugmenter.open(study)")
+        return self._job
+
+    @property
+    def study(self) -> Study:
+        """Where everything is kept."""
+        return self.job.study
+
+    @property
+    def config(self) -> Config:
+        """The resolved settings."""
+        return self.job.config
+
+    @property
+    def generator_(self) -> Generator:
+        """The trained generator."""
+        return Generator.load(self.study.generator, device=self.job.device)
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return self._catalog().classes
+
+    @property
+    def class_counts_(self) -> dict[str, int]:
+        """Training images of each class."""
+        return self._catalog().images("train").counts_by_name
+
+    def _open(self, study: Study) -> None:
+        self._job = open_job(
+            study,
+            self._narrator,
+            flags=self._flags,
+            file=self._file,
+            recipe=self._recipe,
+            command=self._command,
+            overwrite=self._overwrite,
+        )
+
+    def _configure(self, flags: Mapping[str, Any]) -> None:
+        if flags:
+            self._flags = {**self._flags, **flags}
+            self._open(self.study)
+
+    def _catalog(self) -> Catalog:
+        return prepare_catalog(self.job)
+
+    def _write_report(self, result: EvaluationResult) -> None:
+        write_study_report(self.job, self._catalog(), Pool.open(self.study.pool), result)
+
+
+def _minutes(budget: str | float | None) -> float | None:
+    if budget is None or isinstance(budget, int | float):
+        return budget
+    match = _DURATION.fullmatch(budget.strip())
+    if not match:
+        raise UsageError(f"can't read the time budget '{budget}'", fix="write it like 10m, 90s or 1.5h")
+    return float(match[1]) * _MINUTES[match[2]]

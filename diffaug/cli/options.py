@@ -1,0 +1,146 @@
+"""Options that commands share, and what they make of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from diffaug.errors import UsageError
+
+if TYPE_CHECKING:
+    from diffaug.augmenter import DiffusionAugmenter
+    from diffaug.evaluation.summary import EvaluationResult
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_SHORTCUTS: dict[str, tuple[str, Any, str]] = {
+    "minutes": ("diffusion.minutes", float, "Time to train the generator."),
+    "images": ("diffusion.images", int, "Length of the training in images seen, instead of minutes."),
+    "size": ("data.image_size", int, "Working size in px (short side)."),
+    "strategy": ("synthesis.sampling_strategy", str, "Which classes get how many images: auto, minority, all, ..."),
+    "guidance": ("synthesis.guidance_scale", float, "Guidance scale; 1 is none."),
+    "steps": ("synthesis.num_inference_steps", int, "Solver steps an image."),
+    "seeds": ("evaluation.seeds", int, "Paired repetitions of every arm."),
+    "updates": ("evaluation.updates", int, "Optimiser updates of every classifier."),
+    "seed": ("seed", int, "Where all randomness begins."),
+    "device": ("device", click.Choice(["auto", "cpu", "cuda"]), "Where to compute."),
+}
+_SHARED = ("seed", "device")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+data_argument = click.argument("data", type=click.Path(path_type=Path))
+study_argument = click.argument("study", type=click.Path(path_type=Path))
+study_option = click.option(
+    "--study", type=click.Path(path_type=Path), default=None, help="Folder of the study.  [default: runs/NAME]"
+)
+
+
+def settings_options(*shortcuts: str) -> Decorator:
+    """Adds the named shortcuts and the options that every working command has."""
+    options = [
+        click.option(f"--{name}", type=_SHORTCUTS[name][1], default=None, help=_SHORTCUTS[name][2])
+        for name in (*shortcuts, *_SHARED)
+    ]
+    options += [
+        click.option("--recipe", default=None, help="A ready configuration: diffaug recipes ls."),
+        click.option("--config", type=click.Path(path_type=Path), default=None, help="A YAML file of settings."),
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, by dotted key."),
+        click.option("--overwrite", is_flag=True, help="Replace what was made with other settings."),
+        click.option("--no-track", is_flag=True, help="Don't log to MLflow."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing while working."),
+        json_option,
+    ]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `DiffusionAugmenter` from parsed options.
+
+    Raises:
+        UsageError: A `--set` without `=`.
+    """
+    flags = {_SHORTCUTS[name][0]: values[name] for name in _SHORTCUTS if values.get(name) is not None}
+    if isinstance(values.get("strategy"), str):
+        flags["synthesis.sampling_strategy"] = yaml.safe_load(values["strategy"])
+    for assignment in values.get("assignments", ()):
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise UsageError(f"--set {assignment}: '=' is missing", fix="--set synthesis.guidance_scale=1.5")
+        flags[key.strip()] = yaml.safe_load(text)
+    if values.get("no_track"):
+        flags["tracking.mlflow"] = False
+    return {
+        "settings": flags,
+        "recipe": values.get("recipe"),
+        "config": values.get("config"),
+        "overwrite": bool(values.get("overwrite")),
+        "verbose": not values.get("quiet"),
+        "command": typed_command(),
+    }
+
+
+def typed_command() -> str:
+    """The command line as it was typed."""
+    return shlex.join(["diffaug", *sys.argv[1:]])
+
+
+def print_result(
+    command: str, as_json: bool, *, study: Path | None, results: Mapping[str, Any], next_step: str
+) -> None:
+    """Prints the machine-readable result, or the next command for a person."""
+    if as_json:
+        content = {
+            "schema_version": 1,
+            "command": command,
+            "status": "ok",
+            "study": None if study is None else str(study),
+            "results": dict(results),
+            "next": next_step,
+        }
+        click.echo(json.dumps(content, ensure_ascii=False, default=str))
+    elif next_step:
+        click.echo(f"next: {next_step}", err=True)
+
+
+def print_verdict(result: EvaluationResult) -> None:
+    """Prints the table of arms and the verdict on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
+    table.add_column("arm")
+    measures = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
+    for heading in measures.values():
+        table.add_column(heading, justify="right")
+    for arm in sorted(result.arms, key=lambda arm: -arm.metrics["balanced_accuracy"]["mean"]):
+        cells = [f"{arm.metrics[name]['mean']:.3f} ({arm.metrics[name]['sd']:.3f})" for name in measures]
+        table.add_row(arm.name, *cells)
+    console.print(table)
+    console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
+    console.print(result.verdict.text, markup=False)
+
+
+def finish_evaluation(augmenter: DiffusionAugmenter, result: EvaluationResult, command: str, as_json: bool) -> None:
+    """Prints what `run`, `demo`, `evaluate` and `report` end with."""
+    report = augmenter.study.report
+    if not as_json:
+        print_verdict(result)
+        click.echo(f"report: {report}", err=True)
+        for sentence in augmenter.job.sync():
+            click.echo(sentence, err=True)
+    results = {**result.to_dict(), "report": str(report)}
+    print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {report}")

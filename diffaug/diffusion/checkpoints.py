@@ -1,0 +1,87 @@
+"""The state of an unfinished training on disk: safetensors and JSON in committed directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from diffaug import storage
+from diffaug.diffusion.training import TrainingState
+from diffaug.errors import DamagedError
+
+KEPT = 2
+TENSORS, COUNTERS = "state.safetensors", "counters.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Writes a checkpoint, and only then removes all but the newest two."""
+    with storage.new_directory(folder / f"step-{state.step:08d}", {"step": state.step}) as target:
+        storage.write_bytes(target / TENSORS, save(_tensors_of(state)))
+        storage.write_json(target / COUNTERS, {"step": state.step, "skipped": state.skipped})
+    for old in _newest_first(folder)[KEPT:]:
+        storage.discard_directory(old)
+
+
+def restore_latest(folder: Path, state: TrainingState) -> tuple[int | None, list[str]]:
+    """Fills `state` from the newest checkpoint that is whole.
+
+    Returns:
+        The step it stands at, or None when there is no checkpoint; and a sentence for each damaged
+        checkpoint that was passed over.
+
+    Raises:
+        DamagedError: There are checkpoints and none is whole.
+    """
+    notes: list[str] = []
+    candidates = _newest_first(folder)
+    for candidate in candidates:
+        try:
+            if storage.committed_facts(candidate, verify=True) is not None:
+                _fill(state, candidate)
+                return state.step, notes
+            notes.append(f"checkpoint {candidate.name} was not finished; the one before it is used")
+        except DamagedError as error:
+            notes.append(f"checkpoint {candidate.name} is damaged ({error.what}); the one before it is used")
+    if candidates:
+        raise DamagedError(
+            "no checkpoint is whole: " + "; ".join(notes), where=folder, fix="start again with --overwrite"
+        )
+    return None, notes
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in state.denoiser.state_dict().items()}
+    tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.state_dict().items()}
+    for name, parameter in state.denoiser.named_parameters():
+        moments = state.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in (*MOMENTS, "step") if moment in moments}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _fill(state: TrainingState, checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / TENSORS)
+    state.denoiser.load_state_dict(_section(tensors, "model"))
+    state.averaged.load_state_dict(_section(tensors, "averaged"))
+    moments = {moment: _section(tensors, moment) for moment in (*MOMENTS, "step")}
+    for name, parameter in state.denoiser.named_parameters():
+        if name in moments["step"]:
+            state.optimizer.state[parameter] = {
+                "step": moments["step"][name].to(parameter.device),
+                **{moment: torch.empty_like(parameter).copy_(moments[moment][name]) for moment in MOMENTS},
+            }
+    counters = storage.read_json(checkpoint / COUNTERS)
+    state.step, state.skipped = counters["step"], counters["skipped"]
+
+
+def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }

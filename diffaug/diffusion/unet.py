@@ -1,0 +1,193 @@
+"""A class-conditional UNet behind space-to-depth, for any image size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.functional import silu
+
+MAX_GROUP_CHANNELS = 16
+FOURIER_FEATURES = 64
+HEAD_CHANNELS = 32
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of a UNet.
+
+    Attributes:
+        image_size: Height and width in px; any, padded inside.
+        channels: 1 grey, 3 RGB.
+        num_classes: Without the null class that stands for "no label".
+        patch: Side of the squares that space-to-depth folds into channels; 1 folds nothing.
+        base_channels: Width of the first level.
+        channel_multipliers: Width of each level as a multiple of `base_channels`.
+        blocks: Residual blocks a level on the way down; one more on the way up.
+        dropout: Dropout probability inside the residual blocks.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    num_classes: int
+    patch: int
+    base_channels: int
+    channel_multipliers: tuple[int, ...]
+    blocks: int
+    dropout: float
+
+    @property
+    def null_label(self) -> int:
+        """The label that means "no label"."""
+        return self.num_classes
+
+    @property
+    def stride(self) -> int:
+        """Heights and widths are padded to a multiple of this."""
+        return self.patch * int(2 ** (len(self.channel_multipliers) - 1))
+
+
+class NoiseEmbedding(nn.Module):
+    """Fourier features of the noise level and an embedding of the class, joined by a two-layer network."""
+
+    frequencies: Tensor
+
+    def __init__(self, num_labels: int, width: int) -> None:
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(math.log(0.5), math.log(200.0), FOURIER_FEATURES // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.noise = nn.Linear(FOURIER_FEATURES, width)
+        self.label = nn.Embedding(num_labels, width)
+        self.join = nn.Linear(width, width)
+
+    def forward(self, c_noise: Tensor, labels: Tensor) -> Tensor:
+        """(N,) and (N,) to (N, width)."""
+        angles = c_noise[:, None] * self.frequencies
+        features = torch.cat([angles.cos(), angles.sin()], dim=1)
+        joined: Tensor = self.join(silu(self.noise(features) + self.label(labels)))
+        return silu(joined)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a skip; the embedding scales and shifts between them (FiLM)."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * outputs)
+        self.norm2 = _group_norm(outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(N, inputs, h, w) and (N, embedding) to (N, outputs, h, w)."""
+        hidden = self.conv1(silu(self.norm1(x)))
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale))
+        skipped: Tensor = self.skip(x) + self.conv2(self.dropout(hidden))
+        return skipped
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // HEAD_CHANNELS)
+        self.norm = _group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to the same shape."""
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).flatten(2).reshape(batch, 3, self.heads, -1, height * width)
+        query, key, value = qkv.transpose(3, 4).unbind(1)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        attended = attended.transpose(2, 3).reshape(batch, channels, height, width)
+        result: Tensor = x + self.out(attended)
+        return result
+
+
+class UNet(nn.Module):
+    """The network F of EDM: noisy image, noise level and class in, an image-shaped value out."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
+        embedding = 2 * config.base_channels
+        folded = config.channels * config.patch**2
+
+        def block(inputs: int, outputs: int) -> ResidualBlock:
+            return ResidualBlock(inputs, outputs, embedding, config.dropout)
+
+        self.embedding = NoiseEmbedding(config.num_classes + 1, embedding)
+        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, current = [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            if level:
+                self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                skips.append(current)
+            for _ in range(config.blocks):
+                self.down.append(block(current, width))
+                current = width
+                skips.append(current)
+        self.middle1, self.attention, self.middle2 = (
+            block(current, current),
+            SelfAttention(current),
+            block(current, current),
+        )
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks + 1):
+                self.up.append(block(current + skips.pop(), width))
+                current = width
+            if level:
+                self.up.append(nn.Conv2d(current, current, 3, padding=1))
+        self.norm = _group_norm(current)
+        self.head = _zeroed(nn.Conv2d(current, folded, 3, padding=1))
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+        """Evaluates F.
+
+        Args:
+            x: Scaled noisy images (N, C, H, W).
+            c_noise: Transformed noise levels (N,).
+            labels: int64 (N,) in 0..K, K meaning no label.
+        """
+        height, width = x.shape[-2:]
+        pad_h, pad_w = -height % self.config.stride, -width % self.config.stride
+        hidden = functional.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
+        hidden = functional.pixel_unshuffle(hidden, self.config.patch).contiguous(memory_format=torch.channels_last)
+        embedding = self.embedding(c_noise, labels)
+        hidden = self.stem(hidden)
+        skips = [hidden]
+        for layer in self.down:
+            hidden = layer(hidden, embedding) if isinstance(layer, ResidualBlock) else layer(hidden)
+            skips.append(hidden)
+        hidden = self.middle2(self.attention(self.middle1(hidden, embedding)), embedding)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                hidden = layer(torch.cat([hidden, skips.pop()], dim=1), embedding)
+            else:
+                hidden = layer(functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+        hidden = self.head(silu(self.norm(hidden)))
+        return functional.pixel_shuffle(hidden, self.config.patch)[..., :height, :width]
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // MAX_GROUP_CHANNELS), channels)
+
+
+def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    """Zero weights: every block begins as the identity, which steadies the first steps."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv

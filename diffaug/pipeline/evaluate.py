@@ -1,0 +1,120 @@
+"""The stage that trains classifiers with and without the pool and says what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffaug import storage
+from diffaug.data.catalog import Catalog
+from diffaug.errors import DataError
+from diffaug.evaluation.experiment import Trial, run_experiment
+from diffaug.evaluation.report import write_report
+from diffaug.evaluation.summary import EvaluationResult, summarize
+from diffaug.pipeline.job import STUDY_RUN, Job
+from diffaug.study import begin_stage, finish_stage
+from diffaug.synthesis.pool import MANIFEST, Pool
+
+RESULT = "result.json"
+
+
+def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
+    """Runs the study's experiment, goes on with one that was stopped, or reads the finished one.
+
+    Raises:
+        DataError: The test split lacks a class.
+        UsageError: The experiment was begun with other settings.
+    """
+    folder, settings = job.study.evaluation, job.config.evaluation
+    stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
+    inputs = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
+    if begin_stage(folder, stored, inputs, overwrite=job.overwrite):
+        job.narrator.say(f"evaluation: finished already, kept ({folder})")
+        return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
+    train, test, synthetic = catalog.images("train"), catalog.images("test"), pool.images()
+    if not len(test):
+        raise DataError("there are no test images", where=catalog.root, fix="add a test/ folder, or let diffaug split")
+    trials: list[Trial] = []
+    total = len(settings.arms) * settings.seeds
+    for trial in run_experiment(
+        train, test, synthetic, settings, seed=job.config.seed, device=job.device, directory=folder
+    ):
+        trials.append(trial)
+        _log_trial(job, trial)
+        job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
+    result = summarize(trials, train=train, test=test, synthetic=synthetic)
+    storage.write_json(folder / RESULT, result.to_dict())
+    finish_stage(folder)
+    _log_result(job, result)
+    return result
+
+
+def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: EvaluationResult) -> None:
+    """Writes the report and logs it."""
+    write_report(
+        job.study.report,
+        title=job.study.name,
+        evaluation=result.to_dict(),
+        real=catalog.images("train"),
+        synthetic=pool.images(),
+        config_yaml=job.study.config_file.read_text(encoding="utf-8"),
+        facts=_facts(job, catalog),
+        problems=catalog.problems,
+        seed=job.config.seed,
+        command=job.command,
+    )
+    job.journal.log_artifact(STUDY_RUN, job.study.report)
+    job.sync()
+
+
+def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:
+    facts = storage.read_json(job.study.generator / "config.json")
+    height, width = catalog.image_size
+    return {
+        "data": str(catalog.root),
+        "working size": f"{width} x {height} px, {'RGB' if catalog.channels == 3 else 'grey'}",
+        "diffaug": job.study.facts["diffaug"],
+        **{f"generator: {name}": value for name, value in facts["training"].items()},
+    }
+
+
+def _log_trial(job: Job, trial: Trial) -> None:
+    key = f"trial/{trial.arm}/{trial.seed}"
+    settings = job.config.evaluation
+    job.journal.start_run(
+        key,
+        name=f"{trial.arm}, seed {trial.seed}",
+        parent=STUDY_RUN,
+        tags={"diffaug.kind": "trial", "diffaug.arm": trial.arm},
+        params={"arm": trial.arm, "seed": trial.seed, "synthetic_weight": settings.synthetic_weight},
+    )
+    job.journal.log_metrics(key, {**trial.metrics, **{f"recall/{name}": v for name, v in trial.recall.items()}})
+    job.journal.end_run(key)
+
+
+def _log_result(job: Job, result: EvaluationResult) -> None:
+    for comparison in result.comparisons:
+        prefix = f"gain/{comparison.arm}"
+        difference = comparison.difference
+        figures = {
+            f"{prefix}/mean": difference.mean,
+            f"{prefix}/low": difference.low,
+            f"{prefix}/high": difference.high,
+        }
+        job.journal.log_metrics(STUDY_RUN, figures)
+    job.journal.log_table(STUDY_RUN, "arms.json", result.table())
+    job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
+    job.journal.set_description(STUDY_RUN, _markdown(result))
+    job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
+
+
+def _markdown(result: EvaluationResult) -> str:
+    lines = [
+        f"**{result.verdict.decision}**: {result.verdict.text}",
+        "",
+        "| arm | balanced accuracy | SD |",
+        "|---|---|---|",
+    ]
+    for arm in result.arms:
+        measured = arm.metrics["balanced_accuracy"]
+        lines.append(f"| {arm.name} | {measured['mean']:.3f} | {measured['sd']:.3f} |")
+    return "\n".join(lines)

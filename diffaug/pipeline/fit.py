@@ -1,0 +1,202 @@
+"""The stage that trains the generator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffaug import storage
+from diffaug.data.catalog import Catalog
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.artifact import Generator, write_generator
+from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
+from diffaug.diffusion.grids import sample_sheet
+from diffaug.diffusion.planning import Plan, make_plan, set_length
+from diffaug.diffusion.training import (
+    StepRecord,
+    TrainingData,
+    measure_images_per_second,
+    new_state,
+    train,
+)
+from diffaug.errors import Interrupted
+from diffaug.narration import duration
+from diffaug.pipeline.job import STUDY_RUN, Job
+from diffaug.pipeline.signals import stop_requests
+from diffaug.study import begin_stage, finish_stage
+
+RUN = "fit"
+LOGGED_POINTS = 200
+GRID_COLUMNS = 8
+COPY_RISK_IMAGES = 8
+
+
+def fit_generator(job: Job, catalog: Catalog) -> Generator:
+    """Trains the study's generator, goes on with a training that was stopped, or loads the finished one.
+
+    Raises:
+        Interrupted: A stop was asked for; a checkpoint was saved.
+        UsageError: The study's generator was begun with other settings.
+    """
+    folder, settings = job.study.generator, generator_settings(job)
+    if begin_stage(folder, settings, {"catalog": catalog.fingerprint}, overwrite=job.overwrite):
+        job.narrator.say(f"generator: finished already, kept ({folder})")
+        return Generator.load(folder, device=job.device)
+    images = catalog.images("train")
+    _warn_of_copies(job, images)
+    plan = plan_training(job, images)
+    _Fit(job, images, plan).run()
+    finish_stage(folder)
+    job.narrator.say(f"generator written to {folder}")
+    return Generator.load(folder, device=job.device)
+
+
+def generator_settings(job: Job) -> dict[str, Any]:
+    """The settings that the trained weights depend on."""
+    excluded = {"checkpoint_seconds", "grid_seconds"}
+    return {"seed": job.config.seed, **job.config.diffusion.model_dump(mode="json", exclude=excluded)}
+
+
+def plan_training(job: Job, images: LabeledImages) -> Plan:
+    """The plan: the one that a stopped training began with, else a new one at the speed measured now."""
+    file = job.study.generator / "plan.json"
+    if file.is_file():
+        return Plan.from_dict(storage.read_json(file))
+    settings, device = job.config.diffusion, job.device
+    plan = make_plan(images, settings, device)
+    speed = 0.0
+    if settings.images is None:
+        job.narrator.say("measuring training speed ...")
+        speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings)
+    plan = set_length(plan, settings, speed)
+    job.narrator.say("plan:")
+    for reason in plan.reasons:
+        job.narrator.say(f"  {reason}")
+    return plan
+
+
+def _warn_of_copies(job: Job, images: LabeledImages) -> None:
+    few = [f"{name} ({n})" for name, n in images.counts_by_name.items() if n < COPY_RISK_IMAGES]
+    if few:
+        job.narrator.warn(
+            f"very few images: {', '.join(few)}; what is generated for such a class tends to copy its training images"
+        )
+
+
+class _Fit:
+    """One training at work: steps, checkpoints, grids, log."""
+
+    def __init__(self, job: Job, images: LabeledImages, plan: Plan) -> None:
+        self.job, self.images, self.plan = job, images, plan
+        self.folder = job.study.generator
+        self.settings = job.config.diffusion
+        self.data = TrainingData.of(images, self.settings, job.device)
+        self.state = new_state(plan, job.device, job.config.seed)
+        self.interval = max(1, plan.steps // LOGGED_POINTS)
+        self.losses: list[Tensor] = []
+
+    def run(self) -> None:
+        """Trains to the end of the plan and writes the artifact's files."""
+        storage.write_json(self.folder / "plan.json", self.plan.to_dict())
+        self._resume()
+        self._start_log()
+        began = time.monotonic()
+        with stop_requests() as stop_requested:
+            self._train(stop_requested)
+        self._save_grid()
+        self._write(time.monotonic() - began)
+        self.job.journal.end_run(RUN)
+        self.job.sync()
+
+    def _resume(self) -> None:
+        step, notes = restore_latest(self.folder / "checkpoints", self.state)
+        for note in notes:
+            self.job.narrator.warn(note)
+        if step is not None:
+            self.job.narrator.say(f"resuming at {step * self.plan.batch_size} of {self.plan.images} images")
+
+    def _train(self, stop_requested: Callable[[], bool]) -> None:
+        seed = self.job.config.seed
+        checkpoint_at = time.monotonic() + self.settings.checkpoint_seconds
+        grid_at = time.monotonic() + self.settings.grid_seconds
+        for record in train(self.state, self.data, self.plan, self.settings, seed):
+            self._log(record)
+            now = time.monotonic()
+            if now >= grid_at:
+                self._save_grid()
+                grid_at = time.monotonic() + self.settings.grid_seconds
+            if stop_requested() or now >= checkpoint_at:
+                save_checkpoint(self.folder / "checkpoints", self.state)
+                checkpoint_at = time.monotonic() + self.settings.checkpoint_seconds
+            if stop_requested() and record.step < self.plan.steps:
+                raise Interrupted(
+                    f"stopped after {record.images_seen} of {self.plan.images} images; a checkpoint was saved",
+                    where=self.folder,
+                    fix=f"go on with: {self.job.command}",
+                )
+
+    def _log(self, record: StepRecord) -> None:
+        self.losses.append(record.loss)
+        if record.step % self.interval and record.step != self.plan.steps:
+            return
+        loss = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        metrics = {"loss": loss, "learning_rate": record.learning_rate, "skipped_steps": float(self.state.skipped)}
+        self.job.journal.log_metrics(RUN, metrics, step=record.images_seen)
+        detail = f"{record.images_seen} images, loss {loss:.3f}"
+        self.job.narrator.progress("training", record.step, self.plan.steps, detail)
+
+    def _start_log(self) -> None:
+        network = self.plan.network
+        self.job.journal.start_run(
+            RUN,
+            name="fit",
+            parent=STUDY_RUN,
+            tags={"diffaug.kind": "fit"},
+            params={
+                "images": self.plan.images,
+                "batch_size": self.plan.batch_size,
+                "learning_rate": self.plan.learning_rate,
+                "base_channels": network.base_channels,
+                "image_size": "x".join(map(str, network.image_size)),
+                "train_images": len(self.images),
+                "classes": network.num_classes,
+            },
+        )
+
+    def _save_grid(self) -> None:
+        seen = self.state.step * self.plan.batch_size
+        sheet = sample_sheet(
+            self._generator(),
+            columns=GRID_COLUMNS,
+            seed=self.job.config.seed,
+            num_inference_steps=self.job.config.synthesis.num_inference_steps,
+        )
+        file = self.folder / "samples" / f"images-{seen:09d}.png"
+        storage.write_bytes(file, storage.png_bytes(sheet))
+        self.job.journal.log_image(RUN, "samples", file, step=seen)
+
+    def _generator(self) -> Generator:
+        return Generator(self.state.averaged, self.data.normalization, self.images.classes, weights_sha256="")
+
+    def _write(self, seconds: float) -> None:
+        training = {
+            "images seen": self.plan.images,
+            "seconds in the last run": round(seconds),
+            "steps skipped": self.state.skipped,
+            "seed": self.job.config.seed,
+        }
+        write_generator(
+            self.folder,
+            network=self.plan.network,
+            weights=self.state.averaged.state_dict(),
+            normalization=self.data.normalization,
+            counts=self.images.counts_by_name,
+            training=training,
+        )
+        storage.discard_directory(self.folder / "checkpoints")
+        self.job.narrator.say(f"trained in {duration(seconds)}")

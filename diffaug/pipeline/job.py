@@ -1,0 +1,94 @@
+"""What every stage of one job shares: the study, the settings, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffaug import storage
+from diffaug.config import Config, Resolved, read_yaml, resolve, to_yaml
+from diffaug.errors import UsageError
+from diffaug.evaluation.tracking import Journal, sync
+from diffaug.narration import Narrator
+from diffaug.study import Study
+
+STUDY_RUN = "study"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command at work on one study.
+
+    Attributes:
+        study: Where everything is kept.
+        resolved: The settings and where they came from.
+        narrator: Tells a person.
+        journal: The local record of everything logged.
+        command: What to type, or call, to go on after an interruption.
+        overwrite: Whether a stage made with other settings may be replaced.
+    """
+
+    study: Study
+    resolved: Resolved
+    narrator: Narrator
+    journal: Journal
+    command: str
+    overwrite: bool = False
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.resolved.config
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`.
+
+        Raises:
+            UsageError: CUDA was asked for and there is none.
+        """
+        import torch
+
+        available = torch.cuda.is_available()
+        if self.config.device == "cuda" and not available:
+            raise UsageError("device 'cuda' was asked for and torch sees no CUDA device", fix="--device auto")
+        return "cuda" if available and self.config.device != "cpu" else "cpu"
+
+    def sync(self) -> list[str]:
+        """Sends the journal to the trackers; returns how to look at what was logged."""
+        return sync(self.study, self.config.tracking, self.narrator)
+
+
+def open_job(
+    study: Study,
+    narrator: Narrator,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    recipe: str | None = None,
+    command: str,
+    overwrite: bool = False,
+) -> Job:
+    """Resolves the settings, with those saved in the study as the weakest source, saves and announces them.
+
+    Raises:
+        UsageError: An unknown or impossible setting.
+    """
+    saved = read_yaml(study.config_file) if study.config_file.is_file() else {}
+    resolved = resolve(flags, file=file, recipe=recipe, base=saved)
+    storage.write_text(study.config_file, to_yaml(resolved.config))
+    journal = Journal(study.journal)
+    journal.start_run(
+        STUDY_RUN,
+        name=study.name,
+        tags={"diffaug.kind": "study"},
+        params={"seed": resolved.config.seed, "data": study.facts["data"]},
+    )
+    journal.log_artifact(STUDY_RUN, study.config_file)
+    values = resolved.config.model_dump(mode="json")
+    for key, origin in sorted(resolved.origins.items()):
+        section, _, leaf = key.rpartition(".")
+        narrator.say(f"setting {key} = {values[section][leaf] if section else values[leaf]} (from {origin})")
+    return Job(study, resolved, narrator, journal, command, overwrite)
