@@ -67,9 +67,9 @@ class AugmentedDataset(Dataset[Any]):
         found = get_targets(dataset, labels)
         if not found:
             raise UsageError("the dataset has no items, so there is no form that synthetic ones could take")
-        self.class_to_idx = _match_classes(found, get_class_to_idx(dataset), self.pool.classes)
+        self.class_to_idx, of_pool = _match_classes(found, get_class_to_idx(dataset), self.pool.classes)
         self.targets = [self.class_to_idx[label] if isinstance(label, str) else label for label in found]
-        self.targets += [self.class_to_idx[self.pool.classes[label]] for label in self.pool.labels]
+        self.targets += [of_pool[label] for label in self.pool.labels]
         self._real_count = len(found)
         self._names = {index: name for name, index in self.class_to_idx.items()}
         self._names_are_targets = isinstance(found[0], str)
@@ -198,24 +198,39 @@ class AugmentedDataset(Dataset[Any]):
 
 def _match_classes(
     labels: Sequence[Label], dataset_classes: dict[str, int] | None, pool_classes: Sequence[str]
-) -> dict[str, int]:
-    """Class name to index: by name where the dataset has names, else in the pool's order.
+) -> tuple[dict[str, int], list[int]]:
+    """Class name to index for dataset and pool together, and the index of each of the pool's classes.
 
     Raises:
         UsageError: The classes differ, or labels lie outside them.
     """
-    class_to_idx = dataset_classes or {name: index for index, name in enumerate(pool_classes)}
-    named = isinstance(labels[0], str)
-    same_names = dataset_classes is None or set(dataset_classes) == set(pool_classes)
-    # Where neither side of the comparison has names, their number is all there is to compare.
-    same_count = dataset_classes is not None or named or max(map(int, labels)) + 1 == len(pool_classes)
-    if same_names and same_count and set(class_to_idx if named else class_to_idx.values()).issuperset(labels):
-        return class_to_idx
-    found = sorted(set(labels), key=str) if dataset_classes is None else list(dataset_classes)
-    raise UsageError(
-        f"the classes of dataset and pool differ: {found} and {list(pool_classes)}",
-        fix="use a pool that was generated from this dataset's training images",
-    )
+    of_pool = _indices_of_pool_classes(labels, dataset_classes, pool_classes)
+    class_to_idx = dataset_classes or of_pool or {}
+    if of_pool is None or not {*class_to_idx, *class_to_idx.values()}.issuperset(labels):
+        found = sorted(set(labels), key=str) if dataset_classes is None else list(dataset_classes)
+        raise UsageError(
+            f"the classes of dataset and pool differ: {found} and {list(pool_classes)}",
+            fix="use a pool that was generated from this dataset's training images",
+        )
+    return class_to_idx, [of_pool[name] for name in pool_classes]
+
+
+def _indices_of_pool_classes(
+    labels: Sequence[Label], dataset_classes: dict[str, int] | None, pool_classes: Sequence[str]
+) -> dict[str, int] | None:
+    """The dataset's index for each of the pool's classes, or None where the classes are others.
+
+    Matched by name where the dataset has names, a class's folder name counting as its name; else by number:
+    the one that a pool class is called by, as "10" sorts before "2", or its position.
+    """
+    if dataset_classes is not None:
+        by_folder = {storage.safe_names([name])[name]: index for name, index in dataset_classes.items()}
+        return next((names for names in (dataset_classes, by_folder) if set(names) == set(pool_classes)), None)
+    numbers = {name: int(name) for name in pool_classes if name.isdecimal()}
+    if len(set(numbers.values())) == len(pool_classes):
+        return numbers
+    same_count = isinstance(labels[0], str) or max(map(int, labels)) + 1 == len(pool_classes)
+    return {name: index for index, name in enumerate(pool_classes)} if same_count else None
 
 
 def _inherited_transform(dataset: Any) -> Callable[..., Any] | None:

@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from diffaug import storage
 from diffaug.augment.dataset import AugmentedDataset
 from diffaug.augment.labels import get_classes, get_targets
 from diffaug.errors import UsageError
@@ -126,6 +127,27 @@ def test_classes_without_names_are_matched_by_number(pool: Pool) -> None:
     assert augmented.classes == ["cat", "dog"]
     assert augmented.targets == [1, 0, 1, 0, 0, 1, 1, 1, 1]
     assert torch.equal(augmented[3][1], torch.tensor(0))
+
+
+def test_classes_called_by_numbers_are_matched_by_them(make_pool: Any, tmp_path: Path) -> None:
+    names = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, ...
+    pool = make_pool(tmp_path, names, [(k, np.full((8, 8, 1), int(name), np.uint8)) for k, name in enumerate(names)])
+    augmented = AugmentedDataset(TensorDataset(torch.zeros(2, 1, 8, 8), torch.tensor([11, 2])), pool)
+
+    assert augmented.class_to_idx["10"] == 10
+    for image, label in (augmented[index] for index in range(2, len(augmented))):
+        assert round(float(image.mean()) * 255) == label
+
+
+def test_a_class_is_also_known_by_its_folder_name(make_pool: Any, tmp_path: Path) -> None:
+    dataset = labelled(torch.zeros(1, 8, 8), classes=["T-shirt/top", "bag"])
+    folders = [storage.safe_names([name])[name] for name in dataset.classes]
+    pool = make_pool(tmp_path, folders, [(0, np.zeros((8, 8, 1), np.uint8)), (1, np.zeros((8, 8, 1), np.uint8))])
+    augmented = AugmentedDataset(dataset, pool)
+
+    assert folders[0] != "T-shirt/top"
+    assert augmented.targets[REAL:] == [0, 1]
+    assert augmented.classes == ["T-shirt/top", "bag"]
 
 
 def test_items_labelled_by_name_get_names(pool: Pool) -> None:
