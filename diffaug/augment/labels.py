@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -110,12 +110,15 @@ def _through_wrappers(dataset: Any, own: Callable[[Any], list[T] | None]) -> lis
 
 
 def _own_targets(dataset: Any) -> list[Label] | None:
-    candidates = [getattr(dataset, name, None) for name in LABEL_ATTRIBUTES]
-    candidates += [_column(getattr(dataset, name, None), 1) for name in SAMPLE_ATTRIBUTES]
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
-        candidates.append(dataset.tensors[1])
-    usable = (_one_label_an_item(candidate, len(dataset)) for candidate in candidates)
+    usable = (_one_label_an_item(candidate, len(dataset)) for candidate in _label_candidates(dataset))
     return next((labels for labels in usable if labels is not None), None)
+
+
+def _label_candidates(dataset: Any) -> Iterator[Any]:
+    yield from (getattr(dataset, name, None) for name in LABEL_ATTRIBUTES)
+    yield from (_column(getattr(dataset, name, None), 1) for name in SAMPLE_ATTRIBUTES)
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        yield dataset.tensors[1]
 
 
 def _own_paths(dataset: Any) -> list[str | None] | None:

@@ -260,7 +260,10 @@ def test_the_datasets_own_transform_gets_what_it_gets_for_real_items(
 
     assert augmented[0][0] == ("RGB", *real_size)
     # A ratio near the pool's is taken over; another one would distort the image.
-    assert augmented[2][0] == (("RGB", 13, 12) if real_size == (13, 12) else ("RGB", 12, 12))
+    expected = ("RGB", 13, 12) if real_size == (13, 12) else ("RGB", 12, 12)
+    assert augmented[2][0] == expected
+    explicit = AugmentedDataset(ImageFolder(tmp_path / "images"), square_and_grey, transform=seen_size)
+    assert explicit[2][0] == expected
 
 
 def test_the_transform_is_found_through_wrappers_and_the_target_transform_too(folder: Path, pool: Pool) -> None:
@@ -271,6 +274,28 @@ def test_the_transform_is_found_through_wrappers_and_the_target_transform_too(fo
     assert [label for _, label in augmented] == [-2, -1, -1, -1, -1, -2, -2, -2, -2]
     assert augmented.targets == [1, 0, 0, 0, 0, 1, 1, 1, 1]
     assert augmented[3][0].shape == (3, 12, 13)
+
+
+def test_it_is_the_first_item_of_the_subset_that_counts(pool: Pool) -> None:
+    class Sizes(Dataset):
+        def __init__(self) -> None:
+            self.transform, self.targets = seen_size, [1, 0]
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Any:
+            return self.transform(Image.new("RGB", (10 + index, 10 + index))), self.targets[index]
+
+    assert AugmentedDataset(Subset(Sizes(), [1, 0]), pool)[2][0] == ("RGB", 11, 11)
+
+
+def test_labels_read_off_the_items_are_not_transformed_again(pool: Pool) -> None:
+    real = Items([(torch.zeros(3, 8, 8), label) for label in (1, 0)], target_transform=negate)
+    with pytest.warns(UserWarning, match="labels="):
+        augmented = AugmentedDataset(real, pool)
+
+    assert [label for _, label in augmented] == [1, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_a_transform_exchanged_later_is_followed(folder: Path, pool: Pool) -> None:

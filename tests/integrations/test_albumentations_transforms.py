@@ -230,40 +230,44 @@ def test_seeded_pipelines_agree(pool: Pool) -> None:
     assert len(set(draws())) > 3
 
 
-class Shades(Dataset):
-    """The shade that each of 32 items gets, replaced with probability 0.8."""
+class Draws(Dataset):
+    """32 items: the shade of a sure replacement, and whether one of probability 0.5 took place."""
 
     def __init__(self, pool: str) -> None:
-        self.pipeline = A.Compose([SyntheticReplace(pool=pool, p=0.8)], seed=1)
+        self.sure = A.Compose([SyntheticReplace(pool=pool, p=1)], seed=1)
+        self.perhaps = A.Compose([SyntheticReplace(pool=pool, p=0.5)], seed=1)
 
     def __len__(self) -> int:
         return 32
 
-    def __getitem__(self, index: int) -> float:
-        return shade(self.pipeline(image=real(), label=0)["image"])
+    def __getitem__(self, index: int) -> tuple[float, bool]:
+        item = {"image": real(), "label": 0}
+        return shade(self.sure(**item)["image"]), shade(self.perhaps(**item)["image"]) != 255
 
 
-def epochs(pool: Pool, context: str, *, count: int = 2, persistent: bool = False) -> list[list[float]]:
+def epochs(pool: Pool, context: str, *, count: int = 2, persistent: bool = False) -> list[list[list[float]]]:
+    """Shades and replacements of each epoch."""
     loader = DataLoader(
-        Shades(str(pool.root)),
-        batch_size=8,
+        Draws(str(pool.root)),
+        batch_size=16,
         num_workers=2,
         multiprocessing_context=context,
         persistent_workers=persistent,
         generator=torch.Generator().manual_seed(3),
     )
-    return [torch.cat(list(loader)).tolist() for _ in range(count)]
+    return [[torch.cat(column).tolist() for column in zip(*loader, strict=True)] for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
-def forked(pool: Pool) -> list[list[float]]:
+def forked(pool: Pool) -> list[list[list[float]]]:
     return epochs(pool, "fork")
 
 
-def test_workers_and_epochs_draw_differently_and_repeatably(pool: Pool, forked: list[list[float]]) -> None:
-    batches = {tuple(epoch[start : start + 8]) for epoch in forked for start in (0, 8, 16, 24)}
+def test_workers_and_epochs_draw_differently_and_repeatably(pool: Pool, forked: list[list[list[float]]]) -> None:
+    for column in (0, 1):
+        by_worker = {tuple(epoch[column][start : start + 16]) for epoch in forked for start in (0, 16)}
+        assert len(by_worker) == 4
 
-    assert len(batches) == 8
     assert epochs(pool, "fork") == forked
 
 
@@ -273,7 +277,7 @@ def test_persistent_workers_do_not_repeat_epochs(pool: Pool) -> None:
     assert first != second
 
 
-def test_spawned_workers_draw_what_forked_ones_do(pool: Pool, forked: list[list[float]]) -> None:
+def test_spawned_workers_draw_what_forked_ones_do(pool: Pool, forked: list[list[list[float]]]) -> None:
     assert epochs(pool, "spawn", count=1) == forked[:1]
 
 
