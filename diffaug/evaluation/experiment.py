@@ -97,7 +97,7 @@ def _train_and_predict(
         log_prior=inputs.log_prior,
         device=device,
     )
-    return predict_probabilities(model, test.pixels, device).argmax(axis=1).astype(np.int64)
+    return np.asarray(predict_probabilities(model, test.pixels, device).argmax(axis=1), np.int64)
 
 
 def _require_every_class(images: LabeledImages, split: str) -> None:
@@ -112,6 +112,6 @@ def _require_every_class(images: LabeledImages, split: str) -> None:
 def _hash(images: LabeledImages) -> str:
     """A name for the pixels and labels."""
     digest = hashlib.sha256(repr((images.classes, images.pixels.shape)).encode())
-    digest.update(np.ascontiguousarray(images.labels))
-    digest.update(np.ascontiguousarray(images.pixels))
+    digest.update(np.ascontiguousarray(images.labels).data)
+    digest.update(np.ascontiguousarray(images.pixels).data)
     return digest.hexdigest()

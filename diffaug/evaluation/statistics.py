@@ -150,7 +150,7 @@ def _steadied_variance(squares: NDArray[np.float64], counts: NDArray[np.int64]) 
         counts: Images of each class, (K,).
     """
     pooled = squares.sum() / max(counts.sum() - len(counts), 1)
-    return (squares + pooled) / counts + 1 / counts.sum()
+    return np.asarray((squares + pooled) / counts + 1 / counts.sum())
 
 
 def _combine(classes: _ClassDifferences, weights: NDArray[np.float64]) -> PairedDifference:

@@ -102,7 +102,7 @@ def _seeds_needed(difference: PairedDifference, target: float) -> int | None:
 
 
 def _two_figures_up(number: float) -> int:
-    unit = 10 ** max(math.floor(math.log10(number)) - 1, 0)
+    unit = int(10 ** max(math.floor(math.log10(number)) - 1, 0))
     return math.ceil(number / unit) * unit
 
 
