@@ -7,9 +7,10 @@ from typing import Any
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.errors import DataError
-from diffaug.evaluation.experiment import Trial, run_experiment
+from diffaug.evaluation.experiment import run_experiment
 from diffaug.evaluation.report import write_report
 from diffaug.evaluation.summary import EvaluationResult, summarize
+from diffaug.evaluation.trials import Trial
 from diffaug.pipeline.job import STUDY_RUN, Job
 from diffaug.study import StageState, begin_stage, finish_stage
 from diffaug.synthesis.pool import MANIFEST, Pool
@@ -40,7 +41,7 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
         train, test, synthetic, settings, seed=job.config.seed, device=job.device, directory=folder
     ):
         trials.append(trial)
-        _log_trial(job, state, trial)
+        _log_trial(job, state, trial, train.classes)
         job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
     result = summarize(trials, train=train, test=test, synthetic=synthetic)
     storage.write_json(folder / RESULT, result.to_dict())
@@ -79,13 +80,14 @@ def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _log_trial(job: Job, state: StageState, trial: Trial) -> None:
+def _log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ...]) -> None:
     key = f"trial/{trial.arm}/{trial.seed}"
     if state == "resumed" and job.journal.status(key) == "ended":
         return
     params = {"arm": trial.arm, "seed": trial.seed, "synthetic_weight": job.config.evaluation.synthetic_weight}
     job.start_run(key, state, name=f"{trial.arm}, seed {trial.seed}", kind="trial", params=params, arm=trial.arm)
-    job.journal.log_metrics(key, {**trial.metrics, **{f"recall/{name}": v for name, v in trial.recall.items()}})
+    recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
+    job.journal.log_metrics(key, {**trial.metrics, **recall})
     job.journal.end_run(key)
 
 

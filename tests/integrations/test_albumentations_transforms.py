@@ -17,11 +17,11 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from diffaug.integrations import albumentations_transforms
-from diffaug.integrations.albumentations_transforms import SyntheticReplace
 from torch.utils.data import DataLoader, Dataset
 
 from diffaug.errors import MissingExtraError, UsageError
+from diffaug.integrations import albumentations_transforms
+from diffaug.integrations.albumentations_transforms import SyntheticReplace
 from diffaug.synthesis.pool import Pool
 
 CLASSES = ("cat", "dog", "empty")

@@ -15,8 +15,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from diffaug.integrations import mlflow_tracking
-from diffaug.integrations.mlflow_tracking import clean_name
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -25,6 +23,8 @@ from mlflow.utils.validation import _validate_metric_name, _validate_param_name,
 from diffaug import storage
 from diffaug.config import TrackingSettings
 from diffaug.evaluation.tracking import Journal, sync
+from diffaug.integrations import mlflow_tracking
+from diffaug.integrations.mlflow_tracking import clean_name
 from diffaug.narration import SilentNarrator
 from diffaug.study import Study
 
