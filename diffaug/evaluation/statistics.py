@@ -130,27 +130,30 @@ def _class_differences(
     membership = np.eye(num_classes)[labels]
     by_seed = difference @ membership / counts
     image_mean = difference.mean(axis=0)
-    image_squares = (image_mean - by_seed.mean(axis=0)[labels]) ** 2 @ membership
     residuals = difference - image_mean - (by_seed - by_seed.mean(axis=0))[:, labels]
     noise = (residuals**2).sum(axis=0) @ membership / ((seeds - 1) * np.maximum(counts - 1, 1))
     return _ClassDifferences(
-        by_seed, _steadied_variance(image_squares, counts) / counts, noise / (seeds * counts), counts
+        by_seed, _steadied_variance(image_mean, labels, counts) / counts, noise / (seeds * counts), counts
     )
 
 
-def _steadied_variance(squares: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Variance between the images of each class, never zero.
+def _steadied_variance(
+    image_mean: NDArray[np.float64], labels: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Variance between the images of each class, (K,), never zero.
 
     A class counts as if it had one more image of the variance pooled over all classes, so that a class of one test
-    image has a variance. To that is added what a single test image that changes sides would cause, in the spirit of
-    Agresti & Min (2005): where no image changed sides among N, another one still may.
-
-    Args:
-        squares: Sum of squared deviations from the class mean, (K,).
-        counts: Images of each class, (K,).
+    image has a variance; such classes enter the pool as one collapsed stratum (Cochran 1977, section 5A.12). To that
+    is added what a single test image that changes sides would cause, in the spirit of Agresti & Min (2005): where no
+    image changed sides among N, another one still may.
     """
-    pooled = squares.sum() / max(counts.sum() - len(counts), 1)
-    return np.asarray((squares + pooled) / counts + 1 / counts.sum())
+    num_classes = len(counts)
+    stratum = np.where(counts > 1, np.arange(num_classes), num_classes)[labels]
+    sizes = np.bincount(stratum, minlength=num_classes + 1)
+    means = np.bincount(stratum, image_mean, num_classes + 1) / np.maximum(sizes, 1)
+    squares = np.bincount(stratum, (image_mean - means[stratum]) ** 2, num_classes + 1)
+    pooled = squares.sum() / max(len(labels) - np.count_nonzero(sizes), 1)
+    return np.asarray((squares[:num_classes] + pooled) / counts + 1 / len(labels))
 
 
 def _combine(classes: _ClassDifferences, weights: NDArray[np.float64]) -> PairedDifference:

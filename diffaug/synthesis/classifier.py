@@ -136,7 +136,7 @@ def fit_classifier(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _one_cycle(step, recipe.updates))
 
     pixels = torch.from_numpy(np.array(images.pixels)).to(device)
-    labels = torch.from_numpy(images.labels).to(device)
+    labels = torch.from_numpy(np.array(images.labels)).to(device)
     weights = None if loss_weights is None else torch.as_tensor(loss_weights, dtype=torch.float32, device=device)
     prior = 0.0 if log_prior is None else torch.as_tensor(log_prior, dtype=torch.float32, device=device)
     cumulative = _cumulative(draw_probabilities, len(images))

@@ -104,6 +104,14 @@ def test_a_class_of_one_test_image_borrows_its_variance():
     assert single.image_variance == pytest.approx(20 * common.image_variance, rel=0.1)
 
 
+def test_classes_of_one_test_image_each_are_treated_as_one_sample():
+    labels = np.arange(9)
+    first, second = answers(labels=labels)
+    image_mean = (first.astype(float) - second).mean(axis=0)
+    result = paired_difference(first, second, labels, 9)
+    assert result.image_variance == pytest.approx((image_mean.var(ddof=1) + 1 / 9) / 9)
+
+
 @pytest.mark.parametrize(
     ("effect", "counts", "seeds"),
     [(0.0, (60, 40, 20, 15, 10, 5), 5), (0.4, (60, 40, 20, 15, 10, 5), 3), (0.4, (30,) * 4, 5)],
