@@ -93,7 +93,7 @@ def _log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ..
 
 def _log_result(job: Job, result: EvaluationResult) -> None:
     for comparison in result.comparisons:
-        prefix = f"gain/{comparison.arm}"
+        prefix = f"gain/{comparison.arm.replace('+', 'and')}"  # MLflow allows no plus sign
         difference = comparison.difference
         figures = {
             f"{prefix}/mean": difference.mean,

@@ -32,7 +32,6 @@ from diffaug.study import StageState, begin_stage, finish_stage
 RUN = "fit"
 LOGGED_POINTS = 200
 GRID_COLUMNS = 8
-COPY_RISK_IMAGES = 8
 
 
 def fit_generator(job: Job, catalog: Catalog) -> Generator:
@@ -48,7 +47,6 @@ def fit_generator(job: Job, catalog: Catalog) -> Generator:
         job.narrator.say(f"generator: finished already, kept ({folder})")
         return Generator.load(folder, device=job.device)
     images = catalog.images("train")
-    _warn_of_copies(job, images)
     plan = plan_training(job, images)
     _Fit(job, images, plan).run(state)
     finish_stage(folder)
@@ -80,14 +78,6 @@ def plan_training(job: Job, images: LabeledImages) -> Plan:
     return plan
 
 
-def _warn_of_copies(job: Job, images: LabeledImages) -> None:
-    few = [f"{name} ({n})" for name, n in images.counts_by_name.items() if n < COPY_RISK_IMAGES]
-    if few:
-        job.narrator.warn(
-            f"very few images: {', '.join(few)}; what is generated for such a class tends to copy its training images"
-        )
-
-
 class _Fit:
     """One training at work: steps, checkpoints, grids, log."""
 
@@ -110,6 +100,8 @@ class _Fit:
             self._train(stop_requested)
         self._save_grid()
         self._write(time.monotonic() - began)
+        for file in ("config.json", "README.md", "plan.json"):
+            self.job.journal.log_artifact(RUN, self.folder / file)
         self.job.journal.end_run(RUN)
         self.job.sync()
 
