@@ -10,6 +10,7 @@ from typing import Any
 
 from diffaug import storage
 from diffaug.errors import UsageError
+from diffaug.temporaries import is_temporary
 
 DEFAULT_ROOT = Path("runs")
 BEGUN = "BEGUN.json"
@@ -95,18 +96,26 @@ def open_or_create_study(path: Path, data: Path) -> Study:
 
     record = path / "study.json"
     if record.is_file():
-        owner = Path(storage.read_json(record)["data"])
+        owner = _owner(record)
         if owner.resolve() != data.resolve():
             raise UsageError(
                 f"this study belongs to other data: {owner}",
                 where=path,
                 fix=f"choose another folder, such as --study {path}-2",
             )
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(not is_temporary(item) for item in path.iterdir())):
         raise UsageError("the study folder is not empty and not a study", where=path, fix="choose another --study")
     else:
         storage.write_json(record, {"data": str(data.resolve()), "diffaug": __version__})
     return Study(path)
+
+
+def _owner(record: Path) -> Path:
+    """The data folder that a study was made for."""
+    content = storage.read_json(record)
+    if not isinstance(content, dict) or "data" not in content:
+        raise UsageError("this file is not a study's record", where=record, fix="choose another --study")
+    return Path(content["data"])
 
 
 def default_study_path(data: Path) -> Path:
@@ -135,10 +144,12 @@ def begin_stage(
         UsageError: It was begun with other settings.
         DamagedError: It was finished, and its files changed since.
     """
-    facts = None if overwrite else _stage_facts(directory)
-    if facts is not None and facts["inputs"] == dict(inputs):
-        require_same_settings(directory, facts["settings"], settings)
-        return storage.committed_facts(directory) is not None
+    if not overwrite:
+        finished = storage.committed_facts(directory)
+        begun = _begun(directory) if finished is None else finished
+        if begun.get("inputs") == dict(inputs):
+            require_same_settings(directory, begun["settings"], settings)
+            return finished is not None
     storage.discard_directory(directory)
     storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
     return False
@@ -150,11 +161,8 @@ def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> Non
     storage.commit_directory(directory, {**begun, **(facts or {})})
 
 
-def _stage_facts(directory: Path) -> dict[str, Any] | None:
-    finished = storage.committed_facts(directory)
-    if finished is not None:
-        return finished
-    return dict(storage.read_json(directory / BEGUN)) if (directory / BEGUN).is_file() else None
+def _begun(directory: Path) -> dict[str, Any]:
+    return dict(storage.read_json(directory / BEGUN)) if (directory / BEGUN).is_file() else {}
 
 
 def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
