@@ -77,7 +77,7 @@ class ConsoleNarrator:
         self._console.print(f"warning: {text}", style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Prints the table; all columns but the first are aligned to the right."""
+        """Prints the table; all columns but the first are aligned to the right, and long cells wrapped."""
         from rich.table import Table
 
         table = Table(title=title or None, title_justify="left", title_style="bold")
@@ -85,7 +85,7 @@ class ConsoleNarrator:
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
             table.add_row(*row)
-        self._console.print(table)
+        self._console.print(table, soft_wrap=False)
 
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Moves the stage's bar, or prints a line when there is no terminal."""
