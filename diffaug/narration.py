@@ -85,7 +85,7 @@ class ConsoleNarrator:
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
             table.add_row(*row)
-        self._console.print(table, soft_wrap=False)
+        self._console.print(table)
 
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Moves the stage's bar, or prints a line when there is no terminal."""

@@ -84,6 +84,14 @@ def test_the_end_and_another_stage_are_said_at_once(capsys, clock):
     ]
 
 
+def test_a_stage_that_comes_again_is_timed_anew(capsys, clock):
+    narrator = ConsoleNarrator()
+    for _ in range(2):
+        clock.now += 100
+        narrator.progress("sample", 2, 2)
+    assert lines(capsys) == ["sample: 100%  0 s"] * 2
+
+
 def test_a_stage_with_nothing_to_do_is_complete(capsys, clock):
     ConsoleNarrator().progress("sample", 0, 0)
     assert lines(capsys) == ["sample: 100%  0 s"]

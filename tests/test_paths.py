@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffaug.errors import DamagedError
@@ -104,6 +104,7 @@ def collation_key(name: str) -> str:
 text = st.text(max_size=100) | st.text(alphabet="aAbB./ é\u0301\u017fsßK\u212a-_0", max_size=6)
 
 
+@settings(deadline=None)
 @given(st.lists(text, unique=True, max_size=8))
 @example(["", ".", "..", "/", "\0", " ", "a/b", "a b", "a.", ".a", "CON", "\ud800"])
 @example(["Cat", "cat", "CAT", "caT "])
@@ -119,12 +120,14 @@ def test_file_names_are_distinct_and_safe_everywhere(names):
         assert file == file.strip(" .") and len(file.encode()) <= 100
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(string.ascii_lowercase + string.digits + "_-", min_size=1, max_size=20), unique=True), text)
 def test_plain_names_stay_as_they_are_in_any_company(plain, other):
     assert {name: safe_names([*plain, other])[name] for name in plain} == dict(zip(plain, plain, strict=True))
     assert {name: safe_names([other, *plain])[name] for name in plain} == dict(zip(plain, plain, strict=True))
 
 
+@settings(deadline=None)
 @given(st.lists(text, unique_by=collation_key, max_size=6), st.randoms(use_true_random=False))
 def test_a_file_name_depends_on_the_label_alone(names, random):
     shuffled = list(names)

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,6 +33,7 @@ def test_streams_never_change_between_versions():
     assert torch.randint(1000, (4,), generator=torch_generator(0, "noise")).tolist() == [250, 743, 443, 929]
 
 
+@settings(deadline=None)
 @given(st.tuples(seeds, purposes, indices), st.tuples(seeds, purposes, indices))
 def test_another_seed_purpose_or_index_gives_another_seed(one, other):
     first, second = (derive_seed(seed, purpose, *index) for seed, purpose, index in (one, other))
@@ -95,6 +96,22 @@ def drawn(seed: int, epochs: int = 2) -> list[list[tuple[int, int]]]:
     torch.manual_seed(seed)
     loader = DataLoader(Draws(), num_workers=2, batch_size=None, worker_init_fn=seed_worker)
     return [[tuple(map(int, item)) for item in loader] for _ in range(epochs)]
+
+
+def test_a_worker_forgets_the_state_that_it_inherited():
+    def draw(inherited: int) -> tuple[int, int]:
+        random.seed(inherited)
+        np.random.seed(inherited)  # noqa: NPY002
+        torch.manual_seed(5)
+        seed_worker(0)
+        return np.random.randint(2**31), random.getrandbits(31)  # noqa: NPY002
+
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        assert draw(1) == draw(2)
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
 def test_workers_and_epochs_draw_differently_and_repeatably():

@@ -2,6 +2,7 @@ import errno
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -336,33 +337,33 @@ def test_tables_arrays_and_images_read_back(tmp_path):
             assert not image.info
 
 
+def hold_lock(path: Path, is_held) -> None:
+    with storage.exclusive_lock(path):
+        is_held.set()
+        signal.pause()
+
+
 @pytest.fixture
 def lock_holder(tmp_path):
-    """A child process that holds the lock until it is killed."""
-    ready_to_read, ready_to_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with storage.exclusive_lock(tmp_path / ".lock"):
-                os.write(ready_to_write, b"x")
-                signal.pause()
-        finally:
-            os._exit(1)
-    assert os.read(ready_to_read, 1) == b"x"
-    yield child
-    os.close(ready_to_read)
-    os.close(ready_to_write)
+    """Another process that holds the lock until it is killed."""
+    context = multiprocessing.get_context("fork")
+    is_held = context.Event()
+    holder = context.Process(target=hold_lock, args=(tmp_path / ".lock", is_held))
+    holder.start()
+    assert is_held.wait(20)
+    yield holder
+    holder.kill()
+    holder.join()
 
 
 def test_a_lock_shuts_others_out_until_its_holder_is_killed(tmp_path, lock_holder):
     with pytest.raises(UsageError, match="another diffaug process"), storage.exclusive_lock(tmp_path / ".lock"):
         pytest.fail("the lock was given twice")
-    os.kill(lock_holder, signal.SIGKILL)
-    os.waitpid(lock_holder, 0)
-    with storage.exclusive_lock(tmp_path / ".lock"):
-        pass
-    with storage.exclusive_lock(tmp_path / ".lock"):
-        pass
+    lock_holder.kill()
+    lock_holder.join()
+    for _ in range(2):
+        with storage.exclusive_lock(tmp_path / ".lock"):
+            pass
 
 
 def test_a_file_system_without_locks_is_not_called_another_process(tmp_path, monkeypatch):
@@ -378,6 +379,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), json_values, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_fingerprint_ignores_the_order_of_keys_and_nothing_else(content, random):
     items = list(content.items())

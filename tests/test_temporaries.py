@@ -70,6 +70,17 @@ def test_only_what_dead_processes_left_is_removed(tmp_path):
     assert set(tmp_path.iterdir()) == set(kept)
 
 
+def test_a_process_of_another_user_counts_as_running(tmp_path, monkeypatch):
+    def not_ours(*_):
+        raise PermissionError
+
+    leftover = tmp_path / f".a.bin.{dead_process()}.tmp"
+    leftover.touch()
+    monkeypatch.setattr(os, "kill", not_ours)
+    remove_leftovers([leftover])
+    assert leftover.exists()
+
+
 def test_temporary_names_are_recognised_and_lie_beside_their_target():
     path = Path("folder") / "a\nb.tar.gz"
     assert temporary_name(path).parent == path.parent

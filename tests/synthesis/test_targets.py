@@ -2,7 +2,7 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from imblearn.over_sampling import RandomOverSampler
 from imblearn.utils._validation import check_sampling_strategy
@@ -27,6 +27,7 @@ def by_imbalanced_learn(strategy, counts: dict[str, int]) -> dict[str, int]:
     return {name: int(added.get(name, 0)) for name in counts}
 
 
+@settings(deadline=None)
 @given(counts_of_classes, st.sampled_from(WORDS))
 def test_words_mean_what_they_mean_in_imbalanced_learn(counts, word):
     targets = resolve_targets(counts, word)
@@ -34,6 +35,7 @@ def test_words_mean_what_they_mean_in_imbalanced_learn(counts, word):
     assert list(targets) == list(counts)
 
 
+@settings(deadline=None)
 @given(counts_of_classes, st.data())
 def test_totals_mean_what_they_mean_in_imbalanced_learn(counts, data):
     chosen = data.draw(st.lists(st.sampled_from(list(counts)), unique=True))
@@ -45,6 +47,7 @@ def test_totals_mean_what_they_mean_in_imbalanced_learn(counts, data):
     assert resolve_targets(counts, {str(index): np.int64(total) for index, total in by_index.items()}) == expected
 
 
+@settings(deadline=None)
 @given(counts_of_classes)
 def test_callables_mean_what_they_mean_in_imbalanced_learn(counts):
     def twice(counted):
@@ -54,6 +57,7 @@ def test_callables_mean_what_they_mean_in_imbalanced_learn(counts):
     assert resolve_targets(counts, twice) == expected == counts
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0.001, 1))
 def test_a_fraction_of_two_classes_means_what_it_means_in_imbalanced_learn(one, other, fraction):
     counts = {"ant": one, "bee": other}
@@ -100,6 +104,7 @@ def test_a_number_is_the_class_of_that_name_before_that_of_that_index():
     assert resolve_targets({"1": 5, "2": 5, "3": 5}, {"2": 9}) == {"1": 0, "2": 4, "3": 0}
 
 
+@settings(deadline=None)
 @given(counts_of_classes, st.sampled_from([*WORDS, 0.3, 0.9, ["ant", "bee"]]), st.floats(0.1, 20))
 def test_the_cap_limits_what_is_derived(counts, strategy, ratio):
     free, capped = resolve_targets(counts, strategy), resolve_targets(counts, strategy, max_synthetic_ratio=ratio)
