@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffaug.errors import UsageError
 from diffaug.storage import fingerprint
+from diffaug.yaml_files import parse_value, read_text
+from diffaug.yaml_files import read_yaml as read_yaml  # noqa: PLC0414  (callers reach it through config)
 
 ENVIRONMENT_PREFIX = "DIFFAUG_"
 
@@ -27,14 +30,18 @@ ARM_NAMES = (
 )
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown key is an error."""
+    """Base of all settings: immutable, and an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    YAML reads a class or an experiment named 3 as a number, so numbers are taken as text where text is due.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class DataSettings(Settings):
@@ -86,7 +93,7 @@ class SynthesisSettings(Settings):
     max_synthetic_ratio: Positive | None = Field(
         10.0, description="At most this many synthetic images for each real one of a class; none: no cap."
     )
-    guidance_scale: Annotated[float, Field(ge=0)] = Field(1.0, description="1: no guidance; more: less diverse.")
+    guidance_scale: NonNegative = Field(1.0, description="1: no guidance; more: less diverse.")
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(12, description="Solver steps an image.")
     chunk_size: PositiveInt = Field(32, description="Images sampled together; part of the pool's identity.")
     off_class_confidence: Fraction = Field(
@@ -106,12 +113,13 @@ class EvaluationSettings(Settings):
     learning_rate: Positive = Field(3e-3, description="Peak learning rate of AdamW.")
     synthetic_weight: Positive = Field(0.5, description="Loss weight of a synthetic image; a real one has 1.")
 
-    @model_validator(mode="after")
-    def _known_arms(self) -> EvaluationSettings:
-        unknown = [arm for arm in self.arms if arm not in ARM_NAMES]
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [arm for arm in arms if arm not in ARM_NAMES]
         if unknown:
             raise ValueError(f"unknown arms {unknown}; there are: {', '.join(ARM_NAMES)}")
-        return self
+        return arms
 
 
 class TrackingSettings(Settings):
@@ -136,6 +144,9 @@ class Config(Settings):
         """A short name of the seed and the named sections; all sections when none is named."""
         content = self.model_dump(mode="json")
         return fingerprint({key: content[key] for key in ("seed", *(sections or sorted(content)))})
+
+
+SECTIONS = tuple(name for name, field in Config.model_fields.items() if isinstance(field.default, Settings))
 
 
 @dataclass(frozen=True)
@@ -176,26 +187,23 @@ def resolve(
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in sources:
-        for key, value in values.items():
+        for key in values:
             _require_known(key, origin)
-            for other in _conflicting(key):
-                merged.pop(other, None)
-                origins.pop(other, None)
-            merged[key] = value
-            origins[key] = origin
+        for other in _overruled(values):
+            merged.pop(other, None)
+            origins.pop(other, None)
+        merged |= values
+        origins |= dict.fromkeys(values, origin)
     return Resolved(_validate(merged, origins), origins)
 
 
 def known_keys() -> dict[str, str]:
     """Every dotted key with its description."""
-    keys: dict[str, str] = {}
-    for name, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            for inner, inner_field in field.annotation.model_fields.items():
-                keys[f"{name}.{inner}"] = inner_field.description or ""
-        else:
-            keys[name] = field.description or ""
-    return keys
+    fields = {name: field for name, field in Config.model_fields.items() if name not in SECTIONS}
+    for section in SECTIONS:
+        inner = type(Config.model_fields[section].default).model_fields
+        fields |= {f"{section}.{name}": field for name, field in inner.items()}
+    return {key: field.description or "" for key, field in fields.items()}
 
 
 def to_yaml(config: Config) -> str:
@@ -216,7 +224,7 @@ def recipe_text(name: str) -> str:
         UsageError: No such recipe.
     """
     if name.endswith((".yaml", ".yml")):
-        return _read_text(Path(name))
+        return read_text(Path(name))
     if name not in recipe_names():
         raise UsageError(f"there is no recipe '{name}'", fix=_suggest(name, recipe_names()))
     return importlib.resources.files("diffaug.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
@@ -224,42 +232,18 @@ def recipe_text(name: str) -> str:
 
 def load_recipe(name: str) -> dict[str, Any]:
     """A recipe: `summary`, `when`, `cost` and `config`."""
-    recipe = yaml.safe_load(recipe_text(name))
+    recipe = parse_value(recipe_text(name), where=name)
     if not isinstance(recipe, dict) or not isinstance(recipe.get("config"), dict):
         raise UsageError("a recipe needs a mapping under 'config'", where=name)
     return recipe
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
-
-    Raises:
-        UsageError: The file can't be read or holds something else.
-    """
-    try:
-        content = yaml.safe_load(_read_text(path))
-    except yaml.YAMLError as error:
-        raise UsageError(f"not valid YAML: {error}", where=path) from error
-    if not isinstance(content, dict):
-        raise UsageError("a configuration file must hold sections such as 'diffusion:'", where=path)
-    return content
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"can't read the file: {error.strerror}", where=path) from error
-
-
 def _flatten(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in nested.items():
-        field = Config.model_fields.get(name)
-        is_section = field is not None and isinstance(field.default, Settings)
-        if is_section and isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", inner_value) for inner, inner_value in value.items())
-        else:
-            yield name, value
+        elif value is not None or name not in SECTIONS:
+            yield str(name), value
 
 
 def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,28 +253,34 @@ def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {
-        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."): yaml.safe_load(text)
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."): parse_value(text, where=name)
         for name, text in environment.items()
         if name.startswith(ENVIRONMENT_PREFIX)
     }
 
 
-def _conflicting(key: str) -> tuple[str, ...]:
-    """Keys that a stronger source's key replaces although they have another name."""
-    pair = ("diffusion.minutes", "diffusion.images")
-    return tuple(other for other in pair if key in pair and other != key)
+def _overruled(values: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of weaker sources that `values` replaces although they have another name."""
+    for key, other in itertools.permutations(("diffusion.minutes", "diffusion.images")):
+        if values.get(key) is not None:
+            yield other
 
 
 def _require_known(key: str, origin: str) -> None:
+    if key in SECTIONS:
+        raise UsageError(f"'{key}' is a section and can't have a value of its own", where=origin)
     if key not in known_keys():
         raise UsageError(f"unknown setting '{key}'", where=origin, fix=_suggest(key, list(known_keys())))
 
 
 def _suggest(name: str, known: list[str]) -> str:
-    leaves = {key.rsplit(".", 1)[-1]: key for key in known}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    near = near or [leaves[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=1, cutoff=0.5)]
-    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    leaves: dict[str, list[str]] = {}
+    for key in known:
+        leaves.setdefault(key.rpartition(".")[2], []).append(key)
+    leaf = name.rpartition(".")[2]
+    near = leaves.get(leaf) or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = near or [leaves[match][0] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.5)]
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
 
 
 def _validate(merged: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
@@ -301,11 +291,11 @@ def _validate(merged: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(nested)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = next((k for n in (2, 1) if (k := ".".join(map(str, first["loc"][:n]))) in origins), "")
-        key = key or ".".join(map(str, first["loc"]))
+        deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of a union, the branch that fitted best
+        key = ".".join(map(str, deepest["loc"][: 2 if deepest["loc"][0] in SECTIONS else 1]))
+        sources = dict.fromkeys(origin for name, origin in origins.items() if f"{name}.".startswith(f"{key}."))
         raise UsageError(
-            f"setting '{key}': {first['msg'].removeprefix('Value error, ')} (got {first.get('input')!r})",
-            where=origins.get(key),
+            f"setting '{key}': {deepest['msg'].removeprefix('Value error, ')} (got {deepest['input']!r})",
+            where=", ".join(sources) or None,
             fix=known_keys().get(key),
         ) from error

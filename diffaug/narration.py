@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -52,12 +53,12 @@ class ConsoleNarrator:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
-        self._started = self._last_line = 0.0
-        self._first_done = 0.0
+        self._started = self._first_done = 0.0
+        self._last_line = -math.inf
 
     def __enter__(self) -> Self:
         return self
@@ -69,29 +70,28 @@ class ConsoleNarrator:
 
     def say(self, text: str) -> None:
         """Prints the sentence as it is, without markup."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def warn(self, text: str) -> None:
         """Prints the sentence in yellow, marked as a warning."""
-        self._console.print(f"warning: {text}", style="yellow", markup=False)
+        self._console.print(f"warning: {text}", style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Prints the table; all columns but the first are aligned to the right."""
-        from rich.markup import escape
+        """Prints the table; all columns but the first are aligned to the right, and long cells wrapped."""
         from rich.table import Table
 
-        table = Table(title=escape(title) if title else None, title_justify="left", title_style="bold")
+        table = Table(title=title or None, title_justify="left", title_style="bold")
         for number, column in enumerate(columns):
-            table.add_column(escape(column), justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left")
         for row in rows:
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         self._console.print(table)
 
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Moves the stage's bar, or prints a line when there is no terminal."""
         if stage != self._stage:
             self._end_bar()
-            self._stage, self._started, self._last_line = stage, time.monotonic(), 0.0
+            self._stage, self._started, self._last_line = stage, time.monotonic(), -math.inf
             self._first_done = done
         if self._console.is_terminal:
             self._move_bar(done, total, detail)
@@ -106,7 +106,7 @@ class ConsoleNarrator:
         elapsed = time.monotonic() - self._started
         advanced = done - self._first_done
         left = f"{duration(elapsed * (total - done) / advanced)} left" if advanced > 0 and done < total else ""
-        parts = [f"{self._stage}: {done / max(total, 1e-9):.0%}", duration(elapsed), left, detail]
+        parts = [f"{self._stage}: {done / total if total else 1:.0%}", duration(elapsed), left, detail]
         print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     def _move_bar(self, done: float, total: float, detail: str) -> None:
@@ -114,11 +114,11 @@ class ConsoleNarrator:
 
         if self._bars is None:
             self._bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TaskProgressColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[detail]}"),
+                TextColumn("{task.fields[detail]}", markup=False),
                 console=self._console,
             )
             self._bars.start()

@@ -1,4 +1,4 @@
-"""The only place that writes: atomic files, committed directories, locks, hashes and safe paths.
+"""The only place that writes: atomic files, committed directories, locks and hashes.
 
 A file is written beside its target, flushed to the disk and renamed over it, so a reader or a power cut
 sees the old content or the new and nothing between. A directory counts as finished once `DONE.json`,
@@ -13,27 +13,28 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from diffaug.errors import DamagedError, UsageError
+from diffaug.paths import safe_join as safe_join  # noqa: PLC0414  (callers reach both through storage)
+from diffaug.paths import safe_names as safe_names  # noqa: PLC0414
+from diffaug.temporaries import exchange, remove_leftovers, temporary_name
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 DONE = "DONE.json"
-_UNSAFE = re.compile(r"[^\w.+=@ ()-]", re.UNICODE)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically and durably, making its folder when needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -41,7 +42,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
     _sync_directory(path.parent)
 
@@ -53,7 +55,9 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes readable JSON atomically; non-finite numbers become null, since JSON has none."""
-    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 holds lone surrogates; replaced this way they are JSON escapes and read back.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
@@ -69,12 +73,17 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends one line durably; a reader must ignore a last line without a newline."""
+    """Appends one line durably, in place of a last line that an earlier append left cut short.
+
+    A reader must ignore a last line without a newline.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    with path.open("ab+") as file:
+        _drop_cut_line(file)
+        file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    _sync_directory(path.parent)
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
@@ -110,12 +119,14 @@ def commit_directory(directory: Path, facts: Mapping[str, Any]) -> None:
         directory: The directory, all files in place.
         facts: What a later reader needs to know: fingerprints of the settings and inputs.
     """
+    remove_leftovers(directory.rglob(".*.tmp"))
     files = {
         path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != DONE and not path.name.endswith(".tmp")
+        if path.is_file() and path != directory / DONE
     }
-    write_json(directory / DONE, {"facts": dict(facts), "files": files})
+    content = _finite({"facts": facts, "files": files})
+    write_json(directory / DONE, {**content, "fingerprint": fingerprint(content)})
 
 
 def committed_facts(directory: Path, *, verify: bool = False) -> dict[str, Any] | None:
@@ -126,11 +137,13 @@ def committed_facts(directory: Path, *, verify: bool = False) -> dict[str, Any] 
         verify: Also compare every file's sha256 with the recorded one.
 
     Raises:
-        DamagedError: A recorded file is missing, cut short or changed.
+        DamagedError: A recorded file is missing, cut short or changed, or the record itself is.
     """
     if not (directory / DONE).is_file():
         return None
     record = read_json(directory / DONE)
+    if not isinstance(record, dict) or record.pop("fingerprint", None) != fingerprint(record):
+        raise DamagedError("a file was changed after it was written", where=directory / DONE)
     for name, expected in record["files"].items():
         path = safe_join(directory, name)
         if not path.is_file() or path.stat().st_size != expected["size"]:
@@ -142,25 +155,34 @@ def committed_facts(directory: Path, *, verify: bool = False) -> dict[str, Any] 
 
 @contextmanager
 def new_directory(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields an empty directory beside `target` that replaces it, committed, when the block ends well."""
-    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    """Yields an empty directory beside `target` that replaces it, committed, when the block ends well.
+
+    The older directory is there until the new one is whole, and both change places in one step.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = _free_temporary(target)
+    staging.mkdir()
     try:
         yield staging
         commit_directory(staging, facts)
-        discard_directory(target)
-        staging.replace(target)
+        if target.exists():
+            exchange(staging, target)
+        else:
+            staging.replace(target)
         _sync_directory(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def discard_directory(directory: Path) -> None:
-    """Removes a directory, its `DONE.json` first, so that a half-removed one never counts as finished."""
-    (directory / DONE).unlink(missing_ok=True)
+    """Removes a directory; it is gone in one step, so a half-removed one is never taken for an unfinished one."""
     if directory.exists():
-        shutil.rmtree(directory)
+        aside = _free_temporary(directory)
+        directory.replace(aside)
+        if aside.is_symlink():
+            aside.unlink()
+        else:
+            shutil.rmtree(aside)
 
 
 @contextmanager
@@ -174,7 +196,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UsageError(
                 "another diffaug process is working in this study",
                 where=path.parent,
@@ -195,40 +217,9 @@ def sha256_file(path: Path) -> str:
 
 
 def fingerprint(content: Any) -> str:
-    """A short stable name for JSON-like content: equal content, equal name."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    """A short stable name for JSON-like content, paths included: equal content, equal name."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=os.fspath)
     return sha256_bytes(canonical.encode())[:16]
-
-
-def safe_join(root: Path, *parts: str) -> Path:
-    """Joins and makes sure that the result stays inside `root`.
-
-    Raises:
-        DamagedError: The path would leave `root`.
-    """
-    if any("\0" in part for part in parts):
-        raise DamagedError("a stored path holds a NUL character", where=root)
-    joined = root.joinpath(*parts)
-    if not joined.resolve().is_relative_to(root.resolve()):
-        raise DamagedError("a stored path leads outside its folder", where=str(joined))
-    return joined
-
-
-def safe_names(names: list[str]) -> dict[str, str]:
-    """Maps labels to distinct file names: the label itself where it is one, else cleaned and numbered.
-
-    Distinct also where the file system ignores case.
-    """
-    result: dict[str, str] = {}
-    taken: set[str] = set()
-    for number, name in enumerate(names):
-        cleaned = _UNSAFE.sub("_", name).strip(" .")[:80]
-        candidate = cleaned if cleaned == name and cleaned else f"{number:03d}_{cleaned}"
-        if candidate.casefold() in taken:
-            candidate = f"{number:03d}_{cleaned}"
-        taken.add(candidate.casefold())
-        result[name] = candidate
-    return result
 
 
 def _finite(content: Any) -> Any:
@@ -241,6 +232,23 @@ def _finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def _free_temporary(directory: Path) -> Path:
+    """A name beside `directory` that nothing has, once what processes that died left there is cleared away."""
+    temporary = temporary_name(directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+    remove_leftovers(directory.parent.glob(".*.tmp"))
+    return temporary
+
+
+def _drop_cut_line(file: IO[bytes]) -> None:
+    if file.seek(0, os.SEEK_END) == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffaug import storage
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
+from diffaug.temporaries import is_temporary
 
 DEFAULT_ROOT = Path("runs")
 BEGUN = "BEGUN.json"
@@ -103,18 +104,26 @@ def open_or_create_study(path: Path, data: Path) -> Study:
             fix="run from another folder, or choose one outside with --study",
         )
     if record.is_file():
-        owner = Path(storage.read_json(record)["data"])
+        owner = _owner(record)
         if owner.resolve() != data.resolve():
             raise UsageError(
                 f"this study belongs to other data: {owner}",
                 where=path,
                 fix=f"choose another folder, such as --study {path}-2",
             )
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(not is_temporary(item) for item in path.iterdir())):
         raise UsageError("the study folder is not empty and not a study", where=path, fix="choose another --study")
     else:
         storage.write_json(record, {"data": str(data.resolve()), "diffaug": __version__})
     return Study(path)
+
+
+def _owner(record: Path) -> Path:
+    """The data folder that a study was made for."""
+    content = storage.read_json(record)
+    if not isinstance(content, dict) or "data" not in content:
+        raise UsageError("this file is not a study's record", where=record, fix="choose another --study")
+    return Path(content["data"])
 
 
 def default_study_path(data: Path) -> Path:
@@ -134,19 +143,21 @@ def begin_stage(
         directory: The stage's directory; what is in it belongs to the stage.
         settings: What the stage is asked to do, JSON-like.
         inputs: Fingerprints of what it works on.
-        overwrite: Clear it whatever it holds.
+        overwrite: Clear it too when it was made with other settings or is damaged.
 
     Returns:
         "finished"; or "resumed", when `directory` holds what an interrupted run left; or "new".
 
     Raises:
-        UsageError: It was begun with other settings.
-        DamagedError: It was finished, and its files changed since.
+        UsageError: It was begun with other settings, and `overwrite` is false.
+        DamagedError: It was finished, its files changed since, and `overwrite` is false.
     """
-    facts = None if overwrite else _stage_facts(directory)
-    if facts is not None and facts["inputs"] == dict(inputs):
-        require_same_settings(directory, facts["settings"], settings)
-        return "resumed" if storage.committed_facts(directory) is None else "finished"
+    record = _stage_record(directory, overwrite)
+    if record.get("inputs") == dict(inputs):
+        if not overwrite:
+            require_same_settings(directory, record["settings"], settings)
+        if record["settings"] == dict(settings):
+            return "finished" if (directory / storage.DONE).is_file() else "resumed"
     storage.discard_directory(directory)
     storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
     return "new"
@@ -158,11 +169,17 @@ def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> Non
     storage.commit_directory(directory, {**begun, **(facts or {})})
 
 
-def _stage_facts(directory: Path) -> dict[str, Any] | None:
-    finished = storage.committed_facts(directory)
-    if finished is not None:
-        return finished
-    return dict(storage.read_json(directory / BEGUN)) if (directory / BEGUN).is_file() else None
+def _stage_record(directory: Path, overwrite: bool) -> dict[str, Any]:
+    """What the stage was begun with; nothing where it was not begun, or is damaged and may be replaced."""
+    try:
+        finished = storage.committed_facts(directory)
+    except DamagedError:
+        if not overwrite:
+            raise
+        return {}
+    if finished is None and (directory / BEGUN).is_file():
+        return dict(storage.read_json(directory / BEGUN))
+    return finished or {}
 
 
 def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

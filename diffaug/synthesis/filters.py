@@ -52,9 +52,9 @@ def judge(
         off_class_confidence: A sample is off-class when the scorer gives another class at least this much. A
             sample that it is unsure of is kept: rare classes are where the scorer knows least.
     """
-    constant = pixels.reshape(len(pixels), -1).min(axis=1) == pixels.reshape(len(pixels), -1).max(axis=1)
+    constant = (pixels.min(axis=(1, 2)) == pixels.max(axis=(1, 2))).all(axis=1)
     probabilities = scorer(pixels)
-    others = np.delete(probabilities, class_index, axis=1).max(axis=1)
+    others = np.delete(probabilities, class_index, axis=1).max(axis=1, initial=0)
     verdicts = ((NON_FINITE, ~finite), (CONSTANT, constant), (OFF_CLASS, others >= off_class_confidence))
     reasons = tuple(
         next((reason for reason, rejected in verdicts if rejected[position]), "") for position in range(len(pixels))

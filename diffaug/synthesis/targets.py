@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from diffaug.errors import UsageError
@@ -43,7 +44,7 @@ def resolve_targets(
     if isinstance(strategy, str):
         chosen = _chosen_by_word(counts, strategy)
     elif isinstance(strategy, int | float):
-        if not 0 < strategy <= 1:
+        if isinstance(strategy, bool) or not 0 < strategy <= 1:
             raise UsageError(f"sampling_strategy {strategy}: a number must lie above 0 and not above 1")
         chosen, goal = set(counts), math.floor(goal * strategy)
     else:
@@ -69,6 +70,8 @@ def _from_totals(counts: Mapping[str, int], totals: Mapping[Any, int]) -> dict[s
     added = dict.fromkeys(counts, 0)
     for key, total in totals.items():
         name = _class_name(counts, key)
+        if not isinstance(total, Integral):
+            raise UsageError(f"sampling_strategy asks for {total!r} images of class '{name}': not a whole number")
         if total < counts[name]:
             raise UsageError(
                 f"sampling_strategy asks for {total} images of class '{name}', which has {counts[name]} already",
@@ -79,11 +82,10 @@ def _from_totals(counts: Mapping[str, int], totals: Mapping[Any, int]) -> dict[s
 
 
 def _class_name(counts: Mapping[str, int], key: object) -> str:
-    names = list(counts)
-    if isinstance(key, str) and key in counts:
-        return key
-    if isinstance(key, str) and key.isdecimal() and int(key) < len(names):
-        return names[int(key)]
-    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(names):
-        return names[key]
+    """The class of that name, or else of that index."""
+    names, text = list(counts), str(key)
+    if text in counts:
+        return text
+    if text.isdecimal() and int(text) < len(names):
+        return names[int(text)]
     raise UsageError(f"sampling_strategy names an unknown class {key!r}", fix=f"classes: {', '.join(names)}")
