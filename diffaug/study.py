@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from diffaug import storage
 from diffaug.errors import UsageError
@@ -14,6 +14,8 @@ from diffaug.temporaries import is_temporary
 
 DEFAULT_ROOT = Path("runs")
 BEGUN = "BEGUN.json"
+
+StageState = Literal["finished", "resumed", "new"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ def open_or_create_study(path: Path, data: Path) -> Study:
     from diffaug import __version__
 
     record = path / "study.json"
+    if path.resolve().is_relative_to(data.resolve()):
+        raise UsageError(
+            "the study would lie among the images, where it would be read as a class",
+            where=path,
+            fix="run from another folder, or choose one outside with --study",
+        )
     if record.is_file():
         owner = _owner(record)
         if owner.resolve() != data.resolve():
@@ -125,7 +133,7 @@ def default_study_path(data: Path) -> Path:
 
 def begin_stage(
     directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
-) -> bool:
+) -> StageState:
     """Makes a stage's directory ready: keeps what fits, clears what does not.
 
     Inputs that changed make the output worthless, so it is cleared. Settings that changed are the user's
@@ -138,7 +146,7 @@ def begin_stage(
         overwrite: Clear it whatever it holds.
 
     Returns:
-        Whether the stage is finished already. When not, `directory` holds what an interrupted run left.
+        "finished"; or "resumed", when `directory` holds what an interrupted run left; or "new".
 
     Raises:
         UsageError: It was begun with other settings.
@@ -149,10 +157,10 @@ def begin_stage(
         begun = _begun(directory) if finished is None else finished
         if begun.get("inputs") == dict(inputs):
             require_same_settings(directory, begun["settings"], settings)
-            return finished is not None
+            return "resumed" if finished is None else "finished"
     storage.discard_directory(directory)
     storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
-    return False
+    return "new"
 
 
 def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Ready configurations in YAML, installed as `diffaug.recipes`."""

@@ -24,12 +24,12 @@ def stage(tmp_path) -> Path:
     return tmp_path / "study" / "pool"
 
 
-def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> bool:
+def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> str:
     return begin_stage(stage, settings, inputs, **options)
 
 
 def left_by_a_run(stage: Path, *, finished: bool) -> None:
-    assert begun(stage) is False
+    assert begun(stage) == "new"
     storage.write_text(stage / "work", "x")
     if finished:
         finish_stage(stage, {"classes": ["cat"]})
@@ -40,19 +40,19 @@ def files(stage: Path) -> list[str]:
 
 
 def test_an_absent_stage_is_begun(stage):
-    assert begun(stage) is False
+    assert begun(stage) == "new"
     assert files(stage) == [BEGUN]
 
 
 def test_an_interrupted_stage_goes_on_with_what_is_there(stage):
     left_by_a_run(stage, finished=False)
-    assert begun(stage) is False
+    assert begun(stage) == "resumed"
     assert files(stage) == [BEGUN, "work"]
 
 
 def test_a_finished_stage_is_kept_with_its_facts(stage):
     left_by_a_run(stage, finished=True)
-    assert begun(stage) is True
+    assert begun(stage) == "finished"
     assert files(stage) == [BEGUN, storage.DONE, "work"]
     facts = {"settings": SETTINGS, "inputs": INPUTS, "classes": ["cat"]}
     assert storage.committed_facts(stage, verify=True) == facts
@@ -77,7 +77,7 @@ def test_other_settings_are_the_users_decision(stage, finished, changed, differe
     assert caught.value.where == str(stage)
     assert "--overwrite" in caught.value.fix
     assert files(stage) == before
-    assert begun(stage) is finished
+    assert begun(stage) == ("finished" if finished else "resumed")
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -85,19 +85,19 @@ def test_other_settings_are_the_users_decision(stage, finished, changed, differe
 @pytest.mark.parametrize("inputs", [{"catalog": "xyz"}, {}, {"catalog": "abc", "generator": "def"}])
 def test_changed_inputs_clear_the_stage_whatever_the_settings(stage, finished, settings, inputs):
     left_by_a_run(stage, finished=finished)
-    assert begun(stage, settings, inputs) is False
+    assert begun(stage, settings, inputs) == "new"
     assert files(stage) == [BEGUN]
     finish_stage(stage)
-    assert begun(stage, settings, inputs) is True
+    assert begun(stage, settings, inputs) == "finished"
 
 
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.parametrize("settings", [SETTINGS, {"seed": 9}])
 def test_overwrite_clears_the_stage(stage, finished, settings):
     left_by_a_run(stage, finished=finished)
-    assert begun(stage, settings, overwrite=True) is False
+    assert begun(stage, settings, overwrite=True) == "new"
     assert files(stage) == [BEGUN]
-    assert begun(stage, settings) is False
+    assert begun(stage, settings) == "resumed"
 
 
 @pytest.mark.parametrize("damage", ["work", storage.DONE])
@@ -106,20 +106,20 @@ def test_a_damaged_stage_is_refused_and_can_be_overwritten(stage, damage):
     (stage / damage).write_bytes(b"")
     with pytest.raises(DamagedError):
         begun(stage)
-    assert begun(stage, overwrite=True) is False
+    assert begun(stage, overwrite=True) == "new"
     assert files(stage) == [BEGUN]
 
 
 def test_a_committed_folder_that_was_never_begun_is_begun_anew(stage):
     storage.write_text(stage / "work", "x")
     storage.commit_directory(stage, {})
-    assert begun(stage) is False
+    assert begun(stage) == "new"
     assert files(stage) == [BEGUN]
 
 
 def test_remains_of_no_stage_are_cleared(stage):
     storage.write_text(stage / "work", "x")
-    assert begun(stage) is False
+    assert begun(stage) == "new"
     assert files(stage) == [BEGUN]
 
 
@@ -214,3 +214,10 @@ def test_a_study_is_locked_for_one_at_a_time(tmp_path, data):
         pytest.fail("the lock was given twice")
     with study.locked():
         pass
+
+
+@pytest.mark.parametrize("place", [".", "runs/a"])
+def test_a_study_among_its_own_images_is_refused(data, place):
+    with pytest.raises(UsageError, match="among the images"):
+        open_or_create_study(data / place, data)
+    assert list(data.iterdir()) == []

@@ -7,11 +7,12 @@ from typing import Any
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.errors import DataError
-from diffaug.evaluation.experiment import Trial, run_experiment
+from diffaug.evaluation.experiment import run_experiment
 from diffaug.evaluation.report import write_report
 from diffaug.evaluation.summary import EvaluationResult, summarize
+from diffaug.evaluation.trials import Trial
 from diffaug.pipeline.job import STUDY_RUN, Job
-from diffaug.study import begin_stage, finish_stage
+from diffaug.study import StageState, begin_stage, finish_stage
 from diffaug.synthesis.pool import MANIFEST, Pool
 
 RESULT = "result.json"
@@ -27,7 +28,8 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     folder, settings = job.study.evaluation, job.config.evaluation
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
     inputs = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
-    if begin_stage(folder, stored, inputs, overwrite=job.overwrite):
+    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
+    if state == "finished":
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
     train, test, synthetic = catalog.images("train"), catalog.images("test"), pool.images()
@@ -39,7 +41,7 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
         train, test, synthetic, settings, seed=job.config.seed, device=job.device, directory=folder
     ):
         trials.append(trial)
-        _log_trial(job, trial)
+        _log_trial(job, state, trial, train.classes)
         job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
     result = summarize(trials, train=train, test=test, synthetic=synthetic)
     storage.write_json(folder / RESULT, result.to_dict())
@@ -63,6 +65,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
         command=job.command,
     )
     job.journal.log_artifact(STUDY_RUN, job.study.report)
+    job.journal.end_run(STUDY_RUN)
     job.sync()
 
 
@@ -77,23 +80,20 @@ def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _log_trial(job: Job, trial: Trial) -> None:
+def _log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ...]) -> None:
     key = f"trial/{trial.arm}/{trial.seed}"
-    settings = job.config.evaluation
-    job.journal.start_run(
-        key,
-        name=f"{trial.arm}, seed {trial.seed}",
-        parent=STUDY_RUN,
-        tags={"diffaug.kind": "trial", "diffaug.arm": trial.arm},
-        params={"arm": trial.arm, "seed": trial.seed, "synthetic_weight": settings.synthetic_weight},
-    )
-    job.journal.log_metrics(key, {**trial.metrics, **{f"recall/{name}": v for name, v in trial.recall.items()}})
+    if state == "resumed" and job.journal.status(key) == "ended":
+        return
+    params = {"arm": trial.arm, "seed": trial.seed, "synthetic_weight": job.config.evaluation.synthetic_weight}
+    job.start_run(key, state, name=f"{trial.arm}, seed {trial.seed}", kind="trial", params=params, arm=trial.arm)
+    recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
+    job.journal.log_metrics(key, {**trial.metrics, **recall})
     job.journal.end_run(key)
 
 
 def _log_result(job: Job, result: EvaluationResult) -> None:
     for comparison in result.comparisons:
-        prefix = f"gain/{comparison.arm}"
+        prefix = f"gain/{comparison.arm.replace('+', 'and')}"  # MLflow allows no plus sign
         difference = comparison.difference
         figures = {
             f"{prefix}/mean": difference.mean,

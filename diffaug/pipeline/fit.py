@@ -25,14 +25,13 @@ from diffaug.diffusion.training import (
 )
 from diffaug.errors import Interrupted
 from diffaug.narration import duration
-from diffaug.pipeline.job import STUDY_RUN, Job
+from diffaug.pipeline.job import Job
 from diffaug.pipeline.signals import stop_requests
-from diffaug.study import begin_stage, finish_stage
+from diffaug.study import StageState, begin_stage, finish_stage
 
 RUN = "fit"
 LOGGED_POINTS = 200
 GRID_COLUMNS = 8
-COPY_RISK_IMAGES = 8
 
 
 def fit_generator(job: Job, catalog: Catalog) -> Generator:
@@ -43,13 +42,13 @@ def fit_generator(job: Job, catalog: Catalog) -> Generator:
         UsageError: The study's generator was begun with other settings.
     """
     folder, settings = job.study.generator, generator_settings(job)
-    if begin_stage(folder, settings, {"catalog": catalog.fingerprint}, overwrite=job.overwrite):
+    state = begin_stage(folder, settings, {"catalog": catalog.fingerprint}, overwrite=job.overwrite)
+    if state == "finished":
         job.narrator.say(f"generator: finished already, kept ({folder})")
         return Generator.load(folder, device=job.device)
     images = catalog.images("train")
-    _warn_of_copies(job, images)
     plan = plan_training(job, images)
-    _Fit(job, images, plan).run()
+    _Fit(job, images, plan).run(state)
     finish_stage(folder)
     job.narrator.say(f"generator written to {folder}")
     return Generator.load(folder, device=job.device)
@@ -79,14 +78,6 @@ def plan_training(job: Job, images: LabeledImages) -> Plan:
     return plan
 
 
-def _warn_of_copies(job: Job, images: LabeledImages) -> None:
-    few = [f"{name} ({n})" for name, n in images.counts_by_name.items() if n < COPY_RISK_IMAGES]
-    if few:
-        job.narrator.warn(
-            f"very few images: {', '.join(few)}; what is generated for such a class tends to copy its training images"
-        )
-
-
 class _Fit:
     """One training at work: steps, checkpoints, grids, log."""
 
@@ -99,16 +90,18 @@ class _Fit:
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []
 
-    def run(self) -> None:
+    def run(self, stage: StageState) -> None:
         """Trains to the end of the plan and writes the artifact's files."""
         storage.write_json(self.folder / "plan.json", self.plan.to_dict())
         self._resume()
-        self._start_log()
+        self._start_log(stage)
         began = time.monotonic()
         with stop_requests() as stop_requested:
             self._train(stop_requested)
         self._save_grid()
         self._write(time.monotonic() - began)
+        for file in ("config.json", "README.md", "plan.json"):
+            self.job.journal.log_artifact(RUN, self.folder / file)
         self.job.journal.end_run(RUN)
         self.job.sync()
 
@@ -150,13 +143,13 @@ class _Fit:
         detail = f"{record.images_seen} images, loss {loss:.3f}"
         self.job.narrator.progress("training", record.step, self.plan.steps, detail)
 
-    def _start_log(self) -> None:
+    def _start_log(self, stage: StageState) -> None:
         network = self.plan.network
-        self.job.journal.start_run(
+        self.job.start_run(
             RUN,
+            stage,
             name="fit",
-            parent=STUDY_RUN,
-            tags={"diffaug.kind": "fit"},
+            kind="fit",
             params={
                 "images": self.plan.images,
                 "batch_size": self.plan.batch_size,

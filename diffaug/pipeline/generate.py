@@ -13,8 +13,8 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.grids import contact_sheet
-from diffaug.pipeline.job import STUDY_RUN, Job
-from diffaug.study import begin_stage, finish_stage
+from diffaug.pipeline.job import Job
+from diffaug.study import StageState, begin_stage, finish_stage
 from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
 from diffaug.synthesis.filters import ClassScorer
 from diffaug.synthesis.generation import SUMMARY, fill_pool, finish_pool
@@ -39,11 +39,12 @@ def generate_pool(job: Job, catalog: Catalog, generator: Generator) -> Pool:
     )
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
     inputs = {"catalog": catalog.fingerprint, "generator": generator.weights_sha256}
-    if begin_stage(folder, stored, inputs, overwrite=job.overwrite):
+    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
+    if state == "finished":
         job.narrator.say(f"pool: finished already, kept ({folder})")
         return Pool.open(folder)
     _show_targets(job, images, targets)
-    _start_log(job, targets)
+    _start_log(job, state, targets)
     _fill(job, generator, _class_scorer(job, images), targets)
     facts = finish_pool(folder, generator, targets)
     finish_stage(folder, facts)
@@ -88,13 +89,13 @@ def _fill(job: Job, generator: Generator, scorer: ClassScorer, targets: dict[str
         job.narrator.progress("generating", record.total_accepted, record.total_wanted, detail)
 
 
-def _start_log(job: Job, targets: dict[str, int]) -> None:
+def _start_log(job: Job, state: StageState, targets: dict[str, int]) -> None:
     settings = job.config.synthesis
-    job.journal.start_run(
+    job.start_run(
         RUN,
+        state,
         name="generate",
-        parent=STUDY_RUN,
-        tags={"diffaug.kind": "generate"},
+        kind="generate",
         params={
             "guidance_scale": settings.guidance_scale,
             "num_inference_steps": settings.num_inference_steps,

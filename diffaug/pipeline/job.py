@@ -12,7 +12,7 @@ from diffaug.config import Config, Resolved, read_yaml, resolve, to_yaml
 from diffaug.errors import UsageError
 from diffaug.evaluation.tracking import Journal, sync
 from diffaug.narration import Narrator
-from diffaug.study import Study
+from diffaug.study import StageState, Study
 
 STUDY_RUN = "study"
 
@@ -56,6 +56,15 @@ class Job:
             raise UsageError("device 'cuda' was asked for and torch sees no CUDA device", fix="--device auto")
         return "cuda" if available and self.config.device != "cpu" else "cpu"
 
+    def start_run(
+        self, key: str, state: StageState, *, name: str, kind: str, params: Mapping[str, Any], **tags: str
+    ) -> None:
+        """Begins a child run in the journal, or continues the one that an interrupted stage left open."""
+        if state == "new" and self.journal.status(key) == "open":
+            self.journal.end_run(key, "KILLED")
+        tags = {"diffaug.kind": kind, **{f"diffaug.{tag}": value for tag, value in tags.items()}}
+        self.journal.start_run(key, name=name, parent=STUDY_RUN, tags=tags, params=params)
+
     def sync(self) -> list[str]:
         """Sends the journal to the trackers; returns how to look at what was logged."""
         return sync(self.study, self.config.tracking, self.narrator)
@@ -80,12 +89,9 @@ def open_job(
     resolved = resolve(flags, file=file, recipe=recipe, base=saved)
     storage.write_text(study.config_file, to_yaml(resolved.config))
     journal = Journal(study.journal)
-    journal.start_run(
-        STUDY_RUN,
-        name=study.name,
-        tags={"diffaug.kind": "study"},
-        params={"seed": resolved.config.seed, "data": study.facts["data"]},
-    )
+    if journal.status(STUDY_RUN) is None:
+        journal.start_run(STUDY_RUN, name=study.name, tags={"diffaug.kind": "study"})
+    journal.log_params(STUDY_RUN, {"seed": resolved.config.seed, "data": study.facts["data"]})
     journal.log_artifact(STUDY_RUN, study.config_file)
     values = resolved.config.model_dump(mode="json")
     for key, origin in sorted(resolved.origins.items()):

@@ -1,0 +1,119 @@
+"""What a person should know about a data set before training on it, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from diffaug.config import DataSettings
+from diffaug.data.decode import Verdict
+from diffaug.data.entries import SPLITS, listed, tally
+from diffaug.data.splits import images_needed
+from diffaug.errors import DataError
+
+FEW_TRAINING_IMAGES = 8  # below it a generator mostly repeats what it was shown
+
+_MEANING: dict[Verdict, str] = {
+    "not an image": "that hold no PNG, JPEG, WebP, BMP or TIFF image",
+    "truncated": "that are cut short or damaged",
+    "too large": "that are too large",
+    "too small": "that are too small",
+    "unsupported mode": "whose values have no agreed black and white, such as floats",
+    "unreadable": "that can't be read from the disk",
+}
+
+
+def split_counts(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Images in use, classes x splits."""
+    used = table[table["split"] != ""]
+    counts = pd.crosstab(used["label"], used["split"])
+    return counts.reindex(index=list(classes), columns=list(SPLITS), fill_value=0)
+
+
+def find_problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    """Sentences on a catalog's table; see `Catalog.table` for its columns."""
+    ok = table[table["verdict"] == "ok"]
+    return [
+        *_unusable(table),
+        *_copies(ok),
+        *_conflicts(ok),
+        *_leaks(ok),
+        *_crossing_groups(ok),
+        *_thin_classes(split_counts(table, classes)),
+    ]
+
+
+def require_two_classes(classes: Sequence[str], root: Path) -> None:
+    """Raises DataError when there is nothing to tell apart."""
+    if len(classes) < 2:
+        fix = "give the folder that holds the folders of all classes"
+        raise DataError(f"there is only one class: {listed(classes)}", where=root, fix=fix)
+
+
+def require_images(table: pd.DataFrame, root: Path) -> None:
+    """Raises DataError when no file could be decoded."""
+    if not (table["verdict"] == "ok").any():
+        fix = "give PNG, JPEG, WebP, BMP or TIFF files of at most 64 Mpx"
+        raise DataError(f"no image can be used: {'; '.join(_unusable(table))}", where=root, fix=fix)
+
+
+def require_training_images(
+    table: pd.DataFrame, classes: Sequence[str], settings: DataSettings, *, test_was_given: bool, root: Path
+) -> None:
+    """Raises DataError, naming the classes, when some have too few training images."""
+    train = split_counts(table, classes)["train"]
+    short = train[train < settings.min_train_images]
+    if short.empty:
+        return
+    needed = f"each class needs {settings.min_train_images} for training"
+    if not test_was_given:
+        total = images_needed(settings.min_train_images, settings.test_fraction)
+        needed += f", that is {total} images in all with {settings.test_fraction:.0%} held out for testing"
+    unusable = int(((table["verdict"] != "ok") & table["label"].isin(short.index)).sum())
+    hint = f" ({unusable} of their files can't be used)" if unusable else ""
+    raise DataError(
+        f"too few training images: {', '.join(f'{name} has {count}' for name, count in short.items())}{hint}",
+        where=root,
+        fix=f"{needed}; add images, or remove the class",
+    )
+
+
+def _unusable(table: pd.DataFrame) -> list[str]:
+    return [
+        sentence
+        for verdict, meaning in _MEANING.items()
+        for sentence in tally(f"files {meaning}", list(table["path"][table["verdict"] == verdict]))
+    ]
+
+
+def _copies(ok: pd.DataFrame) -> list[str]:
+    copies = ok["path"][ok.duplicated(["label", "pixel_sha256"])]
+    return tally("files that repeat the pixels of another one of their class", list(copies))
+
+
+def _conflicts(ok: pd.DataFrame) -> list[str]:
+    labels = ok.groupby("pixel_sha256")["label"].transform("nunique")
+    same = ok[labels > 1].groupby("pixel_sha256")["path"]
+    return tally("pictures that have two labels", [" = ".join(paths) for _, paths in same])
+
+
+def _leaks(ok: pd.DataFrame) -> list[str]:
+    left_out = ok["path"][ok["split"] == ""]
+    return tally("files left out since the test or val split holds the same pixels (leakage)", list(left_out))
+
+
+def _crossing_groups(ok: pd.DataFrame) -> list[str]:
+    used = ok[(ok["split"] != "") & (ok["group"] != "")]
+    splits = used.groupby("group")["split"].nunique()
+    return tally("groups in more than one of the given splits (leakage)", list(map(str, splits[splits > 1].index)))
+
+
+def _thin_classes(counts: pd.DataFrame) -> list[str]:
+    few = [f"{name} {count}" for name, count in counts["train"].items() if count < FEW_TRAINING_IMAGES]
+    untested = [str(name) for name, count in counts["test"].items() if not count]
+    return [
+        *tally(f"classes with under {FEW_TRAINING_IMAGES} training images, which a generator may copy", few),
+        *tally("classes without a test image, so that nothing can be evaluated", untested),
+    ]

@@ -1,0 +1,128 @@
+"""Which image is for training and which for testing, so that nothing seen in training is tested on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from diffaug.seeding import derive_seed
+
+
+@dataclass(frozen=True)
+class Item:
+    """One usable image, as splitting sees it.
+
+    Attributes:
+        path: Its identity; what happens to it does not depend on the order of the items.
+        label: Its class.
+        group: What must stay on one side; empty: nothing beyond the image itself.
+        pixel_sha256: Items of equal pixels stay on one side too.
+    """
+
+    path: str
+    label: str
+    group: str
+    pixel_sha256: str
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Items that are assigned as a whole."""
+
+    name: str
+    counts: Counter[str]  # images by class
+    paths: tuple[str, ...]
+
+
+def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> set[str]:
+    """Paths of the items held out for testing, stratified by class.
+
+    The items of a class are ranked by a hash of (seed, group or path) and the first ones taken, so that adding
+    an image moves at most a few others. Every class keeps something to train on, and gives at least one
+    image to the test unless all its images are one group.
+
+    Args:
+        items: All images that have no split yet.
+        test_fraction: Share of each class to hold out, in (0, 1).
+        seed: Decides the ranking.
+    """
+    units = sorted(_units(items), key=lambda unit: (derive_seed(seed, "test split", unit.name), unit.name))
+    totals = Counter(item.label for item in items)
+    wanted = {label: held_out_count(total, test_fraction) for label, total in totals.items()}
+    held: Counter[str] = Counter()
+    chosen: set[str] = set()
+    # Rare classes first: they have the fewest units to choose from.
+    for label in sorted(totals, key=lambda name: (totals[name], name)):
+        for unit in (unit for unit in units if unit.counts[label] and unit.name not in chosen):
+            if all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
+                chosen.add(unit.name)
+                held += unit.counts
+        if not held[label] and (spare := _smallest_spare(units, label, totals - held)):
+            chosen.add(spare.name)
+            held += spare.counts
+    return {path for unit in units if unit.name in chosen for path in unit.paths}
+
+
+def held_out_count(total: int, test_fraction: float) -> int:
+    """Images that a class of `total` gives to the test when groups don't interfere."""
+    return min(max(1, round(total * test_fraction)), total - 1)
+
+
+def images_needed(train_images: int, test_fraction: float) -> int:
+    """Smallest class that leaves `train_images` for training once a test split is taken."""
+    total = train_images
+    while total - held_out_count(total, test_fraction) < train_images:
+        total += 1
+    return total
+
+
+def leaks(hashes: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """For each split, the pixel hashes that must leave it since a stricter split holds them.
+
+    Args:
+        hashes: Pixel hashes by split; test is stricter than val, and val than train.
+    """
+    seen: set[str] = set()
+    result: dict[str, set[str]] = {}
+    for split in ("test", "val", "train"):
+        own = set(hashes.get(split, ()))
+        result[split] = own & seen
+        seen |= own
+    return result
+
+
+def _smallest_spare(units: Sequence[_Unit], label: str, training: Counter[str]) -> _Unit | None:
+    """The smallest unit with `label` that can go while each of its classes keeps a training image."""
+    spare = [
+        unit
+        for unit in units
+        if unit.counts[label] and all(training[name] > count for name, count in unit.counts.items())
+    ]
+    return min(spare, key=lambda unit: unit.counts.total(), default=None)
+
+
+def _units(items: Sequence[Item]) -> list[_Unit]:
+    """Connected components of the items under 'same group' and 'same pixels'."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    for item in items:
+        for tie in (f"group {item.group}" if item.group else "", f"pixels {item.pixel_sha256}"):
+            if tie:
+                parent[find(tie)] = find(f"path {item.path}")
+    members: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        members[find(f"path {item.path}")].append(item)
+    return [
+        _Unit(
+            name=min(f"group {item.group}" if item.group else f"path {item.path}" for item in group),
+            counts=Counter(item.label for item in group),
+            paths=tuple(item.path for item in group),
+        )
+        for group in members.values()
+    ]

@@ -1,0 +1,183 @@
+"""Labels and class names are found in every shape that datasets keep them in."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split
+
+from diffaug.augment.labels import get_class_to_idx, get_classes, get_paths, get_targets
+from diffaug.errors import DataError, UsageError
+
+LABELS = [2, 0, 1, 1]
+
+
+class Items(Dataset):
+    """Items whose reading is counted; keyword arguments become attributes."""
+
+    def __init__(self, items: list[Any], **attributes: Any) -> None:
+        self.items, self.reads = items, 0
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return self.items[index]
+
+
+def blank(count: int = len(LABELS), **attributes: Any) -> Items:
+    return Items([None] * count, **attributes)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"targets": LABELS},
+        {"targets": torch.tensor(LABELS)},
+        {"labels": np.array(LABELS, np.uint8)},
+        {"labels": np.array(LABELS)[:, None]},
+        {"_labels": tuple(LABELS)},
+        {"samples": [("a.png", label) for label in LABELS]},
+        {"imgs": [("a.png", label) for label in LABELS]},
+        {"_samples": [(torch.zeros(1, 2, 2), label) for label in LABELS]},
+        {"targets": np.array(LABELS, np.float32)},
+        {"targets": [torch.tensor(label) for label in LABELS]},
+    ],
+)
+def test_finds_what_torchvision_calls_labels(attributes: dict[str, Any]) -> None:
+    dataset = blank(**attributes)
+
+    assert get_targets(dataset) == LABELS
+    assert all(type(label) is int for label in get_targets(dataset))
+    assert dataset.reads == 0
+
+
+def test_tensor_dataset() -> None:
+    assert get_targets(TensorDataset(torch.zeros(4, 1, 2, 2), torch.tensor(LABELS))) == LABELS
+
+
+def test_names_stay_names() -> None:
+    assert get_targets(blank(3, targets=["cat", "dog", "cat"])) == ["cat", "dog", "cat"]
+
+
+@pytest.mark.parametrize(
+    "misleading",
+    [
+        {"labels": ["cat", "dog"]},  # the names of the classes
+        {"targets": [{"boxes": []}] * 4},  # annotations of a detection set
+        {"targets": torch.eye(4)},  # one-hot
+        {"targets": [0.5, 1.5, 2.5, 3.5]},  # regression
+        {"labels": lambda: LABELS},
+        {"targets": [None] * 4},
+    ],
+)
+def test_an_attribute_that_is_no_label_an_item_is_passed_over(misleading: dict[str, Any]) -> None:
+    assert get_targets(blank(**misleading, _labels=LABELS)) == LABELS
+
+
+@st.composite
+def nested_datasets(draw: st.DrawFn, depth: int = 3) -> tuple[Any, list[int]]:
+    """A dataset under Subset and ConcatDataset, and its labels by brute force."""
+    kind = draw(st.sampled_from(["leaf", "subset", "concat"])) if depth else "leaf"
+    if kind == "subset":
+        inner, labels = draw(nested_datasets(depth=depth - 1))
+        indices = draw(st.lists(st.integers(0, len(labels) - 1), min_size=1, max_size=5))
+        held = draw(st.sampled_from([list, np.array, torch.tensor]))(indices)
+        return Subset(inner, held), [labels[index] for index in indices]
+    if kind == "concat":
+        parts = draw(st.lists(nested_datasets(depth=depth - 1), min_size=1, max_size=3))
+        return ConcatDataset([part for part, _ in parts]), [label for _, labels in parts for label in labels]
+    labels = draw(st.lists(st.integers(0, 4), min_size=1, max_size=4))
+    return blank(len(labels), **{draw(st.sampled_from(["targets", "_labels"])): labels}), labels
+
+
+@given(nested_datasets())
+def test_wrappers_to_any_depth(case: tuple[Any, list[int]]) -> None:
+    dataset, labels = case
+
+    assert get_targets(dataset) == labels
+
+
+def test_random_split_keeps_class_names_and_labels() -> None:
+    whole = blank(targets=LABELS, classes=["a", "b", "c"])
+    part, _ = random_split(whole, [2, 2], torch.Generator().manual_seed(0))
+
+    assert get_classes(part) == ("a", "b", "c")
+    assert get_targets(part) == [LABELS[index] for index in part.indices]
+
+
+@pytest.mark.parametrize(
+    "items", [[(None, k) for k in LABELS], [[None, torch.tensor(k)] for k in LABELS], [{"label": k} for k in LABELS]]
+)
+def test_last_resort_reads_every_item_and_says_so(items: list[Any]) -> None:
+    dataset = Items(items)
+    with pytest.warns(UserWarning, match="labels="):
+        assert get_targets(dataset) == LABELS
+
+    assert dataset.reads == len(items)
+
+
+def test_items_without_a_label_are_a_data_error() -> None:
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="no single class label"):
+        get_targets(Items([(None, [0.0, 1.0]), (None, [1.0, 0.0])]))
+
+
+def test_given_labels_win_and_are_checked() -> None:
+    dataset = blank(targets=[0, 0, 0, 0])
+
+    assert get_targets(dataset, np.array(LABELS)) == LABELS
+    assert get_targets(Subset(dataset, [3]), ["cat"]) == ["cat"]
+    for wrong in (LABELS[:3], [[1, 0]] * 4, [0.5] * 4):
+        with pytest.raises(UsageError, match="4 items"):
+            get_targets(dataset, wrong)
+
+
+def test_a_stream_is_refused() -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Any:
+            return iter([])
+
+    with pytest.raises(UsageError, match="length"):
+        get_targets(Stream())
+
+
+def test_class_names_follow_their_indices() -> None:
+    assert get_classes(SimpleNamespace(class_to_idx={"b": 0, "a": 1})) == ("b", "a")
+    assert get_class_to_idx(SimpleNamespace(classes=["b", "a"])) == {"b": 0, "a": 1}
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"classes": [("tench", "Tinca tinca"), ("goldfish",)]},
+        {"classes": ["a", "a"]},
+        {"classes": ["tench", "goldfish"], "class_to_idx": {"tench": 0, "Tinca tinca": 0, "goldfish": 1}},
+    ],
+)
+def test_no_plain_names_is_none(attributes: dict[str, Any]) -> None:
+    assert get_classes(SimpleNamespace(**attributes)) is None
+
+
+def test_joined_parts_must_number_their_classes_alike() -> None:
+    one, other = blank(classes=["a", "b"]), blank(classes=["b", "a"])
+
+    assert get_classes(ConcatDataset([one, blank()])) == ("a", "b")
+    with pytest.raises(UsageError, match="differently"):
+        get_classes(ConcatDataset([one, other]))
+
+
+def test_paths_where_there_are_any() -> None:
+    with_paths = blank(2, samples=[("a.png", 0), ("b.png", 1)])
+    without = blank(1, _samples=[(torch.zeros(1), 0)])
+
+    assert get_paths(Subset(ConcatDataset([with_paths, without]), [2, 1])) == [None, "b.png"]
+    assert get_paths(blank(2, _image_files=["x.jpg", "y.jpg"])) == ["x.jpg", "y.jpg"]

@@ -1,0 +1,113 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from diffaug.cli import main
+
+
+def fails(capsys, *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return int(stop.value.code or 0), captured.err
+
+
+@pytest.fixture
+def run_options(tmp_path: Path, set_options: list[str]) -> list[str]:
+    return ["--study", str(tmp_path / "study"), "--quiet", *set_options]
+
+
+def test_missing_folder(capsys, tmp_path, run_options) -> None:
+    code, message = fails(capsys, "run", str(tmp_path / "nowhere"), *run_options)
+    assert code == 2
+    assert "no such folder" in message
+    assert "nowhere" in message
+
+
+def test_empty_folder(capsys, tmp_path, run_options) -> None:
+    (tmp_path / "empty").mkdir()
+    code, message = fails(capsys, "run", str(tmp_path / "empty"), *run_options)
+    assert code == 3
+    assert message.count("error:") == 1
+    assert "fix:" in message
+
+
+def test_one_class_only(capsys, tmp_path, make_classes, run_options) -> None:
+    code, message = fails(capsys, "run", str(make_classes(tmp_path / "data", {"only": 9})), *run_options)
+    assert code == 3
+    assert "only" in message
+
+
+def test_a_class_with_one_image(capsys, tmp_path, make_classes, run_options) -> None:
+    data = make_classes(tmp_path / "data", {"many": 9, "single": 1})
+    code, message = fails(capsys, "run", str(data), *run_options)
+    assert code == 3
+    assert "single" in message
+    assert "fix:" in message
+
+
+def test_corrupt_images_are_listed_and_skipped(capsys, tmp_path, images, run_options) -> None:
+    whole = (images / "dark" / "000.png").read_bytes()
+    (images / "dark" / "000.png").write_bytes(whole[: len(whole) // 2])
+    (images / "dark" / "note.jpg").write_text("not an image")
+    study = str(tmp_path / "study")
+    main(["inspect", str(images), "--study", study, "--json"])
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results["verdicts"]["truncated"] == 1
+    assert results["verdicts"]["not an image"] == 1
+    assert any("note.jpg" in problem for problem in results["problems"])
+    main(["fit", str(images), *run_options, "--json"])
+    assert json.loads(capsys.readouterr().out)["status"] == "ok"
+
+
+def test_a_study_that_belongs_to_other_data(capsys, tmp_path, images, make_classes) -> None:
+    study = ["--study", str(tmp_path / "study"), "--quiet"]
+    main(["inspect", str(images), *study])
+    other = make_classes(tmp_path / "other", {"a": 9, "b": 9})
+    code, message = fails(capsys, "inspect", str(other), *study)
+    assert code == 2
+    assert "belongs to other data" in message
+    assert "--study" in message
+
+
+def test_unknown_option_and_command_suggest_the_nearest(capsys, images) -> None:
+    code, message = fails(capsys, "run", str(images), "--minute", "3")
+    assert code == 2
+    assert "--minutes" in message
+    code, message = fails(capsys, "generat")
+    assert code == 2
+    assert "generate" in message
+
+
+def test_unknown_setting_suggests_the_nearest(capsys, images) -> None:
+    code, message = fails(capsys, "fit", str(images), "--set", "diffusion.minuts=3")
+    assert code == 2
+    assert "did you mean 'diffusion.minutes'?" in message
+    code, message = fails(capsys, "fit", str(images), "--set", "diffusion.minutes")
+    assert code == 2
+
+
+def test_a_folder_that_is_no_study(capsys, tmp_path, images) -> None:
+    for command in ("generate", "evaluate", "report"):
+        code, message = fails(capsys, command, str(images))
+        assert code == 2
+        assert "not a study" in message
+
+
+def test_errors_are_json_too(capsys, tmp_path) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(tmp_path / "nowhere"), "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert content["status"] == "error"
+    assert content["exit_code"] == 2
+    assert content["fix"]
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, images) -> None:
+    import diffaug.augmenter
+
+    monkeypatch.setattr(diffaug.augmenter.DiffusionAugmenter, "attach", lambda self, data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", str(images)])

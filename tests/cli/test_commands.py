@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffaug.cli import main
+
+
+def answer(capsys, *arguments: str) -> dict:
+    main([*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_each_command_does_its_part_and_names_the_next(capsys, tmp_path, images, set_options) -> None:
+    study = str(tmp_path / "study")
+    where = ["--study", study, "--quiet"]
+    inspected = answer(capsys, "inspect", str(images), *where)
+    assert inspected["results"]["counts"]["train"] == {"bright": 5, "dark": 16, "middle": 10}
+    assert inspected["next"] == f"diffaug run {images}"
+    planned = answer(capsys, "plan", str(images), *where, *set_options)
+    assert planned["results"]["images"] == 512
+    assert not list(Path(study).glob("generator/*.safetensors"))
+    fitted = answer(capsys, "fit", str(images), *where, *set_options)
+    assert fitted["next"] == f"diffaug generate {study}"
+    generated = answer(capsys, "generate", study, "--quiet")
+    assert generated["results"]["by_class"] == {"bright": 11, "dark": 0, "middle": 6}
+    assert generated["next"] == f"diffaug evaluate {study}"
+    evaluated = answer(capsys, "evaluate", study, "--quiet")
+    assert evaluated["results"]["verdict"]["decision"]
+    report = Path(evaluated["results"]["report"])
+    report.unlink()
+    assert answer(capsys, "report", study)["results"]["report"] == str(report)
+    assert report.is_file()
+
+
+def test_run_prints_the_arms_and_the_verdict_on_stdout(capsys, tmp_path, images, set_options) -> None:
+    main(["run", str(images), "--study", str(tmp_path / "study"), "--quiet", *set_options])
+    captured = capsys.readouterr()
+    for arm in ("real only", "oversampling", "balanced softmax", "real + synthetic", "balanced softmax + synthetic"):
+        assert arm in captured.out
+    assert "verdict:" in captured.out
+    assert "report.html" in captured.err
+
+
+def test_demo_runs_the_whole_job(capsys, tmp_path, set_options) -> None:
+    study = tmp_path / "demo"
+    main(["demo", "--study", str(study), "--images", "256", "--quiet", *_without_images(set_options)])
+    assert "verdict:" in capsys.readouterr().out
+    counts = [len(list((tmp_path / "demo-images" / "train" / str(digit)).iterdir())) for digit in range(10)]
+    assert counts[0] == 100
+    assert counts[-1] == 5
+    assert counts == sorted(counts, reverse=True)
+
+
+def _without_images(options: list[str]) -> list[str]:
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [part for pair in pairs if not pair[1].startswith("diffusion.images") for part in pair]
+
+
+def test_settings_given_once_are_remembered_by_later_commands(capsys, tmp_path, images, set_options) -> None:
+    study = tmp_path / "study"
+    main(["inspect", str(images), "--study", str(study), "--quiet", *set_options])
+    assert yaml.safe_load((study / "config.yaml").read_text())["evaluation"]["updates"] == 8
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "cp"])
+def test_recipes(capsys, tmp_path, command) -> None:
+    main(["recipes", "ls", "--json"])
+    recipes = json.loads(capsys.readouterr().out)
+    assert len(recipes) >= 4
+    name = sorted(recipes)[0]
+    if command == "show":
+        main(["recipes", "show", name])
+        assert yaml.safe_load(capsys.readouterr().out) == recipes[name]
+    if command == "cp":
+        main(["recipes", "cp", name, str(tmp_path)])
+        assert yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) == recipes[name]
+
+
+def test_doctor_knows_the_versions(capsys) -> None:
+    main(["doctor", "--json"])
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    assert facts["torch"][0].isdigit()
+    assert "cuda devices" in facts

@@ -1,0 +1,64 @@
+"""What all tests share: quiet libraries, one thread, and a small pool on disk."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported; subprocesses inherit it
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from diffaug import storage
+from diffaug.synthesis.pool import MANIFEST, MANIFEST_COLUMNS, Pool
+
+MakePool = Callable[..., Pool]
+
+
+def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, NDArray[np.uint8]]]) -> Pool:
+    """Writes a finished pool of (class index, uint8 (H, W, C)) images; all images have one shape."""
+    height, width, channels = images[0][1].shape
+    folders = storage.safe_names(list(classes))
+    rows: list[dict[str, Any]] = []
+    with storage.new_directory(
+        root, {"classes": list(classes), "image_size": [height, width], "channels": channels}
+    ) as staging:
+        for number, (class_index, pixels) in enumerate(images):
+            content = storage.png_bytes(pixels)
+            file = f"{folders[classes[class_index]]}/{number:05d}.png"
+            storage.write_bytes(staging / file, content)
+            sha256 = storage.sha256_bytes(content)
+            values = (file, classes[class_index], class_index, "sampled", 0, number, 1.0, 12, "0" * 64, 0.9, sha256)
+            rows.append(dict(zip(MANIFEST_COLUMNS, values, strict=True)))
+        storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)))
+    return Pool.open(root)
+
+
+@pytest.fixture(scope="session")
+def make_pool() -> MakePool:
+    """The function `write_pool`."""
+    return write_pool
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """scikit-learn's digits: uint8 (1797, 8, 8, 1) and labels int64 (1797,)."""
+    data = load_digits()
+    return (data.images * 15).astype(np.uint8)[..., None], data.target.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def digits_pool(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    """A pool of 8 px grey digits, class "3" having 3 images and so on; "0" has none."""
+    pixels, labels = digits
+    chosen = [(k, pixels[i]) for k in range(10) for i in np.flatnonzero(labels == k)[:k]]
+    return write_pool(tmp_path_factory.mktemp("digits") / "pool", [str(k) for k in range(10)], chosen)

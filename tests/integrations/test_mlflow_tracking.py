@@ -1,0 +1,444 @@
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
+
+from diffaug import storage
+from diffaug.config import TrackingSettings
+from diffaug.evaluation.tracking import Journal, sync
+from diffaug.integrations import mlflow_tracking
+from diffaug.integrations.mlflow_tracking import clean_name
+from diffaug.narration import SilentNarrator
+from diffaug.study import Study
+
+WRITES = ("create_run", "log_batch", "log_artifact", "log_inputs", "set_tag", "set_terminated")
+HOSTILE = ["<script>", "a/b", "../x", "Käse", "猫", "a:b", "a b", "a_b", "", " ", ".", "x" * 400, "a\n", "50%"]
+
+
+class Listener(SilentNarrator):
+    def __init__(self):
+        self.said, self.warned = [], []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def warn(self, text):
+        self.warned.append(text)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A migrated SQLite store; the migration takes seconds, so it is done once and copied."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def no_destination(monkeypatch, tmp_path):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    yield
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def study(tmp_path, empty_store) -> Study:
+    path = tmp_path / "my study"
+    path.mkdir()
+    shutil.copy(empty_store, path / "mlflow.db")
+    return Study(path)
+
+
+def record(study: Study) -> Journal:
+    """One event of each kind at least, in a parent and a child run."""
+    storage.write_bytes(study.path / "grid.png", storage.png_bytes(np.full((8, 8, 3), 90, np.uint8)))
+    storage.write_text(study.path / "report.html", "<p>report</p>")
+    storage.write_parquet(study.path / "pool.parquet", pd.DataFrame({"file": ["0.png"], "label": ["cat"]}))
+    journal = Journal(study.journal)
+    journal.start_run("study", name="digits", params={"seed": 0}, tags={"diffaug.kind": "study"}, description="**hi**")
+    journal.start_run("fit", name="fit", parent="study")
+    for step in range(3):
+        journal.log_metrics("fit", {"loss": 1 / (step + 1), "recall/<cat>": 0.5}, step)
+    journal.log_image("fit", "samples/cat", study.path / "grid.png", 2)
+    journal.end_run("fit")
+    journal.log_artifact("study", study.path / "report.html", "reports")
+    journal.log_table("study", "per_class", [{"class": "cat", "recall": 0.5}])
+    journal.log_dataset("study", study.path / "pool.parquet", "pool", "synthetic")
+    return journal
+
+
+def client_of(study: Study) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{study.path}/mlflow.db")
+
+
+def files_of(client: MlflowClient, run_id: str, folder: str = "") -> list[str]:
+    found = []
+    for entry in client.list_artifacts(run_id, folder or None):
+        found += files_of(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return sorted(found)
+
+
+def runs_of(client: MlflowClient) -> dict[str, mlflow.entities.Run]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    names = [run.info.run_name for run in runs]
+    assert len(names) == len(set(names)), f"doubled runs: {names}"
+    return dict(zip(names, runs, strict=True))
+
+
+def content(client: MlflowClient) -> dict:
+    """All that the store holds, without the ids that it draws itself."""
+    runs = runs_of(client)
+    names = {run.info.run_id: name for name, run in runs.items()}
+    return {
+        name: {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {tag: names.get(value, value) for tag, value in run.data.tags.items()},
+            "metrics": {
+                key: [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run_id, key)]
+                for key in run.data.metrics
+            },
+            "files": files_of(client, run_id),
+            "datasets": [
+                (use.dataset.name, use.dataset.digest, use.tags[0].value) for use in run.inputs.dataset_inputs
+            ],
+        }
+        for name, run in runs.items()
+        for run_id in [run.info.run_id]
+    }
+
+
+def test_a_study_becomes_a_parent_run_with_children(study):
+    record(study)
+    narrator = Listener()
+    sentences = sync(study, TrackingSettings(), narrator)
+    assert narrator.warned == []
+    assert sentences == [f"MLflow: mlflow ui --backend-store-uri 'sqlite:///{study.path}/mlflow.db'"]
+    client = client_of(study)
+    stored = content(client)
+    assert set(stored) == {"digits", "fit"}
+    assert client.get_experiment_by_name("diffaug/my study") is not None
+    assert stored["digits"]["status"] == "RUNNING" and stored["fit"]["status"] == "FINISHED"
+    assert stored["fit"]["tags"]["mlflow.parentRunId"] == "digits"
+    assert stored["digits"]["tags"]["mlflow.note.content"] == "**hi**"
+    assert stored["digits"]["tags"]["diffaug.kind"] == "study"
+    assert stored["digits"]["params"] == {"seed": "0"}
+    assert [(step, value) for step, value, _ in stored["fit"]["metrics"]["loss"]] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert stored["digits"]["datasets"] == [
+        ("pool", storage.sha256_file(study.path / "pool.parquet")[:36], "synthetic")
+    ]
+    assert stored["digits"]["files"] == ["per_class.json", "reports/report.html"]
+    png, webp = sorted(stored["fit"]["files"], key=lambda file: file.endswith("webp"))
+    assert png.startswith("images/samples~cat+step+2+") and webp.endswith("+compressed.webp")
+    assert stored["fit"]["tags"]["mlflow.loggedImages"] == "True"
+
+
+def test_tables_and_artifacts_read_back(study, tmp_path):
+    journal = record(study)
+    journal.log_table("study", "per_class.json", [{"class": "cat", "recall": 0.75}])
+    sync(study, TrackingSettings(), Listener())
+    client = client_of(study)
+    run = runs_of(client)["digits"]
+    mlflow.set_tracking_uri(f"sqlite:///{study.path}/mlflow.db")
+    table = client.load_table(run.info.experiment_id, "per_class.json", [run.info.run_id])
+    assert table.to_dict("records") == [{"class": "cat", "recall": 0.75}]
+    report = client.download_artifacts(run.info.run_id, "reports/report.html", str(tmp_path))
+    assert Path(report).read_text() == "<p>report</p>"
+    assert (study.path / "mlartifacts").is_dir()
+
+
+def test_after_a_failure_at_any_call_nothing_is_doubled_or_lost(study, monkeypatch):
+    """Fails before call n with the state kept, then after call n with the state lost as by a kill."""
+    record(study)
+    sync(study, TrackingSettings(), Listener())
+    expected = content(client_of(study))
+    calls = _failing(monkeypatch, at=None, after=False)
+    _forget(study)
+    sync(study, TrackingSettings(), Listener())
+    total = len(calls)
+    assert total >= 12 and set(calls) == set(WRITES)
+    for number in range(total):
+        for after in (False, True):
+            _forget(study)
+            with monkeypatch.context() as patch:
+                _failing(patch, at=number, after=after)
+                narrator = Listener()
+                assert sync(study, TrackingSettings(), narrator) == []
+                assert "injected" in narrator.warned[0]
+            if after:
+                (study.path / "tracking" / "mlflow.json").unlink()
+            narrator = Listener()
+            sync(study, TrackingSettings(), narrator)
+            assert narrator.warned == []
+            assert content(client_of(study)) == expected, (number, calls[number], after)
+
+
+def _forget(study):
+    """As if nothing had ever been sent."""
+    shutil.rmtree(study.path / "tracking", ignore_errors=True)
+    shutil.rmtree(study.path / "mlartifacts", ignore_errors=True)
+    _empty(study)
+
+
+def _empty(study):
+    """Empties the store in place, since MLflow keeps the file open."""
+    with sqlite3.connect(study.path / "mlflow.db") as connection:
+        for table in ("metrics", "latest_metrics", "params", "tags", "inputs", "input_tags", "datasets", "runs"):
+            connection.execute(f"delete from {table}")
+        connection.execute("delete from experiments where experiment_id != 0")
+
+
+def _failing(patch, at, after):
+    calls = []
+    for name in WRITES:
+        original = getattr(MlflowClient, name)
+
+        def counted(self, *args, _name=name, _original=original, **kwargs):
+            calls.append(_name)
+            fails = len(calls) - 1 == at
+            if fails and not after:
+                raise ConnectionError("injected")
+            result = _original(self, *args, **kwargs)
+            if fails:
+                raise ConnectionError("injected")
+            return result
+
+        patch.setattr(MlflowClient, name, counted)
+    return calls
+
+
+def test_later_events_go_to_the_same_runs(study):
+    journal = record(study)
+    sync(study, TrackingSettings(), Listener())
+    before = {name: run.info.run_id for name, run in runs_of(client_of(study)).items()}
+    journal.log_metrics("study", {"gain": 0.3})
+    journal.log_metrics("study", {"gain": 0.1})
+    journal.end_run("study")
+    sync(study, TrackingSettings(), Listener())
+    after = runs_of(client_of(study))
+    assert {name: run.info.run_id for name, run in after.items()} == before
+    assert after["digits"].data.metrics["gain"] == 0.1 and after["digits"].info.status == "FINISHED"
+
+
+def test_class_names_may_be_anything(study):
+    journal = Journal(study.journal)
+    journal.start_run("study", name="name \udcff", params=dict.fromkeys(HOSTILE, "v" * 7000))
+    journal.log_metrics("study", {f"recall/{name}": number for number, name in enumerate(HOSTILE)})
+    journal.set_tags("study", dict.fromkeys(HOSTILE, "t" * 9000))
+    storage.write_bytes(study.path / "a.png", storage.png_bytes(np.zeros((4, 4), np.uint8)))
+    for name in HOSTILE:
+        journal.log_image("study", f"samples/{name}", study.path / "a.png")
+        journal.log_table("study", name, [{"a": 1}])
+    narrator = Listener()
+    sync(study, TrackingSettings(), narrator)
+    assert narrator.warned == []
+    (run,) = runs_of(client_of(study)).values()
+    assert sorted(run.data.metrics.values()) == list(range(len(HOSTILE)))
+    assert run.data.metrics["recall/猫"] == HOSTILE.index("猫")
+    assert len(run.data.params) == len(HOSTILE)
+    files = files_of(client_of(study), run.info.run_id)
+    assert len([file for file in files if file.endswith(".png")]) == len(HOSTILE)
+    assert len([file for file in files if file.endswith(".json")]) == len(HOSTILE)
+
+
+@given(st.text())
+@example("..")
+@example("a//b")
+@example("a\n")
+@example("/")
+def test_clean_names_are_accepted_and_stay_themselves(name):
+    cleaned = clean_name(name)
+    _validate_metric_name(cleaned)
+    _validate_param_name(cleaned)
+    _validate_tag_name(cleaned)
+    assert len(cleaned) <= 250
+    assert clean_name(cleaned) == cleaned
+
+
+@given(st.lists(st.text(alphabet="aA/_.<: é\n", max_size=4), unique=True, max_size=30), st.booleans())
+def test_clean_names_do_not_collide(names, ascii_only):
+    assert len({clean_name(name, ascii_only=ascii_only) for name in names}) == len(names)
+
+
+def test_a_changed_parameter_keeps_the_first_value_and_gets_a_tag(study):
+    journal = record(study)
+    sync(study, TrackingSettings(), Listener())
+    journal.log_params("study", {"seed": 1})
+    narrator = Listener()
+    sync(study, TrackingSettings(), narrator)
+    run = runs_of(client_of(study))["digits"]
+    assert narrator.warned == []
+    assert run.data.params["seed"] == "0" and run.data.tags["changed.seed"] == "1"
+
+
+def test_more_metrics_than_a_batch_takes(study):
+    journal = Journal(study.journal)
+    journal.start_run("study", name="s")
+    journal.log_metrics("study", {f"m{number}": number for number in range(2100)})
+    narrator = Listener()
+    sync(study, TrackingSettings(), narrator)
+    assert narrator.warned == []
+    assert len(runs_of(client_of(study))["s"].data.metrics) == 2100
+
+
+def test_metrics_of_many_steps_take_few_requests(study, monkeypatch):
+    journal = Journal(study.journal)
+    journal.start_run("study", name="s")
+    for step in range(150):
+        journal.log_metrics("study", {"loss": 0.1}, step)
+    calls = _failing(monkeypatch, at=None, after=False)
+    sync(study, TrackingSettings(), Listener())
+    assert calls == ["create_run", "log_batch"]
+
+
+def test_a_file_that_is_gone_is_left_out_with_a_warning(study):
+    record(study)
+    (study.path / "grid.png").unlink()
+    narrator = Listener()
+    assert len(sync(study, TrackingSettings(), narrator)) == 1
+    (warning,) = narrator.warned
+    assert "grid.png" in warning and "(1)" in warning
+    assert "reports/report.html" in content(client_of(study))["digits"]["files"]
+
+
+def test_a_run_deleted_in_mlflow_blocks_nothing(study):
+    journal = record(study)
+    sync(study, TrackingSettings(), Listener())
+    client_of(study).delete_run(runs_of(client_of(study))["fit"].info.run_id)
+    journal.log_metrics("fit", {"late": 1.0})
+    journal.log_metrics("study", {"gain": 0.1})
+    narrator = Listener()
+    sync(study, TrackingSettings(), narrator)
+    assert "fit" in narrator.warned[0]
+    assert runs_of(client_of(study))["digits"].data.metrics == {"gain": 0.1}
+
+
+def test_another_destination_is_sent_everything(study, tmp_path, empty_store, monkeypatch):
+    record(study)
+    sync(study, TrackingSettings(), Listener())
+    expected = content(client_of(study))
+    shutil.copy(empty_store, tmp_path / "team.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
+    narrator = Listener()
+    sync(study, TrackingSettings(experiment="team"), narrator)
+    assert narrator.warned == []
+    team = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/team.db")
+    assert content(team) == expected
+    assert team.get_experiment_by_name("team") is not None
+    assert team.get_experiment_by_name("diffaug/my study") is None
+
+
+def test_a_store_that_was_emptied_or_another_experiment_is_sent_everything(study):
+    record(study)
+    sync(study, TrackingSettings(), Listener())
+    expected = content(client_of(study))
+    _empty(study)
+    sync(study, TrackingSettings(), Listener())
+    assert content(client_of(study)) == expected
+    sync(study, TrackingSettings(experiment="second"), Listener())
+    client = client_of(study)
+    for name in ("diffaug/my study", "second"):
+        assert len(client.search_runs([client.get_experiment_by_name(name).experiment_id])) == 2
+
+
+def test_an_old_mlruns_folder_in_the_working_directory_is_no_trap(study, tmp_path):
+    storage.write_text(tmp_path / "mlruns" / "0" / "meta.yaml", "experiment_id: '0'\n")
+    record(study)
+    narrator = Listener()
+    sync(study, TrackingSettings(), narrator)
+    assert narrator.warned == []
+    assert set(runs_of(client_of(study))) == {"digits", "fit"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mlruns", "my study"}
+
+
+def test_an_active_run_becomes_the_parent_and_stays_active(study, tmp_path, empty_store):
+    shutil.copy(empty_store, tmp_path / "mine.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mine.db")
+    mlflow.set_experiment("mine")
+    record(study)
+    with mlflow.start_run(run_name="outer") as outer:
+        narrator = Listener()
+        sync(study, TrackingSettings(), narrator)
+        assert narrator.warned == []
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+        runs = runs_of(MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mine.db"))
+        assert runs["digits"].data.tags["mlflow.parentRunId"] == outer.info.run_id
+        assert runs["digits"].info.experiment_id == outer.info.experiment_id
+        assert runs["outer"].info.status == "RUNNING" and runs["outer"].data.metrics == {}
+    assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/mine.db"
+    assert not (study.path / "mlartifacts").exists()
+
+
+def test_a_moved_study_is_told_rather_than_written_to_the_old_place(study, tmp_path):
+    record(study)
+    sync(study, TrackingSettings(), Listener())
+    study.path.rename(tmp_path / "moved")
+    moved = Study(tmp_path / "moved")
+    narrator = Listener()
+    assert sync(moved, TrackingSettings(experiment="diffaug/my study"), narrator) == []
+    assert "keeps its artifacts elsewhere" in narrator.warned[0]
+    assert not study.path.exists()
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["refused", "silent"])
+def test_a_server_that_is_down_costs_seconds_and_loses_nothing(study, monkeypatch, answers):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if answers:
+            server.listen(8)
+            monkeypatch.setitem(mlflow_tracking._LIMITS, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        record(study)
+        narrator = Listener()
+        started = time.monotonic()
+        assert sync(study, TrackingSettings(), narrator) == []
+        assert time.monotonic() - started < 9
+    assert "Nothing is lost" in narrator.warned[0]
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    sync(study, TrackingSettings(), Listener())
+    assert set(runs_of(client_of(study))) == {"digits", "fit"}
+
+
+def test_the_users_patience_is_respected(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with mlflow_tracking._short_patience():
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+
+
+def test_a_servers_address_is_given_without_its_password(study, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@ml.example:5000/")
+    tracker = mlflow_tracking.MlflowTracker(study, TrackingSettings())
+    state = {"experiment_id": "3", "experiment": "e", "runs": {"study": "abc"}}
+    assert tracker.describe(state) == "MLflow: https://ml.example:5000/#/experiments/3/runs/abc"
+
+
+def test_without_mlflow_the_import_says_what_to_install():
+    code = "import sys; sys.modules['mlflow'] = None; import diffaug.integrations.mlflow_tracking"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MissingExtraError" in result.stderr and "pip install 'diffaug[mlflow]'" in result.stderr
