@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffaug import storage
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
 from diffaug.temporaries import is_temporary
 
 DEFAULT_ROOT = Path("runs")
@@ -143,21 +143,21 @@ def begin_stage(
         directory: The stage's directory; what is in it belongs to the stage.
         settings: What the stage is asked to do, JSON-like.
         inputs: Fingerprints of what it works on.
-        overwrite: Clear it whatever it holds.
+        overwrite: Clear it too when it was made with other settings or is damaged.
 
     Returns:
         "finished"; or "resumed", when `directory` holds what an interrupted run left; or "new".
 
     Raises:
-        UsageError: It was begun with other settings.
-        DamagedError: It was finished, and its files changed since.
+        UsageError: It was begun with other settings, and `overwrite` is false.
+        DamagedError: It was finished, its files changed since, and `overwrite` is false.
     """
-    if not overwrite:
-        finished = storage.committed_facts(directory)
-        begun = _begun(directory) if finished is None else finished
-        if begun.get("inputs") == dict(inputs):
-            require_same_settings(directory, begun["settings"], settings)
-            return "resumed" if finished is None else "finished"
+    record = _stage_record(directory, overwrite)
+    if record.get("inputs") == dict(inputs):
+        if not overwrite:
+            require_same_settings(directory, record["settings"], settings)
+        if record["settings"] == dict(settings):
+            return "finished" if (directory / storage.DONE).is_file() else "resumed"
     storage.discard_directory(directory)
     storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
     return "new"
@@ -169,8 +169,17 @@ def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> Non
     storage.commit_directory(directory, {**begun, **(facts or {})})
 
 
-def _begun(directory: Path) -> dict[str, Any]:
-    return dict(storage.read_json(directory / BEGUN)) if (directory / BEGUN).is_file() else {}
+def _stage_record(directory: Path, overwrite: bool) -> dict[str, Any]:
+    """What the stage was begun with; nothing where it was not begun, or is damaged and may be replaced."""
+    try:
+        finished = storage.committed_facts(directory)
+    except DamagedError:
+        if not overwrite:
+            raise
+        return {}
+    if finished is None and (directory / BEGUN).is_file():
+        return dict(storage.read_json(directory / BEGUN))
+    return finished or {}
 
 
 def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -218,7 +218,7 @@ class MlflowTracker:
         file = self._file(data)
         digest = storage.sha256_file(file)[:MAX_DIGEST_LENGTH]
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted")
+            warnings.simplefilter("ignore", UserWarning)  # about sources and integer columns, both meant as they are
             dataset = from_pandas(
                 pd.read_parquet(file), source=file.as_uri(), name=_text(data["name"], MAX_NAME_LENGTH), digest=digest
             )

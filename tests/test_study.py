@@ -7,6 +7,7 @@ from diffaug import storage
 from diffaug.errors import DamagedError, UsageError
 from diffaug.study import (
     BEGUN,
+    StageState,
     begin_stage,
     default_study_path,
     finish_stage,
@@ -24,7 +25,7 @@ def stage(tmp_path) -> Path:
     return tmp_path / "study" / "pool"
 
 
-def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> str:
+def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> StageState:
     return begin_stage(stage, settings, inputs, **options)
 
 
@@ -92,12 +93,13 @@ def test_changed_inputs_clear_the_stage_whatever_the_settings(stage, finished, s
 
 
 @pytest.mark.parametrize("finished", [False, True])
-@pytest.mark.parametrize("settings", [SETTINGS, {"seed": 9}])
-def test_overwrite_clears_the_stage(stage, finished, settings):
+def test_overwrite_replaces_what_was_made_with_other_settings_and_nothing_else(stage, finished):
     left_by_a_run(stage, finished=finished)
-    assert begun(stage, settings, overwrite=True) == "new"
+    assert begun(stage, overwrite=True) == ("finished" if finished else "resumed")
+    assert "work" in files(stage)
+    assert begun(stage, {"seed": 9}, overwrite=True) == "new"
     assert files(stage) == [BEGUN]
-    assert begun(stage, settings) == "resumed"
+    assert begun(stage, {"seed": 9}) == "resumed"
 
 
 @pytest.mark.parametrize("damage", ["work", storage.DONE])

@@ -48,7 +48,9 @@ def restore_latest(folder: Path, state: TrainingState) -> tuple[int | None, list
             notes.append(f"checkpoint {candidate.name} is damaged ({error.what}); the one before it is used")
     if candidates:
         raise DamagedError(
-            "no checkpoint is whole: " + "; ".join(notes), where=folder, fix="start again with --overwrite"
+            "no checkpoint is whole: " + "; ".join(notes),
+            where=folder,
+            fix="remove it to train anew",
         )
     return None, notes
 

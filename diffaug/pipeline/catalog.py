@@ -23,16 +23,18 @@ def prepare_catalog(job: Job) -> Catalog:
     """
     folder, settings = job.study.catalog, catalog_settings(job.config)
     root = Path(job.study.facts["data"])
-    facts = None if job.overwrite else storage.committed_facts(folder)
-    if facts is not None:
+    facts = storage.committed_facts(folder)
+    if facts is not None and not job.overwrite:
         require_same_settings(folder, facts["settings"], settings)
+    if facts is not None and facts["settings"] == settings:
         catalog = Catalog.load(folder)
         if not root.is_dir():
             job.narrator.warn(f"the data folder {root} is gone; the copy in the study is used")
             return catalog
         if catalog_is_current(catalog, root):
             return catalog
-        _require_replaceable(job, describe_changes(catalog, root))
+        if not job.overwrite:
+            _require_replaceable(job, describe_changes(catalog, root))
     return _build(job, root)
 
 
