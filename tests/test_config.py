@@ -37,7 +37,7 @@ OTHER_VALUES = {
     "diffusion.learning_rate": 0.001,
     "diffusion.dropout": 0.0,
     "diffusion.label_dropout": 0.2,
-    "diffusion.class_temperature": 1.0,
+    "diffusion.class_temperature": 0.25,
     "diffusion.horizontal_flip": True,
     "diffusion.checkpoint_seconds": 5.0,
     "diffusion.grid_seconds": 5.0,

@@ -112,6 +112,15 @@ def test_a_damaged_stage_is_refused_and_can_be_overwritten(stage, damage):
     assert files(stage) == [BEGUN]
 
 
+def test_a_damaged_beginning_is_refused_and_can_be_overwritten(stage):
+    left_by_a_run(stage, finished=False)
+    (stage / BEGUN).write_bytes(b"")
+    with pytest.raises(DamagedError):
+        begun(stage)
+    assert begun(stage, overwrite=True) == "new"
+    assert files(stage) == [BEGUN]
+
+
 def test_a_committed_folder_that_was_never_begun_is_begun_anew(stage):
     storage.write_text(stage / "work", "x")
     storage.commit_directory(stage, {})
@@ -216,3 +225,10 @@ def test_a_study_is_locked_for_one_at_a_time(tmp_path, data):
         pytest.fail("the lock was given twice")
     with study.locked():
         pass
+
+
+@pytest.mark.parametrize("place", [".", "runs/a"])
+def test_a_study_among_its_own_images_is_refused(data, place):
+    with pytest.raises(UsageError, match="among the images"):
+        open_or_create_study(data / place, data)
+    assert list(data.iterdir()) == []
