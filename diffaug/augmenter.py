@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -101,7 +102,7 @@ class DiffusionAugmenter:
             Interrupted: Stopped by Ctrl-C; a checkpoint was saved.
         """
         self.attach(data)
-        with self.study.locked():
+        with self._working():
             fit_generator(self.job, self._catalog())
         return self
 
@@ -147,7 +148,7 @@ class DiffusionAugmenter:
             sampling_strategy = {str(key): int(total) for key, total in sampling_strategy.items()}
         chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
         self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
-        with self.study.locked():
+        with self._working():
             return generate_pool(self.job, catalog, self.generator_)
 
     def evaluate(self, **settings: Any) -> EvaluationResult:
@@ -160,7 +161,7 @@ class DiffusionAugmenter:
             UsageError: There is no pool yet.
         """
         self._configure({f"evaluation.{key}": value for key, value in settings.items()})
-        with self.study.locked():
+        with self._working():
             result = evaluate_pool(self.job, self._catalog(), Pool.open(self.study.pool))
             self._write_report(result)
         return result
@@ -173,7 +174,7 @@ class DiffusionAugmenter:
         """
         if not (self.study.evaluation / "DONE.json").is_file():
             raise UsageError("there is no finished evaluation", fix=f"diffaug evaluate {self.study.path}")
-        with self.study.locked():
+        with self._working():
             self._write_report(evaluate_pool(self.job, self._catalog(), Pool.open(self.study.pool)))
         return self.study.report
 
@@ -223,6 +224,12 @@ class DiffusionAugmenter:
             command=self._command,
             overwrite=self._overwrite,
         )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Keeps other processes out of the study, and the screen in order whatever happens."""
+        with closing(self._narrator), self.study.locked():
+            yield
 
     def _configure(self, flags: Mapping[str, Any]) -> None:
         if flags:

@@ -6,8 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -30,6 +29,9 @@ class Narrator(Protocol):
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Reports how far a stage is; `done == total` ends it."""
 
+    def close(self) -> None:
+        """Leaves the screen in order, also after an error."""
+
 
 class SilentNarrator:
     """Says nothing."""
@@ -46,6 +48,9 @@ class SilentNarrator:
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Ignores the progress."""
 
+    def close(self) -> None:
+        """Has nothing to put in order."""
+
 
 class ConsoleNarrator:
     """Narrates on stderr: bars on a terminal, else a line every 15 seconds."""
@@ -59,14 +64,6 @@ class ConsoleNarrator:
         self._stage = ""
         self._started = self._first_done = 0.0
         self._last_line = -math.inf
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end_bar()
 
     def say(self, text: str) -> None:
         """Prints the sentence as it is, without markup."""
@@ -90,7 +87,7 @@ class ConsoleNarrator:
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Moves the stage's bar, or prints a line when there is no terminal."""
         if stage != self._stage:
-            self._end_bar()
+            self.close()
             self._stage, self._started, self._last_line = stage, time.monotonic(), -math.inf
             self._first_done = done
         if self._console.is_terminal:
@@ -99,8 +96,7 @@ class ConsoleNarrator:
             self._last_line = time.monotonic()
             self._print_line(done, total, detail)
         if done >= total:
-            self._end_bar()
-            self._stage = ""
+            self.close()
 
     def _print_line(self, done: float, total: float, detail: str) -> None:
         elapsed = time.monotonic() - self._started
@@ -126,7 +122,9 @@ class ConsoleNarrator:
         assert self._task is not None
         self._bars.update(self._task, completed=done, total=total, detail=detail)
 
-    def _end_bar(self) -> None:
+    def close(self) -> None:
+        """Takes the bar down, which shows the cursor again."""
+        self._stage = ""
         if self._bars is not None:
             self._bars.stop()
             self._bars = self._task = None

@@ -1,3 +1,5 @@
+from contextlib import closing
+
 import pytest
 
 from diffaug import narration
@@ -42,7 +44,7 @@ def lines(capsys) -> list[str]:
 
 def test_without_a_terminal_progress_is_a_line_every_fifteen_seconds(capsys, clock):
     printed_at = []
-    with ConsoleNarrator() as narrator:
+    with closing(ConsoleNarrator()) as narrator:
         for second in range(61):
             clock.now = 3.0 + second
             narrator.progress("train", second, 100)
@@ -130,7 +132,7 @@ def test_long_cells_are_wrapped_and_numbers_right_aligned(capsys):
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("name", TRICKY)
 def test_a_terminal_gets_a_bar_with_literal_names(capsys, name):
-    with ConsoleNarrator() as narrator:
+    with closing(ConsoleNarrator()) as narrator:
         narrator.progress(name, 1, 2, f"detail {name}")
         narrator.progress(name, 2, 2, f"detail {name}")
     shown = capsys.readouterr().err
@@ -141,7 +143,7 @@ def test_a_terminal_gets_a_bar_with_literal_names(capsys, name):
 @pytest.mark.usefixtures("terminal")
 def test_the_bar_is_taken_down_after_an_error(capsys):
     hide, show = "\x1b[?25l", "\x1b[?25h"
-    with pytest.raises(ZeroDivisionError), ConsoleNarrator() as narrator:
+    with pytest.raises(ZeroDivisionError), closing(ConsoleNarrator()) as narrator:
         narrator.progress("train", 1, 2)
         raise ZeroDivisionError
     shown = capsys.readouterr().err

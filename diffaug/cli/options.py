@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
 from diffaug.errors import UsageError
+from diffaug.yaml_files import parse_value
 
 if TYPE_CHECKING:
     from diffaug.augmenter import DiffusionAugmenter
@@ -74,12 +74,12 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     flags = {_SHORTCUTS[name][0]: values[name] for name in _SHORTCUTS if values.get(name) is not None}
     if isinstance(values.get("strategy"), str):
-        flags["synthesis.sampling_strategy"] = yaml.safe_load(values["strategy"])
+        flags["synthesis.sampling_strategy"] = parse_value(values["strategy"], where="--strategy")
     for assignment in values.get("assignments", ()):
         key, separator, text = assignment.partition("=")
         if not separator:
             raise UsageError(f"--set {assignment}: '=' is missing", fix="--set synthesis.guidance_scale=1.5")
-        flags[key.strip()] = yaml.safe_load(text)
+        flags[key.strip()] = parse_value(text, where=f"--set {key}")
     if values.get("no_track"):
         flags["tracking.mlflow"] = False
     return {
@@ -122,7 +122,7 @@ def print_verdict(result: EvaluationResult) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
-    table.add_column("arm")
+    table.add_column("arm", no_wrap=True)
     measures = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
     for heading in measures.values():
         table.add_column(heading, justify="right")

@@ -68,7 +68,7 @@ class Journal:
     """The append-only record of everything a study logs.
 
     Args:
-        path: The file, which lies in the study's folder; a line cut short by a crash is removed from its end.
+        path: The file, which lies in the study's folder; a last line cut short by a crash is ignored.
 
     Raises:
         DamagedError: A line before the last is not an event.
@@ -76,8 +76,6 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._is_whole = False
-        self._repair()
         self._number = self._time = 0
         self._runs: dict[str, _Run] = {}
         for event in read_events(path):
@@ -189,13 +187,9 @@ class Journal:
     def _append(self, kind: str, key: str, data: dict[str, Any]) -> None:
         if kind != "start":
             self._run(key)
-        if not self._is_whole:
-            self._repair()
         now = max(time.time_ns() // 1_000_000, self._time + 1)
         event = Event(self._number + 1, now, kind, key, data)
-        self._is_whole = False
         storage.append_line(self._path, json.dumps(asdict(event), allow_nan=False))
-        self._is_whole = True
         self._remember(event)
 
     def _remember(self, event: Event) -> None:
@@ -213,14 +207,6 @@ class Journal:
             run.logged.update(("metrics", name, event.data["step"]) for name in event.data["metrics"])
         elif event.kind == "image":
             run.logged.add(("image", event.data["image"], event.data["step"]))
-
-    def _repair(self) -> None:
-        if self._path.exists():
-            content = self._path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                storage.write_bytes(self._path, whole)
-        self._is_whole = True
 
 
 def read_events(path: Path) -> list[Event]:

@@ -73,7 +73,8 @@ def test_the_size_stays_in_its_range_and_follows_a_quarter_turn(sizes: list[tupl
     assert 1 <= min(height, width) <= 64
     assert max(height, width) <= 2 * min(height, width)
     if len(sizes) % 2:  # the median of an odd number of ratios is one of them, so it can be inverted
-        assert choose_image_size([(w, h) for h, w in sizes], AUTOMATIC) == (width, height)
+        turned = choose_image_size([(w, h) for h, w in sizes], AUTOMATIC)
+        assert np.abs(np.subtract(turned, (width, height))).max() <= 1  # a tie may round either way
 
 
 @pytest.mark.parametrize("side", [4, 28, 30, 127, 256])
