@@ -121,11 +121,13 @@ class DiffusionAugmenter:
 
     def plan(self) -> Plan:
         """What `fit` would do, at the speed measured here; nothing is trained."""
-        return plan_training(self.job, self._catalog().images("train"))
+        with self._working():
+            return plan_training(self.job, self._catalog().images("train"))
 
     def inspect(self) -> Catalog:
         """Reads the images; the catalog holds counts, verdicts of every file and the problems found."""
-        return self._catalog()
+        with self._working():
+            return self._catalog()
 
     def generate(
         self,
@@ -141,15 +143,14 @@ class DiffusionAugmenter:
         Raises:
             UsageError: There is no generator yet, or an impossible strategy.
         """
-        catalog = self._catalog()
         if callable(sampling_strategy):
-            sampling_strategy = dict(sampling_strategy(catalog.images("train").counts_by_name))
+            sampling_strategy = dict(sampling_strategy(self.class_counts_))
         if isinstance(sampling_strategy, Mapping):
             sampling_strategy = {str(key): int(total) for key, total in sampling_strategy.items()}
         chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
         self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
         with self._working():
-            return generate_pool(self.job, catalog, self.generator_)
+            return generate_pool(self.job, self._catalog(), self.generator_)
 
     def evaluate(self, **settings: Any) -> EvaluationResult:
         """Trains classifiers with and without the pool on the same updates and writes the report.
