@@ -70,7 +70,10 @@ class DiffusionSettings(Settings):
         0.1, description="Share of labels hidden in training, which makes guidance possible."
     )
     class_temperature: Fraction = Field(
-        1.0, description="A class of n images is drawn in proportion to n^q: 1 as found, 0 uniform."
+        0.5, description="A class of n images is drawn in proportion to n^q: 1 as found, 0 uniform."
+    )
+    max_repeats: PositiveInt = Field(
+        200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
     horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
     checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")

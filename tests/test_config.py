@@ -38,6 +38,7 @@ OTHER_VALUES = {
     "diffusion.dropout": 0.0,
     "diffusion.label_dropout": 0.2,
     "diffusion.class_temperature": 0.25,
+    "diffusion.max_repeats": 90,
     "diffusion.horizontal_flip": True,
     "diffusion.checkpoint_seconds": 5.0,
     "diffusion.grid_seconds": 5.0,

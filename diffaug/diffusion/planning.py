@@ -89,9 +89,8 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
         f"{len(images)} for training in {len(images.classes)} classes",
         f"UNet of width {base} on a {round(grid)} px grid (patch {patch}), sized for {'a GPU' if gpu else 'a CPU'}",
         f"batch {batch_size}, learning rate {learning_rate:g} with warm-up, falling to 0 at the end",
-        "every image drawn equally often, so that those of rare classes are not learnt by heart"
-        if settings.class_temperature == 1
-        else f"rarer classes drawn more often: in proportion to n^{settings.class_temperature:g}",
+        f"rare classes drawn more often, in proportion to n^{settings.class_temperature:g}, "
+        f"but no image more than {settings.max_repeats} times or its equal share",
     )
     return Plan(network, batch_size, settings.images or 0, learning_rate, 0.0, reasons)
 

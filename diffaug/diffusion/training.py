@@ -92,12 +92,19 @@ class TrainingData:
     normalization: Normalization
 
     @classmethod
-    def of(cls, images: LabeledImages, settings: DiffusionSettings, device: str) -> TrainingData:
-        """Copies the images to the device once; a batch is then drawn without touching the host's memory."""
+    def of(cls, images: LabeledImages, settings: DiffusionSettings, device: str, length: int = 0) -> TrainingData:
+        """Copies the images to the device once; a batch is then drawn without touching the host's memory.
+
+        Args:
+            images: The training images.
+            settings: How often each class is drawn.
+            device: `cpu` or `cuda`.
+            length: Images seen in the whole training, for the cap on repeats; 0 sets none.
+        """
         return cls(
             torch.from_numpy(np.array(images.pixels)).to(device),
             torch.from_numpy(images.labels).to(device),
-            tempered_probabilities(images.labels, settings.class_temperature),
+            draw_probabilities(images.labels, settings.class_temperature, settings.max_repeats / max(1, length)),
             Normalization.of(np.asarray(images.pixels)),
         )
 
@@ -119,15 +126,31 @@ def measure_images_per_second(data: TrainingData, plan: Plan, settings: Diffusio
     return plan.batch_size / statistics.median(times)
 
 
-def tempered_probabilities(labels: NDArray[np.int64], temperature: float) -> NDArray[np.float64]:
-    """Draw probabilities for which a class of n images is drawn in proportion to n^temperature.
+def draw_probabilities(labels: NDArray[np.int64], temperature: float, limit: float) -> NDArray[np.float64]:
+    """How often each image is drawn: a class of n images in proportion to n^temperature, within a limit.
+
+    Images of rare classes that are seen too often are learnt by heart, so no image gets more than `limit`, or
+    than an equal share where that is more; what is left over goes to the other classes.
+
+    Args:
+        labels: int64 (N,).
+        temperature: 1 draws every image equally often, 0 every class.
+        limit: Largest probability of one image.
 
     Returns:
         float64 (N,), summing to 1, equal within a class.
     """
     counts = np.bincount(labels).astype(np.float64)
     weights = counts[labels] ** (temperature - 1)
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
+    limit = max(limit, 1 / len(labels))
+    capped = np.zeros(len(labels), dtype=bool)
+    while True:
+        share = weights * (1 - limit * capped.sum()) / weights[~capped].sum() if not capped.all() else weights
+        probabilities = np.where(capped, limit, share)
+        too_often = probabilities > limit * (1 + 1e-9)
+        if not too_often.any():
+            return np.asarray(probabilities / probabilities.sum(), dtype=np.float64)
+        capped |= too_often
 
 
 def new_state(plan: Plan, device: str, seed: int) -> TrainingState:

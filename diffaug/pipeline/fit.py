@@ -85,7 +85,7 @@ class _Fit:
         self.job, self.images, self.plan = job, images, plan
         self.folder = job.study.generator
         self.settings = job.config.diffusion
-        self.data = TrainingData.of(images, self.settings, job.device)
+        self.data = TrainingData.of(images, self.settings, job.device, plan.images)
         self.state = new_state(plan, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []

@@ -12,10 +12,10 @@ from diffaug.diffusion.training import (
     TrainingData,
     TrainingState,
     draw_batch,
+    draw_probabilities,
     ema_decay_at,
     learning_rate_at,
     new_state,
-    tempered_probabilities,
     train,
 )
 from diffaug.errors import DamagedError, DiffaugError
@@ -155,9 +155,27 @@ def test_averaged_weights_follow_the_decay(data, plan, settings) -> None:
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.9), (0.5, 0.75), (0.0, 0.5)])
 def test_classes_are_drawn_by_their_tempered_size(temperature: float, share: float) -> None:
     labels = np.array([0] * 90 + [1] * 10, dtype=np.int64)
-    probabilities = tempered_probabilities(labels, temperature)
+    probabilities = draw_probabilities(labels, temperature, limit=1.0)
     assert probabilities.sum() == pytest.approx(1)
     assert probabilities[:90].sum() == pytest.approx(share)
+
+
+def test_no_image_is_drawn_more_often_than_the_limit_and_the_rest_goes_to_other_classes() -> None:
+    labels = np.array([0] * 60 + [1] * 30 + [2] * 6 + [3] * 4, dtype=np.int64)
+    free = draw_probabilities(labels, 0.0, limit=1.0)
+    assert free[[0, 60, 90, 96]] == pytest.approx([0.25 / 60, 0.25 / 30, 0.25 / 6, 0.25 / 4])
+    capped = draw_probabilities(labels, 0.0, limit=0.02)
+    assert capped.sum() == pytest.approx(1)
+    assert capped[[90, 96]] == pytest.approx([0.02, 0.02])
+    assert capped[0] / capped[60] == pytest.approx(30 / 60)
+    assert capped[:60].sum() == pytest.approx(0.4)
+
+
+def test_a_long_training_draws_every_image_equally_often(blobs, settings) -> None:
+    long = TrainingData.of(blobs, settings, "cpu", length=16 * settings.max_repeats + 1)
+    assert long.draw_probabilities == pytest.approx(np.full(16, 1 / 16))
+    short = TrainingData.of(blobs, settings, "cpu", length=16)
+    assert short.draw_probabilities[12:].sum() == pytest.approx(2 / (2 + 12**0.5))
 
 
 def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, plan, settings) -> None:
