@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug import storage
-from diffaug.augment.labels import get_classes
+from diffaug.augment.labels import get_class_to_idx
 from diffaug.errors import DataError
 
 
@@ -18,8 +19,9 @@ def materialize(dataset: Any, folder: Path) -> Path:
 
     Args:
         dataset: Items are (image, label), the image PIL, uint8 array (H, W[, C]), or tensor (C, H, W), a float
-            one in [0, 1]. Labels are indices into the dataset's `classes`, or anything printable.
-        folder: Where to write; images that are there already, with the same pixels, are kept.
+            one in [0, 1]. Labels are indices by the dataset's `class_to_idx` or `classes`, or anything printable.
+        folder: Where to write; images that are there already, with the same pixels, are kept, and those that an
+            earlier call wrote and this one doesn't are removed.
 
     Returns:
         `folder`.
@@ -27,15 +29,18 @@ def materialize(dataset: Any, folder: Path) -> Path:
     Raises:
         DataError: An item is something else.
     """
-    classes = get_classes(dataset)
+    names = {index: name for name, index in (get_class_to_idx(dataset) or {}).items()}
+    written: set[Path] = set()
     for index in range(len(dataset)):
         image, label = _pair(dataset[index], index)
-        value = label.item() if hasattr(label, "item") else label
-        name = str(value) if classes is None else classes[int(value)]
+        name = _class_name(label.item() if hasattr(label, "item") else label, names, index)
         content = storage.png_bytes(_pixels(image, index))
         path = storage.safe_join(folder, storage.safe_names([name])[name], f"{index:06d}.png")
         if not (path.is_file() and path.read_bytes() == content):
             storage.write_bytes(path, content)
+        written.add(path)
+    for stale in set(folder.glob(f"*/{'[0-9]' * 6}.png")) - written:
+        stale.unlink()
     return folder
 
 
@@ -45,6 +50,14 @@ def _pair(item: Any, index: int) -> tuple[Any, Any]:
     if isinstance(item, dict) and {"image", "label"} <= item.keys():
         return item["image"], item["label"]
     raise DataError(f"item {index} of the dataset is not an (image, label) pair", fix="wrap the dataset so that it is")
+
+
+def _class_name(label: Any, names: Mapping[int, str], index: int) -> str:
+    if not names or label in names.values():
+        return str(label)
+    if label not in names:
+        raise DataError(f"item {index} of the dataset is labelled {label!r}, which is none of its classes: {names}")
+    return names[label]
 
 
 def _pixels(image: Any, index: int) -> NDArray[np.uint8]:
