@@ -169,6 +169,11 @@ def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> Non
     storage.commit_directory(directory, {**begun, **(facts or {})})
 
 
+def stage_settings(directory: Path) -> dict[str, Any]:
+    """The settings that a directory was made with; none where there is none, or its record is damaged."""
+    return dict(_stage_record(directory, overwrite=True).get("settings", {}))
+
+
 def _stage_record(directory: Path, overwrite: bool) -> dict[str, Any]:
     """What the stage was begun with; nothing where it was not begun, or is damaged and may be replaced."""
     try:

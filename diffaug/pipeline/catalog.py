@@ -24,7 +24,7 @@ def prepare_catalog(job: Job) -> Catalog:
     folder, settings = job.study.catalog, catalog_settings(job.config)
     root = Path(job.study.facts["data"])
     facts = storage.committed_facts(folder)
-    if facts is not None and not job.overwrite:
+    if facts is not None and not job.overwrite and _is_trained(job):
         require_same_settings(folder, facts["settings"], settings)
     if facts is not None and facts["settings"] == settings:
         catalog = Catalog.load(folder)
@@ -69,9 +69,13 @@ def _build(job: Job, root: Path) -> Catalog:
     return catalog
 
 
+def _is_trained(job: Job) -> bool:
+    """Whether there is a generator of these images, or the beginning of one."""
+    return storage.committed_facts(job.study.generator) is not None or any(job.study.generator.glob("checkpoints/*"))
+
+
 def _require_replaceable(job: Job, changes: str) -> None:
-    begun = storage.committed_facts(job.study.generator) is not None or any(job.study.generator.glob("checkpoints/*"))
-    if begun:
+    if _is_trained(job):
         raise UsageError(
             f"the images changed since this study's generator was trained: {changes}",
             where=job.study.facts["data"],

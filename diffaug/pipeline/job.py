@@ -12,7 +12,7 @@ from diffaug.config import Config, Resolved, read_yaml, resolve, to_yaml
 from diffaug.errors import UsageError
 from diffaug.evaluation.tracking import Journal, sync
 from diffaug.narration import Narrator
-from diffaug.study import StageState, Study
+from diffaug.study import StageState, Study, stage_settings
 
 STUDY_RUN = "study"
 
@@ -80,13 +80,12 @@ def open_job(
     command: str,
     overwrite: bool = False,
 ) -> Job:
-    """Resolves the settings, with those saved in the study as the weakest source, saves and announces them.
+    """Resolves the settings, with those of the study as the weakest source, saves and announces them.
 
     Raises:
         UsageError: An unknown or impossible setting.
     """
-    saved = read_yaml(study.config_file) if study.config_file.is_file() else {}
-    resolved = resolve(flags, file=file, recipe=recipe, base=saved)
+    resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study))
     storage.write_text(study.config_file, to_yaml(resolved.config))
     journal = Journal(study.journal)
     if journal.status(STUDY_RUN) is None:
@@ -98,3 +97,22 @@ def open_job(
         section, _, leaf = key.rpartition(".")
         narrator.say(f"setting {key} = {values[section][leaf] if section else values[leaf]} (from {origin})")
     return Job(study, resolved, narrator, journal, command, overwrite)
+
+
+def _settings_of(study: Study) -> dict[str, Any]:
+    """The settings saved in the study; where a stage was begun, those that it was begun with.
+
+    A command that was refused because of other settings has saved them: the same command as before must still work.
+    """
+    settings = read_yaml(study.config_file) if study.config_file.is_file() else {}
+    stages = {
+        "data": study.catalog,
+        "diffusion": study.generator,
+        "synthesis": study.pool,
+        "evaluation": study.evaluation,
+    }
+    for section, folder in stages.items():
+        begun = stage_settings(folder)
+        settings |= {"seed": begun["seed"]} if begun else {}
+        settings[section] = {**(settings.get(section) or {}), **{k: v for k, v in begun.items() if k != "seed"}}
+    return settings

@@ -55,6 +55,27 @@ def test_a_study_opened_again_remembers_its_settings(augmenter, tmp_path) -> Non
     assert reopened.config == augmenter.config
 
 
+def test_a_refused_request_leaves_the_settings_as_they_were(augmenter, images, tmp_path) -> None:
+    augmenter.generate()
+    study = tmp_path / "study"
+    for refused in ({"diffusion.images": 1024}, {"seed": 5}, {"data.image_size": 16}):
+        with pytest.raises(UsageError, match="made with other settings"):
+            diffaug.DiffusionAugmenter(study=study, settings=refused, verbose=False).fit(images)
+        again = diffaug.DiffusionAugmenter(study=study, verbose=False).fit(images)
+        assert again.config == augmenter.config
+    with pytest.raises(UsageError, match="guidance_scale"):
+        again.generate(guidance_scale=2.0)
+    assert diffaug.DiffusionAugmenter.open(study, verbose=False).generate().manifest["guidance_scale"].eq(1).all()
+
+
+def test_looking_at_images_first_binds_nobody_to_a_size(tmp_path, images, small) -> None:
+    study = tmp_path / "study"
+    diffaug.DiffusionAugmenter(study=study, verbose=False).attach(images).inspect()
+    settings = {**small, "data.image_size": 12, "seed": 3}
+    fitted = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=False).fit(images)
+    assert fitted.generator_.image_size == (12, 12)
+
+
 def test_a_new_generator_makes_the_pool_stale(augmenter, images, small, tmp_path) -> None:
     first = augmenter.generate().manifest["generator_sha256"].unique()
     changed = {**small, "diffusion.images": 640}
