@@ -15,7 +15,7 @@ from diffaug.errors import UsageError
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.catalog import prepare_catalog
-from diffaug.pipeline.evaluate import evaluate_pool, write_study_report
+from diffaug.pipeline.evaluate import evaluate_pool, read_evaluation, write_study_report
 from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.generate import generate_pool
 from diffaug.pipeline.job import Job, open_job
@@ -171,12 +171,10 @@ class DiffusionAugmenter:
         """Writes the report of a finished evaluation again; returns its path.
 
         Raises:
-            UsageError: There is no evaluation yet.
+            UsageError: There is no evaluation yet, or the images or the pool changed since.
         """
-        if not (self.study.evaluation / "DONE.json").is_file():
-            raise UsageError("there is no finished evaluation", fix=f"diffaug evaluate {self.study.path}")
         with self._working():
-            self._write_report(evaluate_pool(self.job, self._catalog(), Pool.open(self.study.pool)))
+            self._write_report(read_evaluation(self.job, self._catalog(), Pool.open(self.study.pool)))
         return self.study.report
 
     @property

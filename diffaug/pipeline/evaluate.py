@@ -6,7 +6,7 @@ from typing import Any
 
 from diffaug import storage
 from diffaug.data.catalog import Catalog
-from diffaug.errors import DataError
+from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.experiment import run_experiment
 from diffaug.evaluation.report import write_report
 from diffaug.evaluation.summary import EvaluationResult, summarize
@@ -27,8 +27,7 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     """
     folder, settings = job.study.evaluation, job.config.evaluation
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
-    inputs = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
-    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
+    state = begin_stage(folder, stored, _inputs(catalog, pool), overwrite=job.overwrite)
     if state == "finished":
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
@@ -50,6 +49,21 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     return result
 
 
+def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
+    """The finished evaluation of these images and this pool; nothing is trained.
+
+    Raises:
+        UsageError: There is none, or the images or the pool changed since.
+    """
+    folder, fix = job.study.evaluation, f"diffaug evaluate {job.study.path}"
+    facts = storage.committed_facts(folder)
+    if facts is None:
+        raise UsageError("there is no finished evaluation", where=folder, fix=fix)
+    if facts["inputs"] != _inputs(catalog, pool):
+        raise UsageError("the images or the pool changed since they were evaluated", where=folder, fix=fix)
+    return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
+
+
 def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: EvaluationResult) -> None:
     """Writes the report and logs it."""
     write_report(
@@ -67,6 +81,10 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
     job.journal.log_artifact(STUDY_RUN, job.study.report)
     job.journal.end_run(STUDY_RUN)
     job.sync()
+
+
+def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:
+    return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
 
 
 def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:

@@ -62,7 +62,8 @@ class Pool:
         root = path / "pool" if (path / "pool").is_dir() else path
         facts = storage.committed_facts(root)
         if facts is None:
-            raise UsageError("there is no finished pool here", where=path, fix=f"diffaug generate {path}")
+            study = path.parent if path.name == "pool" else path
+            raise UsageError("there is no finished pool here", where=path, fix=f"diffaug generate {study}")
         height, width = facts["image_size"]
         return cls(root, tuple(facts["classes"]), (height, width), facts["channels"])
 

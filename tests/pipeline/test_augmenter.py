@@ -121,10 +121,26 @@ def test_stages_in_the_wrong_order_say_what_comes_first(tmp_path, images, small)
     augmenter.attach(images)
     with pytest.raises(UsageError, match="diffaug fit"):
         augmenter.generate()
-    with pytest.raises(UsageError, match="diffaug generate"):
+    with pytest.raises(UsageError, match=rf"diffaug generate {tmp_path}/study$"):
         augmenter.evaluate()
+    with pytest.raises(UsageError, match="diffaug generate"):
+        augmenter.report()
+    augmenter.fit(images).generate()
     with pytest.raises(UsageError, match="diffaug evaluate"):
         augmenter.report()
+
+
+def test_a_report_trains_nothing_and_discards_nothing(augmenter, tmp_path) -> None:
+    augmenter.generate()
+    augmenter.evaluate()
+    study = augmenter.study
+    study.report.unlink()
+    assert diffaug.DiffusionAugmenter.open(study.path, verbose=False).report().is_file()
+    before = {path: path.stat().st_mtime_ns for path in study.evaluation.rglob("*")}
+    diffaug.DiffusionAugmenter.open(study.path, overwrite=True, verbose=False).generate(guidance_scale=2.0)
+    with pytest.raises(UsageError, match="pool changed"):
+        diffaug.DiffusionAugmenter.open(study.path, verbose=False).report()
+    assert {path: path.stat().st_mtime_ns for path in study.evaluation.rglob("*")} == before
 
 
 def test_a_torch_dataset_is_fitted_too(tmp_path, small) -> None:
