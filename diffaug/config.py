@@ -62,7 +62,7 @@ class DiffusionSettings(Settings):
 
     minutes: Positive | None = Field(None, description="Training time; none and no images: 10.")
     images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
-    base_channels: Annotated[int, Field(ge=8, multiple_of=8)] | None = Field(None, description="Width of the UNet.")
+    base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(None, description="Width of the UNet.")
     batch_size: PositiveInt | None = Field(None, description="Images a training step.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate of AdamW.")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout inside the UNet's blocks.")
@@ -122,6 +122,8 @@ class EvaluationSettings(Settings):
         unknown = [arm for arm in arms if arm not in ARM_NAMES]
         if unknown:
             raise ValueError(f"unknown arms {unknown}; there are: {', '.join(ARM_NAMES)}")
+        if {"synthetic" in arm for arm in arms} != {True, False} or len(set(arms)) < len(arms):
+            raise ValueError("name distinct arms, at least one with and one without synthetic images")
         return arms
 
 
