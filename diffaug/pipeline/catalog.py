@@ -54,7 +54,7 @@ def show_catalog(job: Job, catalog: Catalog) -> None:
         job.narrator.warn(problem)
     more = len(catalog.problems) - MAX_LISTED_PROBLEMS
     if more > 0:
-        job.narrator.warn(f"and {more} more problems: diffaug inspect {job.study.path} --json")
+        job.narrator.warn(f"and {more} more problems: diffaug inspect {catalog.root} --json")
 
 
 def _build(job: Job, root: Path) -> Catalog:
@@ -65,7 +65,6 @@ def _build(job: Job, root: Path) -> Catalog:
         progress=lambda done, total: job.narrator.progress("reading images", done, total),
     )
     catalog.save(job.study.catalog, settings=catalog_settings(job.config))
-    show_catalog(job, catalog)
     return catalog
 
 

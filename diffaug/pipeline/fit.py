@@ -25,9 +25,10 @@ from diffaug.diffusion.training import (
 )
 from diffaug.errors import Interrupted
 from diffaug.narration import duration
+from diffaug.pipeline.catalog import show_catalog
 from diffaug.pipeline.job import Job
 from diffaug.pipeline.signals import stop_requests
-from diffaug.study import StageState, begin_stage, finish_stage
+from diffaug.study import StageState, begin_stage, finish_stage, stage_settings
 
 RUN = "fit"
 LOGGED_POINTS = 200
@@ -46,6 +47,7 @@ def fit_generator(job: Job, catalog: Catalog) -> Generator:
     if state == "finished":
         job.narrator.say(f"generator: finished already, kept ({folder})")
         return Generator.load(folder, device=job.device)
+    show_catalog(job, catalog)
     images = catalog.images("train")
     plan = plan_training(job, images)
     _Fit(job, images, plan).run(state)
@@ -61,10 +63,12 @@ def generator_settings(job: Job) -> dict[str, Any]:
 
 
 def plan_training(job: Job, images: LabeledImages) -> Plan:
-    """The plan: the one that a stopped training began with, else a new one at the speed measured now."""
+    """The plan: the one that a training with these settings began with, else a new one at the speed measured now."""
     file = job.study.generator / "plan.json"
-    if file.is_file():
-        return Plan.from_dict(storage.read_json(file))
+    if file.is_file() and stage_settings(job.study.generator) == generator_settings(job):
+        plan = Plan.from_dict(storage.read_json(file))
+        _say_plan(job, plan)
+        return plan
     settings, device = job.config.diffusion, job.device
     plan = make_plan(images, settings, device)
     speed = 0.0
@@ -72,10 +76,14 @@ def plan_training(job: Job, images: LabeledImages) -> Plan:
         job.narrator.say("measuring training speed ...")
         speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings)
     plan = set_length(plan, settings, speed)
+    _say_plan(job, plan)
+    return plan
+
+
+def _say_plan(job: Job, plan: Plan) -> None:
     job.narrator.say("plan:")
     for reason in plan.reasons:
         job.narrator.say(f"  {reason}")
-    return plan
 
 
 class _Fit:

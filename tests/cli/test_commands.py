@@ -83,3 +83,17 @@ def test_doctor_knows_the_versions(capsys) -> None:
     facts = json.loads(capsys.readouterr().out)["facts"]
     assert facts["torch"][0].isdigit()
     assert "cuda devices" in facts
+
+
+def test_inspect_shows_the_counts_once(capsys, tmp_path, images, set_options) -> None:
+    main(["inspect", str(images), "--study", str(tmp_path / "study"), *set_options])
+    assert capsys.readouterr().err.count("Images") == 1
+
+
+@pytest.mark.parametrize("length", [512, 640])
+def test_plan_speaks_also_once_a_generator_is_there(capsys, tmp_path, images, set_options, length) -> None:
+    study = ["--study", str(tmp_path / "study")]
+    main(["fit", str(images), *study, "--quiet", *set_options])
+    capsys.readouterr()
+    main(["plan", str(images), *study, *_without_images(set_options), "--images", str(length)])
+    assert f"{length} images seen" in capsys.readouterr().err
