@@ -21,11 +21,14 @@ def command(study: Path, as_json: bool, **options: Any) -> None:
     The training set has 100 images of the commonest class down to 5 of the rarest; all others are the test set.
     """
     from diffaug.augmenter import DiffusionAugmenter
+    from diffaug.config import resolve
     from diffaug.data.demo import write_long_tailed_digits
 
-    if options["minutes"] is None and options["images"] is None:
-        options["minutes"] = DEFAULT_MINUTES
+    arguments = augmenter_arguments(options)
+    wanted = resolve(arguments["settings"], file=options["config"], recipe=options["recipe"]).config.diffusion
+    if wanted.minutes is None and wanted.images is None:
+        arguments["settings"]["diffusion.minutes"] = DEFAULT_MINUTES
     data = write_long_tailed_digits(study.parent / f"{study.name}-images")
-    augmenter = DiffusionAugmenter(study=study, **augmenter_arguments(options)).fit(data)
+    augmenter = DiffusionAugmenter(study=study, **arguments).fit(data)
     augmenter.generate()
     finish_evaluation(augmenter, augmenter.evaluate(), "demo", as_json)

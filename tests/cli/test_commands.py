@@ -45,7 +45,8 @@ def test_run_prints_the_arms_and_the_verdict_on_stdout(capsys, tmp_path, images,
 
 def test_demo_runs_the_whole_job(capsys, tmp_path, set_options) -> None:
     study = tmp_path / "demo"
-    main(["demo", "--study", str(study), "--images", "256", "--quiet", *_without_images(set_options)])
+    main(["demo", "--study", str(study), "--quiet", *set_options])
+    assert yaml.safe_load((study / "config.yaml").read_text())["diffusion"]["minutes"] is None
     assert "verdict:" in capsys.readouterr().out
     counts = [len(list((tmp_path / "demo-images" / "train" / str(digit)).iterdir())) for digit in range(10)]
     assert counts[0] == 100
