@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DONE = "DONE.json"
+MEND = "restore it from a copy, or repeat the command that made it with --overwrite"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -143,13 +144,13 @@ def committed_facts(directory: Path, *, verify: bool = False) -> dict[str, Any] 
         return None
     record = read_json(directory / DONE)
     if not isinstance(record, dict) or record.pop("fingerprint", None) != fingerprint(record):
-        raise DamagedError("a file was changed after it was written", where=directory / DONE)
+        raise DamagedError("a file was changed after it was written", where=directory / DONE, fix=MEND)
     for name, expected in record["files"].items():
         path = safe_join(directory, name)
         if not path.is_file() or path.stat().st_size != expected["size"]:
-            raise DamagedError("a file is missing or has another size than when it was written", where=path)
+            raise DamagedError("a file is missing or has another size than when it was written", where=path, fix=MEND)
         if verify and sha256_file(path) != expected["sha256"]:
-            raise DamagedError("a file was changed after it was written", where=path)
+            raise DamagedError("a file was changed after it was written", where=path, fix=MEND)
     return dict(record["facts"])
 
 

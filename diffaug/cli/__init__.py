@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import json
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import click
 
 from diffaug import __version__
-from diffaug.errors import DiffaugError, Interrupted
+from diffaug.errors import DataError, DiffaugError, Interrupted
 
 COMMANDS = {
     "demo": "The whole job on bundled digits, in minutes.",
@@ -25,6 +26,9 @@ COMMANDS = {
     "recipes": "List, show or copy ready configurations.",
     "doctor": "Versions, devices, what is missing and how to get it.",
 }
+
+
+DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 
 class LazyGroup(click.Group):
@@ -79,6 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), error.exit_code, as_json, fix=error.fix, where=error.where)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code, as_json, fix=_usage_hint(error))
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        fix = "check permissions and free space, or choose another --study"
+        _fail(f"{error.strerror}\n  where: {error.filename}", DataError.exit_code, as_json, fix=fix)
     except (KeyboardInterrupt, click.Abort):
         message = "interrupted; what was finished is kept, the same command goes on from there"
         _fail(message, Interrupted.exit_code, as_json)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from diffaug import storage
 from diffaug.config import Config
 from diffaug.data.catalog import Catalog, build_catalog, catalog_is_current, describe_changes
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
 from diffaug.pipeline.job import Job
 from diffaug.study import require_same_settings
 
@@ -23,7 +24,7 @@ def prepare_catalog(job: Job) -> Catalog:
     """
     folder, settings = job.study.catalog, catalog_settings(job.config)
     root = Path(job.study.facts["data"])
-    facts = storage.committed_facts(folder)
+    facts = _committed_facts(job)
     if facts is not None and not job.overwrite and _is_trained(job):
         require_same_settings(folder, facts["settings"], settings)
     if facts is not None and facts["settings"] == settings:
@@ -55,6 +56,15 @@ def show_catalog(job: Job, catalog: Catalog) -> None:
     more = len(catalog.problems) - MAX_LISTED_PROBLEMS
     if more > 0:
         job.narrator.warn(f"and {more} more problems: diffaug inspect {catalog.root} --json")
+
+
+def _committed_facts(job: Job) -> dict[str, Any] | None:
+    try:
+        return storage.committed_facts(job.study.catalog)
+    except DamagedError:
+        if not job.overwrite:
+            raise
+        return None
 
 
 def _build(job: Job, root: Path) -> Catalog:

@@ -111,3 +111,21 @@ def test_a_bug_keeps_its_traceback(monkeypatch, images) -> None:
     monkeypatch.setattr(diffaug.augmenter.DiffusionAugmenter, "attach", lambda self, data: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["inspect", str(images)])
+
+
+def test_a_study_that_cannot_be_written(capsys, tmp_path, images, set_options) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, message = fails(capsys, "inspect", str(images), "--study", str(tmp_path / "file" / "study"), *set_options)
+    assert code == 3
+    assert "file/study" in message
+    assert "--study" in message.split("fix:")[1]
+
+
+def test_a_damaged_catalog_is_made_again_when_asked(capsys, tmp_path, images, run_options) -> None:
+    main(["inspect", str(images), *run_options])
+    (tmp_path / "study" / "catalog" / "pixels.npy").write_bytes(b"cut short")
+    code, message = fails(capsys, "inspect", str(images), *run_options)
+    assert code == 3
+    assert "--overwrite" in message.split("fix:")[1]
+    main(["inspect", str(images), *run_options, "--overwrite"])
+    main(["inspect", str(images), *run_options])
