@@ -214,15 +214,16 @@ class DiffusionAugmenter:
         return self._catalog().images("train").counts_by_name
 
     def _open(self, study: Study) -> None:
-        self._job = open_job(
-            study,
-            self._narrator,
-            flags=self._flags,
-            file=self._file,
-            recipe=self._recipe,
-            command=self._command,
-            overwrite=self._overwrite,
-        )
+        with study.locked():
+            self._job = open_job(
+                study,
+                self._narrator,
+                flags=self._flags,
+                file=self._file,
+                recipe=self._recipe,
+                command=self._command,
+                overwrite=self._overwrite,
+            )
 
     @contextmanager
     def _working(self) -> Iterator[None]:

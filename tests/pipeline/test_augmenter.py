@@ -193,3 +193,11 @@ def test_the_journal_holds_fit_generate_and_every_trial(augmenter) -> None:
     started = events.loc[events["kind"] == "start", "key"].tolist()
     assert started[:3] == ["study", "fit", "generate"]
     assert len([key for key in started if key.startswith("trial/")]) == 15
+
+
+def test_a_locked_out_process_writes_nothing(tmp_path, images, small) -> None:
+    study = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=small, verbose=False).attach(images).study
+    before = study.journal.read_bytes(), study.config_file.read_bytes()
+    with study.locked(), pytest.raises(UsageError, match="another diffaug process"):
+        diffaug.DiffusionAugmenter.open(study.path, seed=9, verbose=False)
+    assert (study.journal.read_bytes(), study.config_file.read_bytes()) == before
