@@ -222,8 +222,9 @@ class MlflowTracker:
             dataset = from_pandas(
                 pd.read_parquet(file), source=file.as_uri(), name=_text(data["name"], MAX_NAME_LENGTH), digest=digest
             )
+            described = Dataset(**dataset.to_dict())
         context = InputTag("mlflow.data.context", data["context"])
-        self._client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), [context])])
+        self._client.log_inputs(run_id, [DatasetInput(described, [context])])
 
     def _file(self, data: dict[str, Any]) -> Path:
         path: Path = self._root / data["file"]

@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     exception is a bug and keeps its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _share_the_processor()
     as_json = "--json" in arguments
     try:
         cli.main(arguments, prog_name="diffaug", standalone_mode=False)
@@ -91,6 +93,15 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         message = "interrupted; what was finished is kept, the same command goes on from there"
         _fail(message, Interrupted.exit_code, as_json)
+
+
+def _share_the_processor() -> None:
+    """Lets torch's threads wait asleep; must come before torch is imported.
+
+    By default they wait by spinning, and one other busy process then slows a training down manyfold.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _usage_hint(error: click.ClickException) -> str | None:
