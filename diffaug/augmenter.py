@@ -15,7 +15,7 @@ from diffaug.errors import UsageError
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.catalog import prepare_catalog
-from diffaug.pipeline.evaluate import evaluate_pool, read_evaluation, write_study_report
+from diffaug.pipeline.evaluate import evaluate_pool, read_evaluation, require_test_images, write_study_report
 from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.generate import generate_pool
 from diffaug.pipeline.job import Job, open_job
@@ -94,14 +94,32 @@ class DiffusionAugmenter:
 
         Args:
             data: A folder (class folders, train/val/test folders, or a CSV of file_name,label), or a labelled
-                torch Dataset, whose images are copied into the study as PNG.
+                torch Dataset, whose images are written as PNG into `<study>-images`.
 
         Raises:
             DataError: The images can't be used as they are.
             UsageError: A wrong path or setting, or a study of other data.
             Interrupted: Stopped by Ctrl-C; a checkpoint was saved.
         """
+        return self.attach(data)._fit()
+
+    def run(self, data: str | Path | Dataset[Any]) -> EvaluationResult:
+        """The whole job: fit, generate, evaluate, report; what is finished already is kept.
+
+        Args:
+            data: As of `fit`; every class needs a test image, or enough images that one can be held out.
+
+        Raises:
+            DataError: The images can't be used as they are, or a class has no test image.
+            UsageError: A wrong path or setting, or a study of other data.
+            Interrupted: Stopped by Ctrl-C; a checkpoint was saved.
+        """
         self.attach(data)
+        require_test_images(self.inspect())
+        self._fit().generate()
+        return self.evaluate()
+
+    def _fit(self) -> Self:
         with self._working():
             fit_generator(self.job, self._catalog())
         return self
@@ -110,8 +128,9 @@ class DiffusionAugmenter:
         """Begins or opens the study for `data` without training anything."""
         if isinstance(data, str | Path):
             root = Path(data)
-            if not root.exists():
-                raise UsageError("there is no such folder", where=root, fix="check the path of the images")
+            if not root.is_dir():
+                what = "this is a file, not a folder" if root.exists() else "there is no such folder"
+                raise UsageError(what, where=root, fix="give the folder that holds the images")
             path = self._study_path or default_study_path(root)
         else:
             path = self._study_path or default_study_path(Path("dataset"))
@@ -122,7 +141,7 @@ class DiffusionAugmenter:
     def plan(self) -> Plan:
         """What `fit` would do, at the speed measured here; nothing is trained."""
         with self._working():
-            return plan_training(self.job, self._catalog().images("train"))
+            return plan_training(self.job, self._catalog().images("train"), measure=True)
 
     def inspect(self) -> Catalog:
         """Reads the images; the catalog holds counts, verdicts of every file and the problems found."""
@@ -146,7 +165,7 @@ class DiffusionAugmenter:
         if callable(sampling_strategy):
             sampling_strategy = dict(sampling_strategy(self.class_counts_))
         if isinstance(sampling_strategy, Mapping):
-            sampling_strategy = {str(key): int(total) for key, total in sampling_strategy.items()}
+            sampling_strategy = {str(key): total for key, total in sampling_strategy.items()}
         chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
         self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
         with self._working():

@@ -67,11 +67,11 @@ class ConsoleNarrator:
 
     def say(self, text: str) -> None:
         """Prints the sentence as it is, without markup."""
-        self._console.print(text)
+        self._console.print(printable(text))
 
     def warn(self, text: str) -> None:
         """Prints the sentence in yellow, marked as a warning."""
-        self._console.print(f"warning: {text}", style="yellow")
+        self._console.print(printable(f"warning: {text}"), style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Prints the table; all columns but the first are aligned to the right, and long cells wrapped."""
@@ -81,7 +81,7 @@ class ConsoleNarrator:
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         self._console.print(table)
 
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
@@ -128,6 +128,11 @@ class ConsoleNarrator:
         if self._bars is not None:
             self._bars.stop()
             self._bars = self._task = None
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, so that a class name can't steer the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from diffaug import storage
@@ -62,3 +63,47 @@ def digits_pool(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Pool:
     pixels, labels = digits
     chosen = [(k, pixels[i]) for k in range(10) for i in np.flatnonzero(labels == k)[:k]]
     return write_pool(tmp_path_factory.mktemp("digits") / "pool", [str(k) for k in range(10)], chosen)
+
+
+SMALL = {
+    "diffusion.images": 512,
+    "diffusion.base_channels": 16,
+    "diffusion.batch_size": 16,
+    "synthesis.num_inference_steps": 4,
+    "synthesis.chunk_size": 8,
+    "synthesis.off_class_confidence": 1.0,
+    "evaluation.seeds": 3,
+    "evaluation.updates": 8,
+    "tracking.mlflow": False,
+}
+
+
+def write_classes(root: Path, counts: dict[str, int], size: int = 8) -> Path:
+    """Grey images whose brightness tells the class apart."""
+    rng = np.random.default_rng(0)
+    for position, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = rng.integers(0, 60, (size, size)) + position * 60
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_classes(tmp_path / "images", {"dark": 20, "middle": 12, "bright": 6})
+
+
+@pytest.fixture
+def small() -> dict[str, object]:
+    return dict(SMALL)
+
+
+@pytest.fixture
+def set_options() -> list[str]:
+    return [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def make_classes() -> Callable[..., Path]:
+    return write_classes

@@ -61,13 +61,20 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    invoke_without_command=True,
+)
 @click.version_option(__version__, prog_name="diffaug")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Generative augmentation for small, imbalanced image sets, with an honest verdict.
 
     Begin with: diffaug demo, or diffaug run ./data
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,8 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
         fix = "check permissions and free space, or choose another --study"
         _fail(f"{error.strerror}\n  where: {error.filename}", DataError.exit_code, as_json, fix=fix)
     except (KeyboardInterrupt, click.Abort):
-        message = "interrupted; what was finished is kept, the same command goes on from there"
-        _fail(message, Interrupted.exit_code, as_json)
+        from diffaug.cli.options import typed_command
+
+        message = "interrupted; what was finished is kept"
+        _fail(message, Interrupted.exit_code, as_json, fix=f"go on with: {typed_command()}")
 
 
 def _share_the_processor() -> None:

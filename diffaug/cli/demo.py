@@ -29,6 +29,5 @@ def command(study: Path, as_json: bool, **options: Any) -> None:
     if wanted.minutes is None and wanted.images is None:
         arguments["settings"]["diffusion.minutes"] = DEFAULT_MINUTES
     data = write_long_tailed_digits(study.parent / f"{study.name}-images")
-    augmenter = DiffusionAugmenter(study=study, **arguments).fit(data)
-    augmenter.generate()
-    finish_evaluation(augmenter, augmenter.evaluate(), "demo", as_json)
+    augmenter = DiffusionAugmenter(study=study, **arguments)
+    finish_evaluation(augmenter, augmenter.run(data), "demo", as_json)

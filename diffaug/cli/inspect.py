@@ -22,6 +22,9 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
     augmenter = DiffusionAugmenter(study=study, **augmenter_arguments(options)).attach(data)
     catalog = augmenter.inspect()
     show_catalog(augmenter.job, catalog)
+    unusable = catalog.table.loc[catalog.table["verdict"] != "ok", ["path", "verdict", "note"]].astype(str)
+    if len(unusable):
+        augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
     counts = catalog.counts()
     verdicts = {str(verdict): int(count) for verdict, count in catalog.table["verdict"].value_counts().items()}
     results = {
@@ -30,5 +33,6 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
         "channels": catalog.channels,
         "verdicts": verdicts,
         "problems": catalog.problems,
+        "unusable": unusable.to_dict("records"),
     }
     print_result("inspect", as_json, study=augmenter.study.path, results=results, next_step=f"diffaug run {data}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffaug.errors import UsageError
+from diffaug.narration import printable
 from diffaug.yaml_files import parse_value
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def print_verdict(result: EvaluationResult) -> None:
         table.add_row(arm.name, *cells)
     console.print(table)
     console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
-    console.print(result.verdict.text, markup=False)
+    console.print(printable(result.verdict.text), markup=False)
 
 
 def finish_evaluation(augmenter: DiffusionAugmenter, result: EvaluationResult, command: str, as_json: bool) -> None:

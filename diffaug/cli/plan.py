@@ -20,4 +20,5 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
 
     augmenter = DiffusionAugmenter(study=study, **augmenter_arguments(options)).attach(data)
     plan = augmenter.plan()
-    print_result("plan", as_json, study=augmenter.study.path, results=plan.to_dict(), next_step=f"diffaug fit {data}")
+    results = {**plan.to_dict(), "expected_seconds": plan.expected_seconds}
+    print_result("plan", as_json, study=augmenter.study.path, results=results, next_step=f"diffaug fit {data}")

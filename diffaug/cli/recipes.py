@@ -12,9 +12,12 @@ from diffaug.cli.options import json_option
 from diffaug.errors import UsageError
 
 
-@click.group()
-def command() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
     """Ready configurations: use one with --recipe NAME, or copy and change it."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @command.command("ls")

@@ -16,5 +16,5 @@ def command(study: Path, as_json: bool) -> None:
     """Write the report of STUDY, one HTML file that opens offline."""
     from diffaug.augmenter import DiffusionAugmenter
 
-    path = DiffusionAugmenter.open(study, command=typed_command(), verbose=False).report()
+    path = DiffusionAugmenter.open(study, command=typed_command()).report()
     print_result("report", as_json, study=study, results={"report": str(path)}, next_step=f"open {path}")

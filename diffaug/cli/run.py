@@ -22,6 +22,5 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
     """
     from diffaug.augmenter import DiffusionAugmenter
 
-    augmenter = DiffusionAugmenter(study=study, **augmenter_arguments(options)).fit(data)
-    augmenter.generate()
-    finish_evaluation(augmenter, augmenter.evaluate(), "run", as_json)
+    augmenter = DiffusionAugmenter(study=study, **augmenter_arguments(options))
+    finish_evaluation(augmenter, augmenter.run(data), "run", as_json)

@@ -104,13 +104,19 @@ class Generator:
         Returns:
             uint8 (N, H, W, C); an image with a non-finite value comes back all zero.
         """
-        class_index = self.class_index(label)
-        noise = class_noise(self, seed, class_index, indices)
-        labels = torch.full((len(noise),), class_index, device=self.device)
-        return self.decode(self.denoise(noise, labels, guidance_scale, num_inference_steps))
+        return self.decode(
+            self.sample_normalised(
+                label, indices, seed=seed, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps
+            )
+        )
 
-    def denoise(self, noise: Tensor, labels: Tensor, guidance_scale: float, num_inference_steps: int) -> Tensor:
-        """Runs the reverse process: standard normal (N, C, H, W) to normalised images of the same shape."""
+    def sample_normalised(
+        self, label: str | int, indices: Sequence[int], *, seed: int, guidance_scale: float, num_inference_steps: int
+    ) -> Tensor:
+        """Samples as `sample` does and returns what the network made, (N, C, H, W), possibly not finite."""
+        class_index = self.class_index(label)
+        noise = _class_noise(self, seed, class_index, indices)
+        labels = torch.full((len(noise),), class_index, device=self.device)
         denoise = guided(self.denoiser, labels, self.denoiser.config.null_label, guidance_scale)
         return dpm_solver_2m(denoise, noise, karras_sigmas(num_inference_steps))
 
@@ -131,7 +137,7 @@ class Generator:
         raise UsageError(f"the generator knows no class {label!r}", fix=f"classes: {', '.join(self.classes)}")
 
 
-def class_noise(generator: Generator, seed: int, class_index: int, indices: Sequence[int]) -> Tensor:
+def _class_noise(generator: Generator, seed: int, class_index: int, indices: Sequence[int]) -> Tensor:
     """The noise of samples `indices` of a class, standard normal (N, C, H, W), on the generator's device."""
     shape = (generator.channels, *generator.image_size)
     noise = [

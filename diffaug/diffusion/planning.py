@@ -9,6 +9,7 @@ from typing import Any
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.unet import NetworkConfig
+from diffaug.narration import duration
 
 DEFAULT_MINUTES = 10.0
 
@@ -99,7 +100,10 @@ def set_length(plan: Plan, settings: DiffusionSettings, images_per_second: float
     """Turns the time budget into images at the measured speed; a budget in images stays as it is."""
     if settings.images is not None:
         reason = f"{settings.images} images seen, as set"
-        return replace(plan, images=settings.images, reasons=(*plan.reasons, reason))
+        if images_per_second:
+            reason += f": about {duration(settings.images / images_per_second)} at {images_per_second:.0f} images/s"
+        plan = replace(plan, images=settings.images, images_per_second=images_per_second)
+        return replace(plan, reasons=(*plan.reasons, reason))
     minutes = settings.minutes or DEFAULT_MINUTES
     count = max(plan.batch_size, round(minutes * 60 * images_per_second))
     origin = "as set" if settings.minutes else "the default"

@@ -63,7 +63,7 @@ def write_report(
         facts: Provenance by name: versions, device, times, hashes.
         problems: Sentences about what was found in the data.
         seed: Decides which images are shown.
-        command: Shell line that makes the same results again.
+        command: Shell line that repeats the job with the same settings.
     """
     shown = choose_images(real, synthetic, seed)
     data = {

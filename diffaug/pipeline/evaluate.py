@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from diffaug import storage
@@ -32,8 +33,7 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
     train, test, synthetic = catalog.images("train"), catalog.images("test"), pool.images()
-    if not len(test):
-        raise DataError("there are no test images", where=catalog.root, fix="add a test/ folder, or let diffaug split")
+    require_test_images(catalog)
     trials: list[Trial] = []
     total = len(settings.arms) * settings.seeds
     for trial in run_experiment(
@@ -47,6 +47,17 @@ def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     finish_stage(folder)
     _log_result(job, result)
     return result
+
+
+def require_test_images(catalog: Catalog) -> None:
+    """Raises DataError when a class has no test image, since nothing could be said about it."""
+    missing = [name for name, count in catalog.images("test").counts_by_name.items() if not count]
+    if missing:
+        raise DataError(
+            f"no test image of: {', '.join(missing)}",
+            where=catalog.root,
+            fix="add test images of these classes, or remove the test split so that diffaug holds some back",
+        )
 
 
 def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
@@ -76,7 +87,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
         facts=_facts(job, catalog),
         problems=catalog.problems,
         seed=job.config.seed,
-        command=job.command,
+        command=_repeat_command(job),
     )
     job.journal.log_artifact(STUDY_RUN, job.study.report)
     job.journal.end_run(STUDY_RUN)
@@ -85,6 +96,13 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
 
 def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:
     return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
+
+
+def _repeat_command(job: Job) -> str:
+    study = job.study.path
+    return shlex.join(
+        ["diffaug", "run", job.study.facts["data"], "--study", f"{study}-again", "--config", str(job.study.config_file)]
+    )
 
 
 def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:

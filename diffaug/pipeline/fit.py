@@ -62,8 +62,14 @@ def generator_settings(job: Job) -> dict[str, Any]:
     return {"seed": job.config.seed, **job.config.diffusion.model_dump(mode="json", exclude=excluded)}
 
 
-def plan_training(job: Job, images: LabeledImages) -> Plan:
-    """The plan: the one that a training with these settings began with, else a new one at the speed measured now."""
+def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> Plan:
+    """The plan: the one that a training with these settings began with, else a new one at the speed measured now.
+
+    Args:
+        job: The job.
+        images: The training images.
+        measure: Measure the speed also where the length is set in images and does not depend on it.
+    """
     file = job.study.generator / "plan.json"
     if file.is_file() and stage_settings(job.study.generator) == generator_settings(job):
         plan = Plan.from_dict(storage.read_json(file))
@@ -72,7 +78,7 @@ def plan_training(job: Job, images: LabeledImages) -> Plan:
     settings, device = job.config.diffusion, job.device
     plan = make_plan(images, settings, device)
     speed = 0.0
-    if settings.images is None:
+    if measure or settings.images is None:
         job.narrator.say("measuring training speed ...")
         speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings)
     plan = set_length(plan, settings, speed)
@@ -97,6 +103,7 @@ class _Fit:
         self.state = new_state(plan, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []
+        self.trackers_answer = True
 
     def run(self, stage: StageState) -> None:
         """Trains to the end of the plan and writes the artifact's files."""
@@ -132,8 +139,9 @@ class _Fit:
                 grid_at = time.monotonic() + self.settings.grid_seconds
             if stop_requested() or now >= checkpoint_at:
                 save_checkpoint(self.folder / "checkpoints", self.state)
+                self.trackers_answer = self.trackers_answer and bool(self.job.sync())
                 checkpoint_at = time.monotonic() + self.settings.checkpoint_seconds
-            if stop_requested() and record.step < self.plan.steps:
+            if stop_requested():
                 raise Interrupted(
                     f"stopped after {record.images_seen} of {self.plan.images} images; a checkpoint was saved",
                     where=self.folder,

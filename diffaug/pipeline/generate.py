@@ -132,10 +132,10 @@ def _finish_log(job: Job, pool: Pool) -> None:
 
 
 def _sheet(pool: Pool) -> NDArray[np.uint8]:
-    """The first images of every class that has some: as generated, not chosen."""
+    """One row a class with its first images: as generated, not chosen. Classes with too few for a row are left out."""
     rows = [pool.indices_of(index)[:SHEET_COLUMNS] for index in range(len(pool.classes))]
-    full = [row for row in rows if len(row) == SHEET_COLUMNS] or [row for row in rows if len(row)]
-    return contact_sheet(np.stack([pool.read(i) for row in full for i in row]), SHEET_COLUMNS)
+    columns = max(map(len, rows))
+    return contact_sheet(np.stack([pool.read(i) for row in rows if len(row) == columns for i in row]), columns)
 
 
 def _by_reason(counts: dict[str, int]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from diffaug import storage
 from diffaug.config import SynthesisSettings
-from diffaug.diffusion.artifact import Generator, class_noise
+from diffaug.diffusion.artifact import Generator
 from diffaug.synthesis.filters import ClassScorer, Judgement, judge
 from diffaug.synthesis.pool import MANIFEST, MANIFEST_COLUMNS
 
@@ -128,9 +128,13 @@ class _Draw:
         size = self.settings.chunk_size
         indices = range(self.chunk * size, (self.chunk + 1) * size)
         class_index = self.generator.class_index(self.label)
-        noise = class_noise(self.generator, self.seed, class_index, indices)
-        labels = torch.full((size,), class_index, device=self.generator.device)
-        images = self.generator.denoise(noise, labels, self.settings.guidance_scale, self.settings.num_inference_steps)
+        images = self.generator.sample_normalised(
+            class_index,
+            indices,
+            seed=self.seed,
+            guidance_scale=self.settings.guidance_scale,
+            num_inference_steps=self.settings.num_inference_steps,
+        )
         pixels = self.generator.decode(images)
         finite = torch.isfinite(images).flatten(1).all(dim=1).cpu().numpy()
         judgement = judge(pixels, finite, class_index, self.scorer, self.settings.off_class_confidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from diffaug import storage
 from diffaug.data.images import LabeledImages
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
 
 MANIFEST = "manifest.parquet"
 MANIFEST_COLUMNS = (
@@ -90,13 +91,29 @@ class Pool:
         """Path of every image, relative to `root`."""
         return tuple(self.manifest["file"])
 
+    @cached_property
+    def _sha256(self) -> tuple[str, ...]:
+        return tuple(self.manifest["sha256"])
+
     def indices_of(self, class_index: int) -> NDArray[np.int64]:
         """Positions of a class's images in the manifest, int64."""
         return np.flatnonzero(self.labels == class_index).astype(np.int64)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of image `index`, uint8 (H, W, C)."""
-        with Image.open(storage.safe_join(self.root, self.files[index])) as image:
+        """Pixels of image `index`, uint8 (H, W, C).
+
+        Raises:
+            DamagedError: The file is missing or was changed since it was written.
+        """
+        path = storage.safe_join(self.root, self.files[index])
+        content = path.read_bytes() if path.is_file() else b""
+        if storage.sha256_bytes(content) != self._sha256[index]:
+            raise DamagedError(
+                "an image of the pool is missing or was changed",
+                where=path,
+                fix="remove the pool's folder and generate it again: the images will be the same",
+            )
+        with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image, dtype=np.uint8)
         return pixels.reshape(*self.image_size, self.channels)
 

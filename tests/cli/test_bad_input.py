@@ -57,7 +57,10 @@ def test_corrupt_images_are_listed_and_skipped(capsys, tmp_path, images, run_opt
     results = json.loads(capsys.readouterr().out)["results"]
     assert results["verdicts"]["truncated"] == 1
     assert results["verdicts"]["not an image"] == 1
-    assert any("note.jpg" in problem for problem in results["problems"])
+    assert {entry["path"]: entry["verdict"] for entry in results["unusable"]} == {
+        "dark/000.png": "truncated",
+        "dark/note.jpg": "not an image",
+    }
     main(["fit", str(images), *run_options, "--json"])
     assert json.loads(capsys.readouterr().out)["status"] == "ok"
 
@@ -129,3 +132,47 @@ def test_a_damaged_catalog_is_made_again_when_asked(capsys, tmp_path, images, ru
     assert "--overwrite" in message.split("fix:")[1]
     main(["inspect", str(images), *run_options, "--overwrite"])
     main(["inspect", str(images), *run_options])
+
+
+def test_a_test_split_that_lacks_a_class_stops_the_job_before_training(
+    capsys, tmp_path, make_classes, run_options
+) -> None:
+    make_classes(tmp_path / "data" / "train", {"dark": 9, "bright": 9})
+    make_classes(tmp_path / "data" / "test", {"dark": 4})
+    code, message = fails(capsys, "run", str(tmp_path / "data"), *run_options)
+    assert code == 3
+    assert "no test image of: bright" in message
+    assert not (tmp_path / "study" / "generator").exists()
+
+
+def test_a_file_instead_of_a_folder(capsys, images) -> None:
+    code, message = fails(capsys, "run", str(images / "dark" / "001.png"))
+    assert code == 2
+    assert "this is a file, not a folder" in message
+
+
+def test_a_changed_image_of_the_pool_is_found(capsys, tmp_path, images, run_options) -> None:
+    study = tmp_path / "study"
+    main(["fit", str(images), *run_options])
+    main(["generate", str(study), "--quiet"])
+    changed = next((study / "pool" / "images").rglob("*.png"))
+    content = bytearray(changed.read_bytes())
+    content[-20] ^= 1
+    changed.write_bytes(bytes(content))
+    code, message = fails(capsys, "evaluate", str(study), "--quiet")
+    assert code == 3
+    assert changed.name in message
+    assert "missing or was changed" in message
+
+
+def test_class_names_cannot_steer_the_terminal(capsys, tmp_path, make_classes) -> None:
+    data = make_classes(tmp_path / "data", {"\x1b[31mred": 9, "plain": 9})
+    main(["inspect", str(data), "--study", str(tmp_path / "study")])
+    shown = capsys.readouterr().err
+    assert "\x1b[31mred" not in shown
+    assert r"\x1b[31mred" in shown
+
+
+def test_no_command_shows_the_help(capsys) -> None:
+    main([])
+    assert "Commands:" in capsys.readouterr().out

@@ -20,6 +20,7 @@ def test_each_command_does_its_part_and_names_the_next(capsys, tmp_path, images,
     assert inspected["next"] == f"diffaug run {images}"
     planned = answer(capsys, "plan", str(images), *where, *set_options)
     assert planned["results"]["images"] == 512
+    assert planned["results"]["expected_seconds"] > 0
     assert not list(Path(study).glob("generator/*.safetensors"))
     fitted = answer(capsys, "fit", str(images), *where, *set_options)
     assert fitted["next"] == f"diffaug generate {study}"

@@ -112,9 +112,11 @@ def test_a_resumed_pool_does_not_sample_again(tmp_path, generator, monkeypatch) 
     steps = fill(tmp_path, generator)
     next(steps)
     sampled: list[int] = []
-    original = Generator.denoise
+    original = Generator.sample_normalised
     monkeypatch.setattr(
-        Generator, "denoise", lambda self, noise, *rest: sampled.append(len(noise)) or original(self, noise, *rest)
+        Generator,
+        "sample_normalised",
+        lambda self, label, indices, **rest: sampled.append(len(indices)) or original(self, label, indices, **rest),
     )
     records = list(fill(tmp_path, generator))
     assert len(records) == 3
