@@ -27,7 +27,8 @@ from diffaug.data.demo import write_long_tailed_digits
 
 COLUMNS = 10
 SCALE = 4
-GAP = 8
+GAP = 4
+MIDDLE = 24
 
 
 def main() -> None:
@@ -88,17 +89,21 @@ def picture(augmenter: diffaug.DiffusionAugmenter) -> Image.Image:
     rows = []
     for index in np.flatnonzero(synthetic.class_counts >= COLUMNS):
         halves = [strip(images.pixels[images.labels == index]) for images in (real, synthetic)]
-        rows.append(np.concatenate([halves[0], np.full((halves[0].shape[0], GAP), 255, np.uint8), halves[1]], axis=1))
+        rows.append(
+            np.concatenate([halves[0], np.full((halves[0].shape[0], MIDDLE), 255, np.uint8), halves[1]], axis=1)
+        )
     return Image.fromarray(np.concatenate(rows))
 
 
 def strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The first images of uint8 (N, H, W, 1) in one row, enlarged, on white where there are too few."""
-    count, height, width, _ = pixels.shape
-    row = np.full((height, COLUMNS * width), 255, np.uint8)
-    for position in range(min(count, COLUMNS)):
-        row[:, position * width : (position + 1) * width] = pixels[position, :, :, 0]
-    return row.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    """The first images of uint8 (N, H, W, 1) in one row, enlarged, on white, which also parts them."""
+    _, height, width, _ = pixels.shape
+    tile_height, tile_width = height * SCALE + GAP, width * SCALE + GAP
+    row = np.full((tile_height, COLUMNS * tile_width), 255, np.uint8)
+    for position, image in enumerate(pixels[:COLUMNS, :, :, 0]):
+        left = position * tile_width
+        row[: height * SCALE, left : left + width * SCALE] = image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    return row
 
 
 def machine() -> dict[str, Any]:
