@@ -123,7 +123,7 @@ def _log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ..
     params = {"arm": trial.arm, "seed": trial.seed, "synthetic_weight": job.config.evaluation.synthetic_weight}
     job.start_run(key, state, name=f"{trial.arm}, seed {trial.seed}", kind="trial", params=params, arm=trial.arm)
     recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
-    job.journal.log_metrics(key, {**trial.metrics, **recall})
+    job.journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
     job.journal.end_run(key)
 
 

@@ -110,6 +110,8 @@ class _Fit:
         storage.write_json(self.folder / "plan.json", self.plan.to_dict())
         self._resume()
         self._start_log(stage)
+        if self.state.step == 0:
+            self._save_grid()  # the noise that the later grids begin from; MLflow's slider starts at step 0
         began = time.monotonic()
         with stop_requests() as stop_requested:
             self._train(stop_requested)

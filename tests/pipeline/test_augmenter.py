@@ -30,7 +30,7 @@ def test_the_whole_job(augmenter, images, tmp_path) -> None:
     assert result.verdict.text.split(".")[0] in html.replace("&#39;", "'").replace("&#34;", '"')
     assert json.loads((study / "report.json").read_text())
     grids = sorted((study / "generator" / "samples").glob("*.png"))
-    assert [grid.name for grid in grids] == ["images-000000512.png"]
+    assert [grid.name for grid in grids] == ["images-000000000.png", "images-000000512.png"]
 
 
 def test_finished_stages_are_kept_and_other_settings_need_overwrite(augmenter, images, small, tmp_path) -> None:
