@@ -139,11 +139,12 @@ class _Fit:
             if now >= grid_at:
                 self._save_grid()
                 grid_at = time.monotonic() + self.settings.grid_seconds
-            if stop_requested() or now >= checkpoint_at:
+            stopping = stop_requested()
+            if stopping or now >= checkpoint_at:
                 save_checkpoint(self.folder / "checkpoints", self.state)
                 self.trackers_answer = self.trackers_answer and bool(self.job.sync())
                 checkpoint_at = time.monotonic() + self.settings.checkpoint_seconds
-            if stop_requested():
+            if stopping:
                 raise Interrupted(
                     f"stopped after {record.images_seen} of {self.plan.images} images; a checkpoint was saved",
                     where=self.folder,
