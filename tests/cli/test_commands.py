@@ -99,3 +99,11 @@ def test_plan_speaks_also_once_a_generator_is_there(capsys, tmp_path, images, se
     capsys.readouterr()
     main(["plan", str(images), *study, *_without_images(set_options), "--images", str(length)])
     assert f"{length} images seen" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_as_shipped_finds_a_gain(capsys) -> None:
+    results = answer(capsys, "demo", "--no-track", "--quiet")["results"]
+    accuracy = {arm["name"]: arm["metrics"]["balanced_accuracy"]["mean"] for arm in results["arms"]}
+    assert accuracy["real + synthetic"] > accuracy["real only"]
+    assert results["verdict"]["decision"] != "do not use"
