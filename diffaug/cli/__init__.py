@@ -110,7 +110,7 @@ def _share_the_processor() -> None:
     By default they wait by spinning, and one other busy process then slows a training down manyfold.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _usage_hint(error: click.ClickException) -> str | None:
