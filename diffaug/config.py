@@ -15,7 +15,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffaug.errors import UsageError
-from diffaug.storage import fingerprint
 from diffaug.yaml_files import parse_value, read_text
 from diffaug.yaml_files import read_yaml as read_yaml  # noqa: PLC0414  (callers reach it through config)
 
@@ -144,11 +143,6 @@ class Config(Settings):
     synthesis: SynthesisSettings = SynthesisSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tracking: TrackingSettings = TrackingSettings()
-
-    def fingerprint(self, *sections: str) -> str:
-        """A short name of the seed and the named sections; all sections when none is named."""
-        content = self.model_dump(mode="json")
-        return fingerprint({key: content[key] for key in ("seed", *(sections or sorted(content)))})
 
 
 SECTIONS = tuple(name for name, field in Config.model_fields.items() if isinstance(field.default, Settings))

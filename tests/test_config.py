@@ -321,16 +321,6 @@ def test_a_key_that_is_no_text_is_unknown_not_a_crash(sources):
         resolve(environment={}, file=sources.write("c.yaml", {1: 2}))
 
 
-@pytest.mark.parametrize(("key", "value"), OTHER_VALUES.items(), ids=OTHER_VALUES)
-def test_a_fingerprint_changes_with_its_sections_only(key, value):
-    default, changed = Config(), resolve({key: value}, environment={}).config
-    assert changed.fingerprint() != default.fingerprint()
-    for section in SECTIONS:
-        differs = changed.fingerprint(section) != default.fingerprint(section)
-        assert differs == (key == "seed" or key.startswith(f"{section}."))
-    assert default.fingerprint("data", "diffusion") not in (default.fingerprint("data"), default.fingerprint())
-
-
 def test_settings_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 3
