@@ -75,6 +75,16 @@ class DiffusionSettings(Settings):
         200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
     uncertainty_weighting: bool = Field(True, description="Weigh noise levels by their learnt difficulty.")
+    holdout: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.05,
+        description="Share of each class of 20 images or more that is not trained on, to see what is learnt by heart.",
+    )
+    watch_share: Fraction = Field(
+        0.02, description="Share of the training time for looking whether training images are copied; 0: never."
+    )
+    stop_on_copying: bool = Field(
+        True, description="End the training once copying sets in, with the weights from before; else only warn."
+    )
     horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
     checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")
     grid_seconds: Positive = Field(60.0, description="Time between sample grids while training.")

@@ -64,6 +64,37 @@ def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> se
     return {path for unit in units if unit.name in chosen for path in unit.paths}
 
 
+def choose_holdout(items: Sequence[Item], *, fraction: float, limit: int, smallest: int, seed: int) -> set[str]:
+    """Paths of the training items that a generator is not trained on, to watch it for copying.
+
+    Taken as in `choose_test`, but only from classes that can spare some: the share is never exceeded, not even
+    to keep a group whole, so a class of few or large groups may give nothing.
+
+    Args:
+        items: All training images.
+        fraction: Share of each class to hold out, in [0, 1).
+        limit: Largest number held out in all; the classes' shares are reduced alike.
+        smallest: Smallest class that gives anything; it gives at least one image if the limit allows.
+        seed: Decides the ranking.
+    """
+    totals = Counter(item.label for item in items)
+    spared = {name: max(1, round(total * fraction)) for name, total in totals.items() if fraction and total >= smallest}
+    excess = max(1.0, sum(spared.values()) / max(1, limit))
+    wanted = Counter({name: int(count / excess) if limit else 0 for name, count in spared.items()})
+    held: Counter[str] = Counter()
+    chosen: set[str] = set()
+    for unit in sorted(_units(items), key=lambda unit: (derive_seed(seed, "holdout", unit.name), unit.name)):
+        if all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
+            chosen.update(unit.paths)
+            held += unit.counts
+    return chosen
+
+
+def unit_names(items: Sequence[Item]) -> dict[str, str]:
+    """For each path a name that all items share which belong together by group or equal pixels."""
+    return {path: unit.name for unit in _units(items) for path in unit.paths}
+
+
 def held_out_count(total: int, test_fraction: float) -> int:
     """Images that a class of `total` gives to the test when groups don't interfere."""
     return min(max(1, round(total * test_fraction)), total - 1)

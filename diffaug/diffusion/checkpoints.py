@@ -15,7 +15,8 @@ from diffaug.errors import DamagedError
 KEPT = 2
 TENSORS, COUNTERS = "state.safetensors", "counters.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-COUNTED = ("step", "skipped", "skipped_in_a_row", "rollbacks", "micro_batches")
+COUNTED = ("step", "skipped", "skipped_in_a_row", "rollbacks", "micro_batches", "safe_step")
+SNAPSHOTS = ("guide", "safe")
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -63,6 +64,8 @@ def _newest_first(folder: Path) -> list[Path]:
 def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
     tensors = {f"model.{name}": tensor for name, tensor in state.loss.state_dict().items()}
     tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.state_dict().items()}
+    for section in SNAPSHOTS:
+        tensors |= {f"{section}.{name}": tensor for name, tensor in (getattr(state, section) or {}).items()}
     for name, parameter in state.loss.named_parameters():
         moments = state.optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in (*MOMENTS, "step") if moment in moments}
@@ -80,9 +83,14 @@ def _fill(state: TrainingState, checkpoint: Path) -> None:
                 "step": moments["step"][name].to(parameter.device),
                 **{moment: torch.empty_like(parameter).copy_(moments[moment][name]) for moment in MOMENTS},
             }
+    device = state.skipped.device
+    state.guide, state.safe = (
+        {name: tensor.to(device) for name, tensor in _section(tensors, section).items()} or None
+        for section in SNAPSHOTS
+    )
     counters = storage.read_json(checkpoint / COUNTERS)
-    state.step, state.rollbacks, state.micro_batches = (
-        counters[name] for name in ("step", "rollbacks", "micro_batches")
+    state.step, state.rollbacks, state.micro_batches, state.safe_step = (
+        counters[name] for name in ("step", "rollbacks", "micro_batches", "safe_step")
     )
     state.skipped.fill_(counters["skipped"])
     state.skipped_in_a_row.fill_(counters["skipped_in_a_row"])

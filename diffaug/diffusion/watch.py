@@ -1,0 +1,312 @@
+"""Watches a training for the point from which the generator copies its training images.
+
+A generator first learns what images of a class look like and only later, after a number of images seen that grows
+with the training set, the single images (Bonnaire et al. 2025, arXiv 2505.17638; Favero et al. 2025, arXiv
+2505.16959). Two signs are measured: the share of samples that are copies, which decides, and by how much
+the denoising error of images never trained on exceeds that of trained ones, which is reported.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from diffaug import seeding
+from diffaug.config import DiffusionSettings
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.holdout import SMALLEST_CLASS, Holdout
+from diffaug.diffusion.planning import Plan
+from diffaug.diffusion.process import Moments, diffuse, karras_sigmas, precondition
+from diffaug.diffusion.samplers import dpm_solver_2m
+
+SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
+SAMPLES = 64
+SAMPLING_STEPS = 12
+COPY_RATIO = 1 / 3
+COPY_LIMIT = 0.05
+FEATURE_SIZE = 16
+CHUNK = 64
+FIRST_POINT = 0.2
+MIN_POINTS, MAX_POINTS = 3, 17
+MIN_PAIRS, MAX_PAIRS = 32, 256
+PASSES_PER_TRAINED_IMAGE = 3
+GENERATED = -1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to look and how closely.
+
+    Attributes:
+        steps: Steps of the training after which to look, rising; the last one ends it. Empty: no watch.
+        pairs: Held-out images, and as many trained ones, whose denoising errors are compared.
+    """
+
+    steps: tuple[int, ...] = ()
+    pairs: int = 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of a number of images are copies."""
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share, 0 of none."""
+        return self.count / self.total if self.total else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of Wilson (1927)."""
+        if not self.total:
+            return 0.0, 1.0
+        z2 = 1.959964**2 / self.total
+        centre = (self.value + z2 / 2) / (1 + z2)
+        half = math.sqrt(z2 * (self.value * (1 - self.value) + z2 / 4)) / (1 + z2)
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen at one watch point.
+
+    Attributes:
+        step: Steps done.
+        copies: Among samples of the classes that decide: those of at least 20 images, or all where there are none.
+        real: The same for real images of these classes; duplicates in the data are not the generator's fault.
+        by_class: Copies among the samples of each class, in class order.
+        loss_gaps: For each of `SIGMAS`, by how much the denoising error of held-out images exceeds that of
+            trained ones, 0.1 being 10 %; empty where nothing was held out.
+        seconds: What looking took.
+    """
+
+    step: int
+    copies: Share
+    real: Share
+    by_class: tuple[Share, ...]
+    loss_gaps: tuple[float, ...]
+    seconds: float
+
+    @property
+    def copying(self) -> bool:
+        """Whether copying has set in: the share is surely above that of real images by more than 5 %."""
+        return self._is_copied(self.copies)
+
+    @property
+    def copied_classes(self) -> tuple[int, ...]:
+        """The classes of which that is true, small ones included."""
+        return tuple(label for label, share in enumerate(self.by_class) if self._is_copied(share))
+
+    @property
+    def loss_gap(self) -> float | None:
+        """Mean over the noise levels."""
+        return sum(self.loss_gaps) / len(self.loss_gaps) if self.loss_gaps else None
+
+    def _is_copied(self, share: Share) -> bool:
+        return share.interval[0] > self.real.value + COPY_LIMIT
+
+
+def schedule_of(plan: Plan, settings: DiffusionSettings) -> Schedule:
+    """Watch points from 20 % of the steps to the end, a function of plan and settings alone.
+
+    As many of them, at most 17 (every 5 %), and as many compared images as the share of the training time allows;
+    passing an image through the network costs a third of training on it. Where there is no time for
+    three points the training is too short for copying, too, and there is no watch.
+    """
+    passes = settings.watch_share * PASSES_PER_TRAINED_IMAGE * plan.images
+    sampling, pair = SAMPLES * SAMPLING_STEPS, 2 * len(SIGMAS)
+    pairs = min(MAX_PAIRS, max(MIN_PAIRS, int((passes / MAX_POINTS - sampling) / pair)))
+    points = min(MAX_POINTS, int(passes / (sampling + pairs * pair)))
+    if points < MIN_POINTS:
+        return Schedule()
+    steps = {max(1, round(plan.steps * share)) for share in np.linspace(FIRST_POINT, 1, points)}
+    return Schedule(tuple(sorted(steps)), pairs)
+
+
+def neighbour_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
+    """Distance to the nearest reference over the distance to the nearest one of another unit, in [0, 1].
+
+    Below 1/3 an image is a copy (Gu et al. 2023, arXiv 2310.02664). Taking the second neighbour from another unit
+    keeps near-duplicates in the training set, which lie equally near to a copy, from hiding it.
+
+    Args:
+        queries: Features (Q, F).
+        query_units: int64 (Q,); references of a query's own unit don't count. `GENERATED` is nobody's unit.
+        references: Features (N, F).
+        reference_units: int64 (N,).
+
+    Returns:
+        (Q,), 1 where there are no two units to compare.
+    """
+    parts = zip(queries.split(CHUNK), query_units.split(CHUNK), strict=True)
+    return torch.cat([_chunk_ratios(features, units, references, reference_units) for features, units in parts])
+
+
+def _chunk_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
+    # Up to |query|^2, which changes no order; the two distances themselves are then taken without cancellation.
+    order = references.square().sum(dim=1) - 2 * queries @ references.T
+    order = order.masked_fill(query_units[:, None] == reference_units, torch.inf)
+    nearest = order.argmin(dim=1)
+    order = order.masked_fill(reference_units[nearest][:, None] == reference_units, torch.inf)
+    second = order.argmin(dim=1)
+    distances = [(queries - references[index]).norm(dim=1) for index in (nearest, second)]
+    comparable = torch.isfinite(order.gather(1, second[:, None])[:, 0]) & (distances[1] > 0)
+    return torch.where(comparable, distances[0] / distances[1], torch.ones_like(distances[0]))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Everything that looking at a generator needs, on the device of the training data.
+
+    Attributes:
+        data: The images being trained on.
+        seed: Of the whole training; noise and classes at a step depend on (seed, step) alone.
+        counts: Images of each class, int64 (K,), held-out ones included.
+        features: Of the trained images, mirrored ones too where these are trained on, (N, F).
+        units: int64 (N,), see `neighbour_ratios`.
+        held: Held-out images to compare, as (uint8 (P, H, W, C), int64 (P,)).
+        matched: As many trained images of the same classes.
+        real: Copies among real images of the deciding classes.
+    """
+
+    data: TrainingData
+    seed: int
+    counts: NDArray[np.int64]
+    features: Tensor
+    units: Tensor
+    held: tuple[Tensor, Tensor]
+    matched: tuple[Tensor, Tensor]
+    real: Share
+
+    @classmethod
+    def of(cls, data: TrainingData, holdout: Holdout, schedule: Schedule, seed: int, *, mirrored: bool) -> Watch:
+        """Prepares the watch.
+
+        Args:
+            data: The images of `holdout.trained` on the device.
+            holdout: What is trained on and what is not.
+            schedule: How many images to compare.
+            seed: Seed of the whole training.
+            mirrored: Whether mirrored images are trained on too.
+        """
+        device = data.pixels.device
+        counts = holdout.trained.class_counts + holdout.held.class_counts
+        own = torch.from_numpy(holdout.units).to(device)
+        features = [_features(data, data.pixels)]
+        if mirrored:
+            features.append(_features(data, data.pixels.flip(2)))
+        references, units = torch.cat(features), own.repeat(len(features))
+        draws = seeding.numpy_generator(seed, "watched images")
+        held = draws.permutation(len(holdout.held))[: schedule.pairs]
+        matched = _matching(holdout.held.labels[held], holdout.trained.labels, draws)
+        deciding = np.flatnonzero(np.isin(holdout.trained.labels, _deciding(counts)))
+        positions = torch.from_numpy(draws.permutation(deciding)[:MAX_PAIRS]).to(device)
+        left_out = _on(device, holdout.held, np.arange(len(holdout.held)))[0]
+        queries = torch.cat([features[0][positions], _features(data, left_out)])
+        query_units = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
+        real = _share_of(neighbour_ratios(queries, query_units, references, units))
+        pairs = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
+        return cls(data, seed, counts, references, units, *pairs, real)
+
+    @torch.no_grad()
+    def look(self, denoiser: nn.Module, step: int) -> Look:
+        """Samples and denoises with a network in evaluation mode, (x, sigma (N,), labels (N,)) -> `Moments`."""
+        began = time.perf_counter()
+        kind = self.data.pixels.device.type
+        with torch.autocast(kind, torch.bfloat16) if kind == "cuda" else nullcontext():
+            labels = self._labels(step)
+            samples = self._sample(denoiser, labels, step)
+            gaps = self._gaps(denoiser)
+        ratios = neighbour_ratios(
+            _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.units
+        ).cpu()
+        labels = labels.cpu()
+        deciding = torch.isin(labels, torch.from_numpy(_deciding(self.counts)))
+        by_class = tuple(_share_of(ratios[labels == label]) for label in range(len(self.counts)))
+        return Look(step, _share_of(ratios[deciding]), self.real, by_class, gaps, time.perf_counter() - began)
+
+    def _labels(self, step: int) -> Tensor:
+        """Classes that have images, equally often; where there are more than samples, others at each step."""
+        present = np.flatnonzero(self.counts)
+        order = seeding.numpy_generator(self.seed, "watched classes", step).permutation(present)
+        return torch.from_numpy(np.resize(order, SAMPLES)).to(self.data.pixels.device)
+
+    def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
+        """Samples of these labels, uint8 (N, H, W, C)."""
+        noise = self._noise(len(labels), "watch samples", step)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Moments:
+            moments: Moments = denoiser(x, sigma.float().expand(len(x)), labels)
+            return moments
+
+        images = dpm_solver_2m(denoise, noise, karras_sigmas(SAMPLING_STEPS))
+        return torch.from_numpy(self.data.normalization.to_pixels(images)).to(labels.device)
+
+    def _gaps(self, denoiser: nn.Module) -> tuple[float, ...]:
+        if not len(self.held[1]):
+            return ()
+        held, trained = (self._errors(denoiser, *images) for images in (self.held, self.matched))
+        return tuple((held / trained - 1).tolist())
+
+    def _errors(self, denoiser: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+        """EDM's weighted denoising error at each of `SIGMAS`, (S,), on the same noise at every look."""
+        x0 = self.data.normalization.to_network(pixels)
+        noise = self._noise(len(x0), "watch noise")
+        errors = []
+        for level in SIGMAS:
+            total = x0.new_zeros(())
+            for part in zip(x0.split(CHUNK), labels.split(CHUNK), noise.split(CHUNK), strict=True):
+                clean, chosen, drawn = part
+                sigma = clean.new_full((len(clean),), level)
+                mean = denoiser(diffuse(clean, sigma, drawn), sigma, chosen).mean
+                total += (mean - clean).square().sum()
+            errors.append(total / x0.numel() / precondition(x0.new_tensor(level)).c_out.square())
+        return torch.stack(errors)
+
+    def _noise(self, count: int, purpose: str, *index: int) -> Tensor:
+        _, height, width, channels = self.data.pixels.shape
+        drawn = seeding.torch_generator(self.seed, purpose, *index)
+        return torch.randn(count, channels, height, width, generator=drawn).to(self.data.pixels.device)
+
+
+def _features(data: TrainingData, pixels: Tensor) -> Tensor:
+    """uint8 (N, H, W, C), normalised and averaged down to at most 16 x 16 px, to (N, F)."""
+    size = [min(FEATURE_SIZE, length) for length in pixels.shape[1:3]]
+    parts = [adaptive_avg_pool2d(data.normalization.to_network(part), size).flatten(1) for part in pixels.split(1024)]
+    return torch.cat(parts)
+
+
+def _share_of(ratios: Tensor) -> Share:
+    return Share(int((ratios < COPY_RATIO).sum()), len(ratios))
+
+
+def _deciding(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Images of a few are soon repeated hundreds of times and copied; that alone is no reason to end a training."""
+    large = np.flatnonzero(counts >= SMALLEST_CLASS)
+    return large if len(large) else np.flatnonzero(counts)
+
+
+def _matching(wanted: NDArray[np.int64], labels: NDArray[np.int64], draws: np.random.Generator) -> NDArray[np.int64]:
+    """For each wanted label the position of an image with it, all different."""
+    chosen = np.empty(len(wanted), dtype=np.int64)
+    for label in np.unique(wanted):
+        own = wanted == label
+        chosen[own] = draws.permutation(np.flatnonzero(labels == label))[: own.sum()]
+    return chosen
+
+
+def _on(device: torch.device, images: LabeledImages, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    part = images.select(positions)
+    return torch.from_numpy(np.array(part.pixels)).to(device), torch.from_numpy(part.labels).to(device)
