@@ -8,7 +8,6 @@ the denoising error of images never trained on exceeds that of trained ones, whi
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from diffaug import seeding
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.copies import GENERATED, Share, copies_among, neighbour_ratios
 from diffaug.diffusion.holdout import SMALLEST_CLASS, Holdout
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.process import Moments, diffuse, karras_sigmas, precondition
@@ -31,7 +31,6 @@ from diffaug.diffusion.samplers import dpm_solver_2m
 SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
 SAMPLES = 64
 SAMPLING_STEPS = 12
-COPY_RATIO = 1 / 3
 COPY_LIMIT = 0.05
 FEATURE_SIZE = 16
 CHUNK = 64
@@ -39,7 +38,6 @@ FIRST_POINT = 0.2
 MIN_POINTS, MAX_POINTS = 3, 17
 MIN_PAIRS, MAX_PAIRS = 32, 256
 PASSES_PER_TRAINED_IMAGE = 3
-GENERATED = -1
 
 
 @dataclass(frozen=True)
@@ -53,29 +51,6 @@ class Schedule:
 
     steps: tuple[int, ...] = ()
     pairs: int = 0
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many of a number of images are copies."""
-
-    count: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        """The share, 0 of none."""
-        return self.count / self.total if self.total else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of Wilson (1927)."""
-        if not self.total:
-            return 0.0, 1.0
-        z2 = 1.959964**2 / self.total
-        centre = (self.value + z2 / 2) / (1 + z2)
-        half = math.sqrt(z2 * (self.value * (1 - self.value) + z2 / 4)) / (1 + z2)
-        return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)
@@ -135,37 +110,6 @@ def schedule_of(plan: Plan, settings: DiffusionSettings) -> Schedule:
     return Schedule(tuple(sorted(steps)), pairs)
 
 
-def neighbour_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
-    """Distance to the nearest reference over the distance to the nearest one of another unit, in [0, 1].
-
-    Below 1/3 an image is a copy (Gu et al. 2023, arXiv 2310.02664). Taking the second neighbour from another unit
-    keeps near-duplicates in the training set, which lie equally near to a copy, from hiding it.
-
-    Args:
-        queries: Features (Q, F).
-        query_units: int64 (Q,); references of a query's own unit don't count. `GENERATED` is nobody's unit.
-        references: Features (N, F).
-        reference_units: int64 (N,).
-
-    Returns:
-        (Q,), 1 where there are no two units to compare.
-    """
-    parts = zip(queries.split(CHUNK), query_units.split(CHUNK), strict=True)
-    return torch.cat([_chunk_ratios(features, units, references, reference_units) for features, units in parts])
-
-
-def _chunk_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
-    # Up to |query|^2, which changes no order; the two distances themselves are then taken without cancellation.
-    order = references.square().sum(dim=1) - 2 * queries @ references.T
-    order = order.masked_fill(query_units[:, None] == reference_units, torch.inf)
-    nearest = order.argmin(dim=1)
-    order = order.masked_fill(reference_units[nearest][:, None] == reference_units, torch.inf)
-    second = order.argmin(dim=1)
-    distances = [(queries - references[index]).norm(dim=1) for index in (nearest, second)]
-    comparable = torch.isfinite(order.gather(1, second[:, None])[:, 0]) & (distances[1] > 0)
-    return torch.where(comparable, distances[0] / distances[1], torch.ones_like(distances[0]))
-
-
 @dataclass(frozen=True)
 class Watch:
     """Everything that looking at a generator needs, on the device of the training data.
@@ -216,7 +160,7 @@ class Watch:
         left_out = _on(device, holdout.held, np.arange(len(holdout.held)))[0]
         queries = torch.cat([features[0][positions], _features(data, left_out)])
         query_units = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
-        real = _share_of(neighbour_ratios(queries, query_units, references, units))
+        real = copies_among(neighbour_ratios(queries, query_units, references, units))
         pairs = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
         return cls(data, seed, counts, references, units, *pairs, real)
 
@@ -234,8 +178,8 @@ class Watch:
         ).cpu()
         labels = labels.cpu()
         deciding = torch.isin(labels, torch.from_numpy(_deciding(self.counts)))
-        by_class = tuple(_share_of(ratios[labels == label]) for label in range(len(self.counts)))
-        return Look(step, _share_of(ratios[deciding]), self.real, by_class, gaps, time.perf_counter() - began)
+        by_class = tuple(copies_among(ratios[labels == label]) for label in range(len(self.counts)))
+        return Look(step, copies_among(ratios[deciding]), self.real, by_class, gaps, time.perf_counter() - began)
 
     def _labels(self, step: int) -> Tensor:
         """Classes that have images, equally often; where there are more than samples, others at each step."""
@@ -267,7 +211,7 @@ class Watch:
         errors = []
         for level in SIGMAS:
             total = x0.new_zeros(())
-            for part in zip(x0.split(CHUNK), labels.split(CHUNK), noise.split(CHUNK), strict=True):
+            for part in zip(*(torch.split(column, CHUNK) for column in (x0, labels, noise)), strict=True):
                 clean, chosen, drawn = part
                 sigma = clean.new_full((len(clean),), level)
                 mean = denoiser(diffuse(clean, sigma, drawn), sigma, chosen).mean
@@ -283,13 +227,12 @@ class Watch:
 
 def _features(data: TrainingData, pixels: Tensor) -> Tensor:
     """uint8 (N, H, W, C), normalised and averaged down to at most 16 x 16 px, to (N, F)."""
-    size = [min(FEATURE_SIZE, length) for length in pixels.shape[1:3]]
-    parts = [adaptive_avg_pool2d(data.normalization.to_network(part), size).flatten(1) for part in pixels.split(1024)]
+    height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
+    parts = [
+        adaptive_avg_pool2d(data.normalization.to_network(part), (height, width)).flatten(1)
+        for part in torch.split(pixels, 1024)
+    ]
     return torch.cat(parts)
-
-
-def _share_of(ratios: Tensor) -> Share:
-    return Share(int((ratios < COPY_RATIO).sum()), len(ratios))
 
 
 def _deciding(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from diffaug.diffusion.artifact import Generator, write_generator
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.grids import sample_sheet
+from diffaug.diffusion.holdout import hold_out
 from diffaug.diffusion.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training import (
     StepRecord,
@@ -23,11 +24,13 @@ from diffaug.diffusion.training import (
     new_state,
     train,
 )
+from diffaug.diffusion.watch import schedule_of
 from diffaug.errors import Interrupted
 from diffaug.narration import duration
 from diffaug.pipeline.catalog import show_catalog
 from diffaug.pipeline.job import Job
 from diffaug.pipeline.signals import stop_requests
+from diffaug.pipeline.watching import Watching
 from diffaug.study import StageState, begin_stage, finish_stage, stage_settings
 
 RUN = "fit"
@@ -50,7 +53,7 @@ def fit_generator(job: Job, catalog: Catalog) -> Generator:
     show_catalog(job, catalog)
     images = catalog.images("train")
     plan = plan_training(job, images)
-    _Fit(job, images, plan).run(state)
+    _Fit(job, catalog, plan).run(state)
     finish_stage(folder)
     job.narrator.say(f"generator written to {folder}")
     return Generator.load(folder, device=job.device)
@@ -95,11 +98,15 @@ def _say_plan(job: Job, plan: Plan) -> None:
 class _Fit:
     """One training at work: steps, checkpoints, grids, log."""
 
-    def __init__(self, job: Job, images: LabeledImages, plan: Plan) -> None:
-        self.job, self.images, self.plan = job, images, plan
+    def __init__(self, job: Job, catalog: Catalog, plan: Plan) -> None:
+        self.job, self.plan = job, plan
         self.folder = job.study.generator
         self.settings = job.config.diffusion
-        self.data = TrainingData.of(images, self.settings, job.device, plan.images)
+        schedule = schedule_of(plan, self.settings)
+        holdout = hold_out(catalog, fraction=self.settings.holdout, limit=schedule.pairs, seed=job.config.seed)
+        self.images = holdout.trained
+        self.data = TrainingData.of(self.images, self.settings, job.device, plan.images)
+        self.watching = Watching(job, RUN, plan, schedule, holdout, self.data)
         self.state = new_state(plan, self.settings, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []
@@ -135,6 +142,8 @@ class _Fit:
         grid_at = time.monotonic() + self.settings.grid_seconds
         for record in train(self.state, self.data, self.plan, self.settings, seed):
             self._log(record)
+            if self.watching.ends_training(self.state):
+                return
             now = time.monotonic()
             if now >= grid_at:
                 self._save_grid()
@@ -176,6 +185,7 @@ class _Fit:
                 "base_channels": network.base_channels,
                 "image_size": "x".join(map(str, network.image_size)),
                 "train_images": len(self.images),
+                "held_out_images": self.watching.held,
                 "classes": network.num_classes,
             },
         )
@@ -197,7 +207,8 @@ class _Fit:
 
     def _write(self, seconds: float) -> None:
         training = {
-            "images seen": self.plan.images,
+            "images seen": min(self.plan.images, self.state.step * self.plan.batch_size),
+            **self.watching.facts(self.state),
             "seconds in the last run": round(seconds),
             "steps skipped": int(self.state.skipped),
             "seed": self.job.config.seed,
