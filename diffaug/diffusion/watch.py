@@ -242,11 +242,11 @@ def _deciding(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _matching(wanted: NDArray[np.int64], labels: NDArray[np.int64], draws: np.random.Generator) -> NDArray[np.int64]:
-    """For each wanted label the position of an image with it, all different."""
+    """For each wanted label the position of an image with it, different ones while there are enough."""
     chosen = np.empty(len(wanted), dtype=np.int64)
     for label in np.unique(wanted):
         own = wanted == label
-        chosen[own] = draws.permutation(np.flatnonzero(labels == label))[: own.sum()]
+        chosen[own] = np.resize(draws.permutation(np.flatnonzero(labels == label)), own.sum())
     return chosen
 
 

@@ -106,7 +106,7 @@ class _Fit:
         holdout = hold_out(catalog, fraction=self.settings.holdout, limit=schedule.pairs, seed=job.config.seed)
         self.images = holdout.trained
         self.data = TrainingData.of(self.images, self.settings, job.device, plan.images)
-        self.watching = Watching(job, RUN, plan, schedule, holdout, self.data)
+        self.watching = Watching(job, RUN, plan, schedule=schedule, holdout=holdout, data=self.data)
         self.state = new_state(plan, self.settings, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []

@@ -23,7 +23,7 @@ class Watching:
     """
 
     def __init__(
-        self, job: Job, run: str, plan: Plan, schedule: Schedule, holdout: Holdout, data: TrainingData
+        self, job: Job, run: str, plan: Plan, *, schedule: Schedule, holdout: Holdout, data: TrainingData
     ) -> None:
         self.job, self.run, self.plan, self.schedule = job, run, plan, schedule
         self.classes, self.held = holdout.trained.classes, len(holdout.held)
@@ -35,6 +35,7 @@ class Watching:
             else None
         )
         self._last: Look | None = None
+        self._ended: Look | None = None
         self._warned = False
         if self.held:
             job.narrator.say(f"{self.held} of the training images are held out to see what is learnt by heart")
@@ -50,6 +51,7 @@ class Watching:
                 state.keep_safe()
             return False
         if self.stops:
+            self._ended = look
             self.job.narrator.close()
             self.job.narrator.warn(self._stop_text(look, state))
             state.return_to_safe()
@@ -70,15 +72,15 @@ class Watching:
             f"of real images left out {look.real.value:.0%}"
         )
         if look.loss_gap is not None:
-            facts["denoising error of held-out images"] = f"{look.loss_gap:+.0%} of that of trained ones"
+            facts["denoising error of held-out images"] = f"{look.loss_gap:+.0%} against trained ones"
         facts["copied classes"] = ", ".join(self.classes[label] for label in look.copied_classes) or "none"
         if look.copied_classes:
             self.job.narrator.warn(
                 f"the generator copies training images of: {facts['copied classes']}; "
                 "collect more images of these classes, or generate none"
             )
-        if state.step < self.plan.steps:
-            facts["ended early"] = f"copying set in after {self._images(state.step)} images seen"
+        if self._ended:
+            facts["training ended"] = f"when copying set in, found after {self._images(self._ended.step)} images seen"
         return facts
 
     def _look(self, state: TrainingState) -> Look:
