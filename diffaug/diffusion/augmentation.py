@@ -99,27 +99,31 @@ def warp(images: Tensor, conditions: Tensor) -> Tensor:
     Returns:
         Images like `images`; those with conditions of zero bit for bit.
     """
-    height, width = images.shape[-2:]
-    matrix = _inverse_map(conditions.to(images.dtype), width / height)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    grid = _source_grid(conditions.to(images.dtype), *images.shape[-2:])
     warped = functional.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     warped = warped.clamp(images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True))
     touched = conditions.any(dim=1)[:, None, None, None]
     return torch.where(touched, warped, images)
 
 
-def _inverse_map(conditions: Tensor, aspect: float) -> Tensor:
-    """Where each output position comes from, (N, 2, 3) in `affine_grid`'s coordinates from -1 to 1.
+def _source_grid(conditions: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel comes from, (N, H, W, 2) in `grid_sample`'s (x, y) from -1 to 1.
 
-    Images are mirrored, scaled, rotated, stretched and moved in this order, so the inverse goes backwards.
+    Images are mirrored, scaled, rotated, stretched and moved in this order, so the inverse goes backwards. Nothing
+    here is a matrix product to torch, which would round positions under TF32 and autocast.
     """
     mirrored, scaling, turn, stretch, shift = conditions.tensor_split([2, 3, 5, 7], dim=1)
-    linear = _inverse_rotation(turn) @ _inverse_stretch(stretch)
-    linear = linear * torch.exp(-LOG_SCALE_UNIT * scaling)[..., None] * (1 - 2 * mirrored)[..., None]
-    xx, xy, yx, yy = linear.flatten(1).unbind(dim=1)
-    normalized = _matrices(xx, xy / aspect, yx * aspect, yy)  # from -1 to 1 is `aspect` times as long along x
-    offset = -normalized @ (2 * TRANSLATION_UNIT * shift)[..., None]
-    return torch.cat([normalized, offset], dim=2)
+    x = _centred(width, conditions) - TRANSLATION_UNIT * width * shift[:, 0, None, None]
+    y = _centred(height, conditions)[:, None] - TRANSLATION_UNIT * height * shift[:, 1, None, None]
+    inverse = (_inverse_rotation(turn)[..., None] * _inverse_stretch(stretch)[:, None]).sum(dim=2)
+    inverse = inverse * ((1 - 2 * mirrored) * torch.exp(-LOG_SCALE_UNIT * scaling))[..., None]
+    xx, xy, yx, yy = inverse.reshape(-1, 4, 1, 1).unbind(dim=1)
+    return torch.stack([(xx * x + xy * y) * (2 / width), (yx * x + yy * y) * (2 / height)], dim=3)
+
+
+def _centred(size: int, like: Tensor) -> Tensor:
+    """Positions of pixel centres along one side, 0 in the middle."""
+    return torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
 
 
 def _inverse_rotation(turn: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ def test_only_flips_mirror(flips: bool) -> None:
 def test_agrees_with_scipy(name: str, size: tuple[int, int]) -> None:
     image = smooth_image(*size)
     expected = scipy_warp(image[0].numpy(), forward_matrix(SINGLE[name], *size))
-    assert np.abs(warp(image, one(SINGLE[name]))[0].numpy() - expected).max() < 0.02
+    assert np.abs(warp(image, one(SINGLE[name]))[0].numpy() - expected).max() < 0.01
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -145,9 +145,8 @@ def test_the_inverse_of_the_conditions_brings_the_image_back(name: str) -> None:
     warped = warp(image, one(SINGLE[name]))[0].numpy()
     restored = scipy_warp(warped, np.linalg.inv(forward_matrix(SINGLE[name], 41, 60)))
     middle = (slice(None), slice(17, 24), slice(25, 35))  # never left the frame
-    assert np.abs(restored[middle] - image[0].numpy()[middle]).max() < 0.01
-    if name not in ("mirror_x", "mirror_y"):
-        assert np.abs(warped[middle] - image[0].numpy()[middle]).max() > 0.03
+    assert np.abs(restored[middle] - image[0].numpy()[middle]).max() < 0.004
+    assert np.abs(warped[middle] - image[0].numpy()[middle]).max() > 0.015
 
 
 def test_grid_preserving_transformations_are_exact() -> None:
@@ -165,7 +164,7 @@ def test_stretching_and_squeezing_along_one_axis_are_told_apart() -> None:
     stretched, squeezed = warp(image, one(SINGLE["stretch"])), warp(image, -one(SINGLE["stretch"]))
     restored = warp(stretched, -one(SINGLE["stretch"]))
     assert (stretched - squeezed)[..., 10:22, 10:22].abs().max() > 0.1
-    assert torch.allclose(restored[..., 10:22, 10:22], image[..., 10:22, 10:22], atol=1e-3)
+    assert torch.allclose(restored[..., 10:22, 10:22], image[..., 10:22, 10:22], atol=5e-3)
 
 
 def test_values_stay_in_the_range_of_their_channel() -> None:

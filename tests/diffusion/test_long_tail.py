@@ -102,6 +102,17 @@ def test_little_noise_changes_no_target() -> None:
         assert torch.equal(targets, x0)
 
 
+def test_near_copies_are_weighed_exactly_at_the_smallest_noise_level() -> None:
+    """They differ by one deviation of the noise in one pixel; rounding the distances would decide for one of them."""
+    x0 = torch.randn(1, 3, 16, 16, generator=generator(1)).repeat(2, 1, 1, 1)
+    x0[1, 0, 0, 0] += 0.002
+    sigma = torch.full((2,), 0.002)
+    x = x0 + 0.002 * torch.randn(x0.shape, generator=generator(2))
+    expected = brute_force_shares(x, x0, [1, 2], sigma)
+    assert expected.min() > 0.1
+    assert_shares(target_shares(x, x0, [1, 2], sigma, 1000), expected, 1000)
+
+
 def test_much_noise_draws_all_allowed_targets_alike() -> None:
     labels = [0, 1, 1, 3]
     x0, sigma = numbered(labels, 0.1), torch.full((4,), 80.0)
