@@ -58,7 +58,8 @@ def draw_conditions(
         generator: Source of all randomness.
         flips: Whether mirrored images may be shown. Without, none ever is: conditions keep mirroring out of the
             samples, but a network short of data still shares features between a class and its mirror image,
-            which is harmful where the mirror image is another class or impossible.
+            which is harmful where the mirror image is another class or impossible. (What a moved or turned image
+            uncovers at its border is filled with its reflection all the same.)
         strength: Factor in [0, 1] on all magnitudes but the flips. At 1 rotations are uniform over the full circle;
             less suits labels that a half turn exchanges, such as 6 and 9, and short trainings.
 
