@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffaug.diffusion.process import LOG_SIGMA_MEAN, LOG_SIGMA_STD, loss_weight
+from diffaug.diffusion.process import LOG_SIGMA_MEAN, LOG_SIGMA_STD, precondition
 
 COMMITMENT = 0.25
 
@@ -58,9 +58,9 @@ def transfer_targets(
 def class_balancing_loss(mean: Tensor, other_mean: Tensor, sigma: Tensor, strength: float) -> Tensor:
     """CBDM's regulariser, which draws the predictions under two labels together (Qin et al. 2023, arXiv 2305.00562).
 
-    strength q(sigma) lambda(sigma) (|D - sg(D')|^2 + 1/4 |sg(D) - D'|^2), with the squares averaged over the pixels as
-    in the denoising loss, and sg stopping gradients. The paper's factor t / T, with t uniform, is the noise level's
-    quantile; q is that of ln sigma under the training distribution, so it is uniform over a batch here, too.
+    strength q(sigma) (|D - sg(D')|^2 + 1/4 |sg(D) - D'|^2) / c_out(sigma)^2, with the squares averaged over the pixels
+    and weighted as in EDM's loss, and sg stopping gradients. The paper's factor t / T, with t uniform, is the noise
+    level's quantile; q is that of EDM's training distribution, so it is uniform over a batch here, too.
 
     Args:
         mean: D(x; sigma, y), (N, C, H, W).
@@ -73,8 +73,9 @@ def class_balancing_loss(mean: Tensor, other_mean: Tensor, sigma: Tensor, streng
     """
     pulled = (mean - other_mean.detach()).square().flatten(1).mean(dim=1)
     committed = (mean.detach() - other_mean).square().flatten(1).mean(dim=1)
-    quantile: Tensor = torch.special.ndtr((sigma.log() - LOG_SIGMA_MEAN) / LOG_SIGMA_STD)
-    return strength * quantile * loss_weight(sigma) * (pulled + COMMITMENT * committed)
+    quantile = torch.special.ndtr((sigma.log() - LOG_SIGMA_MEAN) / LOG_SIGMA_STD)
+    weight: Tensor = strength * quantile / precondition(sigma).c_out ** 2
+    return weight * (pulled + COMMITMENT * committed)
 
 
 def draw_other_labels(labels: Tensor, class_shares: Tensor, generator: torch.Generator) -> Tensor:

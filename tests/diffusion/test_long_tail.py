@@ -10,9 +10,13 @@ from torch import Tensor
 
 from diffaug import seeding
 from diffaug.diffusion.long_tail import class_balancing_loss, draw_other_labels, transfer_targets
-from diffaug.diffusion.process import draw_training_sigmas, loss_weight
+from diffaug.diffusion.process import draw_training_sigmas
 
 COUNTS = torch.tensor([100, 10, 10, 1])
+
+
+def edm_weight(sigma: Tensor) -> Tensor:
+    return (sigma**2 + 0.5**2) / (sigma * 0.5) ** 2
 
 
 def generator(index: int = 0) -> torch.Generator:
@@ -135,7 +139,7 @@ def test_targets_are_traded_under_equal_conditions_only() -> None:
 def test_class_balancing_is_the_formula_at_the_median_noise_level() -> None:
     mean, other = torch.zeros(1, 1, 2, 2), torch.tensor([1.0, -1.0, 3.0, 0.0]).reshape(1, 1, 2, 2)
     sigma = torch.tensor([math.exp(-1.2)])
-    expected = 0.7 * 0.5 * (sigma.item() ** 2 + 0.25) / (sigma.item() * 0.5) ** 2 * 1.25 * 11 / 4
+    expected = 0.7 * 0.5 * edm_weight(sigma).item() * 1.25 * 11 / 4
     assert class_balancing_loss(mean, other, sigma, 0.7).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -158,12 +162,12 @@ def test_the_other_labels_mean_is_pulled_a_quarter_as_hard() -> None:
 def test_class_balancing_grows_with_the_noise_level_like_t_over_T() -> None:
     sigma = draw_training_sigmas(512, generator()).sort().values
     x = torch.zeros(512, 1, 2, 2)
-    factor = class_balancing_loss(x, x + 1, sigma, 1.0) / (1.25 * loss_weight(sigma))
+    factor = class_balancing_loss(x, x + 1, sigma, 1.0) / (1.25 * edm_weight(sigma))
     assert torch.all(factor.diff() > 0)
     assert stats.kstest(factor.numpy(), "uniform").pvalue > 0.5  # as t / T is for uniform t
     extremes = class_balancing_loss(x[:2], x[:2] + 1, torch.tensor([0.002, 80.0]), 1.0)
     assert extremes.isfinite().all()
-    assert extremes[0] < 2e-4 * loss_weight(torch.tensor(0.002))
+    assert extremes[0] < 2e-4 * edm_weight(torch.tensor(0.002))
 
 
 def test_other_labels_follow_the_class_prior_whatever_the_label() -> None:
