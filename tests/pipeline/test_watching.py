@@ -69,8 +69,8 @@ def facts_of(augmenter) -> dict[str, object]:
 
 
 def metrics_of(augmenter) -> pd.DataFrame:
-    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
-    rows = [{"step": e["step"], **e["metrics"]} for e in events if "copy_share" in e.get("metrics", {})]
+    events = [json.loads(line)["data"] for line in augmenter.study.journal.read_text().splitlines()]
+    rows = [{"step": data["step"], **data["metrics"]} for data in events if "copy_share" in data.get("metrics", {})]
     return pd.DataFrame(rows).set_index("step")
 
 
