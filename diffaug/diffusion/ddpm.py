@@ -117,11 +117,12 @@ class Ddpm:
             output: (N, 2C, H, W), noise and v.
         """
         process = self._process_on(x.device)
-        output = output.to(x.dtype)
-        true_noise = (x - target) / _per_image(sigma, x)
-        squared = (true_noise - output.chunk(2, dim=1)[0]).square()
+        noise, v = output.to(x.dtype).chunk(2, dim=1)
+        squared = (noise - (x - target) / _per_image(sigma, x)).square()
         t = process.timestep_of(sigma).round().long()
-        bound = variational_bound(target, x, sigma, t, output, process, self.bins)
+        x_t = gather(process.alpha_bars.sqrt(), t, x) * x
+        denoised = x - _per_image(sigma, x) * noise
+        bound = variational_bound(target, denoised, x_t, t, v, process=process, bins=self.bins)
         return Losses(squared.flatten(1).mean(dim=1), VARIATIONAL_WEIGHT * len(process) * bound)
 
     def _process_on(self, device: torch.device) -> DiscreteProcess:
@@ -131,30 +132,28 @@ class Ddpm:
 
 
 def variational_bound(
-    target: Tensor, x: Tensor, sigma: Tensor, t: Tensor, output: Tensor, process: DiscreteProcess, bins: PixelBins
+    x0: Tensor, denoised: Tensor, x_t: Tensor, t: Tensor, v: Tensor, *, process: DiscreteProcess, bins: PixelBins
 ) -> Tensor:
     """L_t of DDPM eq. 5 with the mean held fixed: a KL for t > 0, the discretised likelihood at t = 0.
 
     Args:
-        target: Clean images (N, C, H, W).
-        x: Noisy images in EDM's coordinates, as target.
-        sigma: Their noise levels (N,), those of `t`.
+        x0: Clean images (N, C, H, W).
+        denoised: The network's estimate of them; no gradient reaches it.
+        x_t: Noisy images in DDPM's coordinates, as x0.
         t: Zero-based time steps, int64 (N,).
-        output: (N, 2C, H, W), noise and v.
+        v: Place in the range of log variances, as x0.
         process: Where t belongs.
         bins: The levels of the clean images.
 
     Returns:
         Bits per dimension (N,).
     """
-    noise, v = output.chunk(2, dim=1)
-    denoised = x - _per_image(sigma, x) * noise.detach()
-    x_t = gather(process.alpha_bars.sqrt(), t, x) * x
-    true_mean, mean = process.posterior(target, x_t, t).mean, process.posterior(denoised, x_t, t).mean
-    clipped = gather(process.posterior_log_variance, t, x)
-    log_variance = log_variance_of_range(v, gather(process.betas, t, x), clipped)
+    true_mean = process.posterior(x0, x_t, t).mean
+    mean = process.posterior(denoised.detach(), x_t, t).mean
+    clipped = gather(process.posterior_log_variance, t, x0)
+    log_variance = log_variance_of_range(v, gather(process.betas, t, x0), clipped)
     divergence = gaussian_kl(true_mean, clipped, mean, log_variance)
-    likelihood = discretised_gaussian_log_likelihood(target, mean, log_variance, bins)
+    likelihood = discretised_gaussian_log_likelihood(x0, mean, log_variance, bins)
     nats = torch.where((t == 0).view(-1, 1, 1, 1), -likelihood, divergence)
     return nats.flatten(1).mean(dim=1) / math.log(2)
 

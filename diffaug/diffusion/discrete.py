@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from diffaug.diffusion.process import RHO, SIGMA_MAX, SIGMA_MIN, Moments
+from diffaug.diffusion.process import Moments, karras_sigmas
 from diffaug.errors import UsageError
 
 MAX_COSINE_BETA = 0.999
@@ -50,17 +50,16 @@ def cosine_betas(num_train_timesteps: int) -> Tensor:
 
 
 def karras_betas(num_train_timesteps: int) -> Tensor:
-    """Betas whose sigmas are EDM's grid (arXiv 2206.00364, eq. 5) from 0.002 up to 80.
+    """Betas whose sigmas are the grid of `karras_sigmas`, from 0.002 up to 80.
 
     From alpha_bar = 1 / (1 + sigma^2) follows beta_t = (sigma_t^2 - sigma_{t-1}^2) / (1 + sigma_t^2).
 
     Returns:
         float64 (T,).
     """
-    ramp = torch.linspace(0, 1, num_train_timesteps, dtype=torch.float64)
-    low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
-    variances = (low + ramp * (high - low)) ** (2 * RHO)
-    return variances.diff(prepend=variances.new_zeros(1)) / (1 + variances)
+    variances = karras_sigmas(num_train_timesteps)[:-1].flip(0).square()
+    betas: Tensor = variances.diff(prepend=variances.new_zeros(1)) / (1 + variances)
+    return betas
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,9 @@ class DiscreteProcess:
             UsageError: The number is not in 1..T.
         """
         if not 1 <= num_inference_steps <= len(self):
-            raise UsageError(f"can't take {num_inference_steps} of {len(self)} time steps", fix=f"take 1 to {len(self)}")
+            raise UsageError(
+                f"can't take {num_inference_steps} of {len(self)} time steps", fix=f"take 1 to {len(self)}"
+            )
         spaced = torch.linspace(len(self) - 1, 0, num_inference_steps, dtype=torch.float64, device=self.betas.device)
         kept = spaced.round().long().flip(0)
         alpha_bars = self.alpha_bars[kept]
@@ -202,7 +203,8 @@ class DiscreteProcess:
         upper = torch.searchsorted(log_sigmas, wanted).clamp(0, len(self) - 1)
         lower = (upper - 1).clamp(min=0)
         width = (log_sigmas[upper] - log_sigmas[lower]).clamp(min=torch.finfo(torch.float64).tiny)
-        return lower + ((wanted - log_sigmas[lower]) / width).clamp(0, 1)
+        share = ((wanted - log_sigmas[lower]) / width).clamp(0, 1)
+        return torch.lerp(lower.double(), upper.double(), share)
 
 
 def gather(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
