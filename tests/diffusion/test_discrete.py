@@ -138,12 +138,13 @@ def test_posterior_is_the_normalised_product_of_prior_and_likelihood(process: Di
 
 
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("k", [5, 40, 500, 998])  # earlier, 1 - alpha_bar has too few digits in their float32
+@pytest.mark.parametrize("k", [1, 40, 500, 998])
 def test_posterior_agrees_with_diffusers(schedule: str, k: int) -> None:
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDPMScheduler(1000, beta_schedule=schedule, prediction_type="sample", clip_sample=False)
     process = LINEAR if schedule == "linear" else COSINE
-    x0, x_t = torch.randn(2, 1, 3, 4, 4, generator=seeding.torch_generator(0, "test"))
+    x0, noise = torch.randn(2, 1, 3, 4, 4, generator=seeding.torch_generator(0, "test"))
+    x_t = process.diffuse(x0, at(k), noise)
     generators = [seeding.torch_generator(0, "noise") for _ in range(2)]
     theirs = scheduler.step(x0, k, x_t, generator=generators[0]).prev_sample
     mean, variance = process.posterior(x0, x_t, at(k))
