@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffaug.diffusion.discrete import DiscreteProcess, cosine_betas, gather
 from diffaug.diffusion.normalization import Normalization
-from diffaug.diffusion.objectives import Losses
+from diffaug.diffusion.objectives import Losses, per_image
 from diffaug.diffusion.process import SIGMA_DATA, Moments, precondition
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -43,9 +43,10 @@ class PixelBins:
         scale = SIGMA_DATA / std
         return cls(scale / 255, (-1 - mean) * scale, (1 - mean) * scale)
 
-    def to(self, like: Tensor) -> PixelBins:
-        """The same bins on the device and with the dtype of `like`."""
-        return PixelBins(*(torch.as_tensor(edge).to(like) for edge in (self.half_width, self.low, self.high)))
+    def to(self, device: torch.device) -> PixelBins:
+        """The same bins on `device`."""
+        edges = (self.half_width, self.low, self.high)
+        return PixelBins(*(edge.to(device) if isinstance(edge, Tensor) else edge for edge in edges))
 
 
 class Ddpm:
@@ -59,7 +60,7 @@ class Ddpm:
     def __init__(self, process: DiscreteProcess | None = None, bins: PixelBins | None = None) -> None:
         self.process = DiscreteProcess.of(cosine_betas(NUM_TRAIN_TIMESTEPS)) if process is None else process
         self.bins = PixelBins() if bins is None else bins
-        self._processes = {self.process.betas.device: self.process}
+        self._on_devices: dict[torch.device, tuple[DiscreteProcess, PixelBins]] = {}
 
     def network_inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """x_t = x / sqrt(1 + sigma^2), scaled to unit variance for data of `SIGMA_DATA`; and ln(sigma) / 4.
@@ -72,7 +73,7 @@ class Ddpm:
             (N, C, H, W) and (N,).
         """
         factors = precondition(sigma)
-        return _per_image(factors.c_in, x) * x, factors.c_noise
+        return per_image(factors.c_in) * x, factors.c_noise
 
     def moments(self, x: Tensor, sigma: Tensor, output: Tensor) -> Moments:
         """Mean and variance of the clean image that the network's output stands for.
@@ -85,14 +86,14 @@ class Ddpm:
             sigma: Noise levels (N,), positive.
             output: (N, 2C, H, W), noise and v.
         """
-        process = self._process_on(x.device)
+        process, _ = self._on(x.device)
         noise, v = output.to(x.dtype).chunk(2, dim=1)
         t = process.timestep_of(sigma)
         lower, upper = t.floor().long(), t.ceil().long()
         variances = clean_variance(v, lower, process), clean_variance(v, upper, process)
-        variance = torch.lerp(*variances, _per_image(t - lower, x))
+        variance = torch.lerp(*variances, per_image((t - lower).to(x.dtype)))
         shrink = (sigma / process.sigmas[0]).clamp(max=1).square()
-        return Moments(x - _per_image(sigma, x) * noise, _per_image(shrink, x) * variance)
+        return Moments(x - per_image(sigma) * noise, per_image(shrink.to(x.dtype)) * variance)
 
     def draw_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         """Noise levels of time steps drawn uniformly, one from each of `count` strata of 0..T-1.
@@ -101,7 +102,7 @@ class Ddpm:
             float32 (count,), in random order, on the generator's device.
         """
         device = generator.device
-        process = self._process_on(device)
+        process, _ = self._on(device)
         offsets = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         strata = torch.randperm(count, generator=generator, device=device)
         t = ((strata + offsets) / count * len(process)).long().clamp(max=len(process) - 1)
@@ -116,19 +117,19 @@ class Ddpm:
             sigma: Noise levels (N,) from `draw_sigmas`.
             output: (N, 2C, H, W), noise and v.
         """
-        process = self._process_on(x.device)
+        process, bins = self._on(x.device)
         noise, v = output.to(x.dtype).chunk(2, dim=1)
-        squared = (noise - (x - target) / _per_image(sigma, x)).square()
+        squared = (noise - (x - target) / per_image(sigma)).square()
         t = process.timestep_of(sigma).round().long()
         x_t = gather(process.alpha_bars.sqrt(), t, x) * x
-        denoised = x - _per_image(sigma, x) * noise
-        bound = variational_bound(target, denoised, x_t, t, v, process=process, bins=self.bins)
+        denoised = x - per_image(sigma) * noise
+        bound = variational_bound(target, denoised, x_t, t, v, process=process, bins=bins)
         return Losses(squared.flatten(1).mean(dim=1), VARIATIONAL_WEIGHT * len(process) * bound)
 
-    def _process_on(self, device: torch.device) -> DiscreteProcess:
-        if device not in self._processes:
-            self._processes[device] = self.process.to(device)
-        return self._processes[device]
+    def _on(self, device: torch.device) -> tuple[DiscreteProcess, PixelBins]:
+        if device not in self._on_devices:  # copied once, so that no step waits for the device
+            self._on_devices[device] = self.process.to(device), self.bins.to(device)
+        return self._on_devices[device]
 
 
 def variational_bound(
@@ -214,7 +215,6 @@ def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: T
     Returns:
         Nats, as x.
     """
-    bins = bins.to(x)
     inverse_std = torch.exp(-0.5 * log_variance)
     lower = (x - mean - bins.half_width) * inverse_std
     upper = (x - mean + bins.half_width) * inverse_std
@@ -227,7 +227,3 @@ def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: T
     to_infinity = torch.where(x < bins.low + bins.half_width, upper, -lower)
     outermost = (x < bins.low + bins.half_width) | (x > bins.high - bins.half_width)
     return torch.where(outermost, torch.special.log_ndtr(to_infinity), inside)
-
-
-def _per_image(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype)[:, None, None, None]

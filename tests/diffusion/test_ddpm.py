@@ -276,6 +276,17 @@ def test_the_reverse_step_agrees_with_diffusers_learned_range(schedule: str, k: 
     assert torch.allclose(theirs, ours, atol=5e-4)
 
 
+@pytest.mark.parametrize("v", [-1.0, 0.3, 1.0])
+def test_the_respaced_range_agrees_with_diffusers(v: float) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDPMScheduler(1000, beta_start=1e-4, beta_end=0.02, variance_type="learned_range")
+    respaced, original = LINEAR.respaced(10)
+    scheduler.set_timesteps(timesteps=original.flip(0).tolist())
+    theirs = [scheduler._get_variance(t, predicted_variance=torch.tensor(v)).item() for t in original.tolist()]
+    ours = log_variance_of_range(torch.tensor(v), respaced.betas, respaced.posterior_log_variance)
+    assert ours[1:].tolist() == pytest.approx(theirs[1:], rel=1e-4)  # they clip t = 0 at 1e-20
+
+
 @PROCESSES
 @pytest.mark.parametrize("steps", [5, 20, 200, 1000])
 def test_ancestral_sampling_keeps_the_gaussians_deviation_however_respaced(
