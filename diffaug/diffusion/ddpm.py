@@ -215,15 +215,16 @@ def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: T
     Returns:
         Nats, as x.
     """
-    inverse_std = torch.exp(-0.5 * log_variance)
-    lower = (x - mean - bins.half_width) * inverse_std
-    upper = (x - mean + bins.half_width) * inverse_std
-    right = x > mean
+    # in float32 torch's gradient of log_ndtr is wrong from a hundred deviations on, and infinite in the end
+    inverse_std = torch.exp(-0.5 * log_variance.double())
+    centred = x.double() - mean
+    lower, upper = (centred - bins.half_width) * inverse_std, (centred + bins.half_width) * inverse_std
+    right = centred > 0
     near, far = torch.where(right, -lower, upper), torch.where(right, -upper, lower)
     log_near = torch.special.log_ndtr(near)
     # rounding may make both tails equal; the clamp keeps the logarithm and its gradient finite
-    drop = (torch.special.log_ndtr(far) - log_near).clamp(max=-torch.finfo(x.dtype).tiny)
+    drop = (torch.special.log_ndtr(far) - log_near).clamp(max=-torch.finfo(torch.float64).tiny)
     inside = log_near + torch.log(-torch.expm1(drop))
-    to_infinity = torch.where(x < bins.low + bins.half_width, upper, -lower)
-    outermost = (x < bins.low + bins.half_width) | (x > bins.high - bins.half_width)
-    return torch.where(outermost, torch.special.log_ndtr(to_infinity), inside)
+    lowest, highest = x < bins.low + bins.half_width, x > bins.high - bins.half_width
+    outermost = torch.special.log_ndtr(torch.where(lowest, upper, -lower))
+    return torch.where(lowest | highest, outermost, inside).to(x.dtype)

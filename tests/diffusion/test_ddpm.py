@@ -118,13 +118,16 @@ def test_bins_keep_their_digits_in_both_tails(mean: float, std: float) -> None:
 
 @given(gap=st.floats(-4, 4), log_variance=st.floats(-20, 5))
 @settings(deadline=None)
-def test_likelihood_and_gradient_are_finite_in_float32(gap: float, log_variance: float) -> None:
+def test_likelihood_of_float32_has_a_finite_gradient_of_the_right_sign(gap: float, log_variance: float) -> None:
     free = torch.tensor(log_variance, requires_grad=True)
     value = discretised_gaussian_log_likelihood(torch.tensor(0.1), torch.tensor(0.1 + gap), free, PixelBins())
     value.backward()  # type: ignore[no-untyped-call]
+    assert value.dtype == torch.float32
     assert torch.isfinite(value)
     assert free.grad is not None
     assert torch.isfinite(free.grad)
+    if abs(gap) > math.exp(log_variance / 2) + 0.1:  # the mean lies deviations away: widening must help
+        assert free.grad > 0
 
 
 @PROCESSES
