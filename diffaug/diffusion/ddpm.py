@@ -79,7 +79,7 @@ class Ddpm:
         """Mean and variance of the clean image that the network's output stands for.
 
         The variance is interpolated between the two nearest time steps. Below the lowest sigma, where no step
-        is, it falls like sigma^2, as that of any smooth density does.
+        is, it falls like sigma^2, as it does for any smooth density.
 
         Args:
             x: Noisy images (N, C, H, W) in EDM's coordinates.
@@ -222,9 +222,7 @@ def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: T
     right = centred > 0
     near, far = torch.where(right, -lower, upper), torch.where(right, -upper, lower)
     log_near = torch.special.log_ndtr(near)
-    # rounding may make both tails equal; the clamp keeps the logarithm and its gradient finite
-    drop = (torch.special.log_ndtr(far) - log_near).clamp(max=-torch.finfo(torch.float64).tiny)
-    inside = log_near + torch.log(-torch.expm1(drop))
+    inside = log_near + torch.log(-torch.expm1(torch.special.log_ndtr(far) - log_near))
     lowest, highest = x < bins.low + bins.half_width, x > bins.high - bins.half_width
     outermost = torch.special.log_ndtr(torch.where(lowest, upper, -lower))
     return torch.where(lowest | highest, outermost, inside).to(x.dtype)
