@@ -74,6 +74,7 @@ class DiffusionSettings(Settings):
     max_repeats: PositiveInt = Field(
         200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
+    uncertainty_weighting: bool = Field(True, description="Weigh noise levels by their learnt difficulty.")
     horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
     checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")
     grid_seconds: Positive = Field(60.0, description="Time between sample grids while training.")

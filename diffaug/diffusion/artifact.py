@@ -22,7 +22,7 @@ from diffaug.diffusion.unet import NetworkConfig
 from diffaug.errors import DamagedError, UsageError
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

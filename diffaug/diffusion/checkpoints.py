@@ -15,13 +15,14 @@ from diffaug.errors import DamagedError
 KEPT = 2
 TENSORS, COUNTERS = "state.safetensors", "counters.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+COUNTED = ("step", "skipped", "skipped_in_a_row", "rollbacks", "micro_batches")
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
     """Writes a checkpoint, and only then removes all but the newest two."""
     with storage.new_directory(folder / f"step-{state.step:08d}", {"step": state.step}) as target:
         storage.write_bytes(target / TENSORS, save(_tensors_of(state)))
-        storage.write_json(target / COUNTERS, {"step": state.step, "skipped": state.skipped})
+        storage.write_json(target / COUNTERS, {name: int(getattr(state, name)) for name in COUNTED})
     for old in _newest_first(folder)[KEPT:]:
         storage.discard_directory(old)
 
@@ -60,9 +61,9 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor for name, tensor in state.denoiser.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.loss.state_dict().items()}
     tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.state_dict().items()}
-    for name, parameter in state.denoiser.named_parameters():
+    for name, parameter in state.loss.named_parameters():
         moments = state.optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in (*MOMENTS, "step") if moment in moments}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -70,17 +71,21 @@ def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
 
 def _fill(state: TrainingState, checkpoint: Path) -> None:
     tensors = load_file(checkpoint / TENSORS)
-    state.denoiser.load_state_dict(_section(tensors, "model"))
+    state.loss.load_state_dict(_section(tensors, "model"))
     state.averaged.load_state_dict(_section(tensors, "averaged"))
     moments = {moment: _section(tensors, moment) for moment in (*MOMENTS, "step")}
-    for name, parameter in state.denoiser.named_parameters():
+    for name, parameter in state.loss.named_parameters():
         if name in moments["step"]:
             state.optimizer.state[parameter] = {
                 "step": moments["step"][name].to(parameter.device),
                 **{moment: torch.empty_like(parameter).copy_(moments[moment][name]) for moment in MOMENTS},
             }
     counters = storage.read_json(checkpoint / COUNTERS)
-    state.step, state.skipped = counters["step"], counters["skipped"]
+    state.step, state.rollbacks, state.micro_batches = (
+        counters[name] for name in ("step", "rollbacks", "micro_batches")
+    )
+    state.skipped.fill_(counters["skipped"])
+    state.skipped_in_a_row.fill_(counters["skipped_in_a_row"])
 
 
 def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

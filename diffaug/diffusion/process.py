@@ -20,6 +20,13 @@ LOG_SIGMA_MEAN = -1.2
 LOG_SIGMA_STD = 1.2
 
 
+class Moments(NamedTuple):
+    """Mean and variance of an image's distribution, each (N, C, H, W)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
 class Preconditioning(NamedTuple):
     """Factors of D(x; sigma) = c_skip x + c_out F(c_in x; c_noise); EDM table 1, last column."""
 
@@ -44,11 +51,6 @@ def precondition(sigma: Tensor) -> Preconditioning:
     )
 
 
-def loss_weight(sigma: Tensor) -> Tensor:
-    """lambda(sigma) = 1 / c_out^2, which makes the initial loss 1 at every noise level (EDM eq. 8)."""
-    return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-
-
 def diffuse(x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
     """Draws from q(x | x0) by the reparameterization trick.
 
@@ -58,6 +60,24 @@ def diffuse(x0: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         noise: Standard normal (N, C, H, W).
     """
     return x0 + sigma[:, None, None, None] * noise
+
+
+def reverse_step(x: Tensor, clean: Moments, sigma: float, next_sigma: float) -> Moments:
+    r"""Mean and variance of q(x_s | x_t), one step of the reverse process from `sigma` to `next_sigma`.
+
+    With r = s^2 / t^2 the mean is r x + (1 - r) E[x0 | x] and the variance s^2 (1 - r) + (1 - r)^2 Var[x0 | x]:
+    the posterior of DDPM (Ho et al. 2020, arXiv 2006.11239, eq. 7) averaged over what x0 may be, as in Analytic-DPM
+    (Bao et al. 2022, arXiv 2201.06503). No variance gives DDPM's lower bound; that of white data its upper one.
+
+    Args:
+        x: Noisy images (N, C, H, W) at noise level `sigma`.
+        clean: Mean and variance of the clean image given `x`.
+        sigma: Noise level t of `x`.
+        next_sigma: Noise level s < t.
+    """
+    ratio = (next_sigma / sigma) ** 2
+    mean = ratio * x + (1 - ratio) * clean.mean
+    return Moments(mean, next_sigma**2 * (1 - ratio) + (1 - ratio) ** 2 * clean.variance)
 
 
 def draw_training_sigmas(count: int, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ def dpm_solver_2m(denoise: DenoiseFunction, noise: Tensor, sigmas: Tensor) -> Te
     previous: Tensor | None = None
     previous_step = 0.0
     for index in range(len(levels) - 1):
-        denoised = denoise(x, sigmas[index].to(x.device))
+        denoised = denoise(x, sigmas[index].to(x.device)).mean
         if levels[index + 1] == 0:
             return denoised
         ratio = levels[index + 1] / levels[index]
@@ -47,10 +47,10 @@ def heun(denoise: DenoiseFunction, noise: Tensor, sigmas: Tensor) -> Tensor:
     x = noise * float(sigmas[0])
     for index in range(len(sigmas) - 1):
         now, after = sigmas[index].to(x.device), sigmas[index + 1].to(x.device)
-        slope = (x - denoise(x, now)) / now
+        slope = (x - denoise(x, now).mean) / now
         predicted = x + (after - now) * slope
         if after > 0:
-            slope = (slope + (predicted - denoise(predicted, after)) / after) / 2
+            slope = (slope + (predicted - denoise(predicted, after).mean) / after) / 2
             predicted = x + (after - now) * slope
         x = predicted.to(noise.dtype)
     return x

@@ -7,34 +7,29 @@ on one machine with one number of threads, in exactly the weights of one that wa
 from __future__ import annotations
 
 import copy
-import math
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from diffaug import seeding
 from diffaug.config import DiffusionSettings
-from diffaug.data.images import LabeledImages
-from diffaug.diffusion.denoiser import Denoiser, denoising_loss
-from diffaug.diffusion.normalization import Normalization
+from diffaug.diffusion.batches import Batch, TrainingData, draw_batch
+from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.loss import TrainingLoss
 from diffaug.diffusion.planning import Plan
-from diffaug.diffusion.process import draw_training_sigmas
+from diffaug.diffusion.schedules import ema_decay_at, learning_rate_at
 from diffaug.errors import DiffaugError
 
-WARM_UP_SHARE = 0.02
-MIN_WARM_UP_STEPS = 50
-EMA_SHARE = 0.05
-MAX_EMA_HALF_LIFE = 500_000
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.99)
-MAX_SKIPPED_IN_A_ROW = 20
+CHECK_EVERY = 16
+MAX_SKIPPED_IN_A_ROW = 16
+MAX_ROLLBACKS = 3
 WARM_UP_MEASURED_STEPS = 3
 MEASURE_SECONDS = 4.0
 
@@ -44,18 +39,29 @@ class TrainingState:
     """All that a training needs to go on.
 
     Attributes:
-        denoiser: The network being trained.
-        averaged: Its exponential moving average, which is what samples.
+        loss: The network being trained, inside its loss.
+        averaged: The network's exponential moving average, which is what samples.
         optimizer: AdamW.
         step: Steps done.
-        skipped: Steps without an update because a gradient was not finite.
+        skipped: Steps without an update because a gradient was not finite, a scalar tensor on the device.
+        skipped_in_a_row: Those since the last update.
+        rollbacks: How often the averaged weights were put back; each halves the learning rate.
+        micro_batches: Parts in which a batch is passed through the network, more where memory is short.
     """
 
-    denoiser: Denoiser
+    loss: TrainingLoss
     averaged: Denoiser
     optimizer: torch.optim.AdamW
     step: int = 0
-    skipped: int = 0
+    skipped: Tensor = field(default_factory=lambda: torch.zeros(()))
+    skipped_in_a_row: Tensor = field(default_factory=lambda: torch.zeros(()))
+    rollbacks: int = 0
+    micro_batches: int = 1
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network being trained."""
+        return self.loss.denoiser
 
 
 @dataclass(frozen=True)
@@ -75,47 +81,13 @@ class StepRecord:
     learning_rate: float
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """The training images on the device.
-
-    Attributes:
-        pixels: uint8 (N, H, W, C).
-        labels: int64 (N,).
-        draw_probabilities: float64 (N,), how often each image is drawn.
-        normalization: Measured on these images.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    draw_probabilities: NDArray[np.float64]
-    normalization: Normalization
-
-    @classmethod
-    def of(cls, images: LabeledImages, settings: DiffusionSettings, device: str, length: int = 0) -> TrainingData:
-        """Copies the images to the device once; a batch is then drawn without touching the host's memory.
-
-        Args:
-            images: The training images.
-            settings: How often each class is drawn.
-            device: `cpu` or `cuda`.
-            length: Images seen in the whole training, for the cap on repeats; 0 sets none.
-        """
-        return cls(
-            torch.from_numpy(np.array(images.pixels)).to(device),
-            torch.from_numpy(images.labels).to(device),
-            draw_probabilities(images.labels, settings.class_temperature, settings.max_repeats / max(1, length)),
-            Normalization.of(np.asarray(images.pixels)),
-        )
-
-
 def measure_images_per_second(data: TrainingData, plan: Plan, settings: DiffusionSettings) -> float:
     """Trains a scratch network for about four seconds; the median step after a warm-up gives the speed."""
     device = data.pixels.device.type
     endless = replace(plan, images=plan.batch_size * 10_000)
     times: list[float] = []
     began = started = time.perf_counter()
-    for record in train(new_state(plan, device, seed=0), data, endless, settings, seed=0):
+    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, seed=0):
         record.loss.item()  # waits for the device
         now = time.perf_counter()
         if record.step > WARM_UP_MEASURED_STEPS:
@@ -126,50 +98,27 @@ def measure_images_per_second(data: TrainingData, plan: Plan, settings: Diffusio
     return plan.batch_size / statistics.median(times)
 
 
-def draw_probabilities(labels: NDArray[np.int64], temperature: float, limit: float) -> NDArray[np.float64]:
-    """How often each image is drawn: a class of n images in proportion to n^temperature, within a limit.
-
-    Images of rare classes that are seen too often are learnt by heart, so no image gets more than `limit`, or
-    than an equal share where that is more; what is left over goes to the other classes.
-
-    Args:
-        labels: int64 (N,).
-        temperature: 1 draws every image equally often, 0 every class.
-        limit: Largest probability of one image.
-
-    Returns:
-        float64 (N,), summing to 1, equal within a class.
-    """
-    counts = np.bincount(labels).astype(np.float64)
-    weights = counts[labels] ** (temperature - 1)
-    limit = max(limit, 1 / len(labels))
-    capped = np.zeros(len(labels), dtype=bool)
-    while True:
-        share = weights * (1 - limit * capped.sum()) / weights[~capped].sum() if not capped.all() else weights
-        probabilities = np.where(capped, limit, share)
-        too_often = probabilities > limit * (1 + 1e-9)
-        if not too_often.any():
-            return np.asarray(probabilities / probabilities.sum(), dtype=np.float64)
-        capped |= too_often
-
-
-def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
+def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -> TrainingState:
     """The state before the first step; initial weights depend on the seed alone."""
     with seeding.torch_global_seed(seed, "initial weights"):
-        denoiser = Denoiser(plan.network)
-    denoiser.to(device=device)
-    denoiser.to(memory_format=torch.channels_last)
-    averaged = copy.deepcopy(denoiser).eval().requires_grad_(False)
+        loss = TrainingLoss(Denoiser(plan.network), uncertainty=settings.uncertainty_weighting)
+    loss.to(device=device)
+    loss.to(memory_format=torch.channels_last)
+    averaged = copy.deepcopy(loss.denoiser).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=plan.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True
+        loss.parameters(), lr=plan.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True
     )
-    return TrainingState(denoiser, averaged, optimizer)
+    zero = torch.zeros((), device=device)
+    return TrainingState(loss, averaged, optimizer, skipped=zero, skipped_in_a_row=zero.clone())
 
 
 def train(
     state: TrainingState, data: TrainingData, plan: Plan, settings: DiffusionSettings, seed: int
 ) -> Iterator[StepRecord]:
     """Trains until the plan's budget is spent, yielding after every step.
+
+    A step whose gradient is not finite changes nothing. After 16 of them in a row the averaged weights are put
+    back and the learning rate is halved; the fourth time the training fails.
 
     Args:
         state: Changed in place; between two records it is whole and may be saved.
@@ -179,89 +128,83 @@ def train(
         seed: Seed of the whole training.
 
     Raises:
-        DiffaugError: 20 steps in a row had a gradient that is not finite.
+        DiffaugError: The training diverged again after three roll-backs.
     """
-    skipped_in_a_row = 0
+    state.loss.train()
     while state.step < plan.steps:
-        rate = learning_rate_at(state.step, plan)
+        rate = learning_rate_at(state.step, plan) * 0.5**state.rollbacks
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        loss, updated = _update(state, data, plan, settings, seed)
+        batch = draw_batch(data, plan, settings, seed, state.step)
+        loss = _backward_in_parts(state, batch, seed)
+        _update(state, ema_decay_at(state.step, plan.batch_size))
         state.step += 1
-        state.skipped += not updated
-        skipped_in_a_row = 0 if updated else skipped_in_a_row + 1
-        if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise DiffaugError(
-                f"training diverged: the gradients of steps {state.step - skipped_in_a_row + 1} to {state.step} "
-                "are not finite",
-                fix=f"lower the learning rate: --set diffusion.learning_rate={plan.learning_rate / 3:.1g}",
-            )
+        if state.step % CHECK_EVERY == 0 and state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            _roll_back(state, rate)
         yield StepRecord(state.step, state.step * plan.batch_size, loss, rate)
 
 
-def learning_rate_at(step: int, plan: Plan) -> float:
-    """Linear warm-up over 2 % of the steps (at least 50), then a half cosine down to 0 at the end."""
-    warm_up = min(max(MIN_WARM_UP_STEPS, round(WARM_UP_SHARE * plan.steps)), max(1, plan.steps // 2))
-    if step < warm_up:
-        return plan.learning_rate * (step + 1) / warm_up
-    progress = (step - warm_up) / max(1, plan.steps - warm_up)
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+def _backward_in_parts(state: TrainingState, batch: Batch, seed: int) -> Tensor:
+    """Leaves the gradients of the batch's mean loss; halves the parts for as long as memory runs out.
 
-
-def ema_decay_at(step: int, batch_size: int) -> float:
-    """Decay whose half-life is 5 % of the images seen so far, at most 500,000 images.
-
-    A fixed decay such as .9999 has a half-life of 6931 steps, longer than many a whole training here.
+    Noise and noise levels belong to the batch, so they stay the same in any number of parts.
     """
-    half_life = min(MAX_EMA_HALF_LIFE, EMA_SHARE * (step + 1) * batch_size)
-    return float(0.5 ** (batch_size / half_life))
+    while True:
+        try:
+            return _backward(state, batch, seed)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or 2 * state.micro_batches > len(batch.labels):
+                raise
+        state.micro_batches *= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
-def _update(
-    state: TrainingState, data: TrainingData, plan: Plan, settings: DiffusionSettings, seed: int
-) -> tuple[Tensor, bool]:
-    x0, labels, sigma, noise = draw_batch(data, plan, settings, seed, state.step)
-    state.denoiser.train()
-    device = x0.device.type
-    autocast = torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext()
-    with seeding.torch_global_seed(seed, "dropout", state.step), autocast:
-        loss = denoising_loss(state.denoiser, x0, labels, sigma, noise).mean()
+def _backward(state: TrainingState, batch: Batch, seed: int) -> Tensor:
+    device = batch.x0.device.type
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(state.denoiser.parameters(), MAX_GRADIENT_NORM, foreach=True)
-    updated = bool(torch.isfinite(norm))
-    if updated:
-        state.optimizer.step()
-        _average(state, ema_decay_at(state.step, plan.batch_size))
-    return loss.detach(), updated
+    logged = torch.zeros((), device=batch.x0.device)
+    parts = zip(*(column.tensor_split(state.micro_batches) for column in batch), strict=True)
+    with seeding.torch_global_seed(seed, "dropout", state.step):
+        for part in map(Batch._make, parts):
+            with torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext():
+                loss, denoising = state.loss(*part)
+            share = len(part.labels) / len(batch.labels)
+            (share * loss).backward()
+            logged += share * denoising
+    return logged
 
 
-def draw_batch(
-    data: TrainingData, plan: Plan, settings: DiffusionSettings, seed: int, step: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The batch of a step: clean images, labels (some hidden), noise levels and noise.
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
-    Returns:
-        float32 (B, C, H, W), int64 (B,), float32 (B,), float32 (B, C, H, W), on the data's device.
+
+def _update(state: TrainingState, ema_decay: float) -> None:
+    """One optimiser step and one step of the average; the device decides whether the gradient is finite.
+
+    The fused optimiser skips the update by itself when `found_inf` is 1, so the host never waits for the answer.
     """
-    device = data.pixels.device
-    draws = seeding.numpy_generator(seed, "batch", step)
-    chosen = draws.choice(len(data.labels), size=plan.batch_size, p=data.draw_probabilities)
-    hidden = torch.from_numpy(draws.random(plan.batch_size) < settings.label_dropout)
-    mirrored = torch.from_numpy(draws.random(plan.batch_size) < 0.5)
-    positions = torch.from_numpy(chosen).to(device, non_blocking=True)
-    x0 = data.normalization.to_network(data.pixels[positions])
-    if settings.horizontal_flip:
-        x0 = torch.where(mirrored.to(device)[:, None, None, None], x0.flip(-1), x0)
-    labels = data.labels[positions].masked_fill(hidden.to(device), plan.network.null_label)
-    randomness = seeding.torch_generator(seed, "noise", step, device=device.type)
-    sigma = draw_training_sigmas(plan.batch_size, randomness)
-    noise = torch.randn(x0.shape, generator=randomness, device=device)
-    return x0, labels, sigma, noise
-
-
-def _average(state: TrainingState, decay: float) -> None:
-    averaged: list[Tensor] = list(state.averaged.parameters())
-    current: list[Tensor] = list(state.denoiser.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(state.loss.parameters(), MAX_GRADIENT_NORM, foreach=True)
+    bad = (~torch.isfinite(norm)).float()
+    state.optimizer.found_inf = bad  # type: ignore[attr-defined]
+    state.optimizer.step()
+    state.skipped += bad
+    state.skipped_in_a_row.add_(1).mul_(bad)
     with torch.no_grad():
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        averaged: list[Tensor] = list(state.averaged.parameters())
+        change = torch._foreach_sub(list(state.denoiser.parameters()), averaged)
+        torch._foreach_mul_(change, (1 - ema_decay) * (1 - bad))
+        torch._foreach_add_(averaged, change)
+
+
+def _roll_back(state: TrainingState, learning_rate: float) -> None:
+    if state.rollbacks == MAX_ROLLBACKS:
+        raise DiffaugError(
+            f"training diverged: the gradients of steps {state.step - int(state.skipped_in_a_row) + 1} to {state.step} "
+            f"are not finite, after {MAX_ROLLBACKS} attempts with a smaller learning rate",
+            fix=f"lower the learning rate: --set diffusion.learning_rate={learning_rate / 2:.1g}",
+        )
+    state.denoiser.load_state_dict(state.averaged.state_dict())
+    state.optimizer.state.clear()
+    state.skipped_in_a_row.zero_()
+    state.rollbacks += 1

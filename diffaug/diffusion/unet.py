@@ -28,6 +28,8 @@ class NetworkConfig:
         channel_multipliers: Width of each level as a multiple of `base_channels`.
         blocks: Residual blocks a level on the way down; one more on the way up.
         dropout: Dropout probability inside the residual blocks.
+        conditions: Numbers that describe how an image was augmented; 0 without non-leaky augmentation.
+        objective: What the output means: `edm` or `ddpm`.
     """
 
     image_size: tuple[int, int]
@@ -38,6 +40,8 @@ class NetworkConfig:
     channel_multipliers: tuple[int, ...]
     blocks: int
     dropout: float
+    conditions: int = 0
+    objective: str = "edm"
 
     @property
     def null_label(self) -> int:
@@ -51,23 +55,27 @@ class NetworkConfig:
 
 
 class NoiseEmbedding(nn.Module):
-    """Fourier features of the noise level and an embedding of the class, joined by a two-layer network."""
+    """Fourier features of the noise level, the class and the augmentation, joined by a two-layer network."""
 
     frequencies: Tensor
 
-    def __init__(self, num_labels: int, width: int) -> None:
+    def __init__(self, num_labels: int, conditions: int, width: int) -> None:
         super().__init__()
         frequencies = torch.exp(torch.linspace(math.log(0.5), math.log(200.0), FOURIER_FEATURES // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.noise = nn.Linear(FOURIER_FEATURES, width)
         self.label = nn.Embedding(num_labels, width)
+        self.conditions = nn.Linear(conditions, width, bias=False) if conditions else None
         self.join = nn.Linear(width, width)
 
-    def forward(self, c_noise: Tensor, labels: Tensor) -> Tensor:
-        """(N,) and (N,) to (N, width)."""
+    def forward(self, c_noise: Tensor, labels: Tensor, conditions: Tensor | None) -> Tensor:
+        """(N,), (N,) and (N, conditions) to (N, width); no conditions mean an image that was not augmented."""
         angles = c_noise[:, None] * self.frequencies
         features = torch.cat([angles.cos(), angles.sin()], dim=1)
-        joined: Tensor = self.join(silu(self.noise(features) + self.label(labels)))
+        hidden = self.noise(features) + self.label(labels)
+        if self.conditions is not None and conditions is not None:
+            hidden = hidden + self.conditions(conditions)
+        joined: Tensor = self.join(silu(hidden))
         return silu(joined)
 
 
@@ -115,7 +123,7 @@ class SelfAttention(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network F of EDM: noisy image, noise level and class in, an image-shaped value out."""
+    """The network: noisy image, noise level and class in; two image-shaped values out, for mean and variance."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -127,7 +135,7 @@ class UNet(nn.Module):
         def block(inputs: int, outputs: int) -> ResidualBlock:
             return ResidualBlock(inputs, outputs, embedding, config.dropout)
 
-        self.embedding = NoiseEmbedding(config.num_classes + 1, embedding)
+        self.embedding = NoiseEmbedding(config.num_classes + 1, config.conditions, embedding)
         self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, current = [widths[0]], widths[0]
@@ -151,21 +159,25 @@ class UNet(nn.Module):
             if level:
                 self.up.append(nn.Conv2d(current, current, 3, padding=1))
         self.norm = _group_norm(current)
-        self.head = _zeroed(nn.Conv2d(current, folded, 3, padding=1))
+        self.head = _zeroed(nn.Conv2d(current, 2 * folded, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-        """Evaluates F.
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
+        """Evaluates the network.
 
         Args:
             x: Scaled noisy images (N, C, H, W).
             c_noise: Transformed noise levels (N,).
             labels: int64 (N,) in 0..K, K meaning no label.
+            conditions: How the images were augmented, (N, conditions).
+
+        Returns:
+            (N, 2C, H, W), 0 for an untrained network.
         """
         height, width = x.shape[-2:]
         pad_h, pad_w = -height % self.config.stride, -width % self.config.stride
         hidden = functional.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
         hidden = functional.pixel_unshuffle(hidden, self.config.patch).contiguous(memory_format=torch.channels_last)
-        embedding = self.embedding(c_noise, labels)
+        embedding = self.embedding(c_noise, labels, conditions)
         hidden = self.stem(hidden)
         skips = [hidden]
         for layer in self.down:

@@ -13,12 +13,12 @@ from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator, write_generator
+from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.grids import sample_sheet
 from diffaug.diffusion.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training import (
     StepRecord,
-    TrainingData,
     measure_images_per_second,
     new_state,
     train,
@@ -100,7 +100,7 @@ class _Fit:
         self.folder = job.study.generator
         self.settings = job.config.diffusion
         self.data = TrainingData.of(images, self.settings, job.device, plan.images)
-        self.state = new_state(plan, job.device, job.config.seed)
+        self.state = new_state(plan, self.settings, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []
         self.trackers_answer = True
@@ -199,7 +199,7 @@ class _Fit:
         training = {
             "images seen": self.plan.images,
             "seconds in the last run": round(seconds),
-            "steps skipped": self.state.skipped,
+            "steps skipped": int(self.state.skipped),
             "seed": self.job.config.seed,
         }
         write_generator(

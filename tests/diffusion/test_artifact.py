@@ -5,15 +5,16 @@ import pytest
 
 from diffaug import storage
 from diffaug.diffusion.artifact import Generator, write_generator
+from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.normalization import Normalization
-from diffaug.diffusion.training import TrainingData, new_state, train
+from diffaug.diffusion.training import new_state, train
 from diffaug.errors import DamagedError, UsageError
 
 
 @pytest.fixture
 def folder(tmp_path, blobs, plan, settings):
     data = TrainingData.of(blobs, settings, "cpu")
-    state = new_state(plan, "cpu", 0)
+    state = new_state(plan, settings, "cpu", 0)
     for _ in train(state, data, plan, settings, 0):
         pass
     folder = tmp_path / "generator"

@@ -3,8 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from diffaug import seeding
-from diffaug.diffusion.denoiser import Denoiser, denoising_loss, guided
-from diffaug.diffusion.process import SIGMA_DATA, draw_training_sigmas
+from diffaug.diffusion.denoiser import Denoiser, guided
+from diffaug.diffusion.process import SIGMA_DATA, Moments
 from diffaug.diffusion.unet import NetworkConfig
 
 
@@ -19,22 +19,16 @@ def network(image_size: tuple[int, int] = (8, 8), channels: int = 1, patch: int 
 def test_any_size_and_channels(size: tuple[int, int], channels: int, patch: int) -> None:
     denoiser = Denoiser(network(size, channels, patch))
     x = torch.randn(2, channels, *size)
-    assert denoiser(x, torch.tensor([0.1, 5.0]), torch.tensor([0, 3])).shape == x.shape
+    moments = denoiser(x, torch.tensor([0.1, 5.0]), torch.tensor([0, 3]))
+    assert moments.mean.shape == moments.variance.shape == x.shape
 
 
-def test_loss_is_one_before_training_for_data_of_sigma_data() -> None:
-    generator = seeding.torch_generator(0, "test")
-    x0 = SIGMA_DATA * torch.randn(512, 1, 8, 8, generator=generator)
-    sigma = draw_training_sigmas(512, generator)
-    loss = denoising_loss(
-        Denoiser(network()).eval(),
-        x0,
-        torch.zeros(512, dtype=torch.long),
-        sigma,
-        torch.randn(x0.shape, generator=generator),
-    )
-    assert loss.shape == (512,)
-    assert loss.mean().item() == pytest.approx(1.0, abs=0.03)
+def test_an_untrained_network_gives_the_exact_moments_of_white_data() -> None:
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 5.0])
+    moments = Denoiser(network())(x, sigma, torch.tensor([0, 3]))
+    precision = (1 / SIGMA_DATA**2 + 1 / sigma**2)[:, None, None, None]
+    assert torch.allclose(moments.variance, (1 / precision).expand_as(x))
+    assert torch.allclose(moments.mean, x / sigma[:, None, None, None] ** 2 / precision, rtol=1e-4)
 
 
 def test_labels_and_noise_levels_matter_once_trained_a_step() -> None:
@@ -43,9 +37,10 @@ def test_labels_and_noise_levels_matter_once_trained_a_step() -> None:
         for parameter in denoiser.parameters():
             nn.init.normal_(parameter, std=0.1)
     x, sigma = torch.ones(1, 1, 8, 8), torch.tensor([0.5])
-    base = denoiser(x, sigma, torch.tensor([0]))
-    assert not torch.allclose(base, denoiser(x, sigma, torch.tensor([1])))
-    assert not torch.allclose(base, denoiser(x, sigma, torch.tensor([3])))
+    for mean_or_variance in (0, 1):
+        base = denoiser(x, sigma, torch.tensor([0]))[mean_or_variance]
+        assert not torch.allclose(base, denoiser(x, sigma, torch.tensor([1]))[mean_or_variance])
+        assert not torch.allclose(base, denoiser(x, sigma, torch.tensor([3]))[mean_or_variance])
     raw = denoiser.unet(x, torch.tensor([0.1]), torch.tensor([0]))
     assert not torch.allclose(raw, denoiser.unet(x, torch.tensor([0.3]), torch.tensor([0])))
 
@@ -57,9 +52,10 @@ class LabelEcho(nn.Module):
         super().__init__()
         self.passes: list[int] = []
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Moments:
         self.passes.append(len(x))
-        return labels.to(x.dtype)[:, None, None, None].expand_as(x)
+        echo = labels.to(x.dtype)[:, None, None, None].expand_as(x)
+        return Moments(echo, 10 * echo)
 
 
 @pytest.mark.parametrize(("scale", "expected", "rows"), [(0.0, 9.0, 4), (1.0, 2.0, 4), (1.5, -1.5, 8), (3.0, -12.0, 8)])
@@ -67,5 +63,6 @@ def test_guidance_extrapolates_and_passes_once(scale: float, expected: float, ro
     echo = LabelEcho()
     denoise = guided(echo, torch.full((4,), 2), null_label=9, guidance_scale=scale)
     result = denoise(torch.zeros(4, 1, 2, 2), torch.tensor(1.0))
-    assert torch.allclose(result, torch.full_like(result, expected))
+    assert torch.allclose(result.mean, torch.full_like(result.mean, expected))
+    assert torch.allclose(result.variance, torch.full_like(result.mean, 20.0 if scale else 90.0))
     assert echo.passes == [rows]

@@ -5,8 +5,9 @@ import pytest
 
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.planning import Plan, make_plan, set_length
-from diffaug.diffusion.training import TrainingData, measure_images_per_second
+from diffaug.diffusion.training import measure_images_per_second
 from diffaug.diffusion.unet import UNet
 
 

@@ -12,7 +12,6 @@ from diffaug.diffusion.process import (
     diffuse,
     draw_training_sigmas,
     karras_sigmas,
-    loss_weight,
     precondition,
 )
 
@@ -24,10 +23,6 @@ def test_preconditioned_input_and_target_have_unit_variance_for_data_of_sigma_da
     assert torch.allclose(c_in**2 * (SIGMA_DATA**2 + SIGMAS**2), torch.ones_like(SIGMAS))
     target_variance = ((1 - c_skip) ** 2 * SIGMA_DATA**2 + c_skip**2 * SIGMAS**2) / c_out**2
     assert torch.allclose(target_variance, torch.ones_like(SIGMAS))
-
-
-def test_loss_weight_undoes_the_output_scale() -> None:
-    assert torch.allclose(loss_weight(SIGMAS) * precondition(SIGMAS).c_out ** 2, torch.ones_like(SIGMAS))
 
 
 def test_the_skip_is_the_exact_denoiser_of_gaussian_data() -> None:

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffaug.diffusion.process import SIGMA_DATA, karras_sigmas
+from diffaug.diffusion.process import SIGMA_DATA, Moments, karras_sigmas
 from diffaug.diffusion.samplers import dpm_solver_2m, heun
 
 
-def gaussian(x: Tensor, sigma: Tensor) -> Tensor:
-    """The exact denoiser of N(0, .5^2)."""
-    return x * SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma**2)
+def gaussian(x: Tensor, sigma: Tensor) -> Moments:
+    """The exact moments for N(0, .5^2)."""
+    total = SIGMA_DATA**2 + sigma**2
+    return Moments(x * SIGMA_DATA**2 / total, torch.full_like(x, (SIGMA_DATA**2 * sigma**2 / total).item()))
 
 
 def relative_error(solve: Callable[..., Tensor], steps: int) -> float:
@@ -46,7 +47,7 @@ def test_second_order(solve: Callable[..., Tensor]) -> None:
 def test_one_evaluation_a_step() -> None:
     seen: list[float] = []
 
-    def counting(x: Tensor, sigma: Tensor) -> Tensor:
+    def counting(x: Tensor, sigma: Tensor) -> Moments:
         seen.append(sigma.item())
         return gaussian(x, sigma)
 
@@ -57,7 +58,7 @@ def test_one_evaluation_a_step() -> None:
 def test_one_step_returns_the_denoised_noise() -> None:
     noise = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     sampled = dpm_solver_2m(gaussian, noise, karras_sigmas(1))
-    assert torch.equal(sampled, gaussian(noise * 80.0, torch.tensor(80.0, dtype=torch.float64)))
+    assert torch.equal(sampled, gaussian(noise * 80.0, torch.tensor(80.0, dtype=torch.float64)).mean)
 
 
 @pytest.mark.parametrize("steps", [2, 7, 12, 20])
@@ -76,14 +77,14 @@ def test_dpm_solver_agrees_with_diffusers(steps: int) -> None:
     scheduler.set_timesteps(steps)
     noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
-    def nonlinear(x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.tanh(x * 0.3 / (0.3 + sigma**2))
+    def nonlinear(x: Tensor, sigma: Tensor) -> Moments:
+        return Moments(torch.tanh(x * 0.3 / (0.3 + sigma**2)), torch.zeros_like(x))
 
     x = noise * 80.0
     for index, timestep in enumerate(scheduler.timesteps):
         sigma = scheduler.sigmas[index]
         total = sigma**2 + SIGMA_DATA**2
-        denoised = nonlinear(x, sigma)
+        denoised = nonlinear(x, sigma).mean
         # diffusers wants the raw network output F and applies c_skip and c_out itself
         raw = (denoised - SIGMA_DATA**2 / total * x) / (sigma * SIGMA_DATA / total.sqrt())
         x = scheduler.step(raw, timestep, x, return_dict=False)[0]

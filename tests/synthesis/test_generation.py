@@ -13,6 +13,7 @@ from diffaug import storage
 from diffaug.config import SynthesisSettings
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.normalization import Normalization
+from diffaug.diffusion.process import Moments
 from diffaug.diffusion.unet import NetworkConfig
 from diffaug.synthesis.generation import fill_pool, finish_pool
 from diffaug.synthesis.pool import MANIFEST_COLUMNS, Pool
@@ -30,12 +31,13 @@ class ClassLevelDenoiser(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(1))
         self.broken_below = -np.inf
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Moments:
         mean = (labels.float() - 1)[:, None, None, None]
         gain = (0.01 / (0.01 + sigma**2))[:, None, None, None]
         denoised = mean + gain * (x - mean)
         broken = (x.mean((1, 2, 3)) / sigma < self.broken_below)[:, None, None, None]
-        return torch.where(broken, torch.full_like(x, float("nan")), denoised)
+        mean = torch.where(broken, torch.full_like(x, float("nan")), denoised)
+        return Moments(mean, (gain * sigma[:, None, None, None] ** 2).expand_as(x))
 
 
 def score(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
