@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,10 @@ import diffaug
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.denoiser import Denoiser
 from diffaug.diffusion.planning import Plan, make_plan
-from diffaug.diffusion.training import TrainingData, new_state, train
+from diffaug.diffusion.training import new_state, train
 
 WIDTHS = range(16, 513, 16)
 ENDLESS_STEPS = 10_000_000
@@ -39,7 +41,7 @@ class Ours:
         plan = make_plan(images, settings, device)
         self._plan = replace(plan, images=ENDLESS_STEPS * batch_size)
         data = TrainingData.of(images, settings, device)
-        self._state = new_state(self._plan, device, seed=0)
+        self._state = new_state(self._plan, settings, device, seed=0)
         self._steps = train(self._state, data, self._plan, settings, seed=0)
         self._generator = Generator(
             for_inference(self._state.averaged, device), data.normalization, images.classes, weights_sha256=""
@@ -56,7 +58,8 @@ class Ours:
         network, device = self._plan.network, self._generator.device
         x = torch.zeros(batch_size, network.channels, *network.image_size, device=device)
         labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
-        self._state.averaged(x, torch.ones(batch_size, device=device), labels)
+        with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
+            self._state.averaged(x, torch.ones(batch_size, device=device), labels)
 
     def sample(self, labels: NDArray[np.int64], steps: int) -> NDArray[np.uint8]:
         """Samples as many images as there are labels; of one class, as `diffaug generate` does."""
@@ -70,9 +73,9 @@ def count_parameters(plan: Plan) -> int:
     return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
-def planned_parameters(images: LabeledImages, device: str) -> int:
+def planned_parameters(images: LabeledImages, settings: DiffusionSettings, device: str) -> int:
     """Parameters of the network that diffaug itself chooses for these images."""
-    return count_parameters(make_plan(images, DiffusionSettings(), device))
+    return count_parameters(make_plan(images, settings, device))
 
 
 def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -> LabeledImages:
