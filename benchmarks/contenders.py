@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from measuring import random_images
 from numpy.typing import NDArray
+
+from measuring import random_images
 from ours import Ours
 from peers import PEERS, make_peer
 
@@ -38,9 +39,7 @@ def make_contenders(size: int, device: str, arguments: argparse.Namespace) -> di
     ours = Ours(images, parameters=arguments.parameters, batch_size=arguments.batch, device=device)
     made: dict[str, Contender] = {Ours.name: ours}
     for name in PEERS:
-        made[name] = make_peer(
-            name, images, parameters=ours.parameters, batch_size=arguments.batch, device=device
-        )
+        made[name] = make_peer(name, images, parameters=ours.parameters, batch_size=arguments.batch, device=device)
     return made
 
 

@@ -60,7 +60,7 @@ class Extractor:
         with torch.inference_mode():
             batches = [
                 self.layers(batch.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1).cpu()
-                for batch in torch.from_numpy(np.array(pixels)).split(BATCH)
+                for batch in torch.split(torch.from_numpy(np.array(pixels)), BATCH)
             ]
         return torch.cat(batches).double().numpy()
 

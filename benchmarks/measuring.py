@@ -143,7 +143,7 @@ def versions() -> dict[str, str]:
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows with the same keys as a table, numbers to four digits; nested values are left out."""
-    columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping)] if rows else []
+    columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping | list)] if rows else []
     lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

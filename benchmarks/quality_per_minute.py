@@ -2,14 +2,14 @@
 
     python benchmarks/quality_per_minute.py DATA [--minutes 2 5 10] [--work FOLDER] [--quick] [--json FILE]
 
-DATA has class folders in `train/` and `test/`. Every system trains on the same images; then equally many images of each
-class are sampled from each and compared with the real test images, by kernel distance (KID) and Frechet distance, both in
-the features of a classifier of the real training images (fidelity.py). The peers are as in peers.py, at the number of
-parameters that diffaug chooses for these images, and sample with more steps than diffaug does.
+DATA has class folders in `train/` and `test/`. Every system trains on the same images; then equally many images of
+each class are sampled from each and compared with the real test images, by kernel distance (KID) and Frechet distance,
+both in the features of a classifier of the real training images (fidelity.py). The peers are as in peers.py, at the
+number of parameters that diffaug chooses for these images, and sample with more steps than diffaug does.
 
-diffaug's time is all of `fit`: reading the images, measuring its speed, checkpoints and sample grids. The peers train for
-as long as that took, at least the budget, and only their training steps count. The peer whose learning rate is constant
-is sampled at every budget of one training; the others are trained anew for each.
+diffaug's time is all of `fit`: reading the images, measuring its speed, checkpoints and sample grids. The peers train
+for as long as that took, at least the budget, and only their training steps count. Peers whose learning rate is
+constant are sampled at every budget of one training; the others are trained anew for each.
 
 Results lie in the work folder, one a system and budget; a later run uses them again and makes only what is missing.
 They are known by the settings and not by the code, so after a change of diffaug's code say `--again diffaug`.
@@ -26,12 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import SYSTEMS, Ours
-from fidelity import Extractor, equal_classes, measure_distances
-from measuring import write_report
 from numpy.typing import NDArray
-from ours import draw, labelled, planned_parameters
-from peers import PEERS, make_peer, train_until
 
 import diffaug
 from diffaug import storage
@@ -39,6 +34,12 @@ from diffaug.config import resolve
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.grids import contact_sheet
 from diffaug.yaml_files import parse_value
+
+from contenders import SYSTEMS
+from fidelity import Extractor, equal_classes, measure_distances
+from measuring import write_report
+from ours import Ours, draw, labelled, planned_parameters
+from peers import PEERS, make_peer, train_until
 
 SAMPLING_STEPS = {"diffusers": 25, "denoising-diffusion-pytorch": 50}
 SHEET_COLUMNS = 10
@@ -93,7 +94,9 @@ class Comparison:
         self._settings = {key: parse_value(value, where="--set") for key, value in given}
         self._settings |= {"tracking.mlflow": False, "device": arguments.device, "seed": arguments.seed}
         self._config = resolve(self._settings).config
-        self._data, self._work, self._per_class = arguments.data, arguments.work, arguments.per_class
+        self._data: Path = arguments.data
+        self._work: Path = arguments.work
+        self._per_class: int = arguments.per_class
         data = [self._data.resolve(), self._config.data.model_dump(mode="json")]
         study = self._work / "studies" / f"images-{storage.fingerprint(data)}"
         augmenter = diffaug.DiffusionAugmenter(study=study, settings=self._settings, verbose=False).attach(self._data)
@@ -137,9 +140,7 @@ class Comparison:
     def _make_peer(self, system: str, budgets: Sequence[float]) -> None:
         ours = [self._facts(Ours.name, minutes) or {"seconds": 0.0} for minutes in budgets]
         stops = [max(60 * minutes, facts["seconds"]) for minutes, facts in zip(budgets, ours, strict=True)]
-        peer = make_peer(
-            system, self.train, parameters=self._parameters, device=self.device, seed=self._config.seed
-        )
+        peer = make_peer(system, self.train, parameters=self._parameters, device=self.device, seed=self._config.seed)
         labels = np.repeat(np.arange(len(self.train.classes)), self._per_class)
         for minutes, seconds in zip(budgets, train_until(peer, stops), strict=True):
             pixels = peer.sample(labels, SAMPLING_STEPS[peer.package])
@@ -185,7 +186,7 @@ def halves(images: LabeledImages) -> tuple[LabeledImages, LabeledImages]:
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """diffaug's kernel distance over the best peer's: the worst budget, and 5 minutes of it against 10 of theirs.
+    """Diffaug's kernel distance over the best peer's: the worst budget, and 5 minutes of it against 10 of theirs.
 
     None where a budget is missing, or where a peer's distance is not above 0, which no ratio can say. With them the
     most time that diffaug had for each second of a peer's.

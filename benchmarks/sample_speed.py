@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from contenders import make_contenders, ratios
 from measuring import alternate, speed_parser, turns, write_report
 

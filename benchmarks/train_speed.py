@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from contenders import Ours, make_contenders, ratios
+from contenders import make_contenders, ratios
 from measuring import alternate, count_operations, matmul_peak, speed_parser, turns, write_report
+from ours import Ours
 
 FORWARDS_A_STEP = 3
 
