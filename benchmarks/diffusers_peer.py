@@ -80,7 +80,12 @@ class Diffusers(Peer):
     def _sample(self, labels: Tensor, steps: int) -> Tensor:
         from diffusers import DPMSolverMultistepScheduler
 
-        solver = DPMSolverMultistepScheduler(num_train_timesteps=TIMESTEPS, beta_schedule="linear")
+        solver = DPMSolverMultistepScheduler(
+            num_train_timesteps=TIMESTEPS,
+            beta_schedule="linear",
+            thresholding=True,  # keeps pixels in range, as the library advises for models of pixels
+            sample_max_value=1.0,
+        )
         solver.set_timesteps(steps, device=self.device)
         x = torch.randn(len(labels), self.channels, self.padded_size, self.padded_size, device=self.device)
         self._average.store(self.network.parameters())

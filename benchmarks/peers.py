@@ -7,6 +7,7 @@ by its defaults; what counts is the better of all. Of diffusers that is `UNet2DM
 `GaussianDiffusion` of its `classifier_free_guidance` module in the loop of its `Trainer`, sampled by DDIM. Neither
 loop knows classes; they are passed on here. What differs from the libraries' defaults, each time to their advantage:
 
+- diffusers' solver clips what it takes for the clean image to the range of pixels, without which few steps saturate;
 - images stay in memory on the device and a batch costs an index, no data loader;
 - diffusers' cosine decay ends where the time budget ends, and its warm-up of 500 steps takes a tenth of it at most;
 - denoising-diffusion-pytorch hides a tenth of the labels instead of half of them and samples without guidance, since

@@ -79,12 +79,8 @@ def test_augmentation_does_not_leak_into_samples() -> None:
     pixels = rng.integers(0, 40, (256, 8, 8))
     pixels[:, :, 5:] += 200  # lit on the right, always
     state, data = fit(
-        pixels.astype(np.uint8),
-        np.zeros(256, dtype=np.int64),
-        128 * 250,
-        augmentation=0.5,
-        augmentation_strength=1.0,
-        horizontal_flip=False,
+        pixels.astype(np.uint8), np.zeros(256, dtype=np.int64), 128 * 250,
+        augmentation=0.5, augmentation_strength=1.0, horizontal_flip=False,
     )
     sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
     lit = sampled[:, :, 5:].mean((1, 2)) - sampled[:, :, :4].mean((1, 2))
