@@ -22,17 +22,16 @@ class Lucidrains(Peer):
 
     def _candidates(self) -> Iterator[Candidate]:
         network = _unguided_unet()
+        *upper, last = self.recipe.multipliers
         for width in range(4, 257, 2):
-            yield (
-                width,
-                lambda width=width: network(  # type: ignore[misc]
+            for lowest in (last, last - 1):  # even widths alone lie more than 10 % apart
+                yield width, lambda width=width, lowest=lowest: network(  # type: ignore[misc]
                     width,
                     num_classes=len(self.classes) + 1,
                     cond_drop_prob=LABEL_DROPOUT,
-                    dim_mults=self.recipe.multipliers,
+                    dim_mults=(*upper, lowest),
                     channels=self.channels,
-                ),
-            )
+                )
 
     def _prepare(self) -> None:
         from denoising_diffusion_pytorch import classifier_free_guidance as library
