@@ -15,11 +15,11 @@ from torch import Tensor
 
 from diffaug import __version__, storage
 from diffaug.diffusion.denoiser import Denoiser
-from diffaug.diffusion.editing import keep_known, require_images, require_masks, require_range, resampled
+from diffaug.diffusion.editing import inpaint, require_images, require_masks, require_strength, vary
 from diffaug.diffusion.guidance import DenoiseFunction, autoguidance, classifier_free
+from diffaug.diffusion.model_card import model_card
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.process import karras_sigmas
-from diffaug.diffusion.samplers import SOLVERS, integrate
 from diffaug.diffusion.sampling import ClassNoise, Sampling, SamplingOptions
 from diffaug.diffusion.unet import NetworkConfig
 from diffaug.errors import DamagedError, UsageError
@@ -113,8 +113,7 @@ class Generator:
         """Samples as `sample` does and returns what the network made, (N, C, H, W), possibly not finite."""
         sampling = Sampling(**options)
         noise = self._noise("sample", seed, label, indices)
-        sigmas = karras_sigmas(sampling.num_inference_steps)
-        return self._integrate(self._denoise(noise, sampling), sigmas, noise, sampling)
+        return sampling.run(self._denoise(noise, sampling), noise, karras_sigmas(sampling.num_inference_steps))
 
     def variations(
         self,
@@ -133,7 +132,7 @@ class Generator:
             label: Class name or index of all of them.
             indices: Numbers of the variations; with another number the same image becomes another variation.
             strength: In (0, 1], the position on the noise levels of `karras_sigmas` to begin at: 0.25 is noise level
-                0.13, 0.5 is 2.5 and 0.75 is 18. Towards 0 the image itself returns; 1 begins from noise alone. The
+                0.17, 0.5 is 2.5 and 0.75 is 18. Towards 0 the image itself returns; 1 begins from noise alone. The
                 steps are this share of `num_inference_steps`.
             seed: Seed of the whole series.
             **options: Solver, steps and guidance; see `Sampling`.
@@ -145,12 +144,11 @@ class Generator:
             UsageError: Images, strength or an option is not as above, or autoguidance has no guide.
         """
         require_images(images, (len(indices), *self.image_size, self.channels))
-        require_range("strength", strength, 0, 1, "above 0, which keeps the image, and at most 1, which forgets it")
+        require_strength(strength)
         sampling = Sampling(**options)
         noise = self._noise("variation", seed, label, indices)
-        sigmas = karras_sigmas(max(1, round(strength * sampling.num_inference_steps)), strength)
-        known = self._normalised(images) if strength < 1 else None
-        return self.decode(self._integrate(self._denoise(noise, sampling), sigmas, noise, sampling, known))
+        denoise = self._denoise(noise, sampling)
+        return self.decode(vary(denoise, self._normalised(images), noise, sampling, strength))
 
     def inpaint(
         self,
@@ -161,7 +159,6 @@ class Generator:
         *,
         seed: int = 0,
         resamplings: int = 4,
-        jump_length: int = 2,
         **options: Unpack[SamplingOptions],
     ) -> NDArray[np.uint8]:
         """Makes the masked part of real images anew, under their label and in keeping with the rest.
@@ -172,9 +169,8 @@ class Generator:
             label: Class name or index of all of them.
             indices: Numbers of the results.
             seed: Seed of the whole series.
-            resamplings: How often each flight of steps is taken again, so that new and kept pixels fit together;
-                the cost is 1 + this many times that of `sample`.
-            jump_length: Steps of a flight.
+            resamplings: How often each step is taken again, so that new and kept pixels fit together; sampling
+                then takes 1 + this many times as long.
             **options: Solver, steps and guidance; see `Sampling`.
 
         Returns:
@@ -185,15 +181,13 @@ class Generator:
         """
         require_images(images, (len(indices), *self.image_size, self.channels))
         require_masks(masks, (len(indices), *self.image_size))
-        require_range("resamplings", resamplings, -1, 1000, "0 for none, or up to 1000")
-        require_range("jump_length", jump_length, 0, float("inf"), "1 or more steps")
+        if resamplings < 0:
+            raise UsageError(f"{resamplings} resamplings make no sense", fix="0 for none, 4 as a rule")
         sampling = Sampling(**options)
         noise = self._noise("inpaint", seed, label, indices)
-        known = self._normalised(images)
-        denoise = keep_known(self._denoise(noise, sampling), known, torch.from_numpy(masks[:, None]).to(self.device))
-        sigmas = resampled(karras_sigmas(sampling.num_inference_steps), resamplings, jump_length)
-        made = self.decode(self._integrate(denoise, sigmas, noise, sampling, known))
-        return np.where(masks[..., None], made, images)
+        denoise, anew = self._denoise(noise, sampling), torch.from_numpy(masks[:, None]).to(self.device)
+        made = inpaint(denoise, self._normalised(images), anew, noise, sampling, resamplings=resamplings)
+        return np.where(masks[..., None], self.decode(made), images)
 
     def decode(self, images: Tensor) -> NDArray[np.uint8]:
         """Normalised images (N, C, H, W) to uint8 (N, H, W, C)."""
@@ -240,21 +234,6 @@ class Generator:
         null_label = self.denoiser.config.null_label
         return classifier_free(self.denoiser, labels, null_label, scale, sampling.guidance_interval)
 
-    @staticmethod
-    def _integrate(
-        denoise: DenoiseFunction, sigmas: Tensor, noise: ClassNoise, sampling: Sampling, known: Tensor | None = None
-    ) -> Tensor:
-        """From `known` images, or none, noised to the first of `sigmas`."""
-        start = float(sigmas[0]) * noise.start()
-        return integrate(denoise, start if known is None else known + start, sigmas, SOLVERS[sampling.solver], noise.at)
-
-
-def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
-    """Moves a denoiser to `device`, in evaluation mode and the fast memory format."""
-    denoiser.to(device=device)
-    denoiser.to(memory_format=torch.channels_last)
-    return denoiser.eval().requires_grad_(False)
-
 
 def write_generator(
     folder: Path,
@@ -292,7 +271,7 @@ def write_generator(
     _write_weights(folder / WEIGHTS, weights)
     if guide is not None:
         _write_weights(folder / GUIDE, guide)
-    storage.write_text(folder / CARD, _model_card(network, counts, training))
+    storage.write_text(folder / CARD, model_card(network, counts, training))
 
 
 def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
@@ -305,7 +284,9 @@ def _load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
         denoiser.load_state_dict(load_file(file))
     except RuntimeError as error:
         raise DamagedError("the weights don't fit the configuration", where=file) from error
-    return for_inference(denoiser, device)
+    denoiser.to(device=device)
+    denoiser.to(memory_format=torch.channels_last)
+    return denoiser.eval().requires_grad_(False)
 
 
 def _network_from(stored: Mapping[str, Any]) -> NetworkConfig:
@@ -315,19 +296,4 @@ def _network_from(stored: Mapping[str, Any]) -> NetworkConfig:
             "image_size": tuple(stored["image_size"]),
             "channel_multipliers": tuple(stored["channel_multipliers"]),
         }
-    )
-
-
-def _model_card(network: NetworkConfig, counts: Mapping[str, int], training: Mapping[str, Any]) -> str:
-    height, width = network.image_size
-    rows = "\n".join(f"| {name} | {count} |" for name, count in counts.items())
-    facts = "\n".join(f"- {name}: {value}" for name, value in training.items())
-    return (
-        f"# Class-conditional image generator\n\n"
-        f"A diffusion model that diffaug {__version__} trained from scratch on {sum(counts.values())} images of "
-        f"{width} x {height} px, {network.channels} channel(s). Made to augment the training set of a classifier "
-        f"of the same classes, and for nothing else.\n\n"
-        f"Its images can repeat training images, above all in classes with few of them. Treat model and images "
-        f"with the care that the training images need.\n\n"
-        f"| class | training images |\n|---|---|\n{rows}\n\n{facts}\n"
     )

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from diffaug.diffusion.guidance import DenoiseFunction
-from diffaug.diffusion.process import Moments
+from diffaug.diffusion.process import Moments, karras_sigmas
+from diffaug.diffusion.sampling import ClassNoise, Sampling
 from diffaug.errors import UsageError
+
+
+def vary(denoise: DenoiseFunction, known: Tensor, noise: ClassNoise, sampling: Sampling, strength: float) -> Tensor:
+    """Noises images part of the way and denoises them again (Meng et al. 2022, SDEdit, arXiv 2108.01073).
+
+    Args:
+        denoise: The denoiser with labels fixed.
+        known: The real images, normalised (N, C, H, W).
+        noise: One image of noise for each of `known`.
+        sampling: Solver and steps, of which the share `strength` is taken.
+        strength: In (0, 1], see `karras_sigmas`; at 1 the images are forgotten.
+    """
+    steps = max(1, round(strength * sampling.num_inference_steps))
+    return sampling.run(denoise, noise, karras_sigmas(steps, strength), known if strength < 1 else None)
+
+
+def inpaint(
+    denoise: DenoiseFunction,
+    known: Tensor,
+    masks: Tensor,
+    noise: ClassNoise,
+    sampling: Sampling,
+    *,
+    resamplings: int,
+) -> Tensor:
+    """Makes the masked part of images anew: `keep_known` along `resampled` noise levels.
+
+    Args:
+        denoise: The denoiser with labels fixed.
+        known: The real images, normalised (N, C, H, W).
+        masks: bool (N, 1, H, W), true where the image is made anew.
+        noise: One image of noise for each of `known`.
+        sampling: Solver and steps.
+        resamplings: How often a step is taken again.
+    """
+    sigmas = resampled(karras_sigmas(sampling.num_inference_steps), resamplings)
+    return sampling.run(keep_known(denoise, known, masks), noise, sigmas, known)
 
 
 def keep_known(denoise: DenoiseFunction, known: Tensor, masks: Tensor) -> DenoiseFunction:
@@ -31,21 +71,16 @@ def keep_known(denoise: DenoiseFunction, known: Tensor, masks: Tensor) -> Denois
     return certain
 
 
-def resampled(sigmas: Tensor, times: int, jump_length: int) -> Tensor:
-    """Noise levels that go down in flights of `jump_length` steps, each taken `times` again from its top.
+def resampled(sigmas: Tensor, times: int) -> Tensor:
+    """Noise levels of which each step, but for the last, is taken `times` again.
 
-    Diffusing again and denoising anew lets the new pixels fit those around them (RePaint, section 4.2).
-
-    Args:
-        sigmas: Decreasing noise levels.
-        times: Extra rounds; 0 changes nothing.
-        jump_length: Steps of a flight.
+    Diffusing a step again and denoising it anew lets new pixels fit those around them (RePaint, section 4.2). With the
+    few steps taken here, jumps of one step leave the smallest error on correlated Gaussian data.
     """
     levels = sigmas.tolist()
     path = levels[:1]
-    for top in range(0, len(levels) - 1, jump_length):
-        flight = levels[top : top + jump_length + 1]
-        path += flight[1:] + flight * times
+    for sigma, next_sigma in pairwise(levels):
+        path += [next_sigma] + [sigma, next_sigma] * (times if next_sigma else 0)
     return torch.tensor(path, dtype=sigmas.dtype)
 
 
@@ -75,11 +110,12 @@ def require_masks(masks: NDArray[np.bool_], shape: tuple[int, int, int]) -> None
         raise UsageError(f"the masks are {masks.shape}, not {shape}", fix=f"bool {shape}, without a channel axis")
 
 
-def require_range(name: str, value: float, low: float, high: float, fix: str) -> None:
-    """Checks a number.
+def require_strength(strength: float) -> None:
+    """Checks the strength of a variation.
 
     Raises:
-        UsageError: It is not above `low` and at most `high`.
+        UsageError: It is not in (0, 1].
     """
-    if not low < value <= high:
-        raise UsageError(f"{name} is {value}, which is out of range", fix=fix)
+    if not 0 < strength <= 1:
+        fix = "above 0, which keeps the image, and at most 1, which forgets it; try 0.5"
+        raise UsageError(f"a strength of {strength} is out of range", fix=fix)

@@ -92,10 +92,10 @@ def dpm_solver_2m(step: Step) -> Tensor:
 
 
 def ipndm(step: Step) -> Tensor:
-    """iPNDM (Zhang & Chen 2023, arXiv 2204.13902): Adams-Bashforth on the slopes, up to fourth order to begin with.
+    """Adams-Bashforth on up to four slopes: iPNDM (Zhang & Chen 2023, arXiv 2204.13902), one evaluation a step.
 
-    One evaluation a step. The coefficients are those of equal steps, which Karras levels are not, so the order of
-    convergence is 2; but the error is smaller than that of `dpm_solver_2m` in 10 evaluations or fewer.
+    The coefficients are those of equal steps, which Karras levels are not, so the order of convergence is 2; but in
+    10 evaluations or fewer the images are better than those of `dpm_solver_2m`.
     """
     recent = list(step.points)[-len(ADAMS_BASHFORTH) :]
     weights = ADAMS_BASHFORTH[len(recent) - 1]

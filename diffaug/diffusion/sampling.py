@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from diffaug import seeding
-from diffaug.diffusion.guidance import GUIDANCE_INTERVAL, Interval
-from diffaug.diffusion.samplers import SOLVERS
+from diffaug.diffusion.guidance import GUIDANCE_INTERVAL, DenoiseFunction, Interval
+from diffaug.diffusion.samplers import SOLVERS, integrate
 from diffaug.errors import UsageError
 
 GUIDANCES = ("classifier_free", "autoguidance")
@@ -26,6 +26,40 @@ class SamplingOptions(TypedDict, total=False):
     guidance: str
     guidance_scale: float
     guidance_interval: Interval
+
+
+@dataclass(frozen=True)
+class ClassNoise:
+    """The noise of a batch of one class: that of image i depends on (seed, purpose, class, i) alone.
+
+    Attributes:
+        seed: Seed of the whole series.
+        purpose: Sets series apart that are made of the same class with the same seed.
+        class_index: The class.
+        indices: Numbers of the images.
+        shape: (C, H, W).
+        device: Where the noise is wanted.
+    """
+
+    seed: int
+    purpose: str
+    class_index: int
+    indices: Sequence[int]
+    shape: tuple[int, int, int]
+    device: torch.device
+
+    def start(self) -> Tensor:
+        """The noise that sampling begins with, standard normal (N, C, H, W)."""
+        return self._draw()
+
+    def at(self, step: int) -> Tensor:
+        """The noise of step k, standard normal (N, C, H, W)."""
+        return self._draw(step)
+
+    def _draw(self, *step: int) -> Tensor:
+        streams = (seeding.numpy_generator(self.seed, self.purpose, self.class_index, i, *step) for i in self.indices)
+        drawn = [stream.standard_normal(self.shape, dtype=np.float32) for stream in streams]
+        return torch.from_numpy(np.stack(drawn)).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -62,39 +96,10 @@ class Sampling:
                 f"no noise level lies between {low} and {high}", fix=f"guidance_interval={GUIDANCE_INTERVAL}"
             )
 
-
-@dataclass(frozen=True)
-class ClassNoise:
-    """The noise of a batch of one class: that of image i depends on (seed, purpose, class, i) alone.
-
-    Attributes:
-        seed: Seed of the whole series.
-        purpose: Sets series apart that are made of the same class with the same seed.
-        class_index: The class.
-        indices: Numbers of the images.
-        shape: (C, H, W).
-        device: Where the noise is wanted.
-    """
-
-    seed: int
-    purpose: str
-    class_index: int
-    indices: Sequence[int]
-    shape: tuple[int, int, int]
-    device: torch.device
-
-    def start(self) -> Tensor:
-        """The noise that sampling begins with, standard normal (N, C, H, W)."""
-        return self._draw()
-
-    def at(self, step: int) -> Tensor:
-        """The noise of step k, standard normal (N, C, H, W)."""
-        return self._draw(step)
-
-    def _draw(self, *step: int) -> Tensor:
-        streams = (seeding.numpy_generator(self.seed, self.purpose, self.class_index, i, *step) for i in self.indices)
-        drawn = [stream.standard_normal(self.shape, dtype=np.float32) for stream in streams]
-        return torch.from_numpy(np.stack(drawn)).to(self.device)
+    def run(self, denoise: DenoiseFunction, noise: ClassNoise, sigmas: Tensor, known: Tensor | None = None) -> Tensor:
+        """Follows the reverse process along `sigmas` from `known` images (N, C, H, W) plus noise, or noise alone."""
+        start = float(sigmas[0]) * noise.start()
+        return integrate(denoise, start if known is None else known + start, sigmas, SOLVERS[self.solver], noise.at)
 
 
 def _require_one_of(option: str, value: str, known: Collection[str]) -> None:
