@@ -235,6 +235,13 @@ class Generator:
         return classifier_free(self.denoiser, labels, null_label, scale, sampling.guidance_interval)
 
 
+def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
+    """Moves a denoiser to `device`, in evaluation mode and the fast memory format."""
+    denoiser.to(device=device)
+    denoiser.to(memory_format=torch.channels_last)
+    return denoiser.eval().requires_grad_(False)
+
+
 def write_generator(
     folder: Path,
     *,
@@ -268,14 +275,11 @@ def write_generator(
         "guide": guide is not None,
     }
     storage.write_json(folder / CONFIG, config)
-    _write_weights(folder / WEIGHTS, weights)
-    if guide is not None:
-        _write_weights(folder / GUIDE, guide)
+    for file, tensors in ((WEIGHTS, weights), (GUIDE, guide)):
+        if tensors is not None:
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            storage.write_bytes(folder / file, save(contiguous))
     storage.write_text(folder / CARD, model_card(network, counts, training))
-
-
-def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
-    storage.write_bytes(file, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
 
 
 def _load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
@@ -284,9 +288,7 @@ def _load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
         denoiser.load_state_dict(load_file(file))
     except RuntimeError as error:
         raise DamagedError("the weights don't fit the configuration", where=file) from error
-    denoiser.to(device=device)
-    denoiser.to(memory_format=torch.channels_last)
-    return denoiser.eval().requires_grad_(False)
+    return for_inference(denoiser, device)
 
 
 def _network_from(stored: Mapping[str, Any]) -> NetworkConfig:
