@@ -74,6 +74,14 @@ class DiffusionSettings(Settings):
     max_repeats: PositiveInt = Field(
         200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
+    long_tail: Literal["none", "transfer", "class balancing"] = Field(
+        "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
+    )
+    long_tail_strength: NonNegative = Field(1.0, description="Strength of class balancing.")
+    augmentation: Fraction = Field(
+        0.0, description="Probability of each geometric augmentation in training; samples stay free of it."
+    )
+    augmentation_strength: Fraction = Field(0.2, description="Scales augmentation: 1 rotates by any angle.")
     uncertainty_weighting: bool = Field(True, description="Weigh noise levels by their learnt difficulty.")
     horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
     checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")

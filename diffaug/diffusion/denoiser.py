@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
+from diffaug.diffusion.ddpm import Ddpm
 from diffaug.diffusion.objectives import Edm, Objective
 from diffaug.diffusion.process import Moments
 from diffaug.diffusion.unet import NetworkConfig, UNet
 
+OBJECTIVES: Mapping[str, Objective] = {"edm": Edm(), "ddpm": Ddpm()}
+
 
 def objective_of(config: NetworkConfig) -> Objective:
     """The objective that a network of this configuration is trained with."""
-    return Edm()
+    return OBJECTIVES[config.objective]
 
 
 class Denoiser(nn.Module):

@@ -101,7 +101,11 @@ def measure_images_per_second(data: TrainingData, plan: Plan, settings: Diffusio
 def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -> TrainingState:
     """The state before the first step; initial weights depend on the seed alone."""
     with seeding.torch_global_seed(seed, "initial weights"):
-        loss = TrainingLoss(Denoiser(plan.network), uncertainty=settings.uncertainty_weighting)
+        loss = TrainingLoss(
+            Denoiser(plan.network),
+            uncertainty=settings.uncertainty_weighting,
+            class_balancing=settings.long_tail_strength if settings.long_tail == "class balancing" else 0.0,
+        )
     loss.to(device=device)
     loss.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(loss.denoiser).eval().requires_grad_(False)
@@ -168,7 +172,7 @@ def _backward(state: TrainingState, batch: Batch, seed: int) -> Tensor:
     with seeding.torch_global_seed(seed, "dropout", state.step):
         for part in map(Batch._make, parts):
             with torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext():
-                loss, denoising = state.loss(*part)
+                loss, denoising = state.loss(part)
             share = len(part.labels) / len(batch.labels)
             (share * loss).backward()
             logged += share * denoising
