@@ -61,6 +61,12 @@ class DiffusionSettings(Settings):
 
     minutes: Positive | None = Field(None, description="Training time; none and no images: 10.")
     images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
+    preset: Literal["tiny", "small", "medium", "large", "huge"] | None = Field(
+        None, description="Size of the UNet; none: by device, budget and number of images."
+    )
+    objective: Literal["edm", "ddpm"] = Field(
+        "edm", description="edm: continuous noise levels; ddpm: 1000 discrete steps with a learnt variance range."
+    )
     base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(None, description="Width of the UNet.")
     batch_size: PositiveInt | None = Field(None, description="Images a training step.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate of AdamW.")

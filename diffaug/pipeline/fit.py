@@ -81,7 +81,7 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     if measure or settings.images is None:
         job.narrator.say("measuring training speed ...")
         speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings)
-    plan = set_length(plan, settings, speed)
+    plan = set_length(plan, settings, speed, len(images))
     _say_plan(job, plan)
     return plan
 

@@ -1,7 +1,5 @@
 """Trainings on data whose answer is known in closed form."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator, for_inference
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.planning import Plan
-from diffaug.diffusion.process import SIGMA_DATA
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.diffusion.unet import NetworkConfig
 
@@ -24,8 +21,8 @@ def fit(
     classes = tuple(map(str, range(labels.max() + 1)))
     labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
     settings = DiffusionSettings(images=images, dropout=0.0).model_copy(update=changes)
-    network = NetworkConfig(pixels.shape[1:], 1, len(classes), 1, 32, (1,), 1, 0.0, 9 if settings.augmentation else 0)
-    plan = Plan(network, 128, images, 2e-3, 0.0, ())
+    network = NetworkConfig(pixels.shape[1:], 1, len(classes), 1, 16, (1,), 1, 0.0, 9 if settings.augmentation else 0)
+    plan = Plan(network, 128, images, 4e-3, 0.0, ())
     state, data = new_state(plan, settings, "cpu", 0), TrainingData.of(labeled, settings, "cpu", images)
     for _ in train(state, data, plan, settings, 0):
         pass
@@ -42,7 +39,7 @@ def test_mean_and_variance_of_a_gaussian_with_two_widths() -> None:
     rng = np.random.default_rng(0)
     widths = np.repeat([[20.0, 55.0]], 2, axis=1)[:, [0, 2, 1, 3]]  # columns: narrow, wide, narrow, wide
     pixels = np.clip(rng.normal(128, widths, (4096, 4, 4)).round(), 0, 255).astype(np.uint8)
-    state, data = fit(pixels, np.zeros(4096, dtype=np.int64), 128 * 450, label_dropout=0.0)
+    state, data = fit(pixels, np.zeros(4096, dtype=np.int64), 128 * 600, label_dropout=0.0)
     normalised = data.normalization.to_network(data.pixels)
     true_variance = normalised.var(dim=(0, 2))[0]
     for sigma in (0.15, 0.5, 1.5):
@@ -61,7 +58,7 @@ def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
     shared = rng.normal(0, 25, (4096, 1, 1))  # correlates the pixels of an image
     level = np.where(labels == 1, 190, 80)[:, None, None]
     pixels = np.clip(level + shared + rng.normal(0, 10, (4096, 4, 4)), 0, 255).round().astype(np.uint8)
-    state, data = fit(pixels, labels, 128 * 450)
+    state, data = fit(pixels, labels, 128 * 600)
     generator = generator_of(state, data, 2)
     for label in (0, 1):
         real = pixels[labels == label].reshape(-1, 16).astype(np.float64)
@@ -70,8 +67,6 @@ def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
         covariance, expected = np.cov(sampled.T), np.cov(real.T)
         assert covariance.mean() == pytest.approx(expected.mean(), rel=0.15)
         assert np.diag(covariance).mean() == pytest.approx(np.diag(expected).mean(), rel=0.15)
-    unlabelled = generator.sample_unlabelled(range(1024)) if hasattr(generator, "sample_unlabelled") else None
-    assert unlabelled is None or (unlabelled.mean((1, 2, 3)) > 135).mean() == pytest.approx(0.25, abs=0.05)
 
 
 def test_augmentation_does_not_leak_into_samples() -> None:
@@ -89,4 +84,3 @@ def test_augmentation_does_not_leak_into_samples() -> None:
     sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
     lit = sampled[:, :, 5:].mean((1, 2)) - sampled[:, :, :4].mean((1, 2))
     assert (lit > 120).mean() > 0.95
-    assert SIGMA_DATA and dataclasses
