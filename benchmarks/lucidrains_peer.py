@@ -25,12 +25,15 @@ class Lucidrains(Peer):
         *upper, last = self.recipe.multipliers
         for width in range(4, 257, 2):
             for lowest in (last, last - 1):  # even widths alone lie more than 10 % apart
-                yield width, lambda width=width, lowest=lowest: network(  # type: ignore[misc]
+                yield (
                     width,
-                    num_classes=len(self.classes) + 1,
-                    cond_drop_prob=LABEL_DROPOUT,
-                    dim_mults=(*upper, lowest),
-                    channels=self.channels,
+                    lambda width=width, lowest=lowest: network(  # type: ignore[misc]
+                        width,
+                        num_classes=len(self.classes) + 1,
+                        cond_drop_prob=LABEL_DROPOUT,
+                        dim_mults=(*upper, lowest),
+                        channels=self.channels,
+                    ),
                 )
 
     def _prepare(self) -> None:

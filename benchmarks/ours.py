@@ -86,8 +86,11 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
             index,
             range(start, min(start + CHUNK, per_class)),
             seed=seed,
-            guidance_scale=settings.guidance_scale,
+            solver=settings.solver,
             num_inference_steps=settings.num_inference_steps,
+            guidance=settings.guidance,
+            guidance_scale=settings.guidance_scale,
+            guidance_interval=settings.guidance_interval,
         )
         for index in range(len(generator.classes))
         for start in range(0, per_class, CHUNK)
