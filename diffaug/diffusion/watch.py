@@ -23,10 +23,11 @@ from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.copies import GENERATED, Share, copies_among, neighbour_ratios
+from diffaug.diffusion.guidance import conditional
 from diffaug.diffusion.holdout import SMALLEST_CLASS, Holdout
 from diffaug.diffusion.planning import Plan
-from diffaug.diffusion.process import Moments, diffuse, karras_sigmas, precondition
-from diffaug.diffusion.samplers import dpm_solver_2m
+from diffaug.diffusion.process import diffuse, karras_sigmas, precondition
+from diffaug.diffusion.samplers import integrate
 
 SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
 SAMPLES = 64
@@ -190,12 +191,8 @@ class Watch:
     def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
         """Samples of these labels, uint8 (N, H, W, C)."""
         noise = self._noise(len(labels), "watch samples", step)
-
-        def denoise(x: Tensor, sigma: Tensor) -> Moments:
-            moments: Moments = denoiser(x, sigma.float().expand(len(x)), labels)
-            return moments
-
-        images = dpm_solver_2m(denoise, noise, karras_sigmas(SAMPLING_STEPS))
+        sigmas = karras_sigmas(SAMPLING_STEPS)
+        images = integrate(conditional(denoiser, labels), noise * float(sigmas[0]), sigmas)
         return torch.from_numpy(self.data.normalization.to_pixels(images)).to(labels.device)
 
     def _gaps(self, denoiser: nn.Module) -> tuple[float, ...]:

@@ -217,6 +217,7 @@ class _Fit:
             self.folder,
             network=self.plan.network,
             weights=self.state.averaged.state_dict(),
+            guide=self.state.guide,
             normalization=self.data.normalization,
             counts=self.images.counts_by_name,
             training=training,

@@ -166,7 +166,7 @@ def test_a_look_repeats_exactly_and_leaves_random_numbers_alone(noise_images) ->
 def plan_of(images: int, **settings: object) -> tuple[object, DiffusionSettings]:
     chosen = DiffusionSettings(images=images, batch_size=16, base_channels=16, **settings)
     few = labeled(np.zeros((4, *SHAPE), np.uint8), np.arange(4) % 2)
-    return set_length(make_plan(few, chosen, "cpu"), chosen, 0.0), chosen
+    return set_length(make_plan(few, chosen, "cpu"), chosen, 0.0, 4), chosen
 
 
 @pytest.mark.parametrize("images", [100, 64_000, 200_000, 1_000_000, 50_000_000])
@@ -195,14 +195,14 @@ def test_a_real_training_widens_the_gap_copies_and_returns_to_the_safe_weights()
     everything = labeled(pixels, np.arange(48) % 4)
     trained, held = everything.select(np.arange(16)), everything.select(np.arange(16, 48))
     settings = DiffusionSettings(
-        images=32 * 160, batch_size=32, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
+        images=32 * 240, batch_size=32, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
     )
-    plan = set_length(make_plan(trained, settings, "cpu"), settings, 0.0)
+    plan = set_length(make_plan(trained, settings, "cpu"), settings, 0.0, len(trained))
     watch = watch_of(trained, held)
     state = new_state(plan, settings, "cpu", 0)
     looks = []
     for record in train(state, watch.data, plan, settings, seed=0):
-        if record.step % 40 == 0:
+        if record.step % 60 == 0:
             looks.append(watch.look(state.averaged, record.step))
             if not looks[-1].copying:
                 state.keep_safe()
@@ -213,7 +213,7 @@ def test_a_real_training_widens_the_gap_copies_and_returns_to_the_safe_weights()
     assert looks[-1].copying
     assert [look.copying for look in looks] == sorted(look.copying for look in looks)
     state.return_to_safe()
-    assert state.step == state.safe_step == 40 * sum(not look.copying for look in looks)
+    assert state.step == state.safe_step == 60 * sum(not look.copying for look in looks)
     assert not watch.look(state.averaged, state.step).copying
 
 

@@ -106,6 +106,7 @@ def test_copying_ends_the_training_with_the_weights_from_before(tmp_path, folder
     seen = see(first=24)
     augmenter = fit(folder, tmp_path / "study")
     assert_equal_weights(augmenter, seen[8])
+    assert augmenter.generator_.guide is not None
     facts = facts_of(augmenter)["training"]
     assert facts["images seen"] == 32 * 8
     assert facts["training ended"] == f"when copying set in, found after {32 * 24} images seen"
