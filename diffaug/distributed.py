@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from diffaug.errors import DiffaugError, UsageError
+from diffaug.errors import DiffaugError, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torch.distributed import ProcessGroup, Store
-
     from numpy.typing import NDArray
+    from torch import Tensor, nn
+    from torch._C._distributed_c10d import Store
 
 STEP_TIMEOUT = timedelta(minutes=30)  # the others wait this long while the main process saves and logs
 ORDER_TIMEOUT = timedelta(days=7)
@@ -91,25 +89,31 @@ class Group(Workers):
         store: Where last words are left; it must outlive a process that fails.
         rank: Number of this process.
         size: Number of processes.
+
+    Attributes:
+        is_idle: Whether the others wait for the main process to say what to do.
     """
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         import torch
         import torch.distributed as dist
 
-        self.rank, self.size, self._store = rank, size, store
+        self.rank, self.size, self.is_idle, self._store = rank, size, True, store
         on_gpu = torch.cuda.is_available() and dist.is_nccl_available()
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size, timeout=STEP_TIMEOUT
         )
         # A group of its own, so that one may wait for hours for the next order and yet notice a step that hangs.
-        self._orders: ProcessGroup | None = dist.new_group(backend="gloo", timeout=ORDER_TIMEOUT)
+        self._orders: Any = dist.new_group(backend="gloo", timeout=ORDER_TIMEOUT)
 
     def synchronized(self, module: nn.Module) -> nn.Module:
         """See `Workers`; also gives every process the main one's parameters."""
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # a newer name, which older versions don't know
+            # No buffers in forward: a process that passes its part in more pieces would wait for the others.
+            return DistributedDataParallel(module, broadcast_buffers=False)
 
     def apart(self, module: nn.Module) -> AbstractContextManager[Any]:
         """See `Workers`."""
@@ -132,6 +136,8 @@ class Group(Workers):
 
     def share_json(self, content: Any = None) -> Any:
         """See `Workers`."""
+        import numpy as np
+
         text = np.frombuffer(json.dumps(content).encode(), np.uint8) if self.is_main else np.empty(0, np.uint8)
         length = np.array([len(text)])
         self._broadcast(length)
@@ -139,8 +145,21 @@ class Group(Workers):
 
     def share_array(self, array: NDArray[Any] | None = None) -> NDArray[Any]:
         """See `Workers`."""
+        import numpy as np
+
         form = self.share_json(None if array is None else [array.dtype.str, array.shape])
         return self._filled(array if array is not None else np.empty(0, form[0]), tuple(form[1]))
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A block in which all processes do one task; they end it together, or, after an error, not at all."""
+        self.is_idle = False
+        try:
+            yield
+        except Interrupted:  # a stop that all agreed on
+            self.is_idle = True
+            raise
+        self.is_idle = True
 
     def use_device(self, device: str) -> None:
         """See `Workers`.
@@ -190,17 +209,20 @@ class Group(Workers):
         return "; ".join(reasons) or "the connection broke"
 
     def _filled(self, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        import numpy as np
+
         own = np.array(array, order="C") if self.is_main else np.empty(shape, array.dtype)
         self._broadcast(own)
         return own
 
     def _broadcast(self, array: NDArray[Any]) -> None:
+        import numpy as np
         import torch
         import torch.distributed as dist
 
         content = torch.from_numpy(array.reshape(-1).view(np.uint8))
-        for chunk in content.split(CHUNK_BYTES):
-            dist.broadcast(chunk, src=0, group=self._orders)
+        for start in range(0, len(content), CHUNK_BYTES):
+            dist.broadcast(content[start : start + CHUNK_BYTES], src=0, group=self._orders)
 
 
 _current: Workers = ALONE
@@ -220,9 +242,10 @@ def launched_together() -> bool:
 def joined() -> Iterator[Group]:
     """Joins the processes of the same launch; an error in the block says which process it began in."""
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     global _current  # noqa: PLW0603  (torch's own process group is global to the process as well)
-    store, rank, size = next(dist.rendezvous("env://", timeout=STEP_TIMEOUT))
+    store, rank, size = next(rendezvous("env://", timeout=STEP_TIMEOUT))
     _current = group = Group(store, rank, size)
     try:
         yield group

@@ -94,7 +94,7 @@ def measure_images_per_second(
     endless = replace(plan, images=plan.batch_size * 10_000)
     times: list[float] = []
     began = started = time.perf_counter()
-    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, 0, workers):
+    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, 0, workers=workers):
         record.loss.item()  # waits for the device
         now = time.perf_counter()
         if record.step > WARM_UP_MEASURED_STEPS:
@@ -125,6 +125,7 @@ def train(
     plan: Plan,
     settings: DiffusionSettings,
     seed: int,
+    *,
     workers: Workers = ALONE,
 ) -> Iterator[StepRecord]:
     """Trains until the plan's budget is spent, yielding after every step.
