@@ -4,8 +4,8 @@ Everything random in step k depends on (seed, k) alone, so a training that goes 
 on one machine with one number of threads, in exactly the weights of one that was never stopped.
 
 Any number of processes train on the same batches: each draws the whole batch and learns from its contiguous part.
-Without dropout they end in the weights of one process, up to the order of summation. Dropout depends on (seed, k,
-process), because masks can't be cut in parts like a batch: with it, only the same number of processes repeats itself.
+Without dropout every step is that of one process up to the order of summation. Dropout depends on (seed, k, process),
+because masks can't be cut in parts like a batch: with it, only the same number of processes repeats itself.
 """
 
 from __future__ import annotations
