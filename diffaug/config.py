@@ -61,6 +61,12 @@ class DiffusionSettings(Settings):
 
     minutes: Positive | None = Field(None, description="Training time; none and no images: 10.")
     images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
+    preset: Literal["tiny", "small", "medium", "large", "huge"] | None = Field(
+        None, description="Size of the UNet; none: by device, budget and number of images."
+    )
+    objective: Literal["edm", "ddpm"] = Field(
+        "edm", description="edm: continuous noise levels; ddpm: 1000 discrete steps with a learnt variance range."
+    )
     base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(None, description="Width of the UNet.")
     batch_size: PositiveInt | None = Field(None, description="Images a training step.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate of AdamW.")
@@ -74,6 +80,14 @@ class DiffusionSettings(Settings):
     max_repeats: PositiveInt = Field(
         200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
+    long_tail: Literal["none", "transfer", "class balancing"] = Field(
+        "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
+    )
+    long_tail_strength: NonNegative = Field(1.0, description="Strength of class balancing.")
+    augmentation: Fraction = Field(
+        0.0, description="Probability of each geometric augmentation in training; samples stay free of it."
+    )
+    augmentation_strength: Fraction = Field(0.2, description="Scales augmentation: 1 rotates by any angle.")
     uncertainty_weighting: bool = Field(True, description="Weigh noise levels by their learnt difficulty.")
     horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
     checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")

@@ -13,9 +13,12 @@ from torch import Tensor
 from diffaug import seeding
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.augmentation import augment
 from diffaug.diffusion.denoiser import objective_of
+from diffaug.diffusion.long_tail import draw_other_labels, transfer_targets
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.planning import Plan
+from diffaug.diffusion.process import diffuse
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class TrainingData:
         labels: int64 (N,).
         draw_probabilities: float64 (N,), how often each image is drawn.
         normalization: Measured on these images.
+        class_counts: float32 (K,), training images of each class.
     """
 
     pixels: Tensor
     labels: Tensor
     draw_probabilities: NDArray[np.float64]
     normalization: Normalization
+    class_counts: Tensor
 
     @classmethod
     def of(cls, images: LabeledImages, settings: DiffusionSettings, device: str, length: int = 0) -> TrainingData:
@@ -49,6 +54,7 @@ class TrainingData:
             torch.from_numpy(images.labels).to(device),
             draw_probabilities(images.labels, settings.class_temperature, settings.max_repeats / max(1, length)),
             Normalization.of(np.asarray(images.pixels)),
+            torch.from_numpy(images.class_counts).float().to(device),
         )
 
 
@@ -57,15 +63,21 @@ class Batch(NamedTuple):
 
     Attributes:
         x0: Clean images, normalised float32 (B, C, H, W).
+        target: What the network should answer (B, C, H, W): `x0`, or an image it transfers from.
         labels: int64 (B,), some of them the null label.
+        other_labels: int64 (B,), the labels that class balancing compares with.
         sigma: Noise levels float32 (B,).
         noise: Standard normal float32 (B, C, H, W).
+        conditions: How the images were augmented, float32 (B, 9), or (B, 0) without augmentation.
     """
 
     x0: Tensor
+    target: Tensor
     labels: Tensor
+    other_labels: Tensor
     sigma: Tensor
     noise: Tensor
+    conditions: Tensor
 
 
 def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed: int, step: int) -> Batch:
@@ -79,11 +91,34 @@ def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed
     x0 = data.normalization.to_network(data.pixels[positions])
     if settings.horizontal_flip:
         x0 = torch.where(mirrored.to(device)[:, None, None, None], x0.flip(-1), x0)
-    labels = data.labels[positions].masked_fill(hidden.to(device), plan.network.null_label)
     randomness = seeding.torch_generator(seed, "noise", step, device=device.type)
     sigma = objective_of(plan.network).draw_sigmas(plan.batch_size, randomness)
     noise = torch.randn(x0.shape, generator=randomness, device=device)
-    return Batch(x0, labels, sigma, noise)
+    conditions = x0.new_zeros(plan.batch_size, 0)
+    if plan.network.conditions:
+        x0, conditions = augment(
+            x0,
+            settings.augmentation,
+            randomness,
+            flips=settings.horizontal_flip,
+            strength=settings.augmentation_strength,
+        )
+    true_labels = data.labels[positions]
+    labels = true_labels.masked_fill(hidden.to(device), plan.network.null_label)
+    target, other_labels = x0, labels
+    if settings.long_tail == "transfer":
+        target = transfer_targets(
+            diffuse(x0, sigma, noise),
+            x0,
+            true_labels,
+            sigma,
+            class_counts=data.class_counts,
+            generator=randomness,
+            conditions=conditions if plan.network.conditions else None,
+        )
+    elif settings.long_tail == "class balancing":
+        other_labels = draw_other_labels(labels, data.class_counts / data.class_counts.sum(), randomness)
+    return Batch(x0, target, labels, other_labels, sigma, noise, conditions)
 
 
 def draw_probabilities(labels: NDArray[np.int64], temperature: float, limit: float) -> NDArray[np.float64]:

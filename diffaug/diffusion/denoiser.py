@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from diffaug.diffusion.ddpm import Ddpm
 from diffaug.diffusion.objectives import Edm, Objective
 from diffaug.diffusion.process import Moments
 from diffaug.diffusion.unet import NetworkConfig, UNet
@@ -15,9 +16,12 @@ DenoiseFunction = Callable[[Tensor, Tensor], Moments]
 """(noisy images (N, C, H, W), noise level as a scalar tensor) to the moments of the clean images."""
 
 
+OBJECTIVES: Mapping[str, Objective] = {"edm": Edm(), "ddpm": Ddpm()}
+
+
 def objective_of(config: NetworkConfig) -> Objective:
     """The objective that a network of this configuration is trained with."""
-    return Edm()
+    return OBJECTIVES[config.objective]
 
 
 class Denoiser(nn.Module):

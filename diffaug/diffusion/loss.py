@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from diffaug.diffusion.batches import Batch
 from diffaug.diffusion.denoiser import Denoiser
-from diffaug.diffusion.objectives import Losses
+from diffaug.diffusion.long_tail import class_balancing_loss
 from diffaug.diffusion.process import diffuse
 
 FEATURES = 16
@@ -40,31 +41,28 @@ class NoiseUncertainty(nn.Module):
 class TrainingLoss(nn.Module):
     """A denoiser, the uncertainty of the noise levels, and the loss of a batch."""
 
-    def __init__(self, denoiser: Denoiser, *, uncertainty: bool) -> None:
+    def __init__(self, denoiser: Denoiser, *, uncertainty: bool, class_balancing: float = 0.0) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.uncertainty = NoiseUncertainty() if uncertainty else None
+        self.class_balancing = class_balancing
 
-    def forward(self, x0: Tensor, labels: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluates the loss.
-
-        Args:
-            x0: Clean images (N, C, H, W), normalised.
-            labels: int64 (N,) in 0..K.
-            sigma: Noise levels (N,).
-            noise: Standard normal (N, C, H, W).
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Evaluates the loss of a batch.
 
         Returns:
             What to minimise, a scalar; and the mean denoising error for the log, detached.
         """
-        losses = self.per_image(x0, labels, sigma, noise)
-        denoising = losses.denoising
+        sigma, conditions = batch.sigma, batch.conditions
+        x = diffuse(batch.x0, sigma, batch.noise)
+        output = self.denoiser.output(x, sigma, batch.labels, conditions)
+        denoising, variance = self.denoiser.objective.losses(batch.target, x, sigma, output)
+        total = denoising
         if self.uncertainty is not None:
             log_error = self.uncertainty(sigma)
-            denoising = denoising * (-log_error).exp() + log_error
-        return (denoising + losses.variance).mean(), losses.denoising.detach().mean()
-
-    def per_image(self, x0: Tensor, labels: Tensor, sigma: Tensor, noise: Tensor) -> Losses:
-        """The losses of each image, (N,), not weighted by uncertainty."""
-        x = diffuse(x0, sigma, noise)
-        return self.denoiser.objective.losses(x0, x, sigma, self.denoiser.output(x, sigma, labels))
+            total = denoising * (-log_error).exp() + log_error
+        if self.class_balancing:
+            mean = self.denoiser.objective.moments(x, sigma, output).mean
+            other = self.denoiser(x, sigma, batch.other_labels, conditions).mean
+            total = total + class_balancing_loss(mean, other, sigma, self.class_balancing)
+        return (total + variance).mean(), denoising.detach().mean()

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.augmentation import NUM_CONDITIONS
+from diffaug.diffusion.presets import PRESETS
 from diffaug.diffusion.unet import NetworkConfig
 from diffaug.narration import duration
 
 DEFAULT_MINUTES = 10.0
+LONG_CPU_MINUTES = 120
+SHORT_GPU_MINUTES, LONG_GPU_MINUTES = 5, 120
+FEW_IMAGES, MANY_IMAGES = 2_000, 20_000
+QUALITY_GREY = (
+    (100_000, "clear simple shapes, torn where patterns are fine"),
+    (30_000, "recognisable shapes with speckles and holes"),
+    (0, "blurred shapes; train longer before you judge"),
+)
+QUALITY_RGB = (
+    (1_000_000, "recognisable objects with soft details"),
+    (200_000, "colours and rough shapes, few details"),
+    (0, "colours and textures, no objects yet; train longer or choose a smaller --size"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,47 +84,93 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
         device: `cpu` or `cuda`.
     """
     height, width, channels = images.pixels.shape[1:]
-    gpu = device == "cuda"
-    patch = _patch(max(height, width), limit=32 if gpu else 16)
-    grid = max(height, width) / patch
-    multipliers = (1, 2) if grid <= 16 else (1, 2, 2)
-    base = settings.base_channels or (128 if gpu else 48)
+    name = settings.preset or choose_preset(len(images), settings, device)
+    preset = PRESETS[name]
+    patch = _patch(max(height, width), preset.grid)
     network = NetworkConfig(
         image_size=(height, width),
         channels=channels,
         num_classes=len(images.classes),
         patch=patch,
-        base_channels=base,
-        channel_multipliers=multipliers,
-        blocks=2 if gpu else 1,
+        base_channels=settings.base_channels or preset.base_channels,
+        channel_multipliers=preset.channel_multipliers,
+        blocks=preset.blocks,
         dropout=settings.dropout,
+        conditions=NUM_CONDITIONS if settings.augmentation else 0,
+        objective=settings.objective,
     )
-    batch_size = settings.batch_size or (256 if gpu else 64)
-    learning_rate = settings.learning_rate or (4e-4 if gpu else 1e-3)
+    batch_size = settings.batch_size or preset.batch_size
+    learning_rate = settings.learning_rate or preset.learning_rate
     reasons = (
         f"images {width} x {height} px, {'RGB' if channels == 3 else 'grey'}, "
         f"{len(images)} for training in {len(images.classes)} classes",
-        f"UNet of width {base} on a {round(grid)} px grid (patch {patch}), sized for {'a GPU' if gpu else 'a CPU'}",
+        f"UNet of size {name}, width {network.base_channels}, on a {math.ceil(max(height, width) / patch)} px grid "
+        f"(patch {patch}), {_why(name, settings, device)}",
         f"batch {batch_size}, learning rate {learning_rate:g} with warm-up, falling to 0 at the end",
         f"rare classes drawn more often, in proportion to n^{settings.class_temperature:g}, "
         f"but no image more than {settings.max_repeats} times or its equal share",
+        _mirroring(settings),
     )
     return Plan(network, batch_size, settings.images or 0, learning_rate, 0.0, reasons)
 
 
-def set_length(plan: Plan, settings: DiffusionSettings, images_per_second: float) -> Plan:
-    """Turns the time budget into images at the measured speed; a budget in images stays as it is."""
-    if settings.images is not None:
-        reason = f"{settings.images} images seen, as set"
-        if images_per_second:
-            reason += f": about {duration(settings.images / images_per_second)} at {images_per_second:.0f} images/s"
-        plan = replace(plan, images=settings.images, images_per_second=images_per_second)
-        return replace(plan, reasons=(*plan.reasons, reason))
+def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> str:
+    """The size of network that the device can train within the budget, smaller where images are few.
+
+    Small networks learn few images by heart later than large ones do (Gu et al. 2023, arXiv 2310.02664).
+    """
     minutes = settings.minutes or DEFAULT_MINUTES
-    count = max(plan.batch_size, round(minutes * 60 * images_per_second))
-    origin = "as set" if settings.minutes else "the default"
-    reason = f"{count} images seen: {minutes:g} minutes ({origin}) at {images_per_second:.0f} images/s measured here"
-    return replace(plan, images=count, images_per_second=images_per_second, reasons=(*plan.reasons, reason))
+    if device == "cpu":
+        return "medium" if minutes >= LONG_CPU_MINUTES and num_images >= FEW_IMAGES else "small"
+    if num_images < FEW_IMAGES or minutes < SHORT_GPU_MINUTES:
+        return "medium"
+    return "huge" if minutes >= LONG_GPU_MINUTES and num_images >= MANY_IMAGES else "large"
+
+
+def set_length(plan: Plan, settings: DiffusionSettings, images_per_second: float, num_images: int) -> Plan:
+    """Turns the time budget into images at the measured speed; a budget in images stays as it is.
+
+    Args:
+        plan: The plan so far.
+        settings: Holds the budget.
+        images_per_second: Measured speed; 0 where it was not measured.
+        num_images: Number of training images.
+    """
+    if settings.images is not None:
+        count = settings.images
+        reason = f"{count} images seen, as set"
+        if images_per_second:
+            reason += f": about {duration(count / images_per_second)} at {images_per_second:.0f} images/s"
+    else:
+        minutes = settings.minutes or DEFAULT_MINUTES
+        count = max(plan.batch_size, round(minutes * 60 * images_per_second))
+        origin = "as set" if settings.minutes else "the default"
+        reason = (
+            f"{count} images seen: {minutes:g} minutes ({origin}) at {images_per_second:.0f} images/s measured here"
+        )
+    expected = f"every image is seen about {count / num_images:.0f} times; expect {_expected_quality(count, plan)}"
+    return replace(plan, images=count, images_per_second=images_per_second, reasons=(*plan.reasons, reason, expected))
+
+
+def _why(name: str, settings: DiffusionSettings, device: str) -> str:
+    if settings.preset:
+        return "as set"
+    return f"sized for {'a GPU' if device == 'cuda' else 'a CPU'} and {settings.minutes or DEFAULT_MINUTES:g} minutes"
+
+
+def _mirroring(settings: DiffusionSettings) -> str:
+    if settings.horizontal_flip:
+        return "mirrored images are trained on too, as set"
+    return (
+        "no mirrored images; if left and right mean nothing in your classes, "
+        "--set diffusion.horizontal_flip=true doubles what there is to learn from"
+    )
+
+
+def _expected_quality(images_seen: int, plan: Plan) -> str:
+    """What such a training looked like on small grey objects and on photographs of flowers."""
+    thresholds = QUALITY_GREY if plan.network.channels == 1 else QUALITY_RGB
+    return next(text for least, text in thresholds if images_seen >= least)
 
 
 def _patch(size: int, limit: int) -> int:

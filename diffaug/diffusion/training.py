@@ -108,7 +108,11 @@ def measure_images_per_second(
 def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -> TrainingState:
     """The state before the first step; initial weights depend on the seed alone."""
     with seeding.torch_global_seed(seed, "initial weights"):
-        loss = TrainingLoss(Denoiser(plan.network), uncertainty=settings.uncertainty_weighting)
+        loss = TrainingLoss(
+            Denoiser(plan.network),
+            uncertainty=settings.uncertainty_weighting,
+            class_balancing=settings.long_tail_strength if settings.long_tail == "class balancing" else 0.0,
+        )
     loss.to(device=device)
     loss.to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(loss.denoiser).eval().requires_grad_(False)
@@ -206,7 +210,7 @@ class _Gradients:
             for number, part in enumerate(map(Batch._make, parts), start=1):
                 with nullcontext() if number == len(parts) else self.workers.apart(self.module):
                     with torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext():
-                        loss, denoising = self.module(*part)
+                        loss, denoising = self.module(part)
                     share = len(part.labels) / whole
                     (self.workers.size * share * loss).backward()  # processes are averaged, images are to be
                 logged += share * denoising

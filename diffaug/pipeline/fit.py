@@ -84,7 +84,7 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
         job.narrator.say("measuring training speed ...")
         with taking_part("measure", Training(images, plan, settings, device, seed=0)) as workers:
             speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings, workers)
-    plan = set_length(plan, settings, speed)
+    plan = set_length(plan, settings, speed, len(images))
     _say_plan(job, plan)
     return plan
 

@@ -40,7 +40,7 @@ def test_a_long_training_draws_every_image_equally_often(blobs, settings) -> Non
 
 def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, plan, settings) -> None:
     big = dataclasses.replace(plan, batch_size=4000)
-    x0, labels, sigma, noise = draw_batch(data, big, settings, seed=0, step=0)
+    x0, _, labels, _, sigma, noise, _ = draw_batch(data, big, settings, seed=0, step=0)
     hidden = (labels == 2).float().mean().item()
     assert hidden == pytest.approx(0.1, abs=4 * (0.09 / 4000) ** 0.5)
     lit_on_top = (x0[:, 0, :3].mean((1, 2)) > x0[:, 0, 3:].mean((1, 2))).long()
@@ -48,6 +48,32 @@ def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, p
     assert torch.equal(labels[shown], 1 - lit_on_top[shown])
     assert sigma.shape == (4000,)
     assert noise.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_augmentation_tells_the_network_and_changes_only_what_it_tells(data, plan, settings) -> None:
+    settings = settings.model_copy(update={"augmentation": 0.3})
+    plan = dataclasses.replace(plan, batch_size=64, network=dataclasses.replace(plan.network, conditions=9))
+    plain = draw_batch(data, plan, settings.model_copy(update={"augmentation": 0.0}), 0, 0)
+    changed = draw_batch(data, plan, settings, 0, 0)
+    untouched = (changed.conditions == 0).all(dim=1)
+    assert 0 < untouched.sum() < 64
+    assert torch.equal(changed.x0[untouched], plain.x0[untouched])
+    assert (changed.x0[~untouched] != plain.x0[~untouched]).flatten(1).any(dim=1).all()
+
+
+def test_transfer_goes_to_larger_classes_only_and_class_balancing_draws_other_labels(data, plan, settings) -> None:
+    plan = dataclasses.replace(plan, batch_size=256)
+    transfer = draw_batch(data, plan, settings.model_copy(update={"long_tail": "transfer"}), 0, 0)
+    moved = (transfer.target != transfer.x0).flatten(1).any(dim=1)
+    assert moved.any()
+    lit_on_top = transfer.target[:, 0, :3].mean((1, 2)) > transfer.target[:, 0, 3:].mean((1, 2))
+    common = transfer.labels == 0
+    assert lit_on_top[common].all()
+    balancing = draw_batch(data, plan, settings.model_copy(update={"long_tail": "class balancing"}), 0, 0)
+    shown = balancing.labels != plan.network.null_label
+    assert (balancing.other_labels[shown] == 0).float().mean().item() == pytest.approx(0.75, abs=0.1)
+    plain = draw_batch(data, plan, settings, 0, 0)
+    assert torch.equal(plain.target, plain.x0)
 
 
 def test_flips_only_when_asked(blobs, plan, settings) -> None:

@@ -37,9 +37,11 @@ def blobs() -> LabeledImages:
 class Setup:
     """A tiny training of 20 steps on 7 images each, which two processes can't share equally."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
-        self.settings = DiffusionSettings(images=STEPS * BATCH, batch_size=BATCH, base_channels=16, dropout=dropout)
-        self.plan: Plan = set_length(make_plan(blobs(), self.settings, "cpu"), self.settings, 0.0)
+    def __init__(self, dropout: float = 0.0, **more: Any) -> None:
+        self.settings = DiffusionSettings(
+            images=STEPS * BATCH, batch_size=BATCH, base_channels=16, dropout=dropout, **more
+        )
+        self.plan: Plan = set_length(make_plan(blobs(), self.settings, "cpu"), self.settings, 0.0, 16)
         self.data = TrainingData.of(blobs(), self.settings, "cpu", self.plan.images)
 
     def state(self) -> TrainingState:
@@ -77,6 +79,12 @@ def with_dropout(workers: Workers, folder: Path) -> Result:
     return setup.run(setup.state(), workers, until=4)
 
 
+def all_parts_of_the_loss(workers: Workers, folder: Path) -> Result:
+    """The network is passed twice in a step, and all of its inputs are used."""
+    setup = Setup(long_tail="class balancing", augmentation=0.5)
+    return setup.run(setup.state(), workers, until=5)
+
+
 def interrupted(workers: Workers, folder: Path) -> Result:
     setup = Setup()
     state = setup.state()
@@ -100,10 +108,10 @@ def short_of_memory(workers: Workers, folder: Path) -> Result:
     """The second process alone has memory for one image only."""
     whole = TrainingLoss.forward
 
-    def limited(self: TrainingLoss, *columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(columns[0]) > 1 and not workers.is_main:
+    def limited(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(batch.labels) > 1 and not workers.is_main:
             raise torch.OutOfMemoryError("out of memory")
-        return whole(self, *columns)
+        return whole(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoss, "forward", limited)
@@ -132,19 +140,15 @@ def images_seen(workers: Workers, folder: Path) -> Result:
     setup, state, seen = Setup(), Setup().state(), []
     forward = TrainingLoss.forward
 
-    def noted(self: TrainingLoss, *columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(columns)
-        return forward(self, *columns)
+    def noted(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(batch)
+        return forward(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoss, "forward", noted)
         setup.run(state, workers, until=3)
     passed = seen[-3:]  # before them a group tries once what fits in memory
-    return {
-        f"{name}.{step}": getattr(Batch._make(columns), name)
-        for step, columns in enumerate(passed)
-        for name in Batch._fields
-    }
+    return {f"{name}.{step}": getattr(batch, name) for step, batch in enumerate(passed) for name in Batch._fields}
 
 
 def measured(workers: Workers, folder: Path) -> Result:
@@ -154,7 +158,17 @@ def measured(workers: Workers, folder: Path) -> Result:
         return {"speed": torch.tensor(measure_images_per_second(setup.data, setup.plan, setup.settings, workers))}
 
 
-SCENARIOS = (plain, with_dropout, interrupted, resumed, short_of_memory, not_finite, images_seen, measured)
+SCENARIOS = (
+    plain,
+    with_dropout,
+    all_parts_of_the_loss,
+    interrupted,
+    resumed,
+    short_of_memory,
+    not_finite,
+    images_seen,
+    measured,
+)
 
 
 def play(rank: int, port: int, folder: Path, scenarios: tuple[Callable[[Workers, Path], Result], ...]) -> None:
@@ -162,7 +176,10 @@ def play(rank: int, port: int, folder: Path, scenarios: tuple[Callable[[Workers,
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with joined() as workers:
         for scenario in scenarios:
-            result = {name: tensor.contiguous() for name, tensor in scenario(workers, folder).items()}
+            result = {
+                name: tensor.clone(memory_format=torch.contiguous_format)
+                for name, tensor in scenario(workers, folder).items()
+            }
             save_file(result, folder / f"{scenario.__name__}.{rank}.safetensors")
 
 
@@ -230,6 +247,11 @@ def test_with_dropout_both_processes_keep_the_same_weights(together) -> None:
         assert torch.equal(tensor, second[name]), name
     assert one["losses"][0] == pytest.approx(float(first["losses"][0]), abs=1e-5)  # the untrained network's
     assert not torch.equal(one["denoiser.unet.head.weight"], first["denoiser.unet.head.weight"])
+
+
+def test_two_passes_through_the_network_are_exchanged_as_one(together) -> None:
+    for result in together(all_parts_of_the_loss):
+        assert_close(result, all_parts_of_the_loss(ALONE, Path()))
 
 
 def test_one_process_goes_on_from_a_checkpoint_of_two(together, alone, reference) -> None:

@@ -22,27 +22,27 @@ def test_a_larger_image_is_folded_to_a_grid_of_at_most_16(size: int, patch: int)
 
 def test_minutes_become_images_at_the_measured_speed() -> None:
     settings = DiffusionSettings(minutes=2)
-    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 250.0)
+    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 250.0, 100)
     assert plan.images == 30_000
     assert plan.expected_seconds == pytest.approx(120)
-    assert "2 minutes (as set) at 250 images/s" in plan.reasons[-1]
+    assert "2 minutes (as set) at 250 images/s" in plan.reasons[-2]
 
 
 def test_without_a_budget_ten_minutes() -> None:
-    plan = set_length(make_plan(images(8), DiffusionSettings(), "cpu"), DiffusionSettings(), 100.0)
+    plan = set_length(make_plan(images(8), DiffusionSettings(), "cpu"), DiffusionSettings(), 100.0, 100)
     assert plan.images == 60_000
-    assert "the default" in plan.reasons[-1]
+    assert "the default" in plan.reasons[-2]
 
 
 def test_images_as_set() -> None:
     settings = DiffusionSettings(images=12_345, batch_size=50)
-    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 0.0)
+    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 0.0, 100)
     assert (plan.images, plan.steps, plan.expected_seconds) == (12_345, 247, None)
 
 
 def test_survives_json() -> None:
     settings = DiffusionSettings(images=100)
-    plan = set_length(make_plan(images(30, 3), settings, "cuda"), settings, 0.0)
+    plan = set_length(make_plan(images(30, 3), settings, "cuda"), settings, 0.0, 100)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 

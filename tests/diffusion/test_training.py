@@ -164,10 +164,10 @@ def test_short_memory_splits_the_batch_and_computes_the_same(data, plan, setting
     run(reference, data, plan, settings, until=4)
     whole = TrainingLoss.forward
 
-    def limited(self: TrainingLoss, *columns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(columns[0]) > 2:
+    def limited(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(batch.labels) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        return whole(self, *columns)
+        return whole(self, batch)
 
     monkeypatch.setattr(TrainingLoss, "forward", limited)
     run(short, data, plan, settings, until=4)
@@ -177,7 +177,7 @@ def test_short_memory_splits_the_batch_and_computes_the_same(data, plan, setting
 
 
 def test_other_errors_and_memory_too_short_for_one_image_are_raised(data, plan, settings, monkeypatch) -> None:
-    def fail(self: TrainingLoss, *columns: torch.Tensor) -> None:
+    def fail(self: TrainingLoss, batch: Batch) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(TrainingLoss, "forward", fail)

@@ -1,0 +1,86 @@
+"""Trainings on data whose answer is known in closed form."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from diffaug.config import DiffusionSettings
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.planning import Plan
+from diffaug.diffusion.training import TrainingState, new_state, train
+from diffaug.diffusion.unet import NetworkConfig
+
+
+def fit(
+    pixels: NDArray[np.uint8], labels: NDArray[np.int64], images: int, **changes: object
+) -> tuple[TrainingState, TrainingData]:
+    """Trains a small network on uint8 (N, H, W) images."""
+    classes = tuple(map(str, range(labels.max() + 1)))
+    labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
+    settings = DiffusionSettings(images=images, dropout=0.0).model_copy(update=changes)
+    network = NetworkConfig(pixels.shape[1:], 1, len(classes), 1, 16, (1,), 1, 0.0, 9 if settings.augmentation else 0)
+    plan = Plan(network, 128, images, 4e-3, 0.0, ())
+    state, data = new_state(plan, settings, "cpu", 0), TrainingData.of(labeled, settings, "cpu", images)
+    for _ in train(state, data, plan, settings, 0):
+        pass
+    return state, data
+
+
+def generator_of(state: TrainingState, data: TrainingData, classes: int) -> Generator:
+    return Generator(
+        for_inference(state.averaged, "cpu"), data.normalization, tuple(map(str, range(classes))), weights_sha256=""
+    )
+
+
+def test_mean_and_variance_of_a_gaussian_with_two_widths() -> None:
+    rng = np.random.default_rng(0)
+    widths = np.repeat([[20.0, 55.0]], 2, axis=1)[:, [0, 2, 1, 3]]  # columns: narrow, wide, narrow, wide
+    pixels = np.clip(rng.normal(128, widths, (4096, 4, 4)).round(), 0, 255).astype(np.uint8)
+    state, data = fit(pixels, np.zeros(4096, dtype=np.int64), 128 * 600, label_dropout=0.0)
+    normalised = data.normalization.to_network(data.pixels)
+    true_variance = normalised.var(dim=(0, 2))[0]
+    for sigma in (0.15, 0.5, 1.5):
+        x = normalised + sigma * torch.randn(normalised.shape, generator=torch.Generator().manual_seed(1))
+        moments = state.averaged(x, torch.full((len(x),), sigma), torch.zeros(len(x), dtype=torch.long))
+        expected = true_variance * sigma**2 / (true_variance + sigma**2)
+        got = moments.variance.mean(dim=(0, 2))[0]
+        assert got.tolist() == pytest.approx(expected.tolist(), rel=0.1), sigma
+        shrunk = x * (true_variance / (true_variance + sigma**2))
+        assert (moments.mean - shrunk).square().mean() < 0.05 * expected.mean()
+
+
+def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4096) < 0.25).astype(np.int64)
+    shared = rng.normal(0, 25, (4096, 1, 1))  # correlates the pixels of an image
+    level = np.where(labels == 1, 190, 80)[:, None, None]
+    pixels = np.clip(level + shared + rng.normal(0, 10, (4096, 4, 4)), 0, 255).round().astype(np.uint8)
+    state, data = fit(pixels, labels, 128 * 600)
+    generator = generator_of(state, data, 2)
+    for label in (0, 1):
+        real = pixels[labels == label].reshape(-1, 16).astype(np.float64)
+        sampled = generator.sample(label, range(1024), num_inference_steps=24).reshape(-1, 16).astype(np.float64)
+        assert sampled.mean() == pytest.approx(real.mean(), abs=4)
+        covariance, expected = np.cov(sampled.T), np.cov(real.T)
+        assert covariance.mean() == pytest.approx(expected.mean(), rel=0.15)
+        assert np.diag(covariance).mean() == pytest.approx(np.diag(expected).mean(), rel=0.15)
+
+
+def test_augmentation_does_not_leak_into_samples() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 40, (256, 8, 8))
+    pixels[:, :, 5:] += 200  # lit on the right, always
+    state, data = fit(
+        pixels.astype(np.uint8),
+        np.zeros(256, dtype=np.int64),
+        128 * 250,
+        augmentation=0.5,
+        augmentation_strength=1.0,
+        horizontal_flip=False,
+    )
+    sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
+    lit = sampled[:, :, 5:].mean((1, 2)) - sampled[:, :, :4].mean((1, 2))
+    assert (lit > 120).mean() > 0.95
