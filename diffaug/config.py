@@ -110,14 +110,30 @@ class SynthesisSettings(Settings):
     max_synthetic_ratio: Positive | None = Field(
         10.0, description="At most this many synthetic images for each real one of a class; none: no cap."
     )
-    guidance_scale: NonNegative = Field(1.0, description="1: no guidance; more: less diverse.")
+    solver: Literal["dpm_solver_2m", "heun", "ipndm", "ancestral", "euler"] = Field(
+        "dpm_solver_2m", description="ipndm: best for 10 steps or fewer; ancestral: random, most diverse."
+    )
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(12, description="Solver steps an image.")
+    guidance: Literal["classifier_free", "autoguidance"] = Field(
+        "classifier_free", description="Away from: the average of all classes, or an early version of the model."
+    )
+    guidance_scale: NonNegative = Field(1.0, description="1: no guidance; more: less diverse.")
+    guidance_interval: tuple[NonNegative, NonNegative] = Field(
+        (0.28, 1.6), description="Noise levels at which classifier-free guidance acts; [0, 80]: all."
+    )
     chunk_size: PositiveInt = Field(32, description="Images sampled together; part of the pool's identity.")
     off_class_confidence: Fraction = Field(
         0.95,
         description="An image is rejected when a classifier of the real images is this sure of another class.",
     )
     max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _ascending(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] > interval[1]:
+            raise ValueError("give the lower noise level first")
+        return interval
 
 
 class EvaluationSettings(Settings):

@@ -38,7 +38,8 @@ def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, N
             file = f"{folders[classes[class_index]]}/{number:05d}.png"
             storage.write_bytes(staging / file, content)
             sha256 = storage.sha256_bytes(content)
-            values = (file, classes[class_index], class_index, "sampled", 0, number, 1.0, 12, "0" * 64, 0.9, sha256)
+            how = ("classifier_free", 1.0, "dpm_solver_2m", 12)
+            values = (file, classes[class_index], class_index, "sampled", 0, number, *how, "0" * 64, 0.9, sha256)
             rows.append(dict(zip(MANIFEST_COLUMNS, values, strict=True)))
         storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)))
     return Pool.open(root)

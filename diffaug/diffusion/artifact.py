@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diffaug import __version__, seeding, storage
-from diffaug.diffusion.denoiser import Denoiser, guided
+from diffaug import __version__, storage
+from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.editing import inpaint, require_images, require_masks, require_strength, vary
+from diffaug.diffusion.guidance import DenoiseFunction, autoguidance, classifier_free
+from diffaug.diffusion.model_card import model_card
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.process import karras_sigmas
-from diffaug.diffusion.samplers import dpm_solver_2m
+from diffaug.diffusion.sampling import ClassNoise, Sampling, SamplingOptions
 from diffaug.diffusion.unet import NetworkConfig
 from diffaug.errors import DamagedError, UsageError
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, GUIDE, CARD = "config.json", "model.safetensors", "guide.safetensors", "README.md"
 SCHEMA_VERSION = 2
 
 
@@ -34,12 +37,14 @@ class Generator:
         normalization: Maps pixels to what the network sees and back.
         classes: Class names; a label is a position here.
         weights_sha256: Names the weights; part of every sample's provenance.
+        guide: The same network after less training, for autoguidance; none where none was kept.
     """
 
     denoiser: Denoiser
     normalization: Normalization
     classes: tuple[str, ...]
     weights_sha256: str
+    guide: Denoiser | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Generator:
@@ -56,14 +61,14 @@ class Generator:
         config = storage.read_json(folder / CONFIG)
         if config["schema_version"] != SCHEMA_VERSION:
             raise UsageError("this generator was written by another version of diffaug", where=folder)
-        denoiser = Denoiser(_network_from(config["network"]))
-        try:
-            denoiser.load_state_dict(load_file(folder / WEIGHTS))
-        except RuntimeError as error:
-            raise DamagedError("the weights don't fit the configuration", where=folder / WEIGHTS) from error
-        normalization = Normalization(tuple(config["mean"]), tuple(config["std"]))
-        sha256 = storage.sha256_file(folder / WEIGHTS)
-        return cls(for_inference(denoiser, device), normalization, tuple(config["classes"]), sha256)
+        network = _network_from(config["network"])
+        return cls(
+            _load_denoiser(network, folder / WEIGHTS, device),
+            Normalization(tuple(config["mean"]), tuple(config["std"])),
+            tuple(config["classes"]),
+            storage.sha256_file(folder / WEIGHTS),
+            _load_denoiser(network, folder / GUIDE, device) if config.get("guide") else None,
+        )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -81,13 +86,7 @@ class Generator:
         return next(self.denoiser.parameters()).device
 
     def sample(
-        self,
-        label: str | int,
-        indices: Sequence[int],
-        *,
-        seed: int = 0,
-        guidance_scale: float = 1.0,
-        num_inference_steps: int = 12,
+        self, label: str | int, indices: Sequence[int], *, seed: int = 0, **options: Unpack[SamplingOptions]
     ) -> NDArray[np.uint8]:
         """Samples images of one class from noise.
 
@@ -98,27 +97,97 @@ class Generator:
             label: Class name or index.
             indices: Numbers of the images; each stands for one image.
             seed: Seed of the whole series.
-            guidance_scale: 1 samples the class as learnt; larger values trade diversity for typicality.
-            num_inference_steps: Solver steps; each costs one pass of the network, two with guidance.
+            **options: Solver, steps and guidance; see `Sampling`.
 
         Returns:
             uint8 (N, H, W, C); an image with a non-finite value comes back all zero.
+
+        Raises:
+            UsageError: There is no such class, an option is out of range, or autoguidance has no guide.
         """
-        return self.decode(
-            self.sample_normalised(
-                label, indices, seed=seed, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps
-            )
-        )
+        return self.decode(self.sample_normalised(label, indices, seed=seed, **options))
 
     def sample_normalised(
-        self, label: str | int, indices: Sequence[int], *, seed: int, guidance_scale: float, num_inference_steps: int
+        self, label: str | int, indices: Sequence[int], *, seed: int, **options: Unpack[SamplingOptions]
     ) -> Tensor:
         """Samples as `sample` does and returns what the network made, (N, C, H, W), possibly not finite."""
-        class_index = self.class_index(label)
-        noise = _class_noise(self, seed, class_index, indices)
-        labels = torch.full((len(noise),), class_index, device=self.device)
-        denoise = guided(self.denoiser, labels, self.denoiser.config.null_label, guidance_scale)
-        return dpm_solver_2m(denoise, noise, karras_sigmas(num_inference_steps))
+        sampling = Sampling(**options)
+        noise = self._noise("sample", seed, label, indices)
+        return sampling.run(self._denoise(noise, sampling), noise, karras_sigmas(sampling.num_inference_steps))
+
+    def variations(
+        self,
+        images: NDArray[np.uint8],
+        label: str | int,
+        indices: Sequence[int],
+        *,
+        strength: float,
+        seed: int = 0,
+        **options: Unpack[SamplingOptions],
+    ) -> NDArray[np.uint8]:
+        """Noises real images part of the way and denoises them under their label (SDEdit, arXiv 2108.01073).
+
+        Args:
+            images: uint8 (N, H, W, C), one for each index, at the generator's size.
+            label: Class name or index of all of them.
+            indices: Numbers of the variations; with another number the same image becomes another variation.
+            strength: In (0, 1], the position on the noise levels of `karras_sigmas` to begin at: 0.25 is noise level
+                0.17, 0.5 is 2.5 and 0.75 is 18. Towards 0 the image itself returns; 1 begins from noise alone. The
+                steps are this share of `num_inference_steps`.
+            seed: Seed of the whole series.
+            **options: Solver, steps and guidance; see `Sampling`.
+
+        Returns:
+            uint8 (N, H, W, C); an image with a non-finite value comes back all zero.
+
+        Raises:
+            UsageError: Images, strength or an option is not as above, or autoguidance has no guide.
+        """
+        require_images(images, (len(indices), *self.image_size, self.channels))
+        require_strength(strength)
+        sampling = Sampling(**options)
+        noise = self._noise("variation", seed, label, indices)
+        denoise = self._denoise(noise, sampling)
+        return self.decode(vary(denoise, self._normalised(images), noise, sampling, strength))
+
+    def inpaint(
+        self,
+        images: NDArray[np.uint8],
+        masks: NDArray[np.bool_],
+        label: str | int,
+        indices: Sequence[int],
+        *,
+        seed: int = 0,
+        resamplings: int = 4,
+        **options: Unpack[SamplingOptions],
+    ) -> NDArray[np.uint8]:
+        """Makes the masked part of real images anew, under their label and in keeping with the rest.
+
+        Args:
+            images: uint8 (N, H, W, C), one for each index, at the generator's size.
+            masks: bool (N, H, W), true where pixels are to be replaced.
+            label: Class name or index of all of them.
+            indices: Numbers of the results.
+            seed: Seed of the whole series.
+            resamplings: How often each step is taken again, so that new and kept pixels fit together; sampling
+                then takes 1 + this many times as long.
+            **options: Solver, steps and guidance; see `Sampling`.
+
+        Returns:
+            uint8 (N, H, W, C), bit for bit the given image where the mask is false.
+
+        Raises:
+            UsageError: Images, masks or an option is not as above, or autoguidance has no guide.
+        """
+        require_images(images, (len(indices), *self.image_size, self.channels))
+        require_masks(masks, (len(indices), *self.image_size))
+        if resamplings < 0:
+            raise UsageError(f"{resamplings} resamplings make no sense", fix="0 for none, 4 as a rule")
+        sampling = Sampling(**options)
+        noise = self._noise("inpaint", seed, label, indices)
+        denoise, anew = self._denoise(noise, sampling), torch.from_numpy(masks[:, None]).to(self.device)
+        made = inpaint(denoise, self._normalised(images), anew, noise, sampling, resamplings=resamplings)
+        return np.where(masks[..., None], self.decode(made), images)
 
     def decode(self, images: Tensor) -> NDArray[np.uint8]:
         """Normalised images (N, C, H, W) to uint8 (N, H, W, C)."""
@@ -136,15 +205,34 @@ class Generator:
             return label
         raise UsageError(f"the generator knows no class {label!r}", fix=f"classes: {', '.join(self.classes)}")
 
+    def require_guide(self, guidance: str) -> None:
+        """Checks that this generator can be sampled with `guidance`.
 
-def _class_noise(generator: Generator, seed: int, class_index: int, indices: Sequence[int]) -> Tensor:
-    """The noise of samples `indices` of a class, standard normal (N, C, H, W), on the generator's device."""
-    shape = (generator.channels, *generator.image_size)
-    noise = [
-        seeding.numpy_generator(seed, "sample", class_index, index).standard_normal(shape, dtype=np.float32)
-        for index in indices
-    ]
-    return torch.from_numpy(np.stack(noise)).to(generator.device)
+        Raises:
+            UsageError: It is autoguidance, and no guide was kept.
+        """
+        if guidance == "autoguidance" and self.guide is None:
+            raise UsageError(
+                "autoguidance needs a guide, and this generator was trained without keeping one",
+                where=GUIDE,
+                fix="use guidance 'classifier_free', or train the generator again",
+            )
+
+    def _noise(self, purpose: str, seed: int, label: str | int, indices: Sequence[int]) -> ClassNoise:
+        shape = (self.channels, *self.image_size)
+        return ClassNoise(seed, purpose, self.class_index(label), indices, shape, self.device)
+
+    def _normalised(self, images: NDArray[np.uint8]) -> Tensor:
+        return self.normalization.to_network(torch.from_numpy(images).to(self.device))
+
+    def _denoise(self, noise: ClassNoise, sampling: Sampling) -> DenoiseFunction:
+        self.require_guide(sampling.guidance)
+        labels = torch.full((len(noise.indices),), noise.class_index, device=self.device)
+        scale = sampling.guidance_scale
+        if sampling.guidance == "autoguidance" and self.guide is not None:
+            return autoguidance(self.denoiser, self.guide, labels, scale)
+        null_label = self.denoiser.config.null_label
+        return classifier_free(self.denoiser, labels, null_label, scale, sampling.guidance_interval)
 
 
 def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
@@ -162,6 +250,7 @@ def write_generator(
     normalization: Normalization,
     counts: Mapping[str, int],
     training: Mapping[str, Any],
+    guide: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes the artifact's files into `folder`; committing it is the caller's part.
 
@@ -172,6 +261,7 @@ def write_generator(
         normalization: As used in training.
         counts: Training images of each class, in class order.
         training: Facts for the model card: images seen, seconds, loss, seed.
+        guide: The averaged weights early in the training, for autoguidance; none: not offered.
     """
     config = {
         "schema_version": SCHEMA_VERSION,
@@ -182,11 +272,23 @@ def write_generator(
         "mean": normalization.mean,
         "std": normalization.std,
         "training": dict(training),
+        "guide": guide is not None,
     }
     storage.write_json(folder / CONFIG, config)
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    storage.write_bytes(folder / WEIGHTS, save(contiguous))
-    storage.write_text(folder / CARD, _model_card(network, counts, training))
+    for file, tensors in ((WEIGHTS, weights), (GUIDE, guide)):
+        if tensors is not None:
+            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            storage.write_bytes(folder / file, save(contiguous))
+    storage.write_text(folder / CARD, model_card(network, counts, training))
+
+
+def _load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
+    denoiser = Denoiser(network)
+    try:
+        denoiser.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise DamagedError("the weights don't fit the configuration", where=file) from error
+    return for_inference(denoiser, device)
 
 
 def _network_from(stored: Mapping[str, Any]) -> NetworkConfig:
@@ -196,19 +298,4 @@ def _network_from(stored: Mapping[str, Any]) -> NetworkConfig:
             "image_size": tuple(stored["image_size"]),
             "channel_multipliers": tuple(stored["channel_multipliers"]),
         }
-    )
-
-
-def _model_card(network: NetworkConfig, counts: Mapping[str, int], training: Mapping[str, Any]) -> str:
-    height, width = network.image_size
-    rows = "\n".join(f"| {name} | {count} |" for name, count in counts.items())
-    facts = "\n".join(f"- {name}: {value}" for name, value in training.items())
-    return (
-        f"# Class-conditional image generator\n\n"
-        f"A diffusion model that diffaug {__version__} trained from scratch on {sum(counts.values())} images of "
-        f"{width} x {height} px, {network.channels} channel(s). Made to augment the training set of a classifier "
-        f"of the same classes, and for nothing else.\n\n"
-        f"Its images can repeat training images, above all in classes with few of them. Treat model and images "
-        f"with the care that the training images need.\n\n"
-        f"| class | training images |\n|---|---|\n{rows}\n\n{facts}\n"
     )

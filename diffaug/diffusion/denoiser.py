@@ -1,20 +1,15 @@
-"""The denoiser: the UNet with its objective's meaning of inputs and outputs, and guidance around it."""
+"""The denoiser: the UNet with its objective's meaning of inputs and outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from diffaug.diffusion.ddpm import Ddpm
 from diffaug.diffusion.objectives import Edm, Objective
 from diffaug.diffusion.process import Moments
 from diffaug.diffusion.unet import NetworkConfig, UNet
-
-DenoiseFunction = Callable[[Tensor, Tensor], Moments]
-"""(noisy images (N, C, H, W), noise level as a scalar tensor) to the moments of the clean images."""
-
 
 OBJECTIVES: Mapping[str, Objective] = {"edm": Edm(), "ddpm": Ddpm()}
 
@@ -54,30 +49,3 @@ class Denoiser(nn.Module):
             conditions: How the images were augmented, (N, 9); none: not at all.
         """
         return self.objective.moments(x, sigma.float(), self.output(x, sigma, labels, conditions))
-
-
-def guided(denoiser: nn.Module, labels: Tensor, null_label: int, guidance_scale: float) -> DenoiseFunction:
-    """Fixes the labels and applies classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
-
-    The mean is D_null + w (D_label - D_null): w = 1 is the plain conditional denoiser and costs one pass,
-    w = 0 ignores the labels and costs one, any other w costs two in one batch. The variance is that of the label.
-    """
-
-    def plain(chosen: Tensor) -> DenoiseFunction:
-        def denoise(x: Tensor, sigma: Tensor) -> Moments:
-            moments: Moments = denoiser(x, sigma.float().expand(len(x)), chosen)
-            return moments
-
-        return denoise
-
-    nulls = torch.full_like(labels, null_label)
-    if guidance_scale in (0.0, 1.0):
-        return plain(labels if guidance_scale else nulls)
-    both = torch.cat([labels, nulls])
-
-    def combined(x: Tensor, sigma: Tensor) -> Moments:
-        means, variances = plain(both)(torch.cat([x, x]), sigma)
-        conditional, unconditional = means.chunk(2)
-        return Moments(unconditional + guidance_scale * (conditional - unconditional), variances[: len(x)])
-
-    return combined

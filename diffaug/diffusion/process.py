@@ -97,12 +97,16 @@ def draw_training_sigmas(count: int, generator: torch.Generator) -> Tensor:
     return log_sigma.exp()
 
 
-def karras_sigmas(num_inference_steps: int) -> Tensor:
+def karras_sigmas(num_inference_steps: int, strength: float = 1.0) -> Tensor:
     """Noise levels from 80 down to 0.002, then 0; EDM eq. 5 with rho = 7.
+
+    Args:
+        num_inference_steps: Levels above 0.
+        strength: Where to begin, in (0, 1]: 1 at the top, lower values at this position of the way up from 0.002.
 
     Returns:
         float64 (num_inference_steps + 1,).
     """
-    ramp = torch.linspace(0, 1, num_inference_steps, dtype=torch.float64)
+    ramp = torch.linspace(1 - strength, 1, num_inference_steps, dtype=torch.float64)
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
     return torch.cat([(high + ramp * (low - high)) ** RHO, ramp.new_zeros(1)])

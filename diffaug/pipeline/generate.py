@@ -30,9 +30,11 @@ def generate_pool(job: Job, catalog: Catalog, generator: Generator) -> Pool:
     """Fills the study's pool, goes on with one that was stopped, or opens the finished one.
 
     Raises:
-        UsageError: The sampling strategy is impossible, or the pool was begun with other settings.
+        UsageError: The sampling strategy is impossible, the pool was begun with other settings, or autoguidance
+            has no guide.
     """
     folder, settings = job.study.pool, job.config.synthesis
+    generator.require_guide(settings.guidance)
     images = catalog.images("train")
     targets = resolve_targets(
         images.counts_by_name, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio
@@ -97,7 +99,9 @@ def _start_log(job: Job, state: StageState, targets: dict[str, int]) -> None:
         name="generate",
         kind="generate",
         params={
+            "guidance": settings.guidance,
             "guidance_scale": settings.guidance_scale,
+            "solver": settings.solver,
             "num_inference_steps": settings.num_inference_steps,
             "max_synthetic_ratio": settings.max_synthetic_ratio,
             "wanted": sum(targets.values()),

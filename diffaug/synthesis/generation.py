@@ -132,8 +132,11 @@ class _Draw:
             class_index,
             indices,
             seed=self.seed,
-            guidance_scale=self.settings.guidance_scale,
+            solver=self.settings.solver,
             num_inference_steps=self.settings.num_inference_steps,
+            guidance=self.settings.guidance,
+            guidance_scale=self.settings.guidance_scale,
+            guidance_interval=self.settings.guidance_interval,
         )
         pixels = self.generator.decode(images)
         finite = torch.isfinite(images).flatten(1).all(dim=1).cpu().numpy()
@@ -155,7 +158,9 @@ class _Draw:
             "origin": ORIGIN_SAMPLED,
             "seed": self.seed,
             "index": index,
+            "guidance": self.settings.guidance,
             "guidance_scale": self.settings.guidance_scale,
+            "solver": self.settings.solver,
             "num_inference_steps": self.settings.num_inference_steps,
             "generator_sha256": self.generator.weights_sha256,
             "own_class_probability": float(np.float32(judgement.own_class_probability[position])),

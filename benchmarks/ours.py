@@ -1,0 +1,112 @@
+"""diffaug's own generator behind the interface that the peers have."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import diffaug
+from diffaug.config import DiffusionSettings
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.planning import Plan, make_plan
+from diffaug.diffusion.training import new_state, train
+
+WIDTHS = range(16, 513, 16)
+ENDLESS_STEPS = 10_000_000
+CHUNK = 100
+
+
+class Ours:
+    """The network, training step and sampler that `diffaug fit` and `diffaug generate` use, for timing.
+
+    Args:
+        images: What to train on.
+        parameters: Aim for the size of the network: the plan's own shape at the nearest width. The peers are then
+            sized to what came of it.
+        batch_size: Images a step.
+        device: `cpu` or `cuda`.
+    """
+
+    name = "diffaug"
+
+    def __init__(self, images: LabeledImages, *, parameters: int, batch_size: int, device: str) -> None:
+        settings = DiffusionSettings(batch_size=batch_size, base_channels=_width(images, parameters, device))
+        plan = make_plan(images, settings, device)
+        self._plan = replace(plan, images=ENDLESS_STEPS * batch_size)
+        data = TrainingData.of(images, settings, device)
+        self._state = new_state(self._plan, settings, device, seed=0)
+        self._steps = train(self._state, data, self._plan, settings, seed=0)
+        self._generator = Generator(
+            for_inference(self._state.averaged, device), data.normalization, images.classes, weights_sha256=""
+        )
+        self.parameters = count_parameters(plan)
+
+    def step(self, progress: float = 0.5) -> None:
+        """One training step, from drawing the batch to the moving average."""
+        next(self._steps)
+
+    @torch.no_grad()
+    def evaluate(self, batch_size: int) -> None:
+        """Runs the network once."""
+        network, device = self._plan.network, self._generator.device
+        x = torch.zeros(batch_size, network.channels, *network.image_size, device=device)
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
+            self._state.averaged(x, torch.ones(batch_size, device=device), labels)
+
+    def sample(self, labels: NDArray[np.int64], steps: int) -> NDArray[np.uint8]:
+        """Samples as many images as there are labels; of one class, as `diffaug generate` does."""
+        return self._generator.sample(int(labels[0]), range(len(labels)), num_inference_steps=steps)
+
+
+def count_parameters(plan: Plan) -> int:
+    """Parameters of a plan's network, which is not really built."""
+    with torch.device("meta"):
+        denoiser = Denoiser(plan.network)
+    return sum(parameter.numel() for parameter in denoiser.parameters())
+
+
+def planned_parameters(images: LabeledImages, settings: DiffusionSettings, device: str) -> int:
+    """Parameters of the network that diffaug itself chooses for these images."""
+    return count_parameters(make_plan(images, settings, device))
+
+
+def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -> LabeledImages:
+    """Unfiltered samples of a fitted augmenter, equally many of each class, as its configuration says to sample."""
+    generator, settings = augmenter.generator_, augmenter.config.synthesis
+    chunks = [
+        generator.sample(
+            index,
+            range(start, min(start + CHUNK, per_class)),
+            seed=seed,
+            solver=settings.solver,
+            num_inference_steps=settings.num_inference_steps,
+            guidance=settings.guidance,
+            guidance_scale=settings.guidance_scale,
+            guidance_interval=settings.guidance_interval,
+        )
+        for index in range(len(generator.classes))
+        for start in range(0, per_class, CHUNK)
+    ]
+    return labelled(np.concatenate(chunks), generator.classes)
+
+
+def labelled(pixels: NDArray[np.uint8], classes: tuple[str, ...]) -> LabeledImages:
+    """Images that lie class after class, equally many of each."""
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), len(pixels) // len(classes))
+    return LabeledImages(pixels, labels, classes, tuple(map(str, range(len(pixels)))))
+
+
+def _width(images: LabeledImages, parameters: int, device: str) -> int:
+    def distance(width: int) -> int:
+        return abs(count_parameters(make_plan(images, DiffusionSettings(base_channels=width), device)) - parameters)
+
+    widths = [width for width in WIDTHS if width <= WIDTHS.start or width**2 <= 4 * parameters]
+    return min(widths, key=distance)
