@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from diffaug import __version__
+from diffaug.distributed import launched_together
 from diffaug.errors import DataError, DiffaugError, Interrupted
 
 COMMANDS = {
@@ -85,9 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _share_the_processor()
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments and (not launched_together() or os.environ["RANK"] == "0")
     try:
-        cli.main(arguments, prog_name="diffaug", standalone_mode=False)
+        _run(arguments)
     except DiffaugError as error:
         _fail(str(error), error.exit_code, as_json, fix=error.fix, where=error.where)
     except click.ClickException as error:
@@ -102,6 +103,18 @@ def main(arguments: list[str] | None = None) -> None:
 
         message = "interrupted; what was finished is kept"
         _fail(message, Interrupted.exit_code, as_json, fix=f"go on with: {typed_command()}")
+
+
+def _run(arguments: list[str]) -> None:
+    def command() -> None:
+        cli.main(arguments, prog_name="diffaug", standalone_mode=False)
+
+    if launched_together():
+        from diffaug.pipeline.workers import run_together
+
+        run_together(command)
+    else:
+        command()
 
 
 def _share_the_processor() -> None:

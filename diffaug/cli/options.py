@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from diffaug.distributed import launched_together
 from diffaug.errors import UsageError
 from diffaug.narration import printable
 from diffaug.yaml_files import parse_value
@@ -94,8 +96,11 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed_command() -> str:
-    """The command line as it was typed."""
-    return shlex.join(["diffaug", *sys.argv[1:]])
+    """The command line as it was typed; with torchrun, as it would be on one machine."""
+    program = ["diffaug"]
+    if launched_together():
+        program = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "diffaug"]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def print_result(

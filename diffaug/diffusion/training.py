@@ -2,6 +2,10 @@
 
 Everything random in step k depends on (seed, k) alone, so a training that goes on from a checkpoint ends,
 on one machine with one number of threads, in exactly the weights of one that was never stopped.
+
+Any number of processes train on the same batches: each draws the whole batch and learns from its contiguous part.
+Without dropout every step is that of one process up to the order of summation. Dropout depends on (seed, k, process),
+because masks can't be cut in parts like a batch: with it, only the same number of processes repeats itself.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from diffaug.diffusion.denoiser import Denoiser
 from diffaug.diffusion.loss import TrainingLoss
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.schedules import ema_decay_at, learning_rate_at
+from diffaug.distributed import ALONE, Workers
 from diffaug.errors import DiffaugError
 
 MAX_GRADIENT_NORM = 1.0
@@ -49,7 +54,7 @@ class TrainingState:
         skipped: Steps without an update because a gradient was not finite, a scalar tensor on the device.
         skipped_in_a_row: Those since the last update.
         rollbacks: How often the averaged weights were put back; each halves the learning rate.
-        micro_batches: Parts in which a batch is passed through the network, more where memory is short.
+        micro_batches: Parts in which a process passes its batch through the network, more where memory is short.
         guide: The averaged weights after 1/16 of the steps, for autoguidance (Karras et al. 2024, arXiv 2406.02507).
         safe: The averaged weights of the last watch point without copying.
         safe_step: Steps done at that point.
@@ -110,18 +115,20 @@ class StepRecord:
     learning_rate: float
 
 
-def measure_images_per_second(data: TrainingData, plan: Plan, settings: DiffusionSettings) -> float:
-    """Trains a scratch network for about four seconds; the median step after a warm-up gives the speed."""
+def measure_images_per_second(
+    data: TrainingData, plan: Plan, settings: DiffusionSettings, workers: Workers = ALONE
+) -> float:
+    """Trains a scratch network for about four seconds; the median step after a warm-up gives the speed of all."""
     device = data.pixels.device.type
     endless = replace(plan, images=plan.batch_size * 10_000)
     times: list[float] = []
     began = started = time.perf_counter()
-    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, seed=0):
+    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, 0, workers=workers):
         record.loss.item()  # waits for the device
         now = time.perf_counter()
         if record.step > WARM_UP_MEASURED_STEPS:
             times.append(now - started)
-        if times and now - began > MEASURE_SECONDS:
+        if workers.any(bool(times) and now - began > MEASURE_SECONDS):
             break
         started = now
     return plan.batch_size / statistics.median(times)
@@ -146,7 +153,13 @@ def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -
 
 
 def train(
-    state: TrainingState, data: TrainingData, plan: Plan, settings: DiffusionSettings, seed: int
+    state: TrainingState,
+    data: TrainingData,
+    plan: Plan,
+    settings: DiffusionSettings,
+    seed: int,
+    *,
+    workers: Workers = ALONE,
 ) -> Iterator[StepRecord]:
     """Trains until the plan's budget is spent, yielding after every step.
 
@@ -159,17 +172,19 @@ def train(
         plan: Budget, batch and learning rate.
         settings: Label dropout and flips.
         seed: Seed of the whole training.
+        workers: The processes that train together; all must take the same steps from the same state.
 
     Raises:
         DiffaugError: The training diverged again after three roll-backs.
     """
     state.loss.train()
+    gradients = _Gradients(state, workers, seed)
     while state.step < plan.steps:
         rate = learning_rate_at(state.step, plan) * 0.5**state.rollbacks
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         batch = draw_batch(data, plan, settings, seed, state.step)
-        loss = _backward_in_parts(state, batch, seed)
+        loss = gradients.leave(batch)
         _update(state, ema_decay_at(state.step, plan.batch_size))
         state.step += 1
         if state.step == guide_step(plan):
@@ -179,35 +194,58 @@ def train(
         yield StepRecord(state.step, state.step * plan.batch_size, loss, rate)
 
 
-def _backward_in_parts(state: TrainingState, batch: Batch, seed: int) -> Tensor:
-    """Leaves the gradients of the batch's mean loss; halves the parts for as long as memory runs out.
+class _Gradients:
+    """Leaves the gradients of a batch's mean loss in the parameters, the same in every process."""
 
-    Noise and noise levels belong to the batch, so they stay the same in any number of parts.
-    """
-    while True:
-        try:
-            return _backward(state, batch, seed)
-        except RuntimeError as error:
-            if not _is_out_of_memory(error) or 2 * state.micro_batches > len(batch.labels):
-                raise
-        state.micro_batches *= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def __init__(self, state: TrainingState, workers: Workers, seed: int) -> None:
+        self.state, self.workers, self.seed = state, workers, seed
+        self.module = workers.synchronized(state.loss)
+        self.fits = False
 
+    def leave(self, batch: Batch) -> Tensor:
+        """Goes backward; returns the whole batch's mean denoising error."""
+        whole, part = len(batch.labels), Batch._make(column[self.workers.share(len(batch.labels))] for column in batch)
+        self.state.micro_batches = min(self.state.micro_batches, len(part.labels))
+        if self.workers.size == 1:
+            return self._in_parts(part, whole)
+        if not self.fits:
+            # A process that begins again in the midst of an exchange would leave the others waiting, so each one
+            # finds out by itself what its memory holds. Shapes never change, so what fits once fits always.
+            with self.workers.apart(self.module):
+                self._in_parts(part, whole)
+            self.fits = True
+        return self.workers.total(self._backward(part, whole))
 
-def _backward(state: TrainingState, batch: Batch, seed: int) -> Tensor:
-    device = batch.x0.device.type
-    state.optimizer.zero_grad(set_to_none=True)
-    logged = torch.zeros((), device=batch.x0.device)
-    parts = zip(*(column.tensor_split(state.micro_batches) for column in batch), strict=True)
-    with seeding.torch_global_seed(seed, "dropout", state.step):
-        for part in map(Batch._make, parts):
-            with torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext():
-                loss, denoising = state.loss(part)
-            share = len(part.labels) / len(batch.labels)
-            (share * loss).backward()
-            logged += share * denoising
-    return logged
+    def _in_parts(self, batch: Batch, whole: int) -> Tensor:
+        """Halves the parts for as long as memory runs out.
+
+        Noise and noise levels belong to the batch, so they stay the same in any number of parts.
+        """
+        while True:
+            try:
+                return self._backward(batch, whole)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or 2 * self.state.micro_batches > len(batch.labels):
+                    raise
+            self.state.micro_batches *= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _backward(self, batch: Batch, whole: int) -> Tensor:
+        """One pass over this process's part of a batch of `whole` images; the last backward exchanges gradients."""
+        device = batch.x0.device.type
+        self.state.optimizer.zero_grad(set_to_none=True)
+        logged = torch.zeros((), device=batch.x0.device)
+        parts = list(zip(*(column.tensor_split(self.state.micro_batches) for column in batch), strict=True))
+        with seeding.torch_global_seed(self.seed, "dropout", self.state.step, self.workers.rank):
+            for number, part in enumerate(map(Batch._make, parts), start=1):
+                with nullcontext() if number == len(parts) else self.workers.apart(self.module):
+                    with torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext():
+                        loss, denoising = self.module(part)
+                    share = len(part.labels) / whole
+                    (self.workers.size * share * loss).backward()  # processes are averaged, images are to be
+                logged += share * denoising
+        return logged
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -25,12 +25,14 @@ from diffaug.diffusion.training import (
     train,
 )
 from diffaug.diffusion.watch import schedule_of
+from diffaug.distributed import Workers, current
 from diffaug.errors import Interrupted
 from diffaug.narration import duration
 from diffaug.pipeline.catalog import show_catalog
 from diffaug.pipeline.job import Job
 from diffaug.pipeline.signals import stop_requests
 from diffaug.pipeline.watching import Watching
+from diffaug.pipeline.workers import Training, taking_part
 from diffaug.study import StageState, begin_stage, finish_stage, stage_settings
 
 RUN = "fit"
@@ -83,7 +85,8 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     speed = 0.0
     if measure or settings.images is None:
         job.narrator.say("measuring training speed ...")
-        speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings)
+        with taking_part("measure", Training(images, plan, settings, device, seed=0)) as workers:
+            speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings, workers)
     plan = set_length(plan, settings, speed, len(images))
     _say_plan(job, plan)
     return plan
@@ -93,6 +96,8 @@ def _say_plan(job: Job, plan: Plan) -> None:
     job.narrator.say("plan:")
     for reason in plan.reasons:
         job.narrator.say(f"  {reason}")
+    if current().size > 1:
+        job.narrator.say(f"  {current().size} processes share each batch")
 
 
 class _Fit:
@@ -120,8 +125,9 @@ class _Fit:
         if self.state.step == 0:
             self._save_grid()  # the noise that the later grids begin from; MLflow's slider starts at step 0
         began = time.monotonic()
-        with stop_requests() as stop_requested:
-            self._train(stop_requested)
+        training = Training(self.images, self.plan, self.settings, self.job.device, self.job.config.seed)
+        with stop_requests() as stop_requested, taking_part("train", training, self.state) as workers:
+            self._train(workers, stop_requested)
         self._save_grid()
         self._write(time.monotonic() - began)
         for file in ("config.json", "README.md", "plan.json"):
@@ -136,19 +142,20 @@ class _Fit:
         if step is not None:
             self.job.narrator.say(f"resuming at {step * self.plan.batch_size} of {self.plan.images} images")
 
-    def _train(self, stop_requested: Callable[[], bool]) -> None:
+    def _train(self, workers: Workers, stop_requested: Callable[[], bool]) -> None:
         seed = self.job.config.seed
         checkpoint_at = time.monotonic() + self.settings.checkpoint_seconds
         grid_at = time.monotonic() + self.settings.grid_seconds
-        for record in train(self.state, self.data, self.plan, self.settings, seed):
+        for record in train(self.state, self.data, self.plan, self.settings, seed, workers=workers):
             self._log(record)
-            if self.watching.ends_training(self.state):
+            ended = self.watching.ends_training(self.state)
+            stopping = workers.any(ended or stop_requested())
+            if ended:
                 return
             now = time.monotonic()
             if now >= grid_at:
                 self._save_grid()
                 grid_at = time.monotonic() + self.settings.grid_seconds
-            stopping = stop_requested()
             if stopping or now >= checkpoint_at:
                 save_checkpoint(self.folder / "checkpoints", self.state)
                 self.trackers_answer = self.trackers_answer and bool(self.job.sync())

@@ -1,6 +1,9 @@
 import dataclasses
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -25,6 +28,14 @@ WATCHED = {
     "tracking.mlflow": False,
 }
 POINTS = (8, 24, 40)
+LEARNT_BY_HEART = {
+    "diffusion.base_channels": 16,
+    "diffusion.batch_size": 32,
+    "diffusion.dropout": 0,
+    "diffusion.label_dropout": 0,
+    "diffusion.learning_rate": 0.01,
+    "diffusion.watch_share": 1.0,
+}
 
 
 @pytest.fixture
@@ -161,3 +172,25 @@ def test_a_training_too_short_to_copy_or_not_watched_trains_on_everything(tmp_pa
         augmenter = fit(folder, tmp_path / str(share), **{"diffusion.watch_share": share})
         assert facts_of(augmenter)["train_counts"] == {"few": 6, "many": 40}
         assert "copy_share" not in augmenter.study.journal.read_text()
+
+
+@pytest.mark.slow
+def test_images_learnt_by_heart_end_the_training_of_two_processes(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 4, "test": 1}.items():
+        for name in "abcd":
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = ((rng.random((6, 6)) < 0.5) * 255).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{number}.png")
+    settings = LEARNT_BY_HEART | {"diffusion.images": 32 * 240}
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffaug"]
+    command = [*launch, "fit", str(tmp_path / "images"), "--study", str(tmp_path / "study"), "--no-track", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("copying has set in: after") == 1
+    facts = json.loads((tmp_path / "study" / "generator" / "config.json").read_text())["training"]
+    assert 0 < facts["images seen"] < 32 * 240
+    assert facts["training ended"].startswith("when copying set in")
