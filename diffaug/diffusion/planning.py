@@ -41,6 +41,8 @@ class Plan:
         learning_rate: Peak, of AdamW.
         images_per_second: Measured on this device; 0 where the length was given in images.
         reasons: One sentence for each choice.
+        precision: `float32`, or `bfloat16` where convolutions and matrix products are rounded to it.
+        compiled: Whether the network is compiled.
     """
 
     network: NetworkConfig
@@ -49,6 +51,8 @@ class Plan:
     learning_rate: float
     images_per_second: float
     reasons: tuple[str, ...]
+    precision: str = "float32"
+    compiled: bool = False
 
     @property
     def steps(self) -> int:
@@ -111,7 +115,17 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
         f"but no image more than {settings.max_repeats} times or its equal share",
         _mirroring(settings),
     )
-    return Plan(network, batch_size, settings.images or 0, learning_rate, 0.0, reasons)
+    precision = "bfloat16" if device == "cuda" else "float32"
+    return Plan(
+        network,
+        batch_size,
+        settings.images or 0,
+        learning_rate,
+        0.0,
+        reasons,
+        precision if settings.precision == "auto" else settings.precision,
+        settings.compile is True,
+    )
 
 
 def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> str:
@@ -127,29 +141,28 @@ def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> 
     return "huge" if minutes >= LONG_GPU_MINUTES and num_images >= MANY_IMAGES else "large"
 
 
-def set_length(plan: Plan, settings: DiffusionSettings, images_per_second: float, num_images: int) -> Plan:
+def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan:
     """Turns the time budget into images at the measured speed; a budget in images stays as it is.
 
     Args:
-        plan: The plan so far.
+        plan: The plan so far, with its speed if that was measured.
         settings: Holds the budget.
-        images_per_second: Measured speed; 0 where it was not measured.
         num_images: Number of training images.
     """
+    speed = plan.images_per_second
     if settings.images is not None:
         count = settings.images
         reason = f"{count} images seen, as set"
-        if images_per_second:
-            reason += f": about {duration(count / images_per_second)} at {images_per_second:.0f} images/s"
+        if speed:
+            reason += f": about {duration(count / speed)} at {speed:.0f} images/s"
     else:
         minutes = settings.minutes or DEFAULT_MINUTES
-        count = max(plan.batch_size, round(minutes * 60 * images_per_second))
+        count = max(plan.batch_size, round(minutes * 60 * speed))
         origin = "as set" if settings.minutes else "the default"
-        reason = (
-            f"{count} images seen: {minutes:g} minutes ({origin}) at {images_per_second:.0f} images/s measured here"
-        )
+        reason = f"{count} images seen: {minutes:g} minutes ({origin}) at {speed:.0f} images/s measured here"
+    way = f"computed in {plan.precision}{', compiled' if plan.compiled else ''}"
     expected = f"every image is seen about {count / num_images:.0f} times; expect {_expected_quality(count, plan)}"
-    return replace(plan, images=count, images_per_second=images_per_second, reasons=(*plan.reasons, reason, expected))
+    return replace(plan, images=count, reasons=(*plan.reasons, way, reason, expected))
 
 
 def _why(name: str, settings: DiffusionSettings, device: str) -> str:
