@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.grids import sample_sheet
 from diffaug.diffusion.measuring import WORTHWHILE, measure_images_per_second, ways_of_computing
-from diffaug.diffusion.planning import Plan, make_plan, set_length
+from diffaug.diffusion.planning import Plan, make_plan, set_length, with_more_steps
 from diffaug.diffusion.training import (
     StepRecord,
     new_state,
@@ -82,18 +82,21 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     plan = make_plan(images, settings, device)
     if measure or settings.images is None:
         job.narrator.say("measuring training speed ...")
-        plan = _fastest(job, images, plan)
-    plan = set_length(plan, settings, len(images))
+        plan = _fastest(job, images, plan, ways_of_computing(plan, settings, device))
+    smaller = with_more_steps(plan, settings, device)
+    if smaller != plan and plan.images_per_second:
+        smaller = _fastest(job, images, replace(smaller, images_per_second=0.0), [smaller])
+    plan = set_length(smaller, settings, len(images))
     _say_plan(job, plan)
     return plan
 
 
-def _fastest(job: Job, images: LabeledImages, plan: Plan) -> Plan:
+def _fastest(job: Job, images: LabeledImages, plan: Plan, ways: Iterable[Plan]) -> Plan:
     """The plan in the way of computing that is measured to be the fastest, with its speed."""
     settings, device = job.config.diffusion, job.device
     data = TrainingData.of(images, settings, device)
     best = plan
-    for way in ways_of_computing(plan, settings, device):
+    for way in ways:
         try:
             with taking_part("measure", Training(images, way, settings, device, seed=0)) as workers:
                 speed = measure_images_per_second(data, way, settings, workers)
