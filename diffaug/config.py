@@ -80,6 +80,12 @@ class DiffusionSettings(Settings):
     max_repeats: PositiveInt = Field(
         200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on CUDA, and on a CPU where it is measured to be faster."
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="Compile the network; auto: in long trainings, where it is measured to be faster."
+    )
     long_tail: Literal["none", "transfer", "class balancing"] = Field(
         "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
     )

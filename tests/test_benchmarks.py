@@ -39,7 +39,7 @@ def needs_peers() -> None:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time for what is not looked at here: diffaug's measured speed and its off-class filter."""
-    monkeypatch.setattr("diffaug.diffusion.training.MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr("diffaug.diffusion.measuring.SECONDS", 0.05)
     monkeypatch.setattr("diffaug.pipeline.generate.default_updates", lambda count: 5)
 
 

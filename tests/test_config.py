@@ -38,6 +38,8 @@ OTHER_VALUES = {
     "diffusion.batch_size": 16,
     "diffusion.learning_rate": 0.001,
     "diffusion.dropout": 0.0,
+    "diffusion.precision": "bfloat16",
+    "diffusion.compile": True,
     "diffusion.long_tail": "transfer",
     "diffusion.long_tail_strength": 0.5,
     "diffusion.augmentation": 0.12,

@@ -17,6 +17,7 @@ from diffaug.narration import duration
 DEFAULT_MINUTES = 10.0
 LONG_CPU_MINUTES = 120
 SHORT_GPU_MINUTES, LONG_GPU_MINUTES = 5, 120
+SMALLEST_BATCH, ENOUGH_STEPS = 16, 4_000
 FEW_IMAGES, MANY_IMAGES = 2_000, 20_000
 QUALITY_GREY = (
     (100_000, "clear simple shapes, torn where patterns are fine"),
@@ -41,6 +42,8 @@ class Plan:
         learning_rate: Peak, of AdamW.
         images_per_second: Measured on this device; 0 where the length was given in images.
         reasons: One sentence for each choice.
+        precision: `float32`, or `bfloat16` where convolutions and matrix products are rounded to it.
+        compiled: Whether the network is compiled.
     """
 
     network: NetworkConfig
@@ -49,6 +52,8 @@ class Plan:
     learning_rate: float
     images_per_second: float
     reasons: tuple[str, ...]
+    precision: str = "float32"
+    compiled: bool = False
 
     @property
     def steps(self) -> int:
@@ -106,12 +111,21 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
         f"{len(images)} for training in {len(images.classes)} classes",
         f"UNet of size {name}, width {network.base_channels}, on a {math.ceil(max(height, width) / patch)} px grid "
         f"(patch {patch}), {_why(name, settings, device)}",
-        f"batch {batch_size}, learning rate {learning_rate:g} with warm-up, falling to 0 at the end",
         f"rare classes drawn more often, in proportion to n^{settings.class_temperature:g}, "
         f"but no image more than {settings.max_repeats} times or its equal share",
         _mirroring(settings),
     )
-    return Plan(network, batch_size, settings.images or 0, learning_rate, 0.0, reasons)
+    precision = "bfloat16" if device == "cuda" else "float32"
+    return Plan(
+        network,
+        batch_size,
+        settings.images or 0,
+        learning_rate,
+        0.0,
+        reasons,
+        precision if settings.precision == "auto" else settings.precision,
+        settings.compile is True,
+    )
 
 
 def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> str:
@@ -127,29 +141,48 @@ def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> 
     return "huge" if minutes >= LONG_GPU_MINUTES and num_images >= MANY_IMAGES else "large"
 
 
-def set_length(plan: Plan, settings: DiffusionSettings, images_per_second: float, num_images: int) -> Plan:
+def with_more_steps(plan: Plan, settings: DiffusionSettings, device: str) -> Plan:
+    """The plan with a smaller batch where the budget would be spent in fewer steps than a network needs.
+
+    On a CPU an image costs the same in any batch; on a GPU small batches leave it idle, so there the batch stays.
+    """
+    batch_size = plan.batch_size
+    while batch_size > SMALLEST_BATCH and _count(plan, settings) / batch_size < ENOUGH_STEPS:
+        batch_size //= 2
+    fixed = settings.batch_size is not None or device != "cpu"
+    return plan if fixed else replace(plan, batch_size=batch_size)
+
+
+def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan:
     """Turns the time budget into images at the measured speed; a budget in images stays as it is.
 
     Args:
-        plan: The plan so far.
+        plan: The plan so far, with its speed if that was measured.
         settings: Holds the budget.
-        images_per_second: Measured speed; 0 where it was not measured.
         num_images: Number of training images.
     """
+    count, speed = _count(plan, settings), plan.images_per_second
     if settings.images is not None:
-        count = settings.images
         reason = f"{count} images seen, as set"
-        if images_per_second:
-            reason += f": about {duration(count / images_per_second)} at {images_per_second:.0f} images/s"
+        if speed:
+            reason += f": about {duration(count / speed)} at {speed:.0f} images/s"
     else:
         minutes = settings.minutes or DEFAULT_MINUTES
-        count = max(plan.batch_size, round(minutes * 60 * images_per_second))
         origin = "as set" if settings.minutes else "the default"
-        reason = (
-            f"{count} images seen: {minutes:g} minutes ({origin}) at {images_per_second:.0f} images/s measured here"
-        )
-    expected = f"every image is seen about {count / num_images:.0f} times; expect {_expected_quality(count, plan)}"
-    return replace(plan, images=count, images_per_second=images_per_second, reasons=(*plan.reasons, reason, expected))
+        reason = f"{count} images seen: {minutes:g} minutes ({origin}) at {speed:.0f} images/s measured here"
+    more = (
+        f"computed in {plan.precision}{', compiled' if plan.compiled else ''}",
+        f"batch {plan.batch_size}, learning rate {plan.learning_rate:g} with warm-up, falling to 0 at the end",
+        reason,
+        f"every image is seen about {count / num_images:.0f} times; expect {_expected_quality(count, plan)}",
+    )
+    return replace(plan, images=count, reasons=(*plan.reasons, *more))
+
+
+def _count(plan: Plan, settings: DiffusionSettings) -> int:
+    if settings.images is not None:
+        return settings.images
+    return max(plan.batch_size, round((settings.minutes or DEFAULT_MINUTES) * 60 * plan.images_per_second))
 
 
 def _why(name: str, settings: DiffusionSettings, device: str) -> str:

@@ -1,4 +1,4 @@
-"""Networks from under one to sixty million parameters, and which one a budget deserves."""
+"""Networks from under one to ninety million parameters."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(8, 64, (1,), 1, 64, 1e-3),
-    "small": Preset(8, 96, (1,), 1, 64, 1e-3),
+    "tiny": Preset(16, 32, (1, 2), 1, 32, 1e-3),
+    "small": Preset(16, 48, (1, 2), 1, 32, 1e-3),
     "medium": Preset(16, 96, (1, 2), 2, 128, 5e-4),
     "large": Preset(32, 128, (1, 2, 2), 3, 256, 4e-4),
-    "huge": Preset(32, 192, (1, 2, 2), 4, 256, 3e-4),
+    "huge": Preset(32, 192, (1, 2, 2), 3, 256, 3e-4),
 }

@@ -11,11 +11,9 @@ because masks can't be cut in parts like a batch: with it, only the same number 
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,8 +33,6 @@ ADAM_BETAS = (0.9, 0.99)
 CHECK_EVERY = 16
 MAX_SKIPPED_IN_A_ROW = 16
 MAX_ROLLBACKS = 3
-WARM_UP_MEASURED_STEPS = 3
-MEASURE_SECONDS = 4.0
 GUIDE_SHARE = 1 / 16
 
 Weights = dict[str, Tensor]
@@ -115,25 +111,6 @@ class StepRecord:
     learning_rate: float
 
 
-def measure_images_per_second(
-    data: TrainingData, plan: Plan, settings: DiffusionSettings, workers: Workers = ALONE
-) -> float:
-    """Trains a scratch network for about four seconds; the median step after a warm-up gives the speed of all."""
-    device = data.pixels.device.type
-    endless = replace(plan, images=plan.batch_size * 10_000)
-    times: list[float] = []
-    began = started = time.perf_counter()
-    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, 0, workers=workers):
-        record.loss.item()  # waits for the device
-        now = time.perf_counter()
-        if record.step > WARM_UP_MEASURED_STEPS:
-            times.append(now - started)
-        if workers.any(bool(times) and now - began > MEASURE_SECONDS):
-            break
-        started = now
-    return plan.batch_size / statistics.median(times)
-
-
 def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -> TrainingState:
     """The state before the first step; initial weights depend on the seed alone."""
     with seeding.torch_global_seed(seed, "initial weights"):
@@ -144,6 +121,8 @@ def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -
         )
     loss.to(device=device)
     loss.to(memory_format=torch.channels_last)
+    if plan.compiled:
+        loss.compile(dynamic=False)
     averaged = copy.deepcopy(loss.denoiser).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         loss.parameters(), lr=plan.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True
@@ -178,7 +157,7 @@ def train(
         DiffaugError: The training diverged again after three roll-backs.
     """
     state.loss.train()
-    gradients = _Gradients(state, workers, seed)
+    gradients = _Gradients(state, plan, workers, seed)
     while state.step < plan.steps:
         rate = learning_rate_at(state.step, plan) * 0.5**state.rollbacks
         for group in state.optimizer.param_groups:
@@ -197,8 +176,8 @@ def train(
 class _Gradients:
     """Leaves the gradients of a batch's mean loss in the parameters, the same in every process."""
 
-    def __init__(self, state: TrainingState, workers: Workers, seed: int) -> None:
-        self.state, self.workers, self.seed = state, workers, seed
+    def __init__(self, state: TrainingState, plan: Plan, workers: Workers, seed: int) -> None:
+        self.state, self.plan, self.workers, self.seed = state, plan, workers, seed
         self.module = workers.synchronized(state.loss)
         self.fits = False
 
@@ -240,7 +219,7 @@ class _Gradients:
         with seeding.torch_global_seed(self.seed, "dropout", self.state.step, self.workers.rank):
             for number, part in enumerate(map(Batch._make, parts), start=1):
                 with nullcontext() if number == len(parts) else self.workers.apart(self.module):
-                    with torch.autocast(device, torch.bfloat16) if device == "cuda" else nullcontext():
+                    with torch.autocast(device, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
                         loss, denoising = self.module(part)
                     share = len(part.labels) / whole
                     (self.workers.size * share * loss).backward()  # processes are averaged, images are to be

@@ -9,7 +9,6 @@ the denoising error of images never trained on exceeds that of trained ones, whi
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +123,7 @@ class Watch:
         held: Held-out images to compare, as (uint8 (P, H, W, C), int64 (P,)).
         matched: As many trained images of the same classes.
         real: Copies among real images of the deciding classes.
+        precision: `float32`, or `bfloat16` as the training.
     """
 
     data: TrainingData
@@ -134,9 +134,19 @@ class Watch:
     held: tuple[Tensor, Tensor]
     matched: tuple[Tensor, Tensor]
     real: Share
+    precision: str = "float32"
 
     @classmethod
-    def of(cls, data: TrainingData, holdout: Holdout, schedule: Schedule, seed: int, *, mirrored: bool) -> Watch:
+    def of(
+        cls,
+        data: TrainingData,
+        holdout: Holdout,
+        schedule: Schedule,
+        seed: int,
+        *,
+        mirrored: bool,
+        precision: str = "float32",
+    ) -> Watch:
         """Prepares the watch.
 
         Args:
@@ -145,6 +155,7 @@ class Watch:
             schedule: How many images to compare.
             seed: Seed of the whole training.
             mirrored: Whether mirrored images are trained on too.
+            precision: As in the plan.
         """
         device = data.pixels.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
@@ -163,14 +174,14 @@ class Watch:
         query_units = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
         real = copies_among(neighbour_ratios(queries, query_units, references, units))
         pairs = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
-        return cls(data, seed, counts, references, units, *pairs, real)
+        return cls(data, seed, counts, references, units, *pairs, real, precision)
 
     @torch.no_grad()
     def look(self, denoiser: nn.Module, step: int) -> Look:
         """Samples and denoises with a network in evaluation mode, (x, sigma (N,), labels (N,)) -> `Moments`."""
         began = time.perf_counter()
         kind = self.data.pixels.device.type
-        with torch.autocast(kind, torch.bfloat16) if kind == "cuda" else nullcontext():
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
             labels = self._labels(step)
             samples = self._sample(denoiser, labels, step)
             gaps = self._gaps(denoiser)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,16 +18,16 @@ from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.grids import sample_sheet
 from diffaug.diffusion.holdout import hold_out
-from diffaug.diffusion.planning import Plan, make_plan, set_length
+from diffaug.diffusion.measuring import WORTHWHILE, measure_images_per_second, ways_of_computing
+from diffaug.diffusion.planning import Plan, make_plan, set_length, with_more_steps
 from diffaug.diffusion.training import (
     StepRecord,
-    measure_images_per_second,
     new_state,
     train,
 )
 from diffaug.diffusion.watch import schedule_of
 from diffaug.distributed import Workers, current
-from diffaug.errors import Interrupted
+from diffaug.errors import Interrupted, UsageError
 from diffaug.narration import duration
 from diffaug.pipeline.catalog import show_catalog
 from diffaug.pipeline.job import Job
@@ -82,14 +83,36 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
         return plan
     settings, device = job.config.diffusion, job.device
     plan = make_plan(images, settings, device)
-    speed = 0.0
     if measure or settings.images is None:
         job.narrator.say("measuring training speed ...")
-        with taking_part("measure", Training(images, plan, settings, device, seed=0)) as workers:
-            speed = measure_images_per_second(TrainingData.of(images, settings, device), plan, settings, workers)
-    plan = set_length(plan, settings, speed, len(images))
+        plan = _fastest(job, images, plan, ways_of_computing(plan, settings, device))
+    smaller = with_more_steps(plan, settings, device)
+    if smaller != plan and plan.images_per_second:
+        smaller = _fastest(job, images, replace(smaller, images_per_second=0.0), [smaller])
+    plan = set_length(smaller, settings, len(images))
     _say_plan(job, plan)
     return plan
+
+
+def _fastest(job: Job, images: LabeledImages, plan: Plan, ways: Iterable[Plan]) -> Plan:
+    """The plan in the way of computing that is measured to be the fastest, with its speed."""
+    settings, device = job.config.diffusion, job.device
+    data = TrainingData.of(images, settings, device)
+    best = plan
+    for way in ways:
+        try:
+            with taking_part("measure", Training(images, way, settings, device, seed=0)) as workers:
+                speed = measure_images_per_second(data, way, settings, workers)
+        except RuntimeError as error:
+            if not way.compiled:
+                raise
+            if settings.compile is True:
+                raise UsageError(f"can't compile here: {error}", fix="--set diffusion.compile=false") from error
+            job.narrator.warn(f"not compiled: {str(error).splitlines()[0]}")
+            continue
+        if speed > WORTHWHILE * best.images_per_second:
+            best = replace(way, images_per_second=speed)
+    return best
 
 
 def _say_plan(job: Job, plan: Plan) -> None:

@@ -30,7 +30,14 @@ class Watching:
         settings = job.config.diffusion
         self.stops = settings.stop_on_copying
         self.watch = (
-            Watch.of(data, holdout, schedule, job.config.seed, mirrored=settings.horizontal_flip)
+            Watch.of(
+                data,
+                holdout,
+                schedule,
+                job.config.seed,
+                mirrored=settings.horizontal_flip,
+                precision=plan.precision,
+            )
             if schedule.steps
             else None
         )

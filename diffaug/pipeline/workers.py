@@ -17,8 +17,9 @@ from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import pack_state, unpack_state
+from diffaug.diffusion.measuring import measure_images_per_second
 from diffaug.diffusion.planning import Plan
-from diffaug.diffusion.training import TrainingState, measure_images_per_second, new_state, train
+from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.distributed import Group, Workers, current, joined
 from diffaug.errors import Interrupted, UsageError
 from diffaug.pipeline.signals import stop_requests

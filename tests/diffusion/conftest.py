@@ -24,4 +24,4 @@ def settings() -> DiffusionSettings:
 
 @pytest.fixture
 def plan(blobs: LabeledImages, settings: DiffusionSettings) -> Plan:
-    return set_length(make_plan(blobs, settings, "cpu"), settings, 0.0, 100)
+    return set_length(make_plan(blobs, settings, "cpu"), settings, 100)

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion import training
+from diffaug.diffusion import measuring, training
 from diffaug.diffusion.batches import Batch, TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.loss import TrainingLoss
+from diffaug.diffusion.measuring import measure_images_per_second
 from diffaug.diffusion.planning import Plan, make_plan, set_length
-from diffaug.diffusion.training import TrainingState, measure_images_per_second, new_state, train
+from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.distributed import ALONE, Workers, joined
 from diffaug.pipeline.workers import share_state
 
@@ -154,7 +155,7 @@ def images_seen(workers: Workers, folder: Path) -> Result:
 def measured(workers: Workers, folder: Path) -> Result:
     setup = Setup()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "MEASURE_SECONDS", 0.1 * (1 + workers.rank))
+        patch.setattr(measuring, "SECONDS", 0.1 * (1 + workers.rank))
         return {"speed": torch.tensor(measure_images_per_second(setup.data, setup.plan, setup.settings, workers))}
 
 

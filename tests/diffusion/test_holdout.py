@@ -6,7 +6,7 @@ from diffaug.config import DataSettings
 from diffaug.data.catalog import Catalog, build_catalog
 from diffaug.diffusion.batches import TrainingData, draw_batch
 from diffaug.diffusion.holdout import hold_out
-from diffaug.diffusion.planning import make_plan, set_length
+from diffaug.diffusion.planning import make_plan
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_groups_and_equal_images_stay_together(catalog, seed) -> None:
 
 def test_held_out_images_never_enter_a_batch(catalog, settings) -> None:
     holdout = hold_out(catalog, fraction=0.3, limit=256, seed=0)
-    plan = set_length(make_plan(holdout.trained, settings, "cpu"), settings, 0.0, len(holdout.trained))
+    plan = make_plan(holdout.trained, settings, "cpu")
     data = TrainingData.of(holdout.trained, settings, "cpu", plan.images)
     seen = set()
     for step in range(100):

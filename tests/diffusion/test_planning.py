@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,8 +7,8 @@ import pytest
 from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
-from diffaug.diffusion.planning import Plan, make_plan, set_length
-from diffaug.diffusion.training import measure_images_per_second
+from diffaug.diffusion.measuring import measure_images_per_second, ways_of_computing
+from diffaug.diffusion.planning import Plan, choose_preset, make_plan, set_length, with_more_steps
 from diffaug.diffusion.unet import UNet
 
 
@@ -15,34 +16,91 @@ def images(size: int, channels: int = 1) -> LabeledImages:
     return LabeledImages(np.zeros((4, size, size, channels), np.uint8), np.zeros(4, np.int64), ("a", "b"), ("",) * 4)
 
 
+def planned_at(images_per_second: float, settings: DiffusionSettings) -> Plan:
+    plan = dataclasses.replace(make_plan(images(8), settings, "cpu"), images_per_second=images_per_second)
+    return set_length(plan, settings, 100)
+
+
 @pytest.mark.parametrize(("size", "patch"), [(8, 1), (16, 1), (17, 2), (28, 2), (32, 2), (64, 4), (127, 8)])
 def test_a_larger_image_is_folded_to_a_grid_of_at_most_16(size: int, patch: int) -> None:
     assert make_plan(images(size), DiffusionSettings(), "cpu").network.patch == patch
 
 
+def test_a_short_budget_on_a_cpu_is_spent_in_small_batches() -> None:
+    settings = DiffusionSettings(images=100_000)
+    plan = make_plan(images(8), settings, "cpu")
+    assert plan.batch_size == 32
+    assert with_more_steps(plan, settings, "cpu").batch_size == 16
+    long = DiffusionSettings(images=128_000)
+    assert with_more_steps(plan, long, "cpu").batch_size == 32
+    assert with_more_steps(plan, settings, "cuda") == plan
+    assert with_more_steps(plan, settings.model_copy(update={"batch_size": 32}), "cpu") == plan
+
+
+@pytest.mark.parametrize(
+    ("device", "minutes", "count", "expected"),
+    [
+        ("cpu", 10, 1_000, "small"),
+        ("cpu", 240, 5_000, "medium"),
+        ("cpu", 240, 500, "small"),
+        ("cuda", 2, 5_000, "medium"),
+        ("cuda", 30, 500, "medium"),
+        ("cuda", 30, 50_000, "large"),
+        ("cuda", 240, 50_000, "huge"),
+    ],
+)
+def test_the_network_grows_with_device_budget_and_images(
+    device: str, minutes: float, count: int, expected: str
+) -> None:
+    assert choose_preset(count, DiffusionSettings(minutes=minutes), device) == expected
+
+
+def test_settings_reach_the_network() -> None:
+    settings = DiffusionSettings(preset="tiny", augmentation=0.1, objective="ddpm", precision="bfloat16", compile=True)
+    plan = make_plan(images(28, 3), settings, "cpu")
+    assert (plan.network.base_channels, plan.network.conditions, plan.network.objective) == (32, 9, "ddpm")
+    assert (plan.precision, plan.compiled) == ("bfloat16", True)
+
+
+def test_only_what_is_left_open_is_measured() -> None:
+    plan = make_plan(images(8), DiffusionSettings(), "cpu")
+
+    def ways(device: str, **settings: object) -> list[tuple[str, bool]]:
+        chosen = DiffusionSettings().model_copy(update=settings)
+        return [(way.precision, way.compiled) for way in ways_of_computing(plan, chosen, device)]
+
+    assert ways("cpu") == [("float32", False), ("bfloat16", False)]
+    assert ways("cuda") == [("bfloat16", False)]
+    assert ways("cuda", minutes=30.0) == [("bfloat16", False), ("bfloat16", True)]
+    assert ways("cpu", minutes=30.0, precision="float32", compile=True) == [("float32", True)]
+    assert ways("cpu", minutes=30.0, precision="float32", compile=False) == [("float32", False)]
+
+
 def test_minutes_become_images_at_the_measured_speed() -> None:
     settings = DiffusionSettings(minutes=2)
-    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 250.0, 100)
+    plan = set_length(
+        dataclasses.replace(make_plan(images(8), settings, "cpu"), images_per_second=250.0), settings, 100
+    )
     assert plan.images == 30_000
     assert plan.expected_seconds == pytest.approx(120)
     assert "2 minutes (as set) at 250 images/s" in plan.reasons[-2]
 
 
 def test_without_a_budget_ten_minutes() -> None:
-    plan = set_length(make_plan(images(8), DiffusionSettings(), "cpu"), DiffusionSettings(), 100.0, 100)
+    plan = planned_at(100.0, DiffusionSettings())
     assert plan.images == 60_000
     assert "the default" in plan.reasons[-2]
 
 
 def test_images_as_set() -> None:
     settings = DiffusionSettings(images=12_345, batch_size=50)
-    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 0.0, 100)
+    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 100)
     assert (plan.images, plan.steps, plan.expected_seconds) == (12_345, 247, None)
 
 
 def test_survives_json() -> None:
     settings = DiffusionSettings(images=100)
-    plan = set_length(make_plan(images(30, 3), settings, "cuda"), settings, 0.0, 100)
+    plan = set_length(make_plan(images(30, 3), settings, "cuda"), settings, 100)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
@@ -53,5 +111,5 @@ def test_the_cpu_network_has_about_a_million_parameters(size: int) -> None:
 
 
 def test_measured_speed_is_positive_and_leaves_no_trace(blobs, plan, settings, monkeypatch) -> None:
-    monkeypatch.setattr("diffaug.diffusion.training.MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr("diffaug.diffusion.measuring.SECONDS", 0.05)
     assert measure_images_per_second(TrainingData.of(blobs, settings, "cpu"), plan, settings) > 0

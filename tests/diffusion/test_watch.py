@@ -12,7 +12,7 @@ from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.copies import Share
 from diffaug.diffusion.holdout import Holdout
 from diffaug.diffusion.normalization import Normalization
-from diffaug.diffusion.planning import make_plan, set_length
+from diffaug.diffusion.planning import make_plan
 from diffaug.diffusion.process import SIGMA_DATA, Moments
 from diffaug.diffusion.training import guide_step, new_state, snapshot, train
 from diffaug.diffusion.watch import MAX_PAIRS, MAX_POINTS, SAMPLES, Schedule, Watch, schedule_of
@@ -166,7 +166,7 @@ def test_a_look_repeats_exactly_and_leaves_random_numbers_alone(noise_images) ->
 def plan_of(images: int, **settings: object) -> tuple[object, DiffusionSettings]:
     chosen = DiffusionSettings(images=images, batch_size=16, base_channels=16, **settings)
     few = labeled(np.zeros((4, *SHAPE), np.uint8), np.arange(4) % 2)
-    return set_length(make_plan(few, chosen, "cpu"), chosen, 0.0, 4), chosen
+    return make_plan(few, chosen, "cpu"), chosen
 
 
 @pytest.mark.parametrize("images", [100, 64_000, 200_000, 1_000_000, 50_000_000])
@@ -197,7 +197,7 @@ def test_a_real_training_widens_the_gap_copies_and_returns_to_the_safe_weights()
     settings = DiffusionSettings(
         images=32 * 240, batch_size=32, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
     )
-    plan = set_length(make_plan(trained, settings, "cpu"), settings, 0.0, len(trained))
+    plan = make_plan(trained, settings, "cpu")
     watch = watch_of(trained, held)
     state = new_state(plan, settings, "cpu", 0)
     looks = []

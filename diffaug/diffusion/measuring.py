@@ -1,0 +1,55 @@
+"""How fast a plan trains on this machine, and which ways of computing are worth trying."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from diffaug.config import DiffusionSettings
+from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.planning import DEFAULT_MINUTES, Plan
+from diffaug.diffusion.training import new_state, train
+from diffaug.distributed import ALONE, Workers
+
+WARM_UP_STEPS = 3
+SECONDS = 4.0
+WORTHWHILE = 1.1
+MIN_MINUTES_TO_COMPILE = 20
+
+
+def measure_images_per_second(
+    data: TrainingData, plan: Plan, settings: DiffusionSettings, workers: Workers = ALONE
+) -> float:
+    """Trains a scratch network for about four seconds; the median step after a warm-up gives the speed of all."""
+    device = data.pixels.device.type
+    endless = replace(plan, images=plan.batch_size * 10_000)
+    times: list[float] = []
+    began = started = time.perf_counter()
+    for record in train(new_state(plan, settings, device, seed=0), data, endless, settings, 0, workers=workers):
+        record.loss.item()  # waits for the device
+        now = time.perf_counter()
+        if record.step > WARM_UP_STEPS:
+            times.append(now - started)
+        else:
+            began = now
+        if workers.any(bool(times) and now - began > SECONDS):
+            break
+        started = now
+    return plan.batch_size / statistics.median(times)
+
+
+def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> Iterator[Plan]:
+    """The plan in the ways that may be fastest here: as set, or those among which measuring decides.
+
+    Whether bfloat16 pays on a CPU depends on its instructions; compiling takes a minute or two and pays only in a
+    long training.
+    """
+    precisions = [settings.precision]
+    if settings.precision == "auto":
+        precisions = ["bfloat16"] if device == "cuda" else ["float32", "bfloat16"]
+    plans = [replace(plan, precision=precision, compiled=settings.compile is True) for precision in precisions]
+    yield from plans
+    if settings.compile == "auto" and (settings.minutes or DEFAULT_MINUTES) >= MIN_MINUTES_TO_COMPILE:
+        yield replace(plans[-1], compiled=True)
