@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 import diffaug
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator, for_inference
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.denoiser import Denoiser
 from diffaug.diffusion.planning import Plan, make_plan
 from diffaug.diffusion.training import new_state, train
+from diffaug.settings import DiffusionSettings
 
 WIDTHS = range(16, 513, 16)
 ENDLESS_STEPS = 10_000_000

@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from diffaug.augment.dataset import AugmentedDataset as AugmentedDataset
     from diffaug.augment.labels import get_targets as get_targets
     from diffaug.augmenter import DiffusionAugmenter as DiffusionAugmenter
-    from diffaug.config import Config as Config
     from diffaug.diffusion.artifact import Generator as Generator
     from diffaug.errors import DiffaugError as DiffaugError
     from diffaug.evaluation.summary import EvaluationResult as EvaluationResult
     from diffaug.seeding import seed_worker as seed_worker
+    from diffaug.settings import Config as Config
     from diffaug.synthesis.pool import Pool as Pool
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AugmentedDataset": "diffaug.augment.dataset",
-    "Config": "diffaug.config",
+    "Config": "diffaug.settings",
     "DiffaugError": "diffaug.errors",
     "DiffusionAugmenter": "diffaug.augmenter",
     "EvaluationResult": "diffaug.evaluation.summary",

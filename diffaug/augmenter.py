@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from diffaug.config import Config
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.planning import Plan
 from diffaug.errors import UsageError
@@ -20,6 +19,7 @@ from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.generate import generate_pool
 from diffaug.pipeline.job import Job, open_job
 from diffaug.pipeline.materialize import materialize
+from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
 from diffaug.synthesis.pool import Pool
 

@@ -1,4 +1,4 @@
-"""Settings of every stage, and how flags, environment, file and recipe become one resolved configuration."""
+"""How flags, environment, file and recipe become one resolved configuration."""
 
 from __future__ import annotations
 
@@ -9,190 +9,17 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from diffaug.errors import UsageError
+from diffaug.settings import SECTIONS, Config
 from diffaug.yaml_files import parse_value, read_text
 from diffaug.yaml_files import read_yaml as read_yaml  # noqa: PLC0414  (callers reach it through config)
 
 ENVIRONMENT_PREFIX = "DIFFAUG_"
-
-ARM_NAMES = (
-    "real only",
-    "oversampling",
-    "balanced softmax",
-    "real + synthetic",
-    "balanced softmax + synthetic",
-)
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown key is an error.
-
-    YAML reads a class or an experiment named 3 as a number, so numbers are taken as text where text is due.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class DataSettings(Settings):
-    """How images on disk become a catalog."""
-
-    image_size: Annotated[int, Field(ge=4, le=512)] | None = Field(
-        None, description="Working size in px (short side); none: the images' own, at most 64."
-    )
-    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 RGB; none: read off the images.")
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="Share of each class held out for testing where the data has no test split."
-    )
-    min_train_images: PositiveInt = Field(2, description="Smallest number of training images a class may have.")
-
-
-class DiffusionSettings(Settings):
-    """How the generator is trained; none means: chosen by the plan."""
-
-    minutes: Positive | None = Field(None, description="Training time; none and no images: 10.")
-    images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
-    preset: Literal["tiny", "small", "medium", "large", "huge"] | None = Field(
-        None, description="Size of the UNet; none: by device, budget and number of images."
-    )
-    objective: Literal["edm", "ddpm"] = Field(
-        "edm", description="edm: continuous noise levels; ddpm: 1000 discrete steps with a learnt variance range."
-    )
-    base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(None, description="Width of the UNet.")
-    batch_size: PositiveInt | None = Field(None, description="Images a training step.")
-    learning_rate: Positive | None = Field(None, description="Peak learning rate of AdamW.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout inside the UNet's blocks.")
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="Share of labels hidden in training, which makes guidance possible."
-    )
-    class_temperature: Fraction = Field(
-        0.5, description="A class of n images is drawn in proportion to n^q: 1 as found, 0 uniform."
-    )
-    max_repeats: PositiveInt = Field(
-        200, description="A rare class is not drawn more often once each of its images is seen this many times."
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on CUDA, and on a CPU where it is measured to be faster."
-    )
-    compile: Literal["auto"] | bool = Field(
-        "auto", description="Compile the network; auto: in long trainings, where it is measured to be faster."
-    )
-    long_tail: Literal["none", "transfer", "class balancing"] = Field(
-        "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
-    )
-    long_tail_strength: NonNegative = Field(1.0, description="Strength of class balancing.")
-    augmentation: Fraction = Field(
-        0.0, description="Probability of each geometric augmentation in training; samples stay free of it."
-    )
-    augmentation_strength: Fraction = Field(0.2, description="Scales augmentation: 1 rotates by any angle.")
-    uncertainty_weighting: bool = Field(True, description="Weigh noise levels by their learnt difficulty.")
-    holdout: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.05,
-        description="Share of each class of 20 images or more that is not trained on, to see what is learnt by heart.",
-    )
-    watch_share: Fraction = Field(
-        0.02, description="Share of the training time for looking whether training images are copied; 0: never."
-    )
-    stop_on_copying: bool = Field(
-        True, description="End the training once copying sets in, with the weights from before; else only warn."
-    )
-    horizontal_flip: bool = Field(False, description="Train on mirrored images too, if labels survive mirroring.")
-    checkpoint_seconds: Positive = Field(60.0, description="Time between checkpoints.")
-    grid_seconds: Positive = Field(60.0, description="Time between sample grids while training.")
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> DiffusionSettings:
-        if self.minutes is not None and self.images is not None:
-            raise ValueError("set minutes or images, not both")
-        return self
-
-
-class SynthesisSettings(Settings):
-    """How the generator becomes a pool of images."""
-
-    sampling_strategy: str | float | dict[str, int] | list[str] = Field(
-        "auto",
-        description="imbalanced-learn's vocabulary: auto, minority, not minority, all, or totals by class.",
-    )
-    max_synthetic_ratio: Positive | None = Field(
-        10.0, description="At most this many synthetic images for each real one of a class; none: no cap."
-    )
-    solver: Literal["dpm_solver_2m", "heun", "ipndm", "ancestral", "euler"] = Field(
-        "dpm_solver_2m", description="ipndm: best for 10 steps or fewer; ancestral: random, most diverse."
-    )
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(12, description="Solver steps an image.")
-    guidance: Literal["classifier_free", "autoguidance"] = Field(
-        "classifier_free", description="Away from: the average of all classes, or an early version of the model."
-    )
-    guidance_scale: NonNegative = Field(1.0, description="1: no guidance; more: less diverse.")
-    guidance_interval: tuple[NonNegative, NonNegative] = Field(
-        (0.28, 1.6), description="Noise levels at which classifier-free guidance acts; [0, 80]: all."
-    )
-    chunk_size: PositiveInt = Field(32, description="Images sampled together; part of the pool's identity.")
-    off_class_confidence: Fraction = Field(
-        0.95,
-        description="An image is rejected when a classifier of the real images is this sure of another class.",
-    )
-    max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
-
-    @field_validator("guidance_interval")
-    @classmethod
-    def _ascending(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if interval[0] > interval[1]:
-            raise ValueError("give the lower noise level first")
-        return interval
-
-
-class EvaluationSettings(Settings):
-    """How the question 'did the classifier get better?' is answered."""
-
-    arms: tuple[str, ...] = Field(ARM_NAMES, description="What is compared.")
-    seeds: Annotated[int, Field(ge=3)] = Field(5, description="Paired repetitions of every arm.")
-    updates: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
-    batch_size: PositiveInt = Field(64, description="Images an update.")
-    learning_rate: Positive = Field(3e-3, description="Peak learning rate of AdamW.")
-    synthetic_weight: Positive = Field(0.5, description="Loss weight of a synthetic image; a real one has 1.")
-
-    @field_validator("arms")
-    @classmethod
-    def _known_arms(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [arm for arm in arms if arm not in ARM_NAMES]
-        if unknown:
-            raise ValueError(f"unknown arms {unknown}; there are: {', '.join(ARM_NAMES)}")
-        if {"synthetic" in arm for arm in arms} != {True, False} or len(set(arms)) < len(arms):
-            raise ValueError("name distinct arms, at least one with and one without synthetic images")
-        return arms
-
-
-class TrackingSettings(Settings):
-    """Where results are logged beside the study itself."""
-
-    mlflow: bool = Field(True, description="Log to MLflow.")
-    experiment: str | None = Field(None, description="MLflow experiment; none: diffaug/<study>.")
-
-
-class Config(Settings):
-    """Everything that can be set."""
-
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Where all randomness begins.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one.")
-    data: DataSettings = DataSettings()
-    diffusion: DiffusionSettings = DiffusionSettings()
-    synthesis: SynthesisSettings = SynthesisSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    tracking: TrackingSettings = TrackingSettings()
-
-
-SECTIONS = tuple(name for name, field in Config.model_fields.items() if isinstance(field.default, Settings))
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,13 @@ def torch_generator(seed: int, purpose: str, *index: int | str, device: str = "c
 
 @contextmanager
 def torch_global_seed(seed: int, purpose: str, *index: int | str) -> Iterator[None]:
-    """Seeds torch's global generators inside the block and restores them after it.
+    """Seeds torch's global generators, of the CPU and the current GPU, inside the block and restores them after it.
 
     For code that takes no generator: layer initialisation and dropout.
     """
     import torch
 
-    devices = range(torch.cuda.device_count())
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, purpose, *index))
         yield

@@ -25,9 +25,9 @@ import pandas as pd
 from PIL import Image
 
 from diffaug import storage
-from diffaug.config import TrackingSettings
 from diffaug.errors import DataError, MissingExtraError, UsageError
 from diffaug.evaluation.tracking import Event, State
+from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
 try:

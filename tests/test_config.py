@@ -9,17 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from diffaug.config import (
-    ARM_NAMES,
-    Config,
-    known_keys,
-    load_recipe,
-    recipe_names,
-    recipe_text,
-    resolve,
-    to_yaml,
-)
+from diffaug.config import known_keys, load_recipe, recipe_names, recipe_text, resolve, to_yaml
 from diffaug.errors import UsageError
+from diffaug.settings import ARM_NAMES, Config
 
 SECTIONS = ("data", "diffusion", "synthesis", "evaluation", "tracking")
 # Every key with a value that is valid and not the default.

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from diffaug import config
-from diffaug.config import Config
+from diffaug.settings import Config
 
 SOURCE = Path(__file__).parents[1] / "recipes"
 NAMES = config.recipe_names()

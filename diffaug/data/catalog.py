@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffaug import storage
-from diffaug.config import DataSettings
 from diffaug.data import problems
 from diffaug.data.decode import content_sha256
 from diffaug.data.entries import SPLITS, Entry, Split, listed
@@ -21,6 +20,7 @@ from diffaug.data.loading import Loaded, Progress, in_threads, load_images
 from diffaug.data.scan import Scan, scan
 from diffaug.data.splits import Item, choose_test, leaks
 from diffaug.errors import UsageError
+from diffaug.settings import DataSettings
 
 COLUMNS = (
     *("path", "label", "split", "group", "sha256", "pixel_sha256"),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffaug import __version__, storage
 from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.diffusion.editing import inpaint, require_images, require_masks, require_strength, vary
 from diffaug.diffusion.guidance import DenoiseFunction, autoguidance, classifier_free
 from diffaug.diffusion.model_card import model_card
@@ -237,6 +238,7 @@ class Generator:
 
 def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
     """Moves a denoiser to `device`, in evaluation mode and the fast memory format."""
+    use_fast_kernels(device)
     denoiser.to(device=device)
     denoiser.to(memory_format=torch.channels_last)
     return denoiser.eval().requires_grad_(False)

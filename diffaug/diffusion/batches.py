@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffaug import seeding
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.augmentation import augment
 from diffaug.diffusion.denoiser import objective_of
@@ -19,6 +18,7 @@ from diffaug.diffusion.long_tail import draw_other_labels, transfer_targets
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.process import diffuse
+from diffaug.settings import DiffusionSettings
 
 
 @dataclass(frozen=True)

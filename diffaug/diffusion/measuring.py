@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from diffaug.config import DiffusionSettings
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.planning import DEFAULT_MINUTES, Plan
 from diffaug.diffusion.training import new_state, train
 from diffaug.distributed import ALONE, Workers
+from diffaug.settings import DiffusionSettings
 
 WARM_UP_STEPS = 3
 SECONDS = 4.0

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.augmentation import NUM_CONDITIONS
 from diffaug.diffusion.presets import PRESETS
 from diffaug.diffusion.unet import NetworkConfig
 from diffaug.narration import duration
+from diffaug.settings import DiffusionSettings
 
 DEFAULT_MINUTES = 10.0
 LONG_CPU_MINUTES = 120

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from diffaug import seeding
-from diffaug.config import DiffusionSettings
 from diffaug.diffusion.batches import Batch, TrainingData, draw_batch
 from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.diffusion.loss import TrainingLoss
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.schedules import ema_decay_at, learning_rate_at
 from diffaug.distributed import ALONE, Workers
 from diffaug.errors import DiffaugError
+from diffaug.settings import DiffusionSettings
 
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.99)
@@ -113,6 +114,7 @@ class StepRecord:
 
 def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -> TrainingState:
     """The state before the first step; initial weights depend on the seed alone."""
+    use_fast_kernels(device)
     with seeding.torch_global_seed(seed, "initial weights"):
         loss = TrainingLoss(
             Denoiser(plan.network),

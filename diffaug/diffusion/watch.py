@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from diffaug import seeding
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.copies import GENERATED, Share, copies_among, neighbour_ratios
@@ -27,6 +26,7 @@ from diffaug.diffusion.holdout import SMALLEST_CLASS, Holdout
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.process import diffuse, karras_sigmas, precondition
 from diffaug.diffusion.samplers import integrate
+from diffaug.settings import DiffusionSettings
 
 SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
 SAMPLES = 64

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug.config import ARM_NAMES
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
+from diffaug.settings import ARM_NAMES
 
 
 @dataclass(frozen=True)

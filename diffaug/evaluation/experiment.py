@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug.config import EvaluationSettings
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.arms import ARMS, TrainingInputs, concatenate, training_inputs
 from diffaug.evaluation.trials import Trial, read_trial, write_trial
 from diffaug.seeding import derive_seed
+from diffaug.settings import EvaluationSettings
 from diffaug.storage import fingerprint
 from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from diffaug import storage
-from diffaug.config import TrackingSettings
 from diffaug.errors import DamagedError, DiffaugError, MissingExtraError
 from diffaug.narration import Narrator
+from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
 if TYPE_CHECKING:

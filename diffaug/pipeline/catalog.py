@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from diffaug import storage
-from diffaug.config import Config
 from diffaug.data.catalog import Catalog, build_catalog, catalog_is_current, describe_changes
 from diffaug.errors import DamagedError, UsageError
 from diffaug.pipeline.job import Job
+from diffaug.settings import Config
 from diffaug.study import require_same_settings
 
 MAX_LISTED_PROBLEMS = 8

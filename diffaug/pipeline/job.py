@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from diffaug import storage
-from diffaug.config import Config, Resolved, resolve, to_yaml
+from diffaug.config import Resolved, resolve, to_yaml
 from diffaug.errors import UsageError
 from diffaug.evaluation.tracking import Journal, sync
 from diffaug.narration import Narrator
+from diffaug.settings import Config
 from diffaug.study import StageState, Study, stage_settings
 from diffaug.yaml_files import read_yaml
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import pack_state, unpack_state
@@ -23,6 +22,7 @@ from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.distributed import Group, Workers, current, joined
 from diffaug.errors import Interrupted, UsageError
 from diffaug.pipeline.signals import stop_requests
+from diffaug.settings import DiffusionSettings
 
 Task = Literal["measure", "train"]
 

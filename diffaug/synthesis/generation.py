@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from diffaug import storage
-from diffaug.config import SynthesisSettings
 from diffaug.diffusion.artifact import Generator
+from diffaug.settings import SynthesisSettings
 from diffaug.synthesis.filters import ClassScorer, Judgement, judge
 from diffaug.synthesis.pool import MANIFEST, MANIFEST_COLUMNS
 

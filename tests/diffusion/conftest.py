@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import Plan, make_plan, set_length
+from diffaug.settings import DiffusionSettings
 
 
 @pytest.fixture

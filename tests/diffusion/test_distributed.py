@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion import measuring, training
 from diffaug.diffusion.batches import Batch, TrainingData
@@ -24,6 +23,7 @@ from diffaug.diffusion.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.distributed import ALONE, Workers, joined
 from diffaug.pipeline.workers import share_state
+from diffaug.settings import DiffusionSettings
 
 SEED, STEPS, BATCH, STOP = 3, 20, 7, 9
 Result = dict[str, torch.Tensor]

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffaug.config import DataSettings
 from diffaug.data.catalog import Catalog, build_catalog
 from diffaug.diffusion.batches import TrainingData, draw_batch
 from diffaug.diffusion.holdout import hold_out
 from diffaug.diffusion.planning import make_plan
+from diffaug.settings import DataSettings
 
 
 @pytest.fixture

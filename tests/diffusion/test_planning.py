@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.measuring import measure_images_per_second, ways_of_computing
 from diffaug.diffusion.planning import Plan, choose_preset, make_plan, set_length, with_more_steps
 from diffaug.diffusion.unet import UNet
+from diffaug.settings import DiffusionSettings
 
 
 def images(size: int, channels: int = 1) -> LabeledImages:

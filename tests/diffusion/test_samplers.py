@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffaug.config import SynthesisSettings
 from diffaug.diffusion.process import SIGMA_DATA, Moments, karras_sigmas
 from diffaug.diffusion.samplers import SOLVERS, Point, Step, integrate
 from diffaug.diffusion.sampling import GUIDANCES, Sampling
+from diffaug.settings import SynthesisSettings
 
 DETERMINISTIC = [name for name in SOLVERS if name != "ancestral"]
 

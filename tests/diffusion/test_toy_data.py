@@ -5,13 +5,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator, for_inference
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.diffusion.unet import NetworkConfig
+from diffaug.settings import DiffusionSettings
 
 
 def fit(
@@ -35,21 +35,21 @@ def generator_of(state: TrainingState, data: TrainingData, classes: int) -> Gene
     )
 
 
-def test_mean_and_variance_of_a_gaussian_with_two_widths() -> None:
+def test_mean_and_variance_of_two_gaussians_of_different_width() -> None:
     rng = np.random.default_rng(0)
-    widths = np.repeat([[20.0, 55.0]], 2, axis=1)[:, [0, 2, 1, 3]]  # columns: narrow, wide, narrow, wide
-    pixels = np.clip(rng.normal(128, widths, (4096, 4, 4)).round(), 0, 255).astype(np.uint8)
-    state, data = fit(pixels, np.zeros(4096, dtype=np.int64), 128 * 600, label_dropout=0.0)
+    labels = rng.integers(0, 2, 4096)
+    width = np.where(labels == 1, 55.0, 20.0)[:, None, None]
+    pixels = np.clip(rng.normal(128, width, (4096, 4, 4)).round(), 0, 255).astype(np.uint8)
+    state, data = fit(pixels, labels, 128 * 600)
     normalised = data.normalization.to_network(data.pixels)
-    true_variance = normalised.var(dim=(0, 2))[0]
-    for sigma in (0.15, 0.5, 1.5):
-        x = normalised + sigma * torch.randn(normalised.shape, generator=torch.Generator().manual_seed(1))
-        moments = state.averaged(x, torch.full((len(x),), sigma), torch.zeros(len(x), dtype=torch.long))
-        expected = true_variance * sigma**2 / (true_variance + sigma**2)
-        got = moments.variance.mean(dim=(0, 2))[0]
-        assert got.tolist() == pytest.approx(expected.tolist(), rel=0.1), sigma
-        shrunk = x * (true_variance / (true_variance + sigma**2))
-        assert (moments.mean - shrunk).square().mean() < 0.05 * expected.mean()
+    for label in (0, 1):
+        x0 = normalised[data.labels == label]
+        for sigma in (0.15, 0.5, 1.5):
+            x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+            moments = state.averaged(x, torch.full((len(x),), sigma), torch.full((len(x),), label))
+            gain = x0.var().item() / (x0.var().item() + sigma**2)
+            assert moments.variance.mean().item() == pytest.approx(gain * sigma**2, rel=0.1), (label, sigma)
+            assert (moments.mean - gain * x).square().mean().item() < 0.05 * gain * sigma**2, (label, sigma)
 
 
 def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion import training
 from diffaug.diffusion.batches import Batch, TrainingData
@@ -14,6 +13,7 @@ from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.schedules import ema_decay_at, learning_rate_at
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.errors import DamagedError, DiffaugError
+from diffaug.settings import DiffusionSettings
 
 
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:

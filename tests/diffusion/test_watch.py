@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
@@ -16,6 +15,7 @@ from diffaug.diffusion.planning import make_plan
 from diffaug.diffusion.process import SIGMA_DATA, Moments
 from diffaug.diffusion.training import guide_step, new_state, snapshot, train
 from diffaug.diffusion.watch import MAX_PAIRS, MAX_POINTS, SAMPLES, Schedule, Watch, schedule_of
+from diffaug.settings import DiffusionSettings
 
 SHAPE = (8, 8, 1)
 

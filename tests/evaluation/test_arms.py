@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffaug.config import ARM_NAMES
 from diffaug.errors import DataError
 from diffaug.evaluation.arms import ARMS, concatenate, training_inputs
+from diffaug.settings import ARM_NAMES
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import diffaug.evaluation.experiment as experiment
-from diffaug.config import ARM_NAMES, EvaluationSettings
 from diffaug.errors import DamagedError, DataError
 from diffaug.evaluation.experiment import run_experiment
 from diffaug.evaluation.trials import Trial, read_trial, write_trial
+from diffaug.settings import ARM_NAMES, EvaluationSettings
 
 SETTINGS = EvaluationSettings(seeds=3, updates=3, batch_size=8)
 

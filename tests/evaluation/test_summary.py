@@ -7,10 +7,10 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from diffaug import storage
-from diffaug.config import ARM_NAMES
 from diffaug.errors import UsageError
 from diffaug.evaluation.summary import EvaluationResult, summarize
 from diffaug.evaluation.trials import Trial
+from diffaug.settings import ARM_NAMES
 
 SHARES = dict(zip(ARM_NAMES, [0.5, 0.6, 0.7, 0.8, 0.95], strict=True))
 

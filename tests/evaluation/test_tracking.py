@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from diffaug import storage
-from diffaug.config import TrackingSettings
 from diffaug.errors import DamagedError, MissingExtraError
 from diffaug.evaluation import tracking
 from diffaug.evaluation.tracking import Journal, read_events, sync
 from diffaug.narration import SilentNarrator
+from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
 

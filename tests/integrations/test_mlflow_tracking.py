@@ -21,11 +21,11 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
 from diffaug import storage
-from diffaug.config import TrackingSettings
 from diffaug.evaluation.tracking import Journal, sync
 from diffaug.integrations import mlflow_tracking
 from diffaug.integrations.mlflow_tracking import clean_name
 from diffaug.narration import SilentNarrator
+from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
 WRITES = ("create_run", "log_batch", "log_artifact", "log_inputs", "set_tag", "set_terminated")

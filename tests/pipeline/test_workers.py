@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffaug.config import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import make_plan, set_length
 from diffaug.distributed import ALONE
 from diffaug.pipeline.workers import Training, taking_part
+from diffaug.settings import DiffusionSettings
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffaug")

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diffaug import storage
-from diffaug.config import SynthesisSettings
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.process import Moments
 from diffaug.diffusion.unet import NetworkConfig
+from diffaug.settings import SynthesisSettings
 from diffaug.synthesis.generation import fill_pool, finish_pool
 from diffaug.synthesis.pool import MANIFEST_COLUMNS, Pool
 
