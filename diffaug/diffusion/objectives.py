@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffaug.diffusion.process import Moments, draw_training_sigmas, precondition
 
-VARIANCE_WEIGHT = 0.01
+VARIANCE_WEIGHT = 0.05
 LOG_VARIANCE_RANGE = 12.0
 
 

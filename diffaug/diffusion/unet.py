@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import silu
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 MAX_GROUP_CHANNELS = 16
 FOURIER_FEATURES = 64
@@ -163,6 +166,8 @@ class UNet(nn.Module):
                 current = widths[level - 1]
         self.norm = _group_norm(current)
         self.head = _zeroed(nn.Conv2d(current, 2 * folded, 3, padding=1))
+        # What noise level and class alone tell, which is most of what there is to know of the variance.
+        self.offset = _zeroed(nn.Linear(embedding, 2 * config.channels))
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Evaluates the network.
@@ -193,16 +198,17 @@ class UNet(nn.Module):
             else:
                 hidden = functional.interpolate(layer(hidden), scale_factor=2.0, mode="nearest")
         hidden = self.head(silu(self.norm(hidden)))
-        return functional.pixel_shuffle(hidden, self.config.patch)[..., :height, :width]
+        unfolded = functional.pixel_shuffle(hidden, self.config.patch)[..., :height, :width]
+        result: Tensor = unfolded + self.offset(embedding)[:, :, None, None]
+        return result
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, channels // MAX_GROUP_CHANNELS), channels)
 
 
-def _zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+def _zeroed(layer: Layer) -> Layer:
     """Zero weights: every block begins as the identity, which steadies the first steps."""
-    nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -5,6 +5,7 @@ from diffaug import seeding
 from diffaug.diffusion.batches import Batch
 from diffaug.diffusion.denoiser import Denoiser
 from diffaug.diffusion.loss import NoiseUncertainty, TrainingLoss
+from diffaug.diffusion.objectives import VARIANCE_WEIGHT
 from diffaug.diffusion.process import SIGMA_DATA, draw_training_sigmas
 from diffaug.diffusion.unet import NetworkConfig
 
@@ -28,7 +29,7 @@ def test_the_denoising_error_is_one_before_training_for_data_of_sigma_data(uncer
     loss = TrainingLoss(Denoiser(NETWORK), uncertainty=uncertainty).eval()
     total, logged = loss(make_batch(white(512)))
     assert logged.item() == pytest.approx(1.0, abs=0.03)
-    assert total.item() == pytest.approx(logged.item() * (1 + 0.005), rel=1e-4)  # the variance weighs .01 / 2
+    assert total.item() == pytest.approx(logged.item() * (1 + VARIANCE_WEIGHT / 2), rel=1e-4)
 
 
 def test_the_variance_does_not_pull_on_the_mean() -> None:
