@@ -70,7 +70,7 @@ class DiffusionSettings(Settings):
         "auto", description="auto: bfloat16 on CUDA, and on a CPU where it is measured to be faster."
     )
     compile: Literal["auto"] | bool = Field(
-        "auto", description="Compile the network; auto: in long trainings, where it is measured to be faster."
+        "auto", description="Compile the network; auto: in long trainings on CUDA, if measured to be faster."
     )
     long_tail: Literal["none", "transfer", "class balancing"] = Field(
         "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."

@@ -43,13 +43,14 @@ def measure_images_per_second(
 def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> Iterator[Plan]:
     """The plan in the ways that may be fastest here: as set, or those among which measuring decides.
 
-    Whether bfloat16 pays on a CPU depends on its instructions; compiling takes a minute or two and pays only in a
-    long training.
+    Whether bfloat16 pays on a CPU depends on its instructions. Compiling takes a minute or two, so only a long
+    training tries it, and only on a GPU: on a CPU, where convolutions take most of the time, it was slower.
     """
     precisions = [settings.precision]
     if settings.precision == "auto":
         precisions = ["bfloat16"] if device == "cuda" else ["float32", "bfloat16"]
     plans = [replace(plan, precision=precision, compiled=settings.compile is True) for precision in precisions]
     yield from plans
-    if settings.compile == "auto" and (settings.minutes or DEFAULT_MINUTES) >= MIN_MINUTES_TO_COMPILE:
+    long = (settings.minutes or DEFAULT_MINUTES) >= MIN_MINUTES_TO_COMPILE
+    if settings.compile == "auto" and device == "cuda" and long:
         yield replace(plans[-1], compiled=True)
