@@ -51,7 +51,9 @@ class DiffusionSettings(Settings):
         None, description="Size of the UNet; none: by device, budget and number of images."
     )
     objective: Literal["edm", "ddpm"] = Field(
-        "edm", description="edm: continuous noise levels; ddpm: 1000 discrete steps with a learnt variance range."
+        "edm",
+        description="edm: continuous noise levels; ddpm: 1000 discrete steps with a learnt variance range, always in "
+        "float32 unless set, and without uncertainty weighting.",
     )
     base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(None, description="Width of the UNet.")
     batch_size: PositiveInt | None = Field(None, description="Images a training step.")
@@ -67,7 +69,8 @@ class DiffusionSettings(Settings):
         200, description="A rare class is not drawn more often once each of its images is seen this many times."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on CUDA, and on a CPU where it is measured to be faster."
+        "auto",
+        description="auto: bfloat16 on CUDA, and with a budget in minutes on a CPU where it is measured to be faster.",
     )
     compile: Literal["auto"] | bool = Field(
         "auto", description="Compile the network; auto: in long trainings on CUDA, if measured to be faster."
@@ -75,11 +78,18 @@ class DiffusionSettings(Settings):
     long_tail: Literal["none", "transfer", "class balancing"] = Field(
         "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
     )
-    long_tail_strength: NonNegative = Field(1.0, description="Strength of class balancing.")
+    long_tail_strength: NonNegative = Field(1.0, description="Strength of class balancing, where that is the method.")
     augmentation: Fraction = Field(
-        0.0, description="Probability of each geometric augmentation in training; samples stay free of it."
+        0.0,
+        description="Probability of each geometric augmentation (scale, rotate, stretch, shift) in training; samples "
+        "stay free of it.",
     )
-    augmentation_strength: Fraction = Field(0.2, description="Scales augmentation: 1 rotates by any angle.")
+    augmentation_strength: Fraction = Field(
+        0.2, description="Scales augmentation, where there is any: 1 rotates by any angle."
+    )
+    augmentation_mirrors: bool = Field(
+        False, description="Augmentation, where there is any, also mirrors left to right and top to bottom."
+    )
     uncertainty_weighting: bool = Field(True, description="Weigh noise levels by their learnt difficulty.")
     holdout: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.05,
@@ -96,9 +106,11 @@ class DiffusionSettings(Settings):
     grid_seconds: Positive = Field(60.0, description="Time between sample grids while training.")
 
     @model_validator(mode="after")
-    def _one_budget(self) -> DiffusionSettings:
+    def _consistent(self) -> DiffusionSettings:
         if self.minutes is not None and self.images is not None:
             raise ValueError("set minutes or images, not both")
+        if self.objective == "ddpm" and self.long_tail == "class balancing":
+            raise ValueError("class balancing is weighted for the objective edm; with ddpm use transfer or none")
         return self
 
 

@@ -36,6 +36,7 @@ OTHER_VALUES = {
     "diffusion.long_tail_strength": 0.5,
     "diffusion.augmentation": 0.12,
     "diffusion.augmentation_strength": 1.0,
+    "diffusion.augmentation_mirrors": True,
     "diffusion.uncertainty_weighting": False,
     "diffusion.label_dropout": 0.2,
     "diffusion.class_temperature": 0.25,

@@ -74,7 +74,7 @@ def choose_holdout(items: Sequence[Item], *, fraction: float, limit: int, smalle
         items: All training images.
         fraction: Share of each class to hold out, in [0, 1).
         limit: Largest number held out in all; the classes' shares are reduced alike.
-        smallest: Smallest class that gives anything; it gives at least one image if the limit allows.
+        smallest: Smallest class that gives anything; it gives an image unless the limit reduces its share to none.
         seed: Decides the ranking.
     """
     totals = Counter(item.label for item in items)

@@ -62,7 +62,7 @@ class Generator:
         config = storage.read_json(folder / CONFIG)
         if config["schema_version"] != SCHEMA_VERSION:
             raise UsageError("this generator was written by another version of diffaug", where=folder)
-        network = _network_from(config["network"])
+        network = NetworkConfig.from_dict(config["network"])
         return cls(
             _load_denoiser(network, folder / WEIGHTS, device),
             Normalization(tuple(config["mean"]), tuple(config["std"])),
@@ -144,7 +144,7 @@ class Generator:
         Raises:
             UsageError: Images, strength or an option is not as above, or autoguidance has no guide.
         """
-        require_images(images, (len(indices), *self.image_size, self.channels))
+        images = require_images(images, (len(indices), *self.image_size, self.channels))
         require_strength(strength)
         sampling = Sampling(**options)
         noise = self._noise("variation", seed, label, indices)
@@ -180,9 +180,9 @@ class Generator:
         Raises:
             UsageError: Images, masks or an option is not as above, or autoguidance has no guide.
         """
-        require_images(images, (len(indices), *self.image_size, self.channels))
-        require_masks(masks, (len(indices), *self.image_size))
-        if resamplings < 0:
+        images = require_images(images, (len(indices), *self.image_size, self.channels))
+        masks = require_masks(masks, (len(indices), *self.image_size))
+        if not isinstance(resamplings, int) or resamplings < 0:
             raise UsageError(f"{resamplings} resamplings make no sense", fix="0 for none, 4 as a rule")
         sampling = Sampling(**options)
         noise = self._noise("inpaint", seed, label, indices)
@@ -202,8 +202,8 @@ class Generator:
         """
         if isinstance(label, str) and label in self.classes:
             return self.classes.index(label)
-        if isinstance(label, int) and 0 <= label < len(self.classes):
-            return label
+        if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(self.classes):
+            return int(label)
         raise UsageError(f"the generator knows no class {label!r}", fix=f"classes: {', '.join(self.classes)}")
 
     def require_guide(self, guidance: str) -> None:
@@ -291,13 +291,3 @@ def _load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
     except RuntimeError as error:
         raise DamagedError("the weights don't fit the configuration", where=file) from error
     return for_inference(denoiser, device)
-
-
-def _network_from(stored: Mapping[str, Any]) -> NetworkConfig:
-    return NetworkConfig(
-        **{
-            **stored,
-            "image_size": tuple(stored["image_size"]),
-            "channel_multipliers": tuple(stored["channel_multipliers"]),
-        }
-    )

@@ -100,7 +100,7 @@ def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed
             x0,
             settings.augmentation,
             randomness,
-            flips=settings.horizontal_flip,
+            flips=settings.augmentation_mirrors,
             strength=settings.augmentation_strength,
         )
     true_labels = data.labels[positions]

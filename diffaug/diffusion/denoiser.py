@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from diffaug.diffusion.ddpm import Ddpm
+from diffaug.diffusion.ddpm import Ddpm, PixelBins
+from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.objectives import Edm, Objective
 from diffaug.diffusion.process import Moments
 from diffaug.diffusion.unet import NetworkConfig, UNet
@@ -14,8 +15,15 @@ from diffaug.diffusion.unet import NetworkConfig, UNet
 OBJECTIVES: Mapping[str, Objective] = {"edm": Edm(), "ddpm": Ddpm()}
 
 
-def objective_of(config: NetworkConfig) -> Objective:
-    """The objective that a network of this configuration is trained with."""
+def objective_of(config: NetworkConfig, normalization: Normalization | None = None) -> Objective:
+    """The objective that a network of this configuration is trained with.
+
+    Args:
+        config: Names the objective.
+        normalization: Of the images to train on; DDPM's likelihood needs to know where their pixels' levels lie.
+    """
+    if config.objective == "ddpm" and normalization is not None:
+        return Ddpm(bins=PixelBins.of(normalization))
     return OBJECTIVES[config.objective]
 
 

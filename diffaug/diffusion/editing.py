@@ -84,30 +84,34 @@ def resampled(sigmas: Tensor, times: int) -> Tensor:
     return torch.tensor(path, dtype=sigmas.dtype)
 
 
-def require_images(images: NDArray[np.uint8], shape: tuple[int, int, int, int]) -> None:
-    """Checks real images.
+def require_images(images: NDArray[np.uint8], shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """Checks real images; returns them as an array of their own in C order.
 
     Raises:
         UsageError: They are not uint8 (N, H, W, C) of the shape that the generator and the indices ask for.
     """
+    images = np.array(images, order="C")
     if images.dtype != np.uint8:
         fix = "images of 0 to 255 as uint8: (images * 255).round().astype('uint8') for 0 to 1"
         raise UsageError(f"the images are {images.dtype}, not uint8", fix=fix)
     if images.shape != shape:
         fix = f"uint8 {shape}: one image for each index, at the generator's size and channels"
         raise UsageError(f"the images are {images.shape}, not {shape}", fix=fix)
+    return images
 
 
-def require_masks(masks: NDArray[np.bool_], shape: tuple[int, int, int]) -> None:
-    """Checks masks.
+def require_masks(masks: NDArray[np.bool_], shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+    """Checks masks; returns them as an array of their own in C order.
 
     Raises:
         UsageError: They are not bool (N, H, W) like the images.
     """
+    masks = np.array(masks, order="C")
     if masks.dtype != np.bool_:
         raise UsageError(f"the masks are {masks.dtype}, not bool", fix="masks > 0: true where pixels are made anew")
     if masks.shape != shape:
         raise UsageError(f"the masks are {masks.shape}, not {shape}", fix=f"bool {shape}, without a channel axis")
+    return masks
 
 
 def require_strength(strength: float) -> None:

@@ -34,7 +34,8 @@ class NoiseUncertainty(nn.Module):
     def forward(self, sigma: Tensor) -> Tensor:
         """(N,) to (N,), 0 before training."""
         angles = (sigma.log() / 4)[:, None] * self.frequencies
-        result: Tensor = self.linear(torch.cat([angles.cos(), angles.sin()], dim=1))
+        with torch.autocast(sigma.device.type, enabled=False):
+            result: Tensor = self.linear(torch.cat([angles.cos(), angles.sin()], dim=1))
         return result[:, 0]
 
 

@@ -43,12 +43,14 @@ def measure_images_per_second(
 def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> Iterator[Plan]:
     """The plan in the ways that may be fastest here: as set, or those among which measuring decides.
 
-    Whether bfloat16 pays on a CPU depends on its instructions. Compiling takes a minute or two, so only a long
-    training tries it, and only on a GPU: on a CPU, where convolutions take most of the time, it was slower.
+    Whether bfloat16 pays on a CPU depends on its instructions; a budget in images is kept free of what is measured.
+    Compiling takes a minute or two, so only a long training tries it, and only on a GPU: on a CPU, where convolutions
+    take most of the time, it was slower.
     """
-    precisions = [settings.precision]
+    precisions: list[str] = [settings.precision]
     if settings.precision == "auto":
-        precisions = ["bfloat16"] if device == "cuda" else ["float32", "bfloat16"]
+        open_choice = device == "cpu" and settings.images is None and settings.objective == "edm"
+        precisions = ["float32", "bfloat16"] if open_choice else [plan.precision]
     plans = [replace(plan, precision=precision, compiled=settings.compile is True) for precision in precisions]
     yield from plans
     long = (settings.minutes or DEFAULT_MINUTES) >= MIN_MINUTES_TO_COMPILE

@@ -44,6 +44,7 @@ class Plan:
         reasons: One sentence for each choice.
         precision: `float32`, or `bfloat16` where convolutions and matrix products are rounded to it.
         compiled: Whether the network is compiled.
+        device: What it was made for, `cpu` or `cuda`.
     """
 
     network: NetworkConfig
@@ -54,6 +55,7 @@ class Plan:
     reasons: tuple[str, ...]
     precision: str = "float32"
     compiled: bool = False
+    device: str = "cpu"
 
     @property
     def steps(self) -> int:
@@ -72,12 +74,8 @@ class Plan:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Plan:
         """Reads what `to_dict` made, after JSON turned its tuples into lists."""
-        network = dict(stored["network"])
-        for name in ("image_size", "channel_multipliers"):
-            network[name] = tuple(network[name])
-        return cls(
-            **{**stored, "network": NetworkConfig(**network), "reasons": tuple(stored["reasons"])},
-        )
+        network = NetworkConfig.from_dict(stored["network"])
+        return cls(**{**stored, "network": network, "reasons": tuple(stored["reasons"])})
 
 
 def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -> Plan:
@@ -106,25 +104,35 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
     )
     batch_size = settings.batch_size or preset.batch_size
     learning_rate = settings.learning_rate or preset.learning_rate
-    reasons = (
-        f"images {width} x {height} px, {'RGB' if channels == 3 else 'grey'}, "
-        f"{len(images)} for training in {len(images.classes)} classes",
-        f"UNet of size {name}, width {network.base_channels}, on a {math.ceil(max(height, width) / patch)} px grid "
-        f"(patch {patch}), {_why(name, settings, device)}",
-        f"rare classes drawn more often, in proportion to n^{settings.class_temperature:g}, "
-        f"but no image more than {settings.max_repeats} times or its equal share",
-        _mirroring(settings),
-    )
-    precision = "bfloat16" if device == "cuda" else "float32"
+    # DDPM's mean is x - sigma eps, which would multiply the rounding of bfloat16 by up to 80.
+    precision = "bfloat16" if device == "cuda" and settings.objective == "edm" else "float32"
     return Plan(
         network,
         batch_size,
         settings.images or 0,
         learning_rate,
         0.0,
-        reasons,
+        _reasons(images, network, name, settings, device),
         precision if settings.precision == "auto" else settings.precision,
         settings.compile is True,
+        device,
+    )
+
+
+def _reasons(
+    images: LabeledImages, network: NetworkConfig, name: str, settings: DiffusionSettings, device: str
+) -> tuple[str, ...]:
+    height, width = network.image_size
+    grid = math.ceil(max(height, width) / network.patch)
+    return (
+        f"images {width} x {height} px, {'RGB' if network.channels == 3 else 'grey'}, "
+        f"{len(images)} for training in {len(images.classes)} classes",
+        f"UNet of size {name}, width {network.base_channels}, working on {grid} px (patch {network.patch}), "
+        f"{_why(name, settings, device)}",
+        f"classes of n images drawn in proportion to n^{settings.class_temperature:g}; once an image of a rare class "
+        f"is seen {settings.max_repeats} times, the rest goes to the other classes",
+        _mirroring(settings),
+        *_methods(settings),
     )
 
 
@@ -141,16 +149,24 @@ def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> 
     return "huge" if minutes >= LONG_GPU_MINUTES and num_images >= MANY_IMAGES else "large"
 
 
-def with_more_steps(plan: Plan, settings: DiffusionSettings, device: str) -> Plan:
+def with_more_steps(plan: Plan, settings: DiffusionSettings, device: str, smallest: int = 1) -> Plan:
     """The plan with a smaller batch where the budget would be spent in fewer steps than a network needs.
 
-    On a CPU an image costs the same in any batch; on a GPU small batches leave it idle, so there the batch stays.
+    On a CPU an image costs nearly the same in any batch; on a GPU small batches leave it idle, so there the batch
+    stays. The learning rate stays in any case: on fashion-lt 2e-3 was best for batches of 16 as of 32.
+
+    Args:
+        plan: The plan so far.
+        settings: What the user fixed; a batch size is kept.
+        device: `cpu` or `cuda`.
+        smallest: The batch is not made smaller than this.
     """
+    if settings.batch_size is not None or device != "cpu":
+        return plan
     batch_size = plan.batch_size
-    while batch_size > SMALLEST_BATCH and _count(plan, settings) / batch_size < ENOUGH_STEPS:
+    while batch_size >= 2 * max(SMALLEST_BATCH, smallest) and _count(plan, settings) / batch_size < ENOUGH_STEPS:
         batch_size //= 2
-    fixed = settings.batch_size is not None or device != "cpu"
-    return plan if fixed else replace(plan, batch_size=batch_size)
+    return replace(plan, batch_size=batch_size)
 
 
 def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan:
@@ -161,9 +177,9 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan
         settings: Holds the budget.
         num_images: Number of training images.
     """
-    count, speed = _count(plan, settings), plan.images_per_second
+    count, speed = plan.batch_size * max(1, round(_count(plan, settings) / plan.batch_size)), plan.images_per_second
     if settings.images is not None:
-        reason = f"{count} images seen, as set"
+        reason = f"{count} images seen, as set{'' if count == settings.images else ', in whole batches'}"
         if speed:
             reason += f": about {duration(count / speed)} at {speed:.0f} images/s"
     else:
@@ -188,7 +204,8 @@ def _count(plan: Plan, settings: DiffusionSettings) -> int:
 def _why(name: str, settings: DiffusionSettings, device: str) -> str:
     if settings.preset:
         return "as set"
-    return f"sized for {'a GPU' if device == 'cuda' else 'a CPU'} and {settings.minutes or DEFAULT_MINUTES:g} minutes"
+    budget = f"{settings.images} images" if settings.images else f"{settings.minutes or DEFAULT_MINUTES:g} minutes"
+    return f"sized for {'a GPU' if device == 'cuda' else 'a CPU'} and {budget}"
 
 
 def _mirroring(settings: DiffusionSettings) -> str:
@@ -198,6 +215,16 @@ def _mirroring(settings: DiffusionSettings) -> str:
         "no mirrored images; if left and right mean nothing in your classes, "
         "--set diffusion.horizontal_flip=true doubles what there is to learn from"
     )
+
+
+def _methods(settings: DiffusionSettings) -> tuple[str, ...]:
+    """What is not as usual."""
+    chosen = {
+        f"augmentation of {settings.augmentation:.0%}, of which samples stay free": settings.augmentation > 0,
+        f"{settings.long_tail} for rare classes": settings.long_tail != "none",
+        f"objective {settings.objective}": settings.objective != "edm",
+    }
+    return tuple(f"{method}, as set" for method, is_chosen in chosen.items() if is_chosen)
 
 
 def _expected_quality(images_seen: int, plan: Plan) -> str:

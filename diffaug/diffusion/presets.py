@@ -1,4 +1,4 @@
-"""Networks from under one to ninety million parameters."""
+"""Networks from under one to seventy million parameters."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ def dpm_solver_2m(step: Step) -> Tensor:
 def ipndm(step: Step) -> Tensor:
     """Adams-Bashforth on up to four slopes: iPNDM (Zhang & Chen 2023, arXiv 2204.13902), one evaluation a step.
 
-    The coefficients are those of equal steps, which Karras levels are not, so the order of convergence is 2; but in
-    10 evaluations or fewer the images are better than those of `dpm_solver_2m`.
+    The coefficients are those of equal steps, which Karras levels are not, so the order of convergence is 2; in
+    few evaluations it is closer to the exact solution than `dpm_solver_2m` (on Gaussian data +6 % against +16 % in 10).
     """
     recent = list(step.points)[-len(ADAMS_BASHFORTH) :]
     weights = ADAMS_BASHFORTH[len(recent) - 1]

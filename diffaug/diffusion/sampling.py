@@ -59,7 +59,7 @@ class ClassNoise:
     def _draw(self, *step: int) -> Tensor:
         streams = (seeding.numpy_generator(self.seed, self.purpose, self.class_index, i, *step) for i in self.indices)
         drawn = [stream.standard_normal(self.shape, dtype=np.float32) for stream in streams]
-        return torch.from_numpy(np.stack(drawn)).to(self.device)
+        return torch.from_numpy(np.array(drawn, np.float32).reshape(-1, *self.shape)).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,17 @@ class Sampling:
     def __post_init__(self) -> None:
         _require_one_of("solver", self.solver, SOLVERS)
         _require_one_of("guidance", self.guidance, GUIDANCES)
-        if self.num_inference_steps < 1:
+        if not isinstance(self.num_inference_steps, int) or self.num_inference_steps < 1:
             raise UsageError(f"{self.num_inference_steps} steps can't sample an image", fix="num_inference_steps=12")
-        if not 0 <= self.guidance_scale < float("inf"):
+        if not isinstance(self.guidance_scale, int | float) or not 0 <= self.guidance_scale < float("inf"):
             raise UsageError(f"a guidance scale of {self.guidance_scale} is out of range", fix="1: none; try 1.5")
-        low, high = self.guidance_interval
+        try:
+            low, high = self.guidance_interval
+        except (TypeError, ValueError):
+            low, high = 1, 0
         if not 0 <= low <= high:
             raise UsageError(
-                f"no noise level lies between {low} and {high}", fix=f"guidance_interval={GUIDANCE_INTERVAL}"
+                f"{self.guidance_interval} is no interval of noise levels", fix=f"guidance_interval={GUIDANCE_INTERVAL}"
             )
 
     def run(self, denoise: DenoiseFunction, noise: ClassNoise, sigmas: Tensor, known: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffaug import seeding
 from diffaug.diffusion.batches import Batch, TrainingData, draw_batch
-from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.denoiser import Denoiser, objective_of
 from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.diffusion.loss import TrainingLoss
 from diffaug.diffusion.planning import Plan
@@ -118,7 +118,7 @@ def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -
     with seeding.torch_global_seed(seed, "initial weights"):
         loss = TrainingLoss(
             Denoiser(plan.network),
-            uncertainty=settings.uncertainty_weighting,
+            uncertainty=settings.uncertainty_weighting and plan.network.objective == "edm",
             class_balancing=settings.long_tail_strength if settings.long_tail == "class balancing" else 0.0,
         )
     loss.to(device=device)
@@ -151,7 +151,7 @@ def train(
         state: Changed in place; between two records it is whole and may be saved.
         data: The training images.
         plan: Budget, batch and learning rate.
-        settings: Label dropout and flips.
+        settings: How images are drawn, changed and labelled.
         seed: Seed of the whole training.
         workers: The processes that train together; all must take the same steps from the same state.
 
@@ -159,6 +159,7 @@ def train(
         DiffaugError: The training diverged again after three roll-backs.
     """
     state.loss.train()
+    state.denoiser.objective = objective_of(plan.network, data.normalization)
     gradients = _Gradients(state, plan, workers, seed)
     while state.step < plan.steps:
         rate = learning_rate_at(state.step, plan) * 0.5**state.rollbacks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class NetworkConfig:
 
     Attributes:
         image_size: Height and width in px; any, padded inside.
-        channels: 1 grey, 3 RGB.
+        channels: 1 grey, 3 RGB, 4 with an alpha channel.
         num_classes: Without the null class that stands for "no label".
         patch: Side of the squares that space-to-depth folds into channels; 1 folds nothing.
         base_channels: Width of the first level.
@@ -45,6 +46,12 @@ class NetworkConfig:
     dropout: float
     conditions: int = 0
     objective: str = "edm"
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> NetworkConfig:
+        """Reads what `dataclasses.asdict` made, after JSON turned its tuples into lists."""
+        tuples: dict[str, Any] = {name: tuple(stored[name]) for name in ("image_size", "channel_multipliers")}
+        return cls(**{**stored, **tuples})
 
     @property
     def null_label(self) -> int:
@@ -75,10 +82,11 @@ class NoiseEmbedding(nn.Module):
         """(N,), (N,) and (N, conditions) to (N, width); no conditions mean an image that was not augmented."""
         angles = c_noise[:, None] * self.frequencies
         features = torch.cat([angles.cos(), angles.sin()], dim=1)
-        hidden = self.noise(features) + self.label(labels)
-        if self.conditions is not None and conditions is not None:
-            hidden = hidden + self.conditions(conditions)
-        joined: Tensor = self.join(silu(hidden))
+        with torch.autocast(features.device.type, enabled=False):  # cheap, and coarse steps of the noise level hurt
+            hidden = self.noise(features) + self.label(labels)
+            if self.conditions is not None and conditions is not None:
+                hidden = hidden + self.conditions(conditions)
+            joined: Tensor = self.join(silu(hidden))
         return silu(joined)
 
 
@@ -117,7 +125,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same shape."""
         batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).flatten(2).reshape(batch, 3, self.heads, -1, height * width)
+        qkv = self.qkv(self.norm(x)).flatten(2).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         query, key, value = qkv.transpose(3, 4).unbind(1)
         attended = functional.scaled_dot_product_attention(query, key, value)
         attended = attended.transpose(2, 3).reshape(batch, channels, height, width)

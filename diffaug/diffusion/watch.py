@@ -36,6 +36,7 @@ FEATURE_SIZE = 16
 CHUNK = 64
 FIRST_POINT = 0.2
 MIN_POINTS, MAX_POINTS = 3, 17
+MANY_VIEWS, ENOUGH_IMAGES = 100, 20_000
 MIN_PAIRS, MAX_PAIRS = 32, 256
 PASSES_PER_TRAINED_IMAGE = 3
 
@@ -93,21 +94,31 @@ class Look:
         return share.interval[0] > self.real.value + COPY_LIMIT
 
 
-def schedule_of(plan: Plan, settings: DiffusionSettings) -> Schedule:
-    """Watch points from 20 % of the steps to the end, a function of plan and settings alone.
+def schedule_of(plan: Plan, settings: DiffusionSettings, num_images: int) -> Schedule:
+    """Watch points from 20 % of the steps to the end, a function of plan, settings and images alone.
 
     As many of them, at most 17 (every 5 %), and as many compared images as the share of the training time allows;
-    passing an image through the network costs a third of training on it. Where there is no time for
-    three points the training is too short for copying, too, and there is no watch.
+    passing an image through the network costs a third of training on it. A training that sees each image a hundred
+    times may copy however short it is, so it gets three points; others get one, at the end, from 20,000 images on.
+
+    Args:
+        plan: The training.
+        settings: The share of the time; 0 means no watch.
+        num_images: Number of training images.
     """
+    if not settings.watch_share:
+        return Schedule()
     passes = settings.watch_share * PASSES_PER_TRAINED_IMAGE * plan.images
     sampling, pair = SAMPLES * SAMPLING_STEPS, 2 * len(SIGMAS)
     pairs = min(MAX_PAIRS, max(MIN_PAIRS, int((passes / MAX_POINTS - sampling) / pair)))
-    points = min(MAX_POINTS, int(passes / (sampling + pairs * pair)))
-    if points < MIN_POINTS:
+    least = int(plan.images >= ENOUGH_IMAGES)
+    if plan.images >= MANY_VIEWS * num_images:
+        least = MIN_POINTS
+    points = max(least, min(MAX_POINTS, int(passes / (sampling + pairs * pair))))
+    if not points:
         return Schedule()
-    steps = {max(1, round(plan.steps * share)) for share in np.linspace(FIRST_POINT, 1, points)}
-    return Schedule(tuple(sorted(steps)), pairs)
+    shares = np.linspace(FIRST_POINT, 1, points) if points > 1 else [1.0]
+    return Schedule(tuple(sorted({max(1, round(plan.steps * share)) for share in shares})), pairs)
 
 
 @dataclass(frozen=True)

@@ -79,16 +79,19 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     file = job.study.generator / "plan.json"
     if file.is_file() and stage_settings(job.study.generator) == generator_settings(job):
         plan = Plan.from_dict(storage.read_json(file))
+        if plan.device != job.device:
+            job.narrator.warn(f"this training was planned for {plan.device} and goes on, as planned, on {job.device}")
         _say_plan(job, plan)
         return plan
     settings, device = job.config.diffusion, job.device
     plan = make_plan(images, settings, device)
-    if measure or settings.images is None:
+    if measure or settings.images is None or settings.compile is True:
         job.narrator.say("measuring training speed ...")
         plan = _fastest(job, images, plan, ways_of_computing(plan, settings, device))
-    smaller = with_more_steps(plan, settings, device)
+    smaller = with_more_steps(plan, settings, device, smallest=current().size)
     if smaller != plan and plan.images_per_second:
-        smaller = _fastest(job, images, replace(smaller, images_per_second=0.0), [smaller])
+        again = _fastest(job, images, replace(smaller, images_per_second=0.0), [smaller])
+        smaller = again if again.images_per_second else smaller
     plan = set_length(smaller, settings, len(images))
     _say_plan(job, plan)
     return plan
@@ -130,8 +133,9 @@ class _Fit:
         self.job, self.plan = job, plan
         self.folder = job.study.generator
         self.settings = job.config.diffusion
-        schedule = schedule_of(plan, self.settings)
-        holdout = hold_out(catalog, fraction=self.settings.holdout, limit=schedule.pairs, seed=job.config.seed)
+        schedule = schedule_of(plan, self.settings, len(catalog.images("train")))
+        limit = schedule.pairs if len(schedule.steps) > 1 else 0  # one look, at the end, can't end the training
+        holdout = hold_out(catalog, fraction=self.settings.holdout, limit=limit, seed=job.config.seed)
         self.images = holdout.trained
         self.data = TrainingData.of(self.images, self.settings, job.device, plan.images)
         self.watching = Watching(job, RUN, plan, schedule=schedule, holdout=holdout, data=self.data)

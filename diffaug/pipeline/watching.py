@@ -44,6 +44,9 @@ class Watching:
         self._last: Look | None = None
         self._ended: Look | None = None
         self._warned = False
+        if self.watch is None:
+            reason = "too short a training" if settings.watch_share else "diffusion.watch_share is 0"
+            job.narrator.say(f"copies of training images are not looked for: {reason}")
         if self.held:
             job.narrator.say(f"{self.held} of the training images are held out to see what is learnt by heart")
 
@@ -71,7 +74,7 @@ class Watching:
         """What the model card says of the generator's copying; warns of the classes that are copied."""
         facts: dict[str, str | int] = {"images held out": self.held}
         if self.watch is None:
-            return facts
+            return {**facts, "copies of training images": "not looked for"}
         look = self._last if self._last and self._last.step == state.step else self._look(state)
         low, high = look.copies.interval
         facts["copies of training images"] = (
@@ -115,10 +118,11 @@ class Watching:
         self.job.journal.log_metrics(self.run, figures, step=self._images(look.step))
 
     def _copying_text(self, look: Look) -> str:
+        copies = look.copies
         return (
-            f"copying has set in: after {self._images(look.step)} images seen, {look.copies.count} of "
-            f"{look.copies.total} samples ({look.copies.value:.0%}, surely {look.copies.interval[0]:.0%}) are copies "
-            f"of training images, of real images left out {look.real.value:.0%}"
+            f"copying has set in: after {self._images(look.step)} images seen, {copies.count} of {copies.total} "
+            f"samples ({copies.value:.0%}; at least {copies.interval[0]:.0%} with 95 % confidence) are copies of "
+            f"training images, of real images left out {look.real.value:.0%}"
         )
 
     def _stop_text(self, look: Look, state: TrainingState) -> str:

@@ -144,9 +144,13 @@ def test_solvers_and_guidance_make_a_difference(generator) -> None:
         ({"solver": "plms"}, "dpm_solver_2m"),
         ({"guidance": "classifier"}, "autoguidance"),
         ({"num_inference_steps": 0}, "steps"),
+        ({"num_inference_steps": 12.0}, "steps"),
+        ({"guidance_scale": "1.5"}, "out of range"),
+        ({"guidance_interval": 1.0}, "no interval"),
+        ({"guidance_interval": (0, 1, 2)}, "no interval"),
         ({"guidance_scale": -1.0}, "out of range"),
         ({"guidance_scale": float("nan")}, "out of range"),
-        ({"guidance_interval": (2.0, 1.0)}, "between 2.0 and 1.0"),
+        ({"guidance_interval": (2.0, 1.0)}, "\\(2.0, 1.0\\) is no interval"),
         ({"guidance": "autoguidance", "guidance_scale": 2.0}, "without keeping one"),
     ],
 )
@@ -154,6 +158,33 @@ def test_wrong_options_say_what_to_do(generator, options, reason) -> None:
     with pytest.raises(UsageError, match=reason) as caught:
         generator.sample(0, [0], **options)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("label", [True, 2.0, 9, np.int64(9), "nothing", None])
+def test_what_names_no_class_is_refused(generator, label) -> None:
+    with pytest.raises(UsageError, match="knows no class") as caught:
+        generator.sample(label, [0])
+    assert "top" in caught.value.fix
+
+
+def test_numbers_of_numpy_name_classes_and_no_indices_give_no_images(generator) -> None:
+    options = {"num_inference_steps": 2}
+    assert np.array_equal(generator.sample(np.int64(1), [4], **options), generator.sample("bottom", [4], **options))
+    assert generator.sample(0, [], **options).shape == (0, 6, 5, 1)
+
+
+def test_views_and_read_only_images_are_taken_as_they_are(generator) -> None:
+    images = generator.sample(0, range(2), num_inference_steps=2)
+    mirrored = images[:, :, ::-1]
+    options = {"strength": 0.5, "num_inference_steps": 2}
+    expected = generator.variations(np.ascontiguousarray(mirrored), 0, range(2), **options)
+    images.flags.writeable = False
+    assert np.array_equal(generator.variations(mirrored, 0, range(2), **options), expected)
+    masks = np.zeros((2, 6, 5), bool)[:, ::-1]
+    assert np.array_equal(generator.inpaint(images, masks, 0, range(2), num_inference_steps=2), images)
+    for resamplings in (-1, 1.5):
+        with pytest.raises(UsageError, match="resamplings"):
+            generator.inpaint(images, masks, 0, range(2), resamplings=resamplings)
 
 
 def test_the_guide_is_kept_and_used(write) -> None:

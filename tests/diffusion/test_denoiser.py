@@ -14,7 +14,7 @@ def network(image_size: tuple[int, int] = (8, 8), channels: int = 1, patch: int 
 
 @pytest.mark.parametrize(
     ("size", "channels", "patch"),
-    [((8, 8), 1, 1), ((28, 28), 1, 2), ((30, 30), 3, 2), ((127, 90), 3, 8), ((5, 13), 1, 1)],
+    [((8, 8), 1, 1), ((28, 28), 1, 2), ((12, 12), 4, 2), ((30, 30), 3, 2), ((127, 90), 3, 8), ((5, 13), 1, 1)],
 )
 def test_any_size_and_channels(size: tuple[int, int], channels: int, patch: int) -> None:
     denoiser = Denoiser(network(size, channels, patch))

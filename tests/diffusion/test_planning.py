@@ -34,6 +34,7 @@ def test_a_short_budget_on_a_cpu_is_spent_in_small_batches() -> None:
     long = DiffusionSettings(images=128_000)
     assert with_more_steps(plan, long, "cpu").batch_size == 32
     assert with_more_steps(plan, settings, "cuda") == plan
+    assert with_more_steps(plan, settings, "cpu", smallest=20) == plan
     assert with_more_steps(plan, settings.model_copy(update={"batch_size": 32}), "cpu") == plan
 
 
@@ -62,11 +63,18 @@ def test_settings_reach_the_network() -> None:
     assert (plan.precision, plan.compiled) == ("bfloat16", True)
 
 
-def test_only_what_is_left_open_is_measured() -> None:
-    plan = make_plan(images(8), DiffusionSettings(), "cpu")
+def test_ddpm_is_computed_in_float32_unless_set() -> None:
+    settings = DiffusionSettings(objective="ddpm")
+    assert make_plan(images(8), settings, "cuda").precision == "float32"
+    assert [way.precision for way in ways_of_computing(make_plan(images(8), settings, "cpu"), settings, "cpu")] == [
+        "float32"
+    ]
 
+
+def test_only_what_is_left_open_is_measured() -> None:
     def ways(device: str, **settings: object) -> list[tuple[str, bool]]:
         chosen = DiffusionSettings().model_copy(update=settings)
+        plan = make_plan(images(8), chosen, device)
         return [(way.precision, way.compiled) for way in ways_of_computing(plan, chosen, device)]
 
     assert ways("cpu") == ways("cpu", minutes=30.0) == [("float32", False), ("bfloat16", False)]
@@ -74,6 +82,7 @@ def test_only_what_is_left_open_is_measured() -> None:
     assert ways("cuda", minutes=30.0) == [("bfloat16", False), ("bfloat16", True)]
     assert ways("cpu", minutes=30.0, precision="float32", compile=True) == [("float32", True)]
     assert ways("cpu", minutes=30.0, precision="float32", compile=False) == [("float32", False)]
+    assert ways("cpu", images=10**6) == [("float32", False)]
 
 
 def test_minutes_become_images_at_the_measured_speed() -> None:
@@ -81,8 +90,8 @@ def test_minutes_become_images_at_the_measured_speed() -> None:
     plan = set_length(
         dataclasses.replace(make_plan(images(8), settings, "cpu"), images_per_second=250.0), settings, 100
     )
-    assert plan.images == 30_000
-    assert plan.expected_seconds == pytest.approx(120)
+    assert plan.images == 938 * 32
+    assert plan.expected_seconds == pytest.approx(120, rel=0.001)
     assert "2 minutes (as set) at 250 images/s" in plan.reasons[-2]
 
 
@@ -95,7 +104,8 @@ def test_without_a_budget_ten_minutes() -> None:
 def test_images_as_set() -> None:
     settings = DiffusionSettings(images=12_345, batch_size=50)
     plan = set_length(make_plan(images(8), settings, "cpu"), settings, 100)
-    assert (plan.images, plan.steps, plan.expected_seconds) == (12_345, 247, None)
+    assert (plan.images, plan.steps, plan.expected_seconds) == (12_350, 247, None)
+    assert "12350 images seen, as set, in whole batches" in plan.reasons
 
 
 def test_survives_json() -> None:

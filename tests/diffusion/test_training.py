@@ -8,6 +8,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion import training
 from diffaug.diffusion.batches import Batch, TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
+from diffaug.diffusion.ddpm import PixelBins
 from diffaug.diffusion.loss import TrainingLoss
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.schedules import ema_decay_at, learning_rate_at
@@ -155,6 +156,15 @@ def test_a_training_that_never_is_finite_fails_with_a_reason(plan, settings, dat
     broken = dataclasses.replace(data, normalization=dataclasses.replace(data.normalization, mean=(float("nan"),)))
     with pytest.raises(DiffaugError, match=r"diverged: the gradients of steps 49 to 64 .* after 3 attempts"):
         run(new_state(plan, settings, "cpu", 0), broken, endless, settings)
+
+
+def test_ddpm_trains_with_the_levels_of_its_own_pixels_and_without_uncertainty(data, plan, settings) -> None:
+    network = dataclasses.replace(plan.network, objective="ddpm")
+    plan, settings = dataclasses.replace(plan, network=network), settings.model_copy(update={"objective": "ddpm"})
+    state = new_state(plan, settings, "cpu", 0)
+    run(state, data, plan, settings, until=2)
+    assert state.loss.uncertainty is None
+    assert state.denoiser.objective.bins == PixelBins.of(data.normalization)
 
 
 def test_short_memory_splits_the_batch_and_computes_the_same(data, plan, settings, monkeypatch) -> None:
