@@ -42,7 +42,7 @@ class Setup:
         self.settings = DiffusionSettings(
             images=STEPS * BATCH, batch_size=BATCH, base_channels=16, dropout=dropout, **more
         )
-        self.plan: Plan = set_length(make_plan(blobs(), self.settings, "cpu"), self.settings, 0.0, 16)
+        self.plan: Plan = set_length(make_plan(blobs(), self.settings, "cpu"), self.settings, 16)
         self.data = TrainingData.of(blobs(), self.settings, "cpu", self.plan.images)
 
     def state(self) -> TrainingState:
