@@ -15,7 +15,7 @@ from diffaug.settings import DiffusionSettings
 
 WARM_UP_STEPS = 3
 SECONDS = 4.0
-WORTHWHILE = 1.1
+WORTHWHILE, KEPT_SPEED = 1.1, 0.8
 MIN_MINUTES_TO_COMPILE = 20
 
 

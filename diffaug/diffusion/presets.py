@@ -11,7 +11,7 @@ class Preset:
 
     Attributes:
         grid: Images are folded until neither side of what the UNet works on is longer than this.
-        base_channels: Width of the first level.
+        base_channels: Width of the first level; wider where images fold into more channels than that.
         channel_multipliers: Width of each level as a multiple of `base_channels`.
         blocks: Residual blocks a level on the way down; one more on the way up.
         batch_size: Images a step.
@@ -27,8 +27,8 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(16, 32, (1, 2), 1, 32, 2e-3),
-    "small": Preset(16, 48, (1, 2), 1, 32, 2e-3),
+    "tiny": Preset(16, 32, (1, 2), 1, 64, 2e-3),
+    "small": Preset(16, 32, (1, 3), 1, 64, 2e-3),
     "medium": Preset(16, 96, (1, 2), 2, 128, 5e-4),
     "large": Preset(32, 128, (1, 2, 2), 3, 256, 4e-4),
     "huge": Preset(32, 192, (1, 2, 2), 3, 256, 3e-4),

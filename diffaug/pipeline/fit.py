@@ -18,7 +18,7 @@ from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.grids import sample_sheet
 from diffaug.diffusion.holdout import hold_out
-from diffaug.diffusion.measuring import WORTHWHILE, measure_images_per_second, ways_of_computing
+from diffaug.diffusion.measuring import KEPT_SPEED, WORTHWHILE, measure_images_per_second, ways_of_computing
 from diffaug.diffusion.planning import Plan, make_plan, set_length, with_more_steps
 from diffaug.diffusion.training import (
     StepRecord,
@@ -88,11 +88,13 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     if measure or settings.images is None or settings.compile is True:
         job.narrator.say("measuring training speed ...")
         plan = _fastest(job, images, plan, ways_of_computing(plan, settings, device))
-    smaller = with_more_steps(plan, settings, device, smallest=current().size)
-    if smaller != plan and plan.images_per_second:
-        again = _fastest(job, images, replace(smaller, images_per_second=0.0), [smaller])
-        smaller = again if again.images_per_second else smaller
-    plan = set_length(smaller, settings, len(images))
+    while (smaller := with_more_steps(plan, settings, device, smallest=current().size)) != plan:
+        if plan.images_per_second:
+            smaller = _fastest(job, images, replace(smaller, images_per_second=0.0), [smaller])
+            if smaller.images_per_second < KEPT_SPEED * plan.images_per_second:
+                break
+        plan = smaller
+    plan = set_length(plan, settings, len(images))
     _say_plan(job, plan)
     return plan
 

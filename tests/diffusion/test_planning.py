@@ -29,12 +29,14 @@ def test_a_larger_image_is_folded_to_a_grid_of_at_most_16(size: int, patch: int)
 def test_a_short_budget_on_a_cpu_is_spent_in_small_batches() -> None:
     settings = DiffusionSettings(images=100_000)
     plan = make_plan(images(8), settings, "cpu")
-    assert plan.batch_size == 32
-    assert with_more_steps(plan, settings, "cpu").batch_size == 16
-    long = DiffusionSettings(images=128_000)
-    assert with_more_steps(plan, long, "cpu").batch_size == 32
+    half = with_more_steps(plan, settings, "cpu")
+    quarter = with_more_steps(half, settings, "cpu")
+    assert (plan.batch_size, half.batch_size, quarter.batch_size) == (64, 32, 16)
+    assert with_more_steps(quarter, settings, "cpu") == quarter
+    long = DiffusionSettings(images=256_000)
+    assert with_more_steps(plan, long, "cpu") == plan
     assert with_more_steps(plan, settings, "cuda") == plan
-    assert with_more_steps(plan, settings, "cpu", smallest=20) == plan
+    assert with_more_steps(half, settings, "cpu", smallest=20) == half
     assert with_more_steps(plan, settings.model_copy(update={"batch_size": 32}), "cpu") == plan
 
 
@@ -90,14 +92,14 @@ def test_minutes_become_images_at_the_measured_speed() -> None:
     plan = set_length(
         dataclasses.replace(make_plan(images(8), settings, "cpu"), images_per_second=250.0), settings, 100
     )
-    assert plan.images == 938 * 32
+    assert plan.images == 469 * 64
     assert plan.expected_seconds == pytest.approx(120, rel=0.001)
     assert "2 minutes (as set) at 250 images/s" in plan.reasons[-2]
 
 
 def test_without_a_budget_ten_minutes() -> None:
     plan = planned_at(100.0, DiffusionSettings())
-    assert plan.images == 60_000
+    assert plan.images == 938 * 64
     assert "the default" in plan.reasons[-2]
 
 
@@ -112,6 +114,12 @@ def test_survives_json() -> None:
     settings = DiffusionSettings(images=100)
     plan = set_length(make_plan(images(30, 3), settings, "cuda"), settings, 100)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_a_network_is_at_least_as_wide_as_what_it_folds() -> None:
+    assert make_plan(images(64, 1), DiffusionSettings(), "cpu").network.base_channels == 32
+    assert make_plan(images(64, 3), DiffusionSettings(), "cpu").network.base_channels == 48
+    assert make_plan(images(64, 3), DiffusionSettings(base_channels=16), "cpu").network.base_channels == 16
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])

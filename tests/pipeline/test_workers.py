@@ -60,9 +60,7 @@ def test_a_training_arrives_at_the_others_as_it_was_sent() -> None:
     pixels = np.zeros((4, 6, 5, 1), dtype=np.uint8)
     images = LabeledImages(pixels, np.array([0, 1, 0, 1]), ("a", "b\udc80"), tuple("abcd"))
     settings = DiffusionSettings(images=16, batch_size=4, base_channels=16, dropout=0.25)
-    training = Training(
-        images, set_length(make_plan(images, settings, "cpu"), settings, 4), settings, "cpu", seed=5
-    )
+    training = Training(images, set_length(make_plan(images, settings, "cpu"), settings, 4), settings, "cpu", seed=5)
 
     class Wire:
         def __init__(self) -> None:
