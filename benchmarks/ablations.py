@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no label dropout": {"diffusion.label_dropout": 0.0},
     "no uncertainty weighting": {"diffusion.uncertainty_weighting": False},
     "mirrored": {"diffusion.horizontal_flip": True},
+    "never augmented": {"diffusion.augmentation": 0.0},
     "augmented": {"diffusion.augmentation": 0.12},
     "transfer": {"diffusion.long_tail": "transfer"},
     "class balancing": {"diffusion.long_tail": "class balancing"},

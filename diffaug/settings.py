@@ -79,10 +79,10 @@ class DiffusionSettings(Settings):
         "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
     )
     long_tail_strength: NonNegative = Field(1.0, description="Strength of class balancing, where that is the method.")
-    augmentation: Fraction = Field(
-        0.0,
+    augmentation: Fraction | None = Field(
+        None,
         description="Probability of each geometric augmentation (scale, rotate, stretch, shift) in training; samples "
-        "stay free of it.",
+        "stay free of it. None: by how often each image is seen.",
     )
     augmentation_strength: Fraction = Field(
         0.2, description="Scales augmentation, where there is any: 1 rotates by any angle."

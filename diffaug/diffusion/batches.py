@@ -68,7 +68,7 @@ class Batch(NamedTuple):
         other_labels: int64 (B,), the labels that class balancing compares with.
         sigma: Noise levels float32 (B,).
         noise: Standard normal float32 (B, C, H, W).
-        conditions: How the images were augmented, float32 (B, 9), or (B, 0) without augmentation.
+        conditions: How the images were augmented, float32 (B, 9).
     """
 
     x0: Tensor
@@ -94,11 +94,11 @@ def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed
     randomness = seeding.torch_generator(seed, "noise", step, device=device.type)
     sigma = objective_of(plan.network).draw_sigmas(plan.batch_size, randomness)
     noise = torch.randn(x0.shape, generator=randomness, device=device)
-    conditions = x0.new_zeros(plan.batch_size, 0)
-    if plan.network.conditions:
+    conditions = x0.new_zeros(plan.batch_size, plan.network.conditions)
+    if plan.augmentation:
         x0, conditions = augment(
             x0,
-            settings.augmentation,
+            plan.augmentation,
             randomness,
             flips=settings.augmentation_mirrors,
             strength=settings.augmentation_strength,
@@ -114,7 +114,7 @@ def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed
             sigma,
             class_counts=data.class_counts,
             generator=randomness,
-            conditions=conditions if plan.network.conditions else None,
+            conditions=conditions if plan.augmentation else None,
         )
     elif settings.long_tail == "class balancing":
         other_labels = draw_other_labels(labels, data.class_counts / data.class_counts.sum(), randomness)

@@ -17,6 +17,7 @@ from diffaug.settings import DiffusionSettings
 DEFAULT_MINUTES = 10.0
 LONG_CPU_MINUTES = 120
 SHORT_GPU_MINUTES, LONG_GPU_MINUTES = 5, 120
+AUGMENTATION, MANY_VIEWS = 0.12, 50
 SMALLEST_BATCH, ENOUGH_STEPS = 16, 4_000
 FEW_IMAGES, MANY_IMAGES = 2_000, 20_000
 QUALITY_GREY = (
@@ -45,6 +46,7 @@ class Plan:
         precision: `float32`, or `bfloat16` where convolutions and matrix products are rounded to it.
         compiled: Whether the network is compiled.
         device: What it was made for, `cpu` or `cuda`.
+        augmentation: Probability of each geometric augmentation.
     """
 
     network: NetworkConfig
@@ -56,6 +58,7 @@ class Plan:
     precision: str = "float32"
     compiled: bool = False
     device: str = "cpu"
+    augmentation: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -99,7 +102,7 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
         channel_multipliers=preset.channel_multipliers,
         blocks=preset.blocks,
         dropout=settings.dropout,
-        conditions=NUM_CONDITIONS if settings.augmentation else 0,
+        conditions=NUM_CONDITIONS,
         objective=settings.objective,
     )
     batch_size = settings.batch_size or preset.batch_size
@@ -185,13 +188,20 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan
         minutes = settings.minutes or DEFAULT_MINUTES
         origin = "as set" if settings.minutes else "the default"
         reason = f"{count} images seen: {minutes:g} minutes ({origin}) at {speed:.0f} images/s measured here"
-    more = (
+    more: tuple[str, ...] = (
         f"computed in {plan.precision}{', compiled' if plan.compiled else ''}",
         f"batch {plan.batch_size}, learning rate {plan.learning_rate:g} with warm-up, falling to 0 at the end",
         reason,
         f"every image is seen about {count / num_images:.0f} times; expect {_expected_quality(count, plan)}",
     )
-    return replace(plan, images=count, reasons=(*plan.reasons, *more))
+    augmentation = settings.augmentation
+    if augmentation is None:
+        augmentation = AUGMENTATION if count >= MANY_VIEWS * num_images else 0.0
+        if augmentation:
+            more += (
+                f"augmented with probability {augmentation:g}, since every image is seen so often; samples are not",
+            )
+    return replace(plan, images=count, augmentation=augmentation, reasons=(*plan.reasons, *more))
 
 
 def _count(plan: Plan, settings: DiffusionSettings) -> int:
@@ -219,7 +229,7 @@ def _mirroring(settings: DiffusionSettings) -> str:
 def _methods(settings: DiffusionSettings) -> tuple[str, ...]:
     """What is not as usual."""
     chosen = {
-        f"augmentation of {settings.augmentation:.0%}, of which samples stay free": settings.augmentation > 0,
+        f"augmented with probability {settings.augmentation}, of which samples stay free": bool(settings.augmentation),
         f"{settings.long_tail} for rare classes": settings.long_tail != "none",
         f"objective {settings.objective}": settings.objective != "edm",
     }

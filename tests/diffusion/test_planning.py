@@ -94,13 +94,13 @@ def test_minutes_become_images_at_the_measured_speed() -> None:
     )
     assert plan.images == 469 * 64
     assert plan.expected_seconds == pytest.approx(120, rel=0.001)
-    assert "2 minutes (as set) at 250 images/s" in plan.reasons[-2]
+    assert any("2 minutes (as set) at 250 images/s" in reason for reason in plan.reasons)
 
 
 def test_without_a_budget_ten_minutes() -> None:
     plan = planned_at(100.0, DiffusionSettings())
     assert plan.images == 938 * 64
-    assert "the default" in plan.reasons[-2]
+    assert any("the default" in reason for reason in plan.reasons)
 
 
 def test_images_as_set() -> None:
@@ -108,6 +108,14 @@ def test_images_as_set() -> None:
     plan = set_length(make_plan(images(8), settings, "cpu"), settings, 100)
     assert (plan.images, plan.steps, plan.expected_seconds) == (12_350, 247, None)
     assert "12350 images seen, as set, in whole batches" in plan.reasons
+
+
+@pytest.mark.parametrize(("count", "chosen", "expected"), [(4_992, None, 0.0), (5_056, None, 0.12), (5_056, 0.0, 0.0)])
+def test_images_seen_often_are_augmented(count: int, chosen: float | None, expected: float) -> None:
+    settings = DiffusionSettings(images=count, batch_size=64, augmentation=chosen)
+    plan = set_length(make_plan(images(8), settings, "cpu"), settings, 100)
+    assert plan.augmentation == expected
+    assert any("augmented" in reason for reason in plan.reasons) == (expected > 0)
 
 
 def test_survives_json() -> None:
