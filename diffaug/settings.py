@@ -58,7 +58,7 @@ class DiffusionSettings(Settings):
     base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(None, description="Width of the UNet.")
     batch_size: PositiveInt | None = Field(None, description="Images a training step.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate of AdamW.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout in the lowest level of the UNet.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout inside the UNet's blocks.")
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of labels hidden in training, which makes guidance possible."
     )

@@ -31,7 +31,7 @@ class NetworkConfig:
         base_channels: Width of the first level.
         channel_multipliers: Width of each level as a multiple of `base_channels`.
         blocks: Residual blocks a level on the way down; one more on the way up.
-        dropout: Dropout probability inside the residual blocks of the lowest level, which hold most of the weights.
+        dropout: Dropout probability inside the residual blocks.
         conditions: Numbers that describe how an image was augmented; 0 without non-leaky augmentation.
         objective: What the output means: `edm` or `ddpm`.
     """
@@ -90,6 +90,28 @@ class NoiseEmbedding(nn.Module):
         return silu(joined)
 
 
+class Dropout(nn.Module):
+    """Element-wise dropout that on a CPU draws eight masks from one random number.
+
+    torch's own draws one number for each element, in one thread: a quarter of the training time at 8 px. The
+    probability is rounded to a multiple of 1/256.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.dropped = round(256 * probability)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sets elements to 0 in training and scales the others up; x is dense, of any shape."""
+        if not (self.training and self.dropped):
+            return x
+        if x.is_cuda:
+            return functional.dropout(x, self.dropped / 256)
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8).as_strided(x.shape, x.stride()) >= self.dropped
+        return x * (kept.to(x.dtype) * (256 / (256 - self.dropped)))
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions around a skip; the embedding scales and shifts between them (FiLM)."""
 
@@ -99,7 +121,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * outputs)
         self.norm2 = _group_norm(outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = _zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
@@ -144,8 +166,7 @@ class UNet(nn.Module):
         folded = config.channels * config.patch**2
 
         def block(inputs: int, outputs: int) -> ResidualBlock:
-            # Random numbers are slow on a CPU: dropout at every level took a quarter of the time at 8 px.
-            return ResidualBlock(inputs, outputs, embedding, config.dropout if outputs == widths[-1] else 0.0)
+            return ResidualBlock(inputs, outputs, embedding, config.dropout)
 
         self.embedding = NoiseEmbedding(config.num_classes + 1, config.conditions, embedding)
         self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)

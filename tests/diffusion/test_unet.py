@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from diffaug import seeding
+from diffaug.diffusion.unet import Dropout
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_its_share_scales_the_rest_and_repeats_itself(memory_format: torch.memory_format) -> None:
+    dropout, ones = Dropout(0.25), torch.ones(5, 32, 25, 25).contiguous(memory_format=memory_format)
+    with seeding.torch_global_seed(0, "test"):
+        dropped = dropout(ones)
+    with seeding.torch_global_seed(0, "test"):
+        assert torch.equal(dropout(ones), dropped)
+    assert dropped.is_contiguous(memory_format=memory_format)
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+    share = (dropped == 0).float()
+    for axes in ((0, 1, 2, 3), (0, 1, 2), (0, 2, 3), (1, 2, 3)):  # overall, and of each column, channel and image
+        count = ones.numel() / max(1, share.mean(axes).numel())
+        assert (share.mean(axes) - 0.25).abs().max().item() < 5 * (0.25 * 0.75 / count) ** 0.5
+
+
+def test_no_dropout_outside_training_or_at_zero() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    assert Dropout(0.5).eval()(x) is x
+    assert Dropout(0.0)(x) is x
