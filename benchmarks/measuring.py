@@ -35,7 +35,7 @@ def speed_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), nargs="+", default=available_devices())
     parser.add_argument("--sizes", type=int, nargs="+", choices=CHANNELS, default=list(CHANNELS), help="pixels")
-    parser.add_argument("--parameters", type=int, default=1_100_000, help="about, of every network")
+    parser.add_argument("--parameters", type=int, help="about, of every network; none: as diffaug itself plans")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, help="turns that each system has; the median counts")
     parser.add_argument("--seconds", type=float, help="length of a turn")
@@ -147,7 +147,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), flush=True)
 
 
 def _cell(value: Any) -> str:

@@ -28,16 +28,17 @@ class Ours:
 
     Args:
         images: What to train on.
-        parameters: Aim for the size of the network: the plan's own shape at the nearest width. The peers are then
-            sized to what came of it.
+        parameters: Aim for the size of the network: the plan's own shape at the nearest width; none: as planned. The
+            peers are then sized to what came of it.
         batch_size: Images a step.
         device: `cpu` or `cuda`.
     """
 
     name = "diffaug"
 
-    def __init__(self, images: LabeledImages, *, parameters: int, batch_size: int, device: str) -> None:
-        settings = DiffusionSettings(batch_size=batch_size, base_channels=_width(images, parameters, device))
+    def __init__(self, images: LabeledImages, *, parameters: int | None, batch_size: int, device: str) -> None:
+        width = None if parameters is None else _width(images, parameters, device)
+        settings = DiffusionSettings(batch_size=batch_size, base_channels=width)
         plan = make_plan(images, settings, device)
         self._plan = replace(plan, images=ENDLESS_STEPS * batch_size)
         data = TrainingData.of(images, settings, device)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from contenders import make_contenders, ratios
-from measuring import alternate, speed_parser, turns, write_report
+from measuring import alternate, print_table, speed_parser, turns, write_report
 
 STEPS = 12
 
@@ -26,7 +26,12 @@ STEPS = 12
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark from the command line."""
     arguments = speed_parser(__doc__).parse_args(argv)
-    rows = [row for device in arguments.device for size in arguments.sizes for row in measure(size, device, arguments)]
+    rows: list[dict[str, Any]] = []
+    for device in arguments.device:
+        for size in arguments.sizes:
+            measured = measure(size, device, arguments)
+            print_table(measured)
+            rows += measured
     summary = {
         "sample_ratio_min": min(ratios(rows, "images/s")),
         "evaluation_ratio_min": min(ratios(rows, "evaluations/s")),

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from contenders import make_contenders, ratios
-from measuring import alternate, count_operations, matmul_peak, speed_parser, turns, write_report
+from measuring import alternate, count_operations, matmul_peak, print_table, speed_parser, turns, write_report
 from ours import Ours
 
 FORWARDS_A_STEP = 3
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         peak = matmul_peak(device)
         print(f"{device}: matrix-multiply peak {peak / 1e9:.0f} GFLOP/s")
         for size in arguments.sizes:
-            rows += measure(size, device, peak, arguments)
+            measured = measure(size, device, peak, arguments)
+            print_table(measured)
+            rows += measured
     write_report(arguments.json, summarize(rows), rows)
 
 

@@ -18,6 +18,7 @@ import diffaug
 from diffaug.config import resolve
 from diffaug.data.images import LabeledImages
 from diffaug.errors import MissingExtraError
+from diffaug.settings import DiffusionSettings
 
 import contenders
 import fidelity
@@ -321,8 +322,9 @@ class TestAblations:
 
 def test_our_size_is_the_nearest_that_a_width_gives(digits: Any) -> None:
     images = measuring.random_images(8)
-    smaller, larger = (
+    smaller, larger, planned = (
         ours.Ours(images, parameters=parameters, batch_size=4, device="cpu").parameters
-        for parameters in (200_000, 2_500_000)
+        for parameters in (200_000, 4_000_000, None)
     )
-    assert smaller < 400_000 and 2_000_000 < larger < 3_500_000
+    assert smaller < 600_000 and 3_000_000 < larger < 5_000_000
+    assert planned == ours.planned_parameters(images, DiffusionSettings(), "cpu")

@@ -28,7 +28,7 @@ class Preset:
 
 PRESETS = {
     "tiny": Preset(16, 32, (1, 2), 1, 64, 2e-3),
-    "small": Preset(16, 32, (1, 3), 1, 64, 2e-3),
+    "small": Preset(16, 32, (1, 2, 3), 1, 64, 2e-3),
     "medium": Preset(16, 96, (1, 2), 2, 128, 5e-4),
     "large": Preset(32, 128, (1, 2, 2), 3, 256, 4e-4),
     "huge": Preset(32, 192, (1, 2, 2), 3, 256, 3e-4),
