@@ -7,15 +7,25 @@ flagged was not seen to repeat images by these measures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffaug.diffusion.copies import Share
+from diffaug.synthesis.distances import (
+    MIN_HELD_OUT,
+    Described,
+    Distances,
+    Labels,
+    compare_distances,
+    distance_ratio,
+    nearest_ratios,
+)
 from diffaug.synthesis.estimate import Estimate
-
-Labels = NDArray[np.int64]
+from diffaug.synthesis.membership import MembershipErrors
 
 COPY_LIMIT = 0.05
 DISTANCE_LIMIT = 0.8
@@ -143,7 +153,10 @@ class PoolAudit:
     def metrics(self) -> dict[str, float]:
         """The figures there are, as measure or measure/part."""
         figures = {"unsafe_to_publish": float(self.unsafe_to_publish)}
-        for suffix, audit in {"": self.whole, **_suffixed(self.origins), **_suffixed(self.classes)}.items():
+        parts = {"": self.whole}
+        parts |= {f"/origin {name}": audit for name, audit in self.origins.items()}
+        parts |= {f"/{name}": audit for name, audit in self.classes.items()}
+        for suffix, audit in parts.items():
             figures |= {f"{name}{suffix}": value for name, value in audit.figures.items()}
         return figures
 
@@ -229,7 +242,3 @@ def _notes(
     if errors is None or errors.score() is None:
         notes.append("no membership score: the generator says of no image that it was held out from training")
     return tuple(notes)
-
-
-def _suffixed(parts: dict[str, Audit]) -> dict[str, Audit]:
-    return {f"/{name}": audit for name, audit in parts.items()}
