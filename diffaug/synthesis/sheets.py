@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from diffaug.narration import printable
 
 COLUMNS = 8
 MAX_ROWS = 24
-FONT_SIZE = 13
+FONT_SIZE = 12
 CAPTION_HEIGHT = 20
 MIN_WIDTH = 400
 PAPER, INK = 255, 0
@@ -132,5 +133,8 @@ def _caption(text: str, width: int, channels: int) -> Pixels:
 
 
 @lru_cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_SIZE)
+def _font() -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings along; Pillow's own has no letter outside ASCII."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE)

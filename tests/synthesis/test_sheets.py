@@ -97,3 +97,8 @@ def test_many_classes_are_thinned_out_evenly_and_keep_the_last() -> None:
     assert (len(shown), shown[0], shown[-1]) == (MAX_ROWS, 0, 99)
     assert set(np.diff(shown)) <= {4, 5}
     assert nearest_sheet(made, made.pixels).shape[0] == sheet.shape[0]
+
+
+def test_letters_of_other_alphabets_are_drawn_and_told_apart() -> None:
+    captions = [accepted_sheet(images((1,), (48, 48, 1), (name,)))[:CAPTION_HEIGHT].tobytes() for name in "äöøжλא"]
+    assert len(set(captions)) == 6
