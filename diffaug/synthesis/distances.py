@@ -51,7 +51,8 @@ class Distances:
     """Of one class, how near images lie to trained ones, relative to held-out ones.
 
     Attributes:
-        samples: Logarithms of `relative_distances` of the synthetic images, (M,).
+        samples: Of each synthetic image, the logarithm of its distance to the nearest trained image over that to the
+            nearest held-out one, (M,).
         held: The same of the held-out images themselves, (H,), which say what is to be expected.
     """
 
@@ -71,7 +72,7 @@ def small_pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
     parts = [
         adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, (height, width)).flatten(1)
-        for part in torch.split(torch.from_numpy(np.array(pixels)), 1024)
+        for part in torch.split(torch.from_numpy(np.array(pixels)), CHUNK)
     ]
     return np.asarray(torch.cat(parts).numpy())
 
