@@ -16,6 +16,7 @@ from torch import nn
 from diffaug import seeding
 from diffaug.data.images import LabeledImages
 from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier
+from diffaug.synthesis.quality import kernel_distance
 
 Features = NDArray[np.float64]
 SUBSETS = 3
@@ -63,27 +64,6 @@ class Extractor:
                 for batch in torch.split(torch.from_numpy(np.array(pixels)), BATCH)
             ]
         return torch.cat(batches).double().numpy()
-
-
-def kernel_distance(real: Features, other: Features) -> float:
-    """KID: the unbiased squared maximum mean discrepancy (Binkowski et al. 2018, arXiv 1801.01401, section 4).
-
-    With the kernel (x y / D + 1)^3. 0 on average for equal distributions, and then as often negative as positive.
-
-    Args:
-        real: (N, D), at least two.
-        other: (M, D), at least two.
-    """
-    return _mean_kernel_within(real) + _mean_kernel_within(other) - 2 * float(_kernel(real, other).mean())
-
-
-def _kernel(left: Features, right: Features) -> Features:
-    return np.asarray((left @ right.T / left.shape[1] + 1) ** 3)
-
-
-def _mean_kernel_within(features: Features) -> float:
-    kernel, count = _kernel(features, features), len(features)
-    return float((kernel.sum() - np.trace(kernel)) / (count * (count - 1)))
 
 
 def frechet_distance(real: Features, other: Features) -> float:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import diffaug
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.generator_files import for_inference
 from diffaug.diffusion.planning import Plan, make_plan
 from diffaug.diffusion.training import new_state, train
 from diffaug.settings import DiffusionSettings

@@ -1,32 +1,28 @@
-"""The trained generator as a folder: `config.json`, `model.safetensors` and a model card. Nothing is unpickled."""
+"""The trained generator, ready to sample."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diffaug import __version__, storage
+from diffaug import storage
 from diffaug.diffusion.denoiser import Denoiser
-from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.diffusion.editing import inpaint, require_images, require_masks, require_strength, vary
+from diffaug.diffusion.generator_files import GUIDE, ROWS, WEIGHTS, load_denoiser, read_config
 from diffaug.diffusion.guidance import DenoiseFunction, autoguidance, classifier_free
-from diffaug.diffusion.model_card import model_card
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.process import karras_sigmas
 from diffaug.diffusion.sampling import ClassNoise, Sampling, SamplingOptions
 from diffaug.diffusion.unet import NetworkConfig
-from diffaug.errors import DamagedError, UsageError
-
-CONFIG, WEIGHTS, GUIDE, CARD = "config.json", "model.safetensors", "guide.safetensors", "README.md"
-SCHEMA_VERSION = 2
+from diffaug.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,6 +35,7 @@ class Generator:
         classes: Class names; a label is a position here.
         weights_sha256: Names the weights; part of every sample's provenance.
         guide: The same network after less training, for autoguidance; none where none was kept.
+        folder: Where it was loaded from; none where it was not.
     """
 
     denoiser: Denoiser
@@ -46,6 +43,7 @@ class Generator:
     classes: tuple[str, ...]
     weights_sha256: str
     guide: Denoiser | None = None
+    folder: Path | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Generator:
@@ -59,16 +57,15 @@ class Generator:
         folder = path / "generator" if (path / "generator").is_dir() else path
         if storage.committed_facts(folder, verify=True) is None:
             raise UsageError("there is no finished generator here", where=path, fix="diffaug fit DATA")
-        config = storage.read_json(folder / CONFIG)
-        if config["schema_version"] != SCHEMA_VERSION:
-            raise UsageError("this generator was written by another version of diffaug", where=folder)
+        config = read_config(folder)
         network = NetworkConfig.from_dict(config["network"])
         return cls(
-            _load_denoiser(network, folder / WEIGHTS, device),
+            load_denoiser(network, folder / WEIGHTS, device),
             Normalization(tuple(config["mean"]), tuple(config["std"])),
             tuple(config["classes"]),
             storage.sha256_file(folder / WEIGHTS),
-            _load_denoiser(network, folder / GUIDE, device) if config.get("guide") else None,
+            load_denoiser(network, folder / GUIDE, device) if config.get("guide") else None,
+            folder,
         )
 
     @property
@@ -85,6 +82,12 @@ class Generator:
     def device(self) -> torch.device:
         """Where it runs."""
         return next(self.denoiser.parameters()).device
+
+    def rows(self) -> pd.DataFrame | None:
+        """What it was trained on and what was held out, see `ROWS_COLUMNS`; None where that was not recorded."""
+        if self.folder is None or not (self.folder / ROWS).is_file():
+            return None
+        return pd.read_parquet(self.folder / ROWS)
 
     def sample(
         self, label: str | int, indices: Sequence[int], *, seed: int = 0, **options: Unpack[SamplingOptions]
@@ -234,60 +237,3 @@ class Generator:
             return autoguidance(self.denoiser, self.guide, labels, scale)
         null_label = self.denoiser.config.null_label
         return classifier_free(self.denoiser, labels, null_label, scale, sampling.guidance_interval)
-
-
-def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
-    """Moves a denoiser to `device`, in evaluation mode and the fast memory format."""
-    use_fast_kernels(device)
-    denoiser.to(device=device)
-    denoiser.to(memory_format=torch.channels_last)
-    return denoiser.eval().requires_grad_(False)
-
-
-def write_generator(
-    folder: Path,
-    *,
-    network: NetworkConfig,
-    weights: Mapping[str, Tensor],
-    normalization: Normalization,
-    counts: Mapping[str, int],
-    training: Mapping[str, Any],
-    guide: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Writes the artifact's files into `folder`; committing it is the caller's part.
-
-    Args:
-        folder: An empty directory.
-        network: The shape of the network.
-        weights: The averaged weights by name.
-        normalization: As used in training.
-        counts: Training images of each class, in class order.
-        training: Facts for the model card: images seen, seconds, loss, seed.
-        guide: The averaged weights early in the training, for autoguidance; none: not offered.
-    """
-    config = {
-        "schema_version": SCHEMA_VERSION,
-        "diffaug": __version__,
-        "classes": list(counts),
-        "train_counts": dict(counts),
-        "network": asdict(network),
-        "mean": normalization.mean,
-        "std": normalization.std,
-        "training": dict(training),
-        "guide": guide is not None,
-    }
-    storage.write_json(folder / CONFIG, config)
-    for file, tensors in ((WEIGHTS, weights), (GUIDE, guide)):
-        if tensors is not None:
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            storage.write_bytes(folder / file, save(contiguous))
-    storage.write_text(folder / CARD, model_card(network, counts, training))
-
-
-def _load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
-    denoiser = Denoiser(network)
-    try:
-        denoiser.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        raise DamagedError("the weights don't fit the configuration", where=file) from error
-    return for_inference(denoiser, device)

@@ -27,13 +27,18 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of Wilson (1927)."""
-        if not self.total:
-            return 0.0, 1.0
-        z2 = 1.959964**2 / self.total
-        centre = (self.value + z2 / 2) / (1 + z2)
-        half = math.sqrt(z2 * (self.value * (1 - self.value) + z2 / 4)) / (1 + z2)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        """The 95 % interval, see `wilson_interval`."""
+        return wilson_interval(self.value, self.total)
+
+
+def wilson_interval(share: float, total: int) -> tuple[float, float]:
+    """The 95 % interval of Wilson (1927) of a share in [0, 1] found among `total`."""
+    if not total:
+        return 0.0, 1.0
+    z2 = 1.959964**2 / total
+    centre = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def neighbour_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:

@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.artifact import Generator, write_generator
+from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
+from diffaug.diffusion.generator_files import HELD_OUT, ROWS_COLUMNS, TRAINED, write_generator
 from diffaug.diffusion.grids import sample_sheet
-from diffaug.diffusion.holdout import hold_out
+from diffaug.diffusion.holdout import Holdout, hold_out
 from diffaug.diffusion.measuring import KEPT_SPEED, WORTHWHILE, measure_images_per_second, ways_of_computing
 from diffaug.diffusion.planning import Plan, make_plan, set_length, with_more_steps
 from diffaug.diffusion.training import (
@@ -139,6 +142,7 @@ class _Fit:
         limit = schedule.pairs if len(schedule.steps) > 1 else 0  # one look, at the end, can't end the training
         holdout = hold_out(catalog, fraction=self.settings.holdout, limit=limit, seed=job.config.seed)
         self.images = holdout.trained
+        self.rows = _rows(catalog, holdout)
         self.data = TrainingData.of(self.images, self.settings, job.device, plan.images)
         self.watching = Watching(job, RUN, plan, schedule=schedule, holdout=holdout, data=self.data)
         self.state = new_state(plan, self.settings, job.device, job.config.seed)
@@ -257,6 +261,15 @@ class _Fit:
             normalization=self.data.normalization,
             counts=self.images.counts_by_name,
             training=training,
+            rows=self.rows,
         )
         storage.discard_directory(self.folder / "checkpoints")
         self.job.narrator.say(f"trained in {duration(seconds)}")
+
+
+def _rows(catalog: Catalog, holdout: Holdout) -> pd.DataFrame:
+    """What the generator's folder says of every training image."""
+    images = catalog.table.rename(columns={"path": "id"})
+    images = images[images["id"].isin(holdout.trained.ids + holdout.held.ids)]
+    part = np.where(images["id"].isin(holdout.held.ids), HELD_OUT, TRAINED)
+    return images.assign(part=part)[list(ROWS_COLUMNS)]

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from diffaug import storage
-from diffaug.diffusion.artifact import Generator, write_generator
+from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.generator_files import write_generator
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.samplers import SOLVERS
 from diffaug.diffusion.training import new_state, train

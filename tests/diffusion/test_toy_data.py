@@ -6,8 +6,9 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.generator_files import for_inference
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.diffusion.unet import NetworkConfig

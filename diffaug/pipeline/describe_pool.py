@@ -1,0 +1,246 @@
+"""What a finished pool is like: quality and memorisation per class, and sheets to look at, in `pool-report/`."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffaug import storage
+from diffaug.data.catalog import Catalog
+from diffaug.data.images import LabeledImages
+from diffaug.data.splits import Item, unit_names
+from diffaug.diffusion.artifact import Generator
+from diffaug.diffusion.copies import GENERATED
+from diffaug.diffusion.generator_files import HELD_OUT
+from diffaug.pipeline.job import Job
+from diffaug.settings import Config
+from diffaug.synthesis.distances import Described, small_pictures
+from diffaug.synthesis.membership import MembershipErrors, denoising_errors, pair
+from diffaug.synthesis.memorization import CheckedCandidates, PoolAudit, audit_pool
+from diffaug.synthesis.pool import Pool
+from diffaug.synthesis.quality import Encoded, PoolQuality, measure_quality
+from diffaug.synthesis.sheets import accepted_sheet, nearest_sheet, rejected_sheet
+
+RUN = "generate"
+FOLDER = "pool-report"
+QUALITY, AUDIT = "quality.json", "audit.json"
+COPY, DUPLICATE = "copy", "duplicate"
+
+
+class Encoder(Protocol):
+    """Turns pixels into features and class probabilities; trained on real images of the train split."""
+
+    @property
+    def name(self) -> str:
+        """What to call it beside its figures."""
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, H, W, C) to (N, D)."""
+
+    def log_probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, H, W, C) to (N, K)."""
+
+
+class EncodingJudge(Protocol):
+    """The part of a judge that describing needs."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """What it sees images with."""
+
+
+def describe_pool(
+    job: Job, catalog: Catalog, generator: Generator, judge: EncodingJudge, pool: Pool, *, rejected: pd.DataFrame
+) -> PoolAudit:
+    """Measures, draws, logs and tells what a pool is like.
+
+    Args:
+        job: The job; its run "generate" is open.
+        catalog: Where the real images are.
+        generator: What the pool was made with.
+        judge: What it was filtered with.
+        pool: The pool.
+        rejected: The manifest of what was rejected: `label`, `class_index`, `origin`, `reason`, and `file`, empty
+            where the picture was not kept.
+    """
+    real, synthetic = catalog.images("train"), pool.images()
+    quality = _quality(judge.encoder, real, synthetic, job.config.seed)
+    audit = _audit(job.config, _Trained.of(catalog, generator), generator, pool, rejected)
+    folder = job.study.path / FOLDER
+    with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
+        storage.write_json(staging / QUALITY, quality.to_dict())
+        storage.write_json(staging / AUDIT, audit.to_dict())
+        for name, sheet in _sheets(real, pool, synthetic, rejected).items():
+            storage.write_bytes(staging / name, storage.png_bytes(sheet))
+    _log(job, folder, quality, audit)
+    _tell(job, quality, audit)
+    return audit
+
+
+def _quality(encoder: Encoder, real: LabeledImages, synthetic: LabeledImages, seed: int) -> PoolQuality:
+    return measure_quality(
+        Encoded(encoder.features(real.pixels), real.labels),
+        Encoded(encoder.features(synthetic.pixels), synthetic.labels),
+        encoder.log_probabilities(synthetic.pixels),
+        real.classes,
+        encoder=encoder.name,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The real training images, parted by whether the generator was trained on them.
+
+    Attributes:
+        images: All of them.
+        units: int64 (N,), see `Described`.
+        held: Whether each was held out, bool (N,).
+    """
+
+    images: LabeledImages
+    units: NDArray[np.int64]
+    held: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, catalog: Catalog, generator: Generator) -> _Trained:
+        """An image counts as held out where the generator says so of its pixels, under whatever name."""
+        images = catalog.images("train")
+        table = catalog.table.set_index("path").loc[list(images.ids)].reset_index()
+        items = [Item(*row) for row in table[["path", "label", "group", "pixel_sha256"]].itertuples(index=False)]
+        names = unit_names(items)
+        units = np.unique([names[path] for path in images.ids], return_inverse=True)[1].astype(np.int64)
+        rows = generator.rows()
+        hashes = () if rows is None else rows.loc[rows["part"] == HELD_OUT, "pixel_sha256"]
+        return cls(images, units, table["pixel_sha256"].isin(hashes).to_numpy())
+
+    def part(self, held: bool) -> LabeledImages:
+        """The images that were held out, or those that were not."""
+        return self.images.select(np.flatnonzero(self.held == held))
+
+    def described(self, held: bool, *, mirrored: bool = False) -> Described:
+        """The same as the audit compares them, with their mirror images too if asked."""
+        part, units = self.part(held), self.units[self.held == held]
+        views = [part.pixels, part.pixels[:, :, ::-1]] if mirrored else [part.pixels]
+        features = np.concatenate([small_pictures(view) for view in views])
+        return Described(features, np.tile(part.labels, len(views)), np.tile(units, len(views)))
+
+
+def _audit(config: Config, real: _Trained, generator: Generator, pool: Pool, rejected: pd.DataFrame) -> PoolAudit:
+    synthetic = pool.images()
+    units = np.full(len(synthetic), GENERATED, np.int64)
+    return audit_pool(
+        Described(small_pictures(synthetic.pixels), synthetic.labels, units),
+        tuple(pool.manifest["origin"]),
+        _checked(pool.manifest, rejected),
+        trained=real.described(False, mirrored=config.diffusion.horizontal_flip),
+        held=real.described(True),
+        errors=_membership(generator, real, config.seed) if real.held.any() else None,
+        classes=synthetic.classes,
+        seed=config.seed,
+    )
+
+
+def _checked(manifest: pd.DataFrame, rejected: pd.DataFrame) -> CheckedCandidates:
+    """The candidates that reached the filter for copies: accepted ones, copies and duplicates."""
+    reached = rejected[rejected["reason"].isin((COPY, DUPLICATE))]
+    columns = ["class_index", "origin"]
+    candidates = pd.concat([manifest[columns].assign(reason=""), reached[[*columns, "reason"]]])
+    return CheckedCandidates(
+        (candidates["reason"] == COPY).to_numpy(bool),
+        candidates["class_index"].to_numpy(np.int64),
+        candidates["origin"].to_numpy(str),
+    )
+
+
+def _membership(generator: Generator, real: _Trained, seed: int) -> MembershipErrors:
+    held, trained = real.part(True), real.part(False)
+    chosen = pair(held.labels, trained.labels, seed=seed)
+    columns: list[Any] = []
+    for part, positions in ((held, chosen.held), (trained, chosen.trained)):
+        images = part.select(positions)
+        pixels, labels = torch.from_numpy(np.array(images.pixels)), torch.from_numpy(images.labels)
+        x0 = generator.normalization.to_network(pixels.to(generator.device))
+        errors = denoising_errors(generator.denoiser, x0, labels.to(generator.device), seed=seed)
+        columns += [errors, images.labels]
+    return MembershipErrors(*columns)
+
+
+def _sheets(
+    real: LabeledImages, pool: Pool, synthetic: LabeledImages, rejected: pd.DataFrame
+) -> dict[str, NDArray[np.uint8]]:
+    """The sheets that there is something for, by file name."""
+    sheets = {}
+    if len(synthetic):
+        position = {name: number for number, name in enumerate(real.ids)}
+        nearest = real.pixels[[position[name] for name in pool.manifest["nearest"]]]
+        sheets["accepted.png"] = accepted_sheet(synthetic)
+        sheets["nearest.png"] = nearest_sheet(synthetic, np.asarray(nearest))
+    kept = rejected[rejected["file"] != ""]
+    if len(kept):
+        pixels = np.stack([_read(pool, file) for file in kept["file"]])
+        labels = kept["class_index"].to_numpy(np.int64)
+        images = LabeledImages(pixels, labels, pool.classes, tuple(kept["file"]))
+        sheets["rejected.png"] = rejected_sheet(images, tuple(kept["reason"]))
+    return sheets
+
+
+def _read(pool: Pool, file: str) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(storage.safe_join(pool.root, file).read_bytes())) as image:
+        return np.asarray(image, dtype=np.uint8).reshape(*pool.image_size, pool.channels)
+
+
+def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None:
+    figures = {f"quality/{name}": value for name, value in quality.metrics.items()}
+    figures |= {f"audit/{name}": value for name, value in audit.metrics.items()}
+    job.journal.log_metrics(RUN, figures)
+    for file in (QUALITY, AUDIT):
+        job.journal.log_artifact(RUN, folder / file)
+    for sheet in sorted(folder.glob("*.png")):
+        job.journal.log_image(RUN, sheet.stem, sheet)
+
+
+def _tell(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:
+    columns = [
+        "class",
+        "images",
+        "confirmed",
+        "KID",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "copies",
+        "nearness",
+    ]
+    rows = []
+    for label, of_class in quality.classes.items():
+        found = audit.classes[label]
+        if not found.images and not found.copies.total:
+            continue
+        figures = (of_class.kid, of_class.precision, of_class.recall, of_class.density, of_class.coverage)
+        copies = f"{found.copies.count} of {found.copies.total}"
+        nearness = found.distance_ratio.value if found.distance_ratio else None
+        cells = [_said(of_class.confirmed, ".0%"), *(_said(figure, ".2f") for figure in figures)]
+        rows.append([label, str(found.images), *cells, copies, _said(nearness, ".2f")])
+    job.narrator.table(f"The pool, in features of {quality.encoder}", columns, rows)
+    job.narrator.say(
+        "confirmed: a classifier of the real images agrees; copies: of training images, among what was generated, not "
+        "in the pool; nearness: distance to training images against that of images never trained on, 1 being no nearer"
+    )
+    for note in audit.notes:
+        job.narrator.say(note)
+    for reason in audit.reasons:
+        job.narrator.warn(f"unsafe to publish: {reason}")
+
+
+def _said(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
