@@ -164,8 +164,9 @@ def require_free(out: Path, *, overwrite: bool, keep_out_of: Sequence[Path] = ()
     for folder in keep_out_of:
         if target.is_relative_to(folder.resolve()):
             raise UsageError(f"the export would lie inside {folder}", where=out, fix="choose a folder outside")
-    if target.exists() and not target.is_dir():
-        raise UsageError("this is a file, not a folder", where=out, fix="choose another folder")
+    existing = next(path for path in (target, *target.parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError("this is a file, not a folder", where=existing, fix="choose another folder")
     if target.is_mount() or Path.cwd().is_relative_to(target):
         raise UsageError(
             "a mount point or the working directory can't be replaced in one step",
