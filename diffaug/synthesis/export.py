@@ -1,6 +1,6 @@
 """Images of a study as files that other libraries load, each with its origin.
 
-A format is a function that writes `ExportItems` into an empty folder. It is found by entry point, group
+A format is a function that writes `ExportItems` into a folder. It is found by entry point, group
 `diffaug.exporters`, so that a package can add one; diffaug's own, in `export_formats`, are registered there too.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, get_args
 
 import numpy as np
@@ -67,7 +68,7 @@ class Exporter(Protocol):
     """Writes all images, and nothing outside `folder`; the same items and settings give the same bytes."""
 
     def __call__(self, items: ExportItems, folder: Path, settings: ExportSettings) -> str:
-        """Writes into the empty `folder`, which then becomes `settings.out`.
+        """Writes into `folder`, which holds only `dataset.json` and afterwards becomes `settings.out`.
 
         Returns:
             The line of Python that loads it from `settings.out`.
@@ -107,7 +108,7 @@ def export_images(
         pool: The synthetic images, which become part of the train split.
         settings: What, where to and how.
         keep_out_of: Folders that the export must not lie in.
-        progress: Called with (images done, images in all).
+        progress: Called with (images done, images in all), once at a time, from whichever thread.
 
     Raises:
         UsageError: An unknown format, nothing to export, a pool of other images, or a folder that can't be used.
@@ -198,11 +199,12 @@ def _require_replaceable(target: Path, overwrite: bool) -> None:
 def _reporting(
     read: Callable[[int], NDArray[np.uint8]], total: int, progress: Progress
 ) -> Callable[[int], NDArray[np.uint8]]:
-    done = itertools.count(1)
+    done, one_at_a_time = itertools.count(1), Lock()
 
     def reporting(position: int) -> NDArray[np.uint8]:
         pixels = read(position)
-        progress(next(done), total)
+        with one_at_a_time:
+            progress(next(done), total)
         return pixels
 
     return reporting

@@ -6,15 +6,20 @@ import io
 import json
 import math
 import tarfile
+from collections import deque
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from diffaug import storage
 from diffaug.data.entries import Split
+from diffaug.data.loading import in_threads
 from diffaug.seeding import numpy_generator
 from diffaug.synthesis.export import ExportSettings
 from diffaug.synthesis.export_card import dataset_card
@@ -39,21 +44,18 @@ def write_image_folder(items: ExportItems, folder: Path, settings: ExportSetting
         The line that loads the first split.
     """
     folders = storage.safe_names(items.classes)
-    files: dict[str, str] = {}
     for split in items.splits:
         for name in folders.values():
             (folder / split / name).mkdir(parents=True)
-        for row, png in items.rows(items.positions(split)):
-            file = f"{split}/{folders[row['label']]}/{row['name']}.png"
-            storage.write_bytes(folder / file, png)
-            files[row["name"]] = file
-    column = pa.array([files[name] for name in items.table["name"].to_pylist()], pa.string())
-    _write_table(folder / MANIFEST, _with_files(items.table, "file", column))
+    everything = np.arange(len(items.table))
+    files = [f"{row['split']}/{folders[row['label']]}/{row['name']}.png" for row in items.rows(everything)]
+    _write_images(items, everything, [folder / file for file in files])
+    _write_table(folder / MANIFEST, _with_files(items.table, "file", files))
     storage.write_json(folder / FOLDERS, {name: label for label, name in folders.items()})
-    split = items.splits[0]
+    first = items.splits[0]
     lacking = any(0 in _class_totals(items, split).values() for split in items.splits)
-    arguments = f"{str(settings.out / split)!r}{', allow_empty=True' if lacking else ''}"
-    return f"from torchvision.datasets import ImageFolder; {split} = ImageFolder({arguments})"
+    arguments = f"{str(settings.out / first)!r}{', allow_empty=True' if lacking else ''}"
+    return f"from torchvision.datasets import ImageFolder; {first} = ImageFolder({arguments})"
 
 
 def write_huggingface(items: ExportItems, folder: Path, settings: ExportSettings) -> str:
@@ -73,10 +75,8 @@ def write_huggingface(items: ExportItems, folder: Path, settings: ExportSettings
     """
     for split in items.splits:
         positions = items.positions(split)
-        files = []
-        for row, png in items.rows(positions):
-            files.append(f"{row['class_index']:04d}/{row['name']}.png")
-            storage.write_bytes(folder / split / files[-1], png)
+        files = [f"{row['class_index']:04d}/{row['name']}.png" for row in items.rows(positions)]
+        _write_images(items, positions, [folder / split / file for file in files])
         _write_table(folder / split / "metadata.parquet", _metadata(items, items.table.take(positions), files))
     storage.write_text(folder / "README.md", dataset_card(items))
     return f'from datasets import load_dataset; dataset = load_dataset("imagefolder", data_dir={str(settings.out)!r})'
@@ -99,13 +99,14 @@ def write_webdataset(items: ExportItems, folder: Path, settings: ExportSettings)
     for split in items.splits:
         order = numpy_generator(settings.seed, "export shards", split).permutation(items.positions(split))
         for shard, start in enumerate(range(0, len(order), settings.shard_size)):
-            content = _shard(items.rows(order[start : start + settings.shard_size]))
+            members = order[start : start + settings.shard_size]
+            content = _shard(items.rows(members), in_threads(items.png, members.tolist()))
             storage.write_bytes(folder / f"{split}-{shard:06d}.tar", content)
             last_shards[split] = shard
-    split = items.splits[0]
-    shards = str(settings.out / f"{split}-{{000000..{last_shards[split]:06d}}}.tar")
+    first = items.splits[0]
+    shards = str(settings.out / f"{first}-{{000000..{last_shards[first]:06d}}}.tar")
     decoded = f'WebDataset({shards!r}, shardshuffle=False).decode("pil").to_tuple("png", "cls")'
-    return f"from webdataset import WebDataset; {split} = {decoded}"
+    return f"from webdataset import WebDataset; {first} = {decoded}"
 
 
 def _class_totals(items: ExportItems, split: Split) -> dict[str, int]:
@@ -117,12 +118,24 @@ def _metadata(items: ExportItems, table: pa.Table, files: list[str]) -> pa.Table
     """The rows as `datasets` reads them: `file_name` becomes the image, and `label` a class index that has names."""
     label = {"names": list(items.classes), "_type": "ClassLabel"}
     named = table.set_column(table.column_names.index("label"), "label", table["class_index"])
-    named = _with_files(named.drop_columns(["split", "class_index"]), "file_name", pa.array(files, pa.string()))
+    named = _with_files(named.drop_columns(["split", "class_index"]), "file_name", files)
     return named.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {"label": label}}})})
 
 
-def _with_files(table: pa.Table, column: str, files: pa.Array) -> pa.Table:
-    return table.drop_columns(["name"]).add_column(0, column, files)
+def _with_files(table: pa.Table, column: str, files: list[str]) -> pa.Table:
+    return table.drop_columns(["name"]).add_column(0, column, pa.array(files, pa.string()))
+
+
+def _write_images(items: ExportItems, positions: NDArray[np.int64], paths: list[Path]) -> None:
+    """Writes images in threads, since most of the time goes in waiting for the disk."""
+
+    def write(image: tuple[int, Path]) -> None:
+        position, path = image
+        storage.write_bytes(path, items.png(position))
+
+    # Closed in any case, so that no thread still writes when an interrupted export is cleared away.
+    with closing(in_threads(write, zip(positions.tolist(), paths, strict=True))) as written:
+        deque(written, maxlen=0)
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
@@ -131,11 +144,11 @@ def _write_table(path: Path, table: pa.Table) -> None:
     storage.write_bytes(path, buffer.getvalue())
 
 
-def _shard(rows: Iterable[tuple[dict[str, Any], bytes]]) -> bytes:
+def _shard(rows: Iterable[dict[str, Any]], images: Iterable[bytes]) -> bytes:
     """A tar file whose members have neither time nor owner, so that equal images make equal bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row, png in rows:
+        for row, png in zip(rows, images, strict=True):
             for suffix, content in (("png", png), ("cls", str(row["class_index"]).encode()), ("json", _json(row))):
                 member = tarfile.TarInfo(f"{row['name']}.{suffix}")
                 member.size = len(content)

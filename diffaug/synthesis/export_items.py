@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,10 +49,14 @@ class ExportItems:
         """Rows of one split, int64, in order."""
         return np.flatnonzero(self.table["split"].to_numpy() == split).astype(np.int64)
 
-    def rows(self, positions: NDArray[np.int64]) -> Iterator[tuple[dict[str, Any], bytes]]:
-        """Each row with its image as PNG without metadata."""
-        for position, row in zip(positions.tolist(), self.table.take(positions).to_pylist(), strict=True):
-            yield row, storage.png_bytes(self.read(position))
+    def rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """What the table says of some images."""
+        rows: list[dict[str, Any]] = self.table.take(positions).to_pylist()
+        return rows
+
+    def png(self, position: int) -> bytes:
+        """One image as PNG without metadata; may be called from several threads."""
+        return storage.png_bytes(self.read(position))
 
     def counts(self) -> Counts:
         """Images by split, origin and class; every class is there, also with none."""

@@ -452,7 +452,8 @@ def test_a_package_can_add_a_format(catalog, pool, tmp_path, monkeypatch) -> Non
     storage.write_text(
         site / "tally_format.py",
         "def write(items, folder, settings):\n"
-        "    (folder / 'tally.txt').write_text(str(sum(len(png) for _, png in items.rows(items.positions('train')))))\n"
+        "    size = sum(len(items.png(position)) for position in items.positions('train'))\n"
+        "    (folder / 'tally.txt').write_text(str(size))\n"
         "    return f'size = int(open({str(settings.out / \"tally.txt\")!r}).read())'\n",
     )
     information = site / "tally_format-1.0.dist-info"
