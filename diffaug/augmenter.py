@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,12 +15,15 @@ from diffaug.evaluation.summary import EvaluationResult
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.catalog import prepare_catalog
 from diffaug.pipeline.evaluate import evaluate_pool, read_evaluation, require_test_images, write_study_report
+from diffaug.pipeline.export import export_study
 from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.generate import generate_pool
 from diffaug.pipeline.job import Job, open_job
 from diffaug.pipeline.materialize import materialize
 from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
+from diffaug.synthesis.export import Export, ExportSettings
+from diffaug.synthesis.export_items import Only
 from diffaug.synthesis.pool import Pool
 
 if TYPE_CHECKING:
@@ -195,6 +198,35 @@ class DiffusionAugmenter:
         with self._working():
             self._write_report(read_evaluation(self.job, self._catalog(), Pool.open(self.study.pool)))
         return self.study.report
+
+    def export(
+        self,
+        out: str | Path,
+        format: str = "imagefolder",  # noqa: A002
+        only: Only = "all",
+        *,
+        splits: Sequence[str] = (),
+        shard_size: int = 1000,
+        overwrite: bool = False,
+    ) -> Export:
+        """Writes the real and synthetic images for other libraries to load.
+
+        Args:
+            out: The folder to make, outside of study and data.
+            format: `imagefolder`, `huggingface`, `webdataset`, or one that a plugin adds.
+            only: `synthetic` leaves the real images out.
+            splits: Which splits; none: all. Synthetic images belong to `train`.
+            shard_size: Images a shard, for webdataset.
+            overwrite: Replace an older export in `out`.
+
+        Raises:
+            UsageError: There is no pool yet, an unknown format, or a folder that can't be used.
+            DamagedError: An image of the pool was changed.
+        """
+        seed = self.config.seed
+        settings = ExportSettings(Path(out), format, only, tuple(splits), shard_size, seed, overwrite)
+        with self._working():
+            return export_study(self.job, self._catalog(), settings)
 
     @property
     def job(self) -> Job:

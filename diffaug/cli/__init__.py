@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "Fill up the rare classes with synthetic images.",
     "evaluate": "Measure whether they make a classifier better.",
     "report": "Write the report of an evaluation again.",
+    "export": "Write the images for other libraries: ImageFolder, Hugging Face, webdataset.",
     "recipes": "List, show or copy ready configurations.",
     "doctor": "Versions, devices, what is missing and how to get it.",
 }
