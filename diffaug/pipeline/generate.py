@@ -26,6 +26,7 @@ from diffaug.synthesis.merging import write_pool
 from diffaug.synthesis.origins import expected_origins
 from diffaug.synthesis.pool import MANIFEST, SUMMARY, Pool
 from diffaug.synthesis.targets import resolve_targets
+from diffaug.temporaries import remove_leftovers
 
 RUN = "generate"
 EXTENSION = "extension.json"
@@ -53,7 +54,7 @@ def generate_pool(job: Job, catalog: Catalog, generator: Generator, *, more: Map
         job = job.current()
         state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
         if state == "new":
-            storage.discard_directory(job.study.chunks)
+            (job.study.chunks / EXTENSION).unlink(missing_ok=True)
         targets = _targets(job, request, finished=state == "finished")
         if targets is None:
             return Pool.open(job.study.pool)
@@ -180,10 +181,19 @@ def _finish(job: Job, request: _Request, filling: Filling) -> Pool:
         write_pool(staging, filling.merges, filling.store, classes=generator.classes, score_names=names)
         if old is not None:
             _require_kept(old, staging)
-    (job.study.chunks / EXTENSION).unlink(missing_ok=True)
+    _tidy_chunks(job.study.chunks, filling.store.folder)
     pool = Pool.open(folder)
     _finish_log(job, pool)
     return pool
+
+
+def _tidy_chunks(folder: Path, kept: Path) -> None:
+    """Leaves the chunks that the pool was made from, and nothing that was begun before it."""
+    (folder / EXTENSION).unlink(missing_ok=True)
+    remove_leftovers(kept.rglob(".*.tmp"))
+    for other in folder.iterdir():
+        if other.name != kept.name:
+            storage.discard_directory(other)
 
 
 def _require_kept(old: Pool, extended: Path) -> None:

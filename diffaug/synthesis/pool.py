@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DamagedError, UsageError
 
+T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY = "manifest.parquet", "rejected.parquet", "summary.json"
 PROVENANCE_COLUMNS = (
     "file",
@@ -82,7 +84,7 @@ class Pool:
             DamagedError: Files are missing or cut short.
         """
         path, root = Path(path), _root(Path(path))
-        facts = storage.committed_facts(root)
+        facts = _undisturbed(root, storage.committed_facts)
         if facts is None:
             raise _unfinished(path)
         height, width = facts["image_size"]
@@ -94,7 +96,7 @@ class Pool:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row an image; see `manifest_columns`."""
-        return pd.read_parquet(self.root / MANIFEST)
+        return pd.read_parquet(io.BytesIO((self.root / MANIFEST).read_bytes()))
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -163,7 +165,7 @@ def verify_pool(path: str | Path) -> list[Problem]:
         UsageError: There is no finished pool.
     """
     root = _root(Path(path))
-    changes = storage.changes_since_commit(root)
+    changes = _undisturbed(root, storage.changes_since_commit)
     if changes == {storage.DONE: "missing"} and not (root / MANIFEST).is_file():
         raise _unfinished(Path(path))
     return [Problem(file, what) for file, what in changes.items()]
@@ -171,6 +173,24 @@ def verify_pool(path: str | Path) -> list[Problem]:
 
 def _root(path: Path) -> Path:
     return path / "pool" if (path / "pool").is_dir() else path
+
+
+def _undisturbed(root: Path, look: Callable[[Path], T]) -> T:
+    """What is seen of a pool; again where another process put a new pool in its place meanwhile."""
+    while True:
+        before = _identity(root)
+        try:
+            seen = look(root)
+        except (DamagedError, FileNotFoundError):
+            if _identity(root) == before:
+                raise
+        else:
+            if _identity(root) == before:
+                return seen
+
+
+def _identity(root: Path) -> int | None:
+    return root.stat().st_ino if root.exists() else None
 
 
 def _unfinished(path: Path) -> UsageError:
