@@ -17,7 +17,7 @@ from diffaug.pipeline.catalog import prepare_catalog
 from diffaug.pipeline.evaluate import evaluate_pool, read_evaluation, require_test_images, write_study_report
 from diffaug.pipeline.export import export_study
 from diffaug.pipeline.fit import fit_generator, plan_training
-from diffaug.pipeline.generate import generate_pool
+from diffaug.pipeline.generate import generate_pool, generate_shard
 from diffaug.pipeline.job import Job, open_job
 from diffaug.pipeline.materialize import materialize
 from diffaug.settings import Config
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from diffaug.data.catalog import Catalog
+
+Strategy = str | float | Mapping[Any, int] | list[str] | Callable[..., Any] | None
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, None: 1.0}
@@ -76,19 +78,23 @@ class DiffusionAugmenter:
         self._command = command or "the same calls again"
         self._narrator: Narrator = ConsoleNarrator() if verbose else SilentNarrator()
         self._job: Job | None = None
+        self._record = True
 
     @classmethod
-    def open(cls, study: str | Path, **arguments: Any) -> Self:
+    def open(cls, study: str | Path, *, record: bool = True, **arguments: Any) -> Self:
         """Continues an existing study.
 
         Args:
             study: Its folder.
+            record: Whether to save the settings and log in the study. A shard does not: its machine may share the
+                folder with others and have no locks.
             arguments: As of the constructor.
 
         Raises:
             UsageError: There is no study.
         """
         augmenter = cls(study=study, **arguments)
+        augmenter._record = record
         augmenter._open(open_study(Path(study)))
         return augmenter
 
@@ -153,26 +159,62 @@ class DiffusionAugmenter:
 
     def generate(
         self,
-        sampling_strategy: str | float | Mapping[Any, int] | list[str] | Callable[..., Any] | None = None,
+        sampling_strategy: Strategy = None,
+        *,
+        more: Mapping[str, int] | None = None,
         **settings: Any,
     ) -> Pool:
-        """Fills the pool.
+        """Fills the pool, together with all other processes that do the same in this study, or extends it.
 
         Args:
             sampling_strategy: As in imbalanced-learn; None: as configured, `"auto"` at first.
+            more: Images to add to a finished pool by class name, such as `{"defect": 500}`; what is there stays byte
+                for byte. Each finished call adds; one that was interrupted goes on.
             settings: Other settings of the synthesis stage, such as `guidance_scale=1.5`.
 
         Raises:
-            UsageError: There is no generator yet, or an impossible strategy.
+            UsageError: There is no generator yet, an impossible strategy, or no finished pool to extend.
         """
+        self._configure_synthesis(sampling_strategy, settings)
+        with self._sharing():
+            with self.study.in_turn():
+                catalog = self._catalog()
+            return generate_pool(self.job, catalog, self.generator_, more=more)
+
+    def generate_shard(
+        self,
+        shard: int,
+        shards: int,
+        sampling_strategy: Strategy = None,
+        **settings: Any,
+    ) -> dict[str, int]:
+        """Computes one of several disjoint parts of the pool, for the jobs of an array; `generate` joins them.
+
+        Args:
+            shard: Number of the part, from 1.
+            shards: Number of parts.
+            sampling_strategy: As of `generate`.
+            settings: As of `generate`.
+
+        Returns:
+            Images that each class still lacks.
+
+        Raises:
+            UsageError: There is no generator yet, an impossible strategy, or no such part.
+        """
+        self._configure_synthesis(sampling_strategy, settings)
+        with self._sharing(optional=True):
+            with self.study.in_turn(optional=True):
+                catalog = self._catalog()
+            return generate_shard(self.job, catalog, self.generator_, shard=shard, shards=shards)
+
+    def _configure_synthesis(self, sampling_strategy: Strategy, settings: Mapping[str, Any]) -> None:
         if callable(sampling_strategy):
             sampling_strategy = dict(sampling_strategy(self.class_counts_))
         if isinstance(sampling_strategy, Mapping):
             sampling_strategy = {str(key): total for key, total in sampling_strategy.items()}
         chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
         self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
-        with self._working():
-            return generate_pool(self.job, self._catalog(), self.generator_)
 
     def evaluate(self, **settings: Any) -> EvaluationResult:
         """Trains classifiers with and without the pool on the same updates and writes the report.
@@ -265,7 +307,8 @@ class DiffusionAugmenter:
         return self._catalog().images("train").counts_by_name
 
     def _open(self, study: Study) -> None:
-        with study.locked():
+        optional = not self._record
+        with study.shared(optional=optional), study.in_turn(optional=optional):
             self._job = open_job(
                 study,
                 self._narrator,
@@ -274,12 +317,20 @@ class DiffusionAugmenter:
                 recipe=self._recipe,
                 command=self._command,
                 overwrite=self._overwrite,
+                record=self._record,
             )
 
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Keeps other processes out of the study, and the screen in order whatever happens."""
         with closing(self._narrator), self.study.locked():
+            self._job = self.job.current()
+            yield
+
+    @contextmanager
+    def _sharing(self, *, optional: bool = False) -> Iterator[None]:
+        """Keeps out those who want the study to themselves, but not others who fill the same pool."""
+        with closing(self._narrator), self.study.shared(optional=optional):
             yield
 
     def _configure(self, flags: Mapping[str, Any]) -> None:

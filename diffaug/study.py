@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffaug import storage
+from diffaug import locks, storage
 from diffaug.errors import DamagedError, UsageError
 from diffaug.temporaries import is_temporary
 
@@ -38,6 +38,11 @@ class Study:
     def generator(self) -> Path:
         """The trained generator."""
         return self.path / "generator"
+
+    @property
+    def chunks(self) -> Path:
+        """What the pool is put together from, kept so that it can be extended."""
+        return self.path / "chunks"
 
     @property
     def pool(self) -> Path:
@@ -71,8 +76,31 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other diffaug processes out while the block runs."""
-        with storage.exclusive_lock(self.path / ".lock"):
+        """Keeps other diffaug processes out while the block runs.
+
+        Raises:
+            UsageError: Another process is working in the study.
+        """
+        with locks.exclusive_lock(self.path / ".lock"):
+            yield
+
+    @contextmanager
+    def shared(self, *, optional: bool = False) -> Iterator[None]:
+        """Keeps out those who want the study to themselves; others may share it.
+
+        Args:
+            optional: Whether to go on where the file system has no locks.
+
+        Raises:
+            UsageError: Another process has it to itself.
+        """
+        with locks.shared_lock(self.path / ".lock", optional=optional):
+            yield
+
+    @contextmanager
+    def in_turn(self, *, optional: bool = False) -> Iterator[None]:
+        """A block that those who share the study run one after another, such as to write settings or the journal."""
+        with locks.waiting_lock(self.path / ".turn.lock", optional=optional):
             yield
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from diffaug import storage
-from diffaug.synthesis.pool import MANIFEST, MANIFEST_COLUMNS, Pool
+from diffaug.synthesis.pool import MANIFEST, Pool, manifest_columns
 
 MakePool = Callable[..., Pool]
 
@@ -38,10 +38,11 @@ def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, N
             file = f"{folders[classes[class_index]]}/{number:05d}.png"
             storage.write_bytes(staging / file, content)
             sha256 = storage.sha256_bytes(content)
-            how = ("classifier_free", 1.0, "dpm_solver_2m", 12)
-            values = (file, classes[class_index], class_index, "sampled", 0, number, *how, "0" * 64, 0.9, sha256)
-            rows.append(dict(zip(MANIFEST_COLUMNS, values, strict=True)))
-        storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=list(MANIFEST_COLUMNS)))
+            origin = ("sampled", "", 0.0, 0, number)
+            how = ("classifier_free", 1.0, "dpm_solver_2m", 12, "0" * 64, "judge")
+            values = (file, classes[class_index], class_index, *origin, *how, "real.png", sha256)
+            rows.append(dict(zip(manifest_columns(()), values, strict=True)))
+        storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=manifest_columns(())))
     return Pool.open(root)
 
 

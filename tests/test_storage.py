@@ -2,7 +2,6 @@ import errno
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffaug import seeding, storage
-from diffaug.errors import DamagedError, UsageError
+from diffaug.errors import DamagedError
 
 OLD, NEW = b"old" * 5000, b"new!" * 9000
 NEED_NO_SPACE = frozenset([(os, "unlink"), (os, "rmdir"), (os, "open")])
@@ -335,41 +334,6 @@ def test_tables_arrays_and_images_read_back(tmp_path):
         with Image.open(io.BytesIO(storage.png_bytes(pixels))) as image:
             np.testing.assert_array_equal(np.asarray(image), pixels.squeeze())
             assert not image.info
-
-
-def hold_lock(path: Path, is_held) -> None:
-    with storage.exclusive_lock(path):
-        is_held.set()
-        signal.pause()
-
-
-@pytest.fixture
-def lock_holder(tmp_path):
-    """Another process that holds the lock until it is killed."""
-    context = multiprocessing.get_context("fork")
-    is_held = context.Event()
-    holder = context.Process(target=hold_lock, args=(tmp_path / ".lock", is_held))
-    holder.start()
-    assert is_held.wait(20)
-    yield holder
-    holder.kill()
-    holder.join()
-
-
-def test_a_lock_shuts_others_out_until_its_holder_is_killed(tmp_path, lock_holder):
-    with pytest.raises(UsageError, match="another diffaug process"), storage.exclusive_lock(tmp_path / ".lock"):
-        pytest.fail("the lock was given twice")
-    lock_holder.kill()
-    lock_holder.join()
-    for _ in range(2):
-        with storage.exclusive_lock(tmp_path / ".lock"):
-            pass
-
-
-def test_a_file_system_without_locks_is_not_called_another_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
-    with pytest.raises(OSError, match="no locks"), storage.exclusive_lock(tmp_path / ".lock"):
-        pass
 
 
 json_values = st.recursive(

@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "What fit would do and how long it would take; trains nothing.",
     "fit": "Train a generator on your images.",
     "generate": "Fill up the rare classes with synthetic images.",
+    "verify": "Look whether every file of the pool is as it was written.",
     "evaluate": "Measure whether they make a classifier better.",
     "report": "Write the report of an evaluation again.",
     "export": "Write the images for other libraries: ImageFolder, Hugging Face, webdataset.",

@@ -1,8 +1,11 @@
-"""The stage that fills the pool."""
+"""The stage that fills the pool, alone or together with other processes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,82 +16,204 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.grids import contact_sheet
+from diffaug.errors import DamagedError, UsageError
+from diffaug.pipeline.filling import Filling, pool_inputs, prepare_filling
 from diffaug.pipeline.job import Job
-from diffaug.study import StageState, begin_stage, finish_stage
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
-from diffaug.synthesis.filters import ClassScorer
-from diffaug.synthesis.generation import SUMMARY, fill_pool, finish_pool
-from diffaug.synthesis.pool import MANIFEST, Pool
+from diffaug.pipeline.workers import helped
+from diffaug.study import StageState, begin_stage, require_same_settings, stage_settings
+from diffaug.synthesis.chunks import ChunkMaker
+from diffaug.synthesis.merging import write_pool
+from diffaug.synthesis.origins import expected_origins
+from diffaug.synthesis.pool import MANIFEST, SUMMARY, Pool
 from diffaug.synthesis.targets import resolve_targets
+from diffaug.temporaries import remove_leftovers
 
 RUN = "generate"
+EXTENSION = "extension.json"
 SHEET_COLUMNS = 8
 SHEET_FILE = "samples.png"
 
 
-def generate_pool(job: Job, catalog: Catalog, generator: Generator) -> Pool:
-    """Fills the study's pool, goes on with one that was stopped, or opens the finished one.
+def generate_pool(job: Job, catalog: Catalog, generator: Generator, *, more: Mapping[str, int] | None = None) -> Pool:
+    """Fills the study's pool, goes on with one that was stopped, extends the finished one, or opens it.
+
+    Several processes may do the same at once: beginning and finishing they do in turn, sampling together.
+
+    Args:
+        job: The job; the caller shares the study.
+        catalog: Its images.
+        generator: Its generator.
+        more: Images to add to the finished pool, by class name.
 
     Raises:
-        UsageError: The sampling strategy is impossible, the pool was begun with other settings, or autoguidance
-            has no guide.
+        UsageError: The sampling strategy is impossible, the pool was begun with other settings, autoguidance has no
+            guide, or there is no finished pool or no such class to extend.
     """
-    folder, settings = job.study.pool, job.config.synthesis
+    request = _request(job, catalog, generator, more or {})
+    with job.study.in_turn():
+        job = job.current()
+        state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
+        if state == "new":
+            (job.study.chunks / EXTENSION).unlink(missing_ok=True)
+        targets = _targets(job, request, finished=state == "finished")
+        if targets is None:
+            return Pool.open(job.study.pool)
+        filling = prepare_filling(job, catalog, generator, targets)
+        _show_targets(job, filling.maker, catalog.images("train"), targets)
+        _start_log(job, state, targets)
+    order = {
+        "study": str(job.study.path.resolve()),
+        "config": job.config.model_dump(mode="json"),
+        "device": job.device,
+        "targets": targets,
+    }
+    with helped("generate", order):
+        filling.run(job)
+    with job.study.in_turn():
+        return _finish(job.current(), request, filling)
+
+
+def generate_shard(job: Job, catalog: Catalog, generator: Generator, *, shard: int, shards: int) -> dict[str, int]:
+    """Computes a part of the chunks of the study's pool and leaves the rest to others; see `fill_shard`.
+
+    Returns:
+        Images that each class still lacks.
+
+    Raises:
+        UsageError: As of `generate_pool`, or there is no such part.
+    """
+    request = _request(job, catalog, generator, {})
+    with job.study.in_turn(optional=True):
+        stored = stage_settings(job.study.pool)
+        if stored and not job.overwrite:
+            require_same_settings(job.study.pool, stored, request.stored)
+        facts = storage.committed_facts(job.study.pool) or {}
+        finished = (facts.get("settings"), facts.get("inputs")) == (request.stored, request.inputs)
+        targets = _targets(job, request, finished=finished)
+        if targets is None:
+            return {}
+        filling = prepare_filling(job, catalog, generator, targets)
+    missing = filling.run_shard(job, shard, shards)
+    lacking = ", ".join(f"'{label}' {number} of {targets[label]}" for label, number in missing.items())
+    job.narrator.say(f"shard {shard} of {shards} is done; still missing: {lacking or 'nothing'}")
+    return missing
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for.
+
+    Attributes:
+        stored: The settings that the pool is made with.
+        inputs: Fingerprints of what it is made from.
+        targets: Images to add to each class, without any extension.
+        more: Images to extend the finished pool by.
+    """
+
+    stored: dict[str, Any]
+    inputs: dict[str, str]
+    targets: dict[str, int]
+    more: dict[str, int]
+
+
+def _request(job: Job, catalog: Catalog, generator: Generator, more: Mapping[str, int]) -> _Request:
+    settings = job.config.synthesis
     generator.require_guide(settings.guidance)
-    images = catalog.images("train")
-    targets = resolve_targets(
-        images.counts_by_name, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio
-    )
+    for label, number in more.items():
+        generator.class_index(label)
+        if number < 1:
+            raise UsageError(f"{number} more images of class '{label}' make no sense", fix="give a number above 0")
+    counts = catalog.images("train").counts_by_name
+    targets = resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
-    inputs = {"catalog": catalog.fingerprint, "generator": generator.weights_sha256}
-    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
-    if state == "finished":
-        job.narrator.say(f"pool: finished already, kept ({folder})")
+    return _Request(stored, pool_inputs(catalog, generator), targets, dict(more))
+
+
+def _targets(job: Job, request: _Request, *, finished: bool) -> dict[str, int] | None:
+    """Images wanted of each class, with those that the finished pool is extended by; None: there is nothing to do.
+
+    An extension is written down before it begins, so that the same command, or a plain `generate`, goes on with it.
+    """
+    file, pool = job.study.chunks / EXTENSION, job.study.pool
+    if not finished:
+        if request.more:
+            fix = f"finish it first: diffaug generate {job.study.path}"
+            raise UsageError("there is no finished pool to extend", where=pool, fix=fix)
+        return request.targets
+    have: dict[str, int] = (storage.committed_facts(pool) or {})["targets"]
+    extension = storage.read_json(file) if file.is_file() else {}
+    if extension.get("from") != have:  # none, or it was finished
+        if not request.more:
+            job.narrator.say(f"pool: finished already, kept ({pool})")
+            return None
+        extension = {"from": have, "more": request.more}
+        storage.write_json(file, extension)
+    elif request.more not in ({}, extension["more"]):
+        raise UsageError(
+            f"another extension was begun and not finished: {extension['more']}",
+            where=pool,
+            fix=f"finish it first: diffaug generate {job.study.path}",
+        )
+    return {label: number + extension["more"].get(label, 0) for label, number in have.items()}
+
+
+def _finish(job: Job, request: _Request, filling: Filling) -> Pool:
+    """Merges and commits the pool, unless another process was first."""
+    folder, generator = job.study.pool, filling.maker.generator
+    height, width = generator.image_size
+    facts = {
+        "settings": request.stored,
+        "inputs": request.inputs,
+        "targets": filling.targets,
+        "chunks": filling.store.folder.name,
+        "classes": list(generator.classes),
+        "image_size": [height, width],
+        "channels": generator.channels,
+    }
+    before = storage.committed_facts(folder)
+    if before == facts:
         return Pool.open(folder)
-    _show_targets(job, images, targets)
-    _start_log(job, state, targets)
-    _fill(job, generator, _class_scorer(job, images), targets)
-    facts = finish_pool(folder, generator, targets)
-    finish_stage(folder, facts)
+    if stage_settings(folder) != request.stored:
+        raise UsageError("another process began this pool with other settings meanwhile", where=folder)
+    old = Pool.open(folder) if before else None
+    with storage.new_directory(folder, facts) as staging:
+        names = filling.maker.judge.score_names
+        write_pool(staging, filling.merges, filling.store, classes=generator.classes, score_names=names)
+        if old is not None:
+            _require_kept(old, staging)
+    _tidy_chunks(job.study.chunks, filling.store.folder)
     pool = Pool.open(folder)
     _finish_log(job, pool)
     return pool
 
 
-def _class_scorer(job: Job, images: LabeledImages) -> ClassScorer:
-    """A classifier of the real training images, with the class frequencies taken out of its logits."""
-    job.narrator.say("training the classifier that finds off-class samples ...")
-    device = job.device
-    model = fit_classifier(
-        images,
-        recipe=TrainingRecipe(updates=default_updates(len(images))),
-        seed=job.config.seed,
-        purpose="off-class scorer",
-        log_prior=np.log(np.maximum(images.class_counts, 1)),
-        device=device,
-    )
-
-    def score(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return predict_probabilities(model, pixels, device=device)
-
-    return score
+def _tidy_chunks(folder: Path, kept: Path) -> None:
+    """Leaves the chunks that the pool was made from, and nothing that was begun before it."""
+    (folder / EXTENSION).unlink(missing_ok=True)
+    remove_leftovers(kept.rglob(".*.tmp"))
+    for other in folder.iterdir():
+        if other.name != kept.name:
+            storage.discard_directory(other)
 
 
-def _show_targets(job: Job, images: LabeledImages, targets: dict[str, int]) -> None:
+def _require_kept(old: Pool, extended: Path) -> None:
+    """Raises DamagedError where an image would change, such as when chunks were lost and computed on other hardware."""
+    for file, sha256 in zip(old.files, old.manifest["sha256"], strict=True):
+        path = storage.safe_join(extended, file)
+        if not path.is_file() or storage.sha256_file(path) != sha256:
+            raise DamagedError(
+                "extending the pool would change an image in it: the chunks that it was made from are not the same",
+                where=old.root / file,
+                fix="restore the study's chunks folder, or generate the pool anew with --overwrite",
+            )
+
+
+def _show_targets(job: Job, maker: ChunkMaker, images: LabeledImages, targets: dict[str, int]) -> None:
     counts = images.counts_by_name
-    rows = [[name, str(counts[name]), str(added), str(counts[name] + added)] for name, added in targets.items()]
-    job.narrator.table("What will be generated", ["class", "real", "synthetic", "together"], rows)
-
-
-def _fill(job: Job, generator: Generator, scorer: ClassScorer, targets: dict[str, int]) -> None:
-    rejected: Counter[str] = Counter()
-    records = fill_pool(
-        job.study.pool, generator, scorer, targets=targets, settings=job.config.synthesis, seed=job.config.seed
-    )
-    for record in records:
-        rejected.update(record.rejected)
-        detail = f"{record.total_accepted} images, {sum(rejected.values())} rejected"
-        job.narrator.progress("generating", record.total_accepted, record.total_wanted, detail)
+    origins = expected_origins(maker.settings, targets, maker.sources.counts_by_name)
+    rows = [[name, *map(str, (counts[name], *origins[name], counts[name] + added))] for name, added in targets.items()]
+    columns = ["class", "real", "sampled, about", "variations, about", "together"]
+    job.narrator.table("What the pool will hold", columns, rows)
 
 
 def _start_log(job: Job, state: StageState, targets: dict[str, int]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from diffaug import storage
 from diffaug.config import Resolved, resolve, to_yaml
@@ -58,6 +58,10 @@ class Job:
             raise UsageError("device 'cuda' was asked for and torch sees no CUDA device", fix="--device auto")
         return "cuda" if available and self.config.device != "cpu" else "cpu"
 
+    def current(self) -> Self:
+        """The job with the journal as it is now: others who share the study may have written in it."""
+        return replace(self, journal=Journal(self.study.journal))
+
     def start_run(
         self, key: str, state: StageState, *, name: str, kind: str, params: Mapping[str, Any], **tags: str
     ) -> None:
@@ -81,24 +85,40 @@ def open_job(
     recipe: str | None = None,
     command: str,
     overwrite: bool = False,
+    record: bool = True,
 ) -> Job:
     """Resolves the settings, with those of the study as the weakest source, saves and announces them.
+
+    Args:
+        study: The study.
+        narrator: Tells a person.
+        flags: Settings by dotted key.
+        file: A YAML file of settings.
+        recipe: Name or path of a recipe.
+        command: How to go on after an interruption.
+        overwrite: Whether a stage made with other settings may be replaced.
+        record: Whether to write settings and journal, for which the caller must hold a lock.
 
     Raises:
         UsageError: An unknown or impossible setting.
     """
     resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study))
-    storage.write_text(study.config_file, to_yaml(resolved.config))
     journal = Journal(study.journal)
-    if journal.status(STUDY_RUN) is None:
-        journal.start_run(STUDY_RUN, name=study.name, tags={"diffaug.kind": "study"})
-    journal.log_params(STUDY_RUN, {"seed": resolved.config.seed, "data": study.facts["data"]})
-    journal.log_artifact(STUDY_RUN, study.config_file)
+    if record:
+        storage.write_text(study.config_file, to_yaml(resolved.config))
+        _log_study(study, journal, resolved.config.seed)
     values = resolved.config.model_dump(mode="json")
     for key, origin in sorted(resolved.origins.items()):
         section, _, leaf = key.rpartition(".")
         narrator.say(f"setting {key} = {values[section][leaf] if section else values[leaf]} (from {origin})")
     return Job(study, resolved, narrator, journal, command, overwrite)
+
+
+def _log_study(study: Study, journal: Journal, seed: int) -> None:
+    if journal.status(STUDY_RUN) is None:
+        journal.start_run(STUDY_RUN, name=study.name, tags={"diffaug.kind": "study"})
+    journal.log_params(STUDY_RUN, {"seed": seed, "data": study.facts["data"]})
+    journal.log_artifact(STUDY_RUN, study.config_file)
 
 
 def _settings_of(study: Study) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One job in several processes: the main one works as if alone, the others join in where it trains.
+"""One job in several processes: the main one works as if alone, the others join in where it trains or fills a pool.
 
-The main process sends images, plan and state along, so that the others need no file of the study and may be on
-other machines.
+For a training the main process sends images, plan and state along, so that the others need no file of the study and
+may be on other machines; a pool is filled through the study's folder.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.distributed import Group, Workers, current, joined
 from diffaug.errors import Interrupted, UsageError
+from diffaug.pipeline.filling import help_to_generate
 from diffaug.pipeline.signals import stop_requests
 from diffaug.settings import DiffusionSettings
 
-Task = Literal["measure", "train"]
+Task = Literal["measure", "train", "generate"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,24 @@ def taking_part(task: Task, training: Training, state: TrainingState | None = No
         yield workers
 
 
+@contextmanager
+def helped(task: Task, order: dict[str, Any]) -> Iterator[None]:
+    """Calls the other processes, if any, to a task that they do beside the main one, each at its own pace.
+
+    Args:
+        task: What to do.
+        order: JSON-like, with `device`: all that they need to know.
+    """
+    workers = current()
+    if not isinstance(workers, Group):
+        yield
+        return
+    workers.use_device(order["device"])
+    workers.share_json({"task": task, **order})
+    with workers.at_work():
+        yield
+
+
 def share_state(workers: Workers, state: TrainingState | None) -> None:
     """Puts every process where the main one stands; its state is None at the beginning of a training."""
     packed = pack_state(state) if workers.is_main and state is not None else None
@@ -123,11 +142,15 @@ def _lead(workers: Group, command: Callable[[], None]) -> None:
 
 def follow(workers: Workers) -> None:
     """Does what the main process asks for until it asks for nothing more."""
-    tasks: dict[Task, Callable[[Workers, Training], None]] = {"measure": _measure, "train": _train}
+    tasks: dict[Task, Callable[[dict[str, Any]], None]] = {
+        "measure": lambda order: _measure(workers, Training.receive(workers, order)),
+        "train": lambda order: _train(workers, Training.receive(workers, order)),
+        "generate": help_to_generate,
+    }
     try:
         while order := workers.share_json():
             workers.use_device(order["device"])
-            tasks[order["task"]](workers, Training.receive(workers, order))
+            tasks[order["task"]](order)
     except KeyboardInterrupt:
         raise SystemExit(Interrupted.exit_code) from None  # the main process says it for all
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 NON_FINITE = "non-finite"
 CONSTANT = "constant"
 OFF_CLASS = "off-class"
+DUPLICATE = "duplicate"
 REASONS = (NON_FINITE, CONSTANT, OFF_CLASS)
 
 ClassScorer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,15 @@ from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DamagedError, UsageError
 
-MANIFEST = "manifest.parquet"
-MANIFEST_COLUMNS = (
+T = TypeVar("T")
+MANIFEST, REJECTED, SUMMARY = "manifest.parquet", "rejected.parquet", "summary.json"
+PROVENANCE_COLUMNS = (
     "file",
     "label",
     "class_index",
     "origin",
+    "source",
+    "strength",
     "seed",
     "index",
     "guidance",
@@ -29,9 +34,26 @@ MANIFEST_COLUMNS = (
     "solver",
     "num_inference_steps",
     "generator_sha256",
-    "own_class_probability",
-    "sha256",
+    "judge",
 )
+
+
+def manifest_columns(score_names: Iterable[str]) -> list[str]:
+    """Columns of the manifest: where an image came from, the judge's scores, and what identifies it."""
+    return [*PROVENANCE_COLUMNS, *score_names, "nearest", "sha256"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file of a pool that is not as it was written.
+
+    Attributes:
+        file: Path relative to the pool.
+        what: `missing`, `changed` or `foreign`.
+    """
+
+    file: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -61,12 +83,10 @@ class Pool:
             UsageError: There is no finished pool.
             DamagedError: Files are missing or cut short.
         """
-        path = Path(path)
-        root = path / "pool" if (path / "pool").is_dir() else path
-        facts = storage.committed_facts(root)
+        path, root = Path(path), _root(Path(path))
+        facts = _undisturbed(root, storage.committed_facts)
         if facts is None:
-            study = path.parent if path.name == "pool" else path
-            raise UsageError("there is no finished pool here", where=path, fix=f"diffaug generate {study}")
+            raise _unfinished(path)
         height, width = facts["image_size"]
         return cls(root, tuple(facts["classes"]), (height, width), facts["channels"])
 
@@ -75,8 +95,8 @@ class Pool:
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """One row an image; `MANIFEST_COLUMNS` name the columns."""
-        return pd.read_parquet(self.root / MANIFEST)
+        """One row an image; see `manifest_columns`."""
+        return pd.read_parquet(io.BytesIO((self.root / MANIFEST).read_bytes()))
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -119,6 +139,10 @@ class Pool:
             pixels = np.asarray(image, dtype=np.uint8)
         return pixels.reshape(*self.image_size, self.channels)
 
+    def verify(self) -> list[Problem]:
+        """Every file that is missing, changed or foreign; see `verify_pool`."""
+        return verify_pool(self.root)
+
     def images(self) -> LabeledImages:
         """All images in memory."""
         height, width = self.image_size
@@ -126,3 +150,49 @@ class Pool:
         for index in range(len(self)):
             pixels[index] = self.read(index)
         return LabeledImages(pixels, self.labels, self.classes, self.files)
+
+
+def verify_pool(path: str | Path) -> list[Problem]:
+    """Compares every byte of a finished pool with what was written, also of one too damaged to open.
+
+    Args:
+        path: The pool's folder or the study's.
+
+    Returns:
+        Every file that is missing, changed or foreign, by name; none where all is well.
+
+    Raises:
+        UsageError: There is no finished pool.
+    """
+    root = _root(Path(path))
+    changes = _undisturbed(root, storage.changes_since_commit)
+    if changes == {storage.DONE: "missing"} and not (root / MANIFEST).is_file():
+        raise _unfinished(Path(path))
+    return [Problem(file, what) for file, what in changes.items()]
+
+
+def _root(path: Path) -> Path:
+    return path / "pool" if (path / "pool").is_dir() else path
+
+
+def _undisturbed(root: Path, look: Callable[[Path], T]) -> T:
+    """What is seen of a pool; again where another process put a new pool in its place meanwhile."""
+    while True:
+        before = _identity(root)
+        try:
+            seen = look(root)
+        except (DamagedError, FileNotFoundError):
+            if _identity(root) == before:
+                raise
+        else:
+            if _identity(root) == before:
+                return seen
+
+
+def _identity(root: Path) -> int | None:
+    return root.stat().st_ino if root.exists() else None
+
+
+def _unfinished(path: Path) -> UsageError:
+    study = path.parent if path.name == "pool" else path
+    return UsageError("there is no finished pool here", where=path, fix=f"diffaug generate {study}")

@@ -1,0 +1,193 @@
+"""How much of filling a pool is sampling, and what a second process adds.
+
+    python benchmarks/synthesis_speed.py [--quick] [--json FILE] [--sizes 28 32]
+
+A generator with random weights of the size that diffaug plans fills a pool of two classes: sampling, filters, PNG and
+merge. The filter is a network that embeds each image and compares it with the training images and the pool, about what
+the real one costs. `network_share` is the time inside the generator over the time of the whole, from the first chunk to
+the committed pool. `two_process_ratio` compares one process with two that share the pool, one thread each; it needs two
+idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffaug import locks, storage
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.batches import TrainingData
+from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.planning import make_plan
+from diffaug.settings import DiffusionSettings, SynthesisSettings
+from diffaug.synthesis.candidates import Candidates, Judgement
+from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.classifier import small_cnn
+from diffaug.synthesis.generation import class_merges, fill_pool
+from diffaug.synthesis.merging import write_pool
+from measuring import CHANNELS, print_table, random_images, write_report
+
+TARGETS = {"0": 256, "1": 256}
+QUICK_TARGETS = {"0": 64, "1": 64}
+
+
+@dataclass
+class TimedGenerator:
+    """A generator that adds up the time spent in it."""
+
+    generator: Generator
+    seconds: float = 0.0
+    classes: tuple[str, ...] = field(init=False)
+    weights_sha256: str = "0" * 64
+
+    def __post_init__(self) -> None:
+        self.classes = self.generator.classes
+
+    def class_index(self, label: str | int) -> int:
+        return self.generator.class_index(label)
+
+    def sample(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        return self._timed(self.generator.sample, *arguments, **options)
+
+    def variations(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        return self._timed(self.generator.variations, *arguments, **options)
+
+    def _timed(self, call: Any, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        began = time.perf_counter()
+        result: NDArray[np.uint8] = call(*arguments, **options)
+        self.seconds += time.perf_counter() - began
+        return result
+
+
+class EmbeddingJudge:
+    """Embeds images with a network and compares them with each other; rejects none."""
+
+    score_names: tuple[str, ...] = ("distance",)
+    fingerprint = "benchmark"
+
+    def __init__(self, images: LabeledImages) -> None:
+        height, width, channels = images.pixels.shape[1:]
+        self.image_ids = images.ids
+        self._network = small_cnn(channels, 64, (height, width)).eval()
+        self._reference = self._embed(images.pixels)
+
+    def __call__(self, candidates: Candidates) -> Judgement:
+        """Scores by the distance to the nearest training image."""
+        embedded = self._embed(candidates.pixels)
+        distances = torch.cdist(torch.from_numpy(embedded), torch.from_numpy(self._reference)).numpy()
+        scores = {"distance": distances.min(axis=1)}
+        return Judgement(("",) * len(embedded), scores, distances.argmin(axis=1), embedded)
+
+    def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
+        """Compares all with all and calls none a duplicate, so that every run is equally long."""
+        together = torch.from_numpy(descriptors)
+        return np.asarray(torch.cdist(together, together).tril(-1).numpy().max(axis=1) < 0)
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            return np.asarray(self._network(images).numpy())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small pool, once")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=CHANNELS, default=[28, 32], help="pixels")
+    parser.add_argument("--rounds", type=int, help="turns; the median counts")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    rows = [measure(size, arguments) for size in arguments.sizes]
+    summary = {key: min(row[key] for row in rows) for key in ("network_share", "two_process_ratio")}
+    write_report(arguments.json, summary, rows)
+
+
+def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: share of the network, and one process against two, in turn."""
+    targets, rounds = (QUICK_TARGETS, 1) if arguments.quick else (TARGETS, 3)
+    maker = make_maker(size)
+    shares, alone, together = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        complete(Path(folder) / "warm-up", maker, {"0": 1})
+        for turn in range(arguments.rounds or rounds):
+            timed = TimedGenerator(maker.generator)
+            watched = ChunkMaker(timed, maker.judge, maker.sources, maker.settings, maker.seed)  # type: ignore[arg-type]
+            seconds = run(1, Path(folder) / f"one-{turn}", watched, targets, in_process=True)
+            shares.append(timed.seconds / seconds)
+            alone.append(run(1, Path(folder) / f"alone-{turn}", maker, targets))
+            together.append(run(2, Path(folder) / f"two-{turn}", maker, targets))
+    one, two = statistics.median(alone), statistics.median(together)
+    row = {
+        "size": size,
+        "images": sum(targets.values()),
+        "network_share": statistics.median(shares),
+        "images/s, one process": sum(targets.values()) / one,
+        "images/s, two processes": sum(targets.values()) / two,
+        "two_process_ratio": one / two,
+    }
+    print_table([row])
+    return row
+
+
+def make_maker(size: int) -> ChunkMaker:
+    """A generator with random weights, planned for images of `size` px, and everything else that chunks take."""
+    images = random_images(size)
+    plan = make_plan(images, DiffusionSettings(minutes=10), "cpu")
+    data = TrainingData.of(images, DiffusionSettings(), "cpu")
+    generator = Generator(for_inference(Denoiser(plan.network), "cpu"), data.normalization, images.classes, "0" * 64)
+    return ChunkMaker(generator, EmbeddingJudge(images), images, SynthesisSettings(), seed=0)
+
+
+def run(processes: int, root: Path, maker: ChunkMaker, targets: dict[str, int], *, in_process: bool = False) -> float:
+    """Seconds until the pool is committed; each process begins when all are ready."""
+    if in_process:
+        began = time.perf_counter()
+        complete(root, maker, targets)
+        return time.perf_counter() - began
+    context = multiprocessing.get_context("fork")
+    ready = context.Barrier(processes + 1)
+    crew = [context.Process(target=_work, args=(ready, root, maker, targets)) for _ in range(processes)]
+    for process in crew:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    for process in crew:
+        process.join()
+    if any(process.exitcode for process in crew):
+        raise RuntimeError("a process that fills the pool failed")
+    return time.perf_counter() - began
+
+
+def _work(ready: Any, root: Path, maker: ChunkMaker, targets: dict[str, int]) -> None:
+    torch.set_num_threads(1)
+    ready.wait()
+    complete(root, maker, targets)
+
+
+def complete(root: Path, maker: ChunkMaker, targets: dict[str, int]) -> None:
+    """Fills the pool together with all others that do the same; the first one commits it."""
+    store, merges = ChunkStore(root / "chunks"), class_merges(maker, targets)
+    for _ in fill_pool(store, maker, merges):
+        pass
+    with locks.waiting_lock(root / ".turn.lock"):
+        if storage.committed_facts(root / "pool") is None:
+            with storage.new_directory(root / "pool", {}) as staging:
+                classes = maker.generator.classes
+                write_pool(staging, merges, store, classes=classes, score_names=maker.judge.score_names)
+
+
+if __name__ == "__main__":
+    main()

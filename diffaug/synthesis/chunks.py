@@ -1,0 +1,171 @@
+"""Chunks: samples of one class that are computed and judged together, each kept as one file.
+
+Chunk j of a class holds its samples j n to (j + 1) n - 1. What is in it depends on seed, class and j alone, so any
+process may compute it, and all of it is in one file that is there as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from diffaug import locks, storage
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.artifact import Generator
+from diffaug.diffusion.sampling import SamplingOptions
+from diffaug.errors import DamagedError
+from diffaug.settings import SynthesisSettings
+from diffaug.synthesis.candidates import SAMPLED, VARIATION, Candidates, Judge
+from diffaug.synthesis.origins import ChunkPlan, plan_chunk
+
+REASON, PNG, DESCRIPTOR = "reason", "png", "descriptor"
+
+
+@dataclass(frozen=True)
+class ChunkMaker:
+    """Computes chunks.
+
+    Attributes:
+        generator: Samples the images.
+        judge: Filters them.
+        sources: The real images that variations begin from, of the generator's size and classes.
+        settings: Chunk size, origins, guidance and steps.
+        seed: Seed of the pool.
+    """
+
+    generator: Generator
+    judge: Judge
+    sources: LabeledImages
+    settings: SynthesisSettings
+    seed: int
+
+    def make(self, class_index: int, number: int) -> pd.DataFrame:
+        """Samples and judges a chunk.
+
+        Returns:
+            One row a candidate, in order of index: the columns of the manifest but for `file`, and `reason` (empty
+            where it passed), `png` (bytes) and `descriptor` (bytes of float32).
+        """
+        sources = self._positions[class_index]
+        plan = plan_chunk(
+            self.settings, seed=self.seed, class_index=class_index, number=number, num_sources=len(sources)
+        )
+        varied = sources[list(plan.sources)]
+        pixels = self._pixels(class_index, plan, varied)
+        # The generator returns an image with a non-finite value all zero; one that is black by itself is constant.
+        finite = np.asarray(pixels.reshape(len(pixels), -1).max(axis=1) > 0)
+        judgement = self.judge(Candidates(pixels, finite, class_index))
+        contents = [storage.png_bytes(image) for image in pixels]
+        columns = {
+            **self._provenance(class_index, plan, varied),
+            **{name: judgement.scores[name].astype(np.float32) for name in self.judge.score_names},
+            "nearest": [self.judge.image_ids[position] for position in judgement.nearest],
+            "sha256": [storage.sha256_bytes(content) for content in contents],
+            REASON: list(judgement.reasons),
+            PNG: contents,
+            DESCRIPTOR: [row.tobytes() for row in judgement.descriptors.astype(np.float32)],
+        }
+        return pd.DataFrame(columns)
+
+    @cached_property
+    def _positions(self) -> list[NDArray[np.intp]]:
+        return [np.flatnonzero(self.sources.labels == index) for index in range(len(self.generator.classes))]
+
+    def _pixels(self, class_index: int, plan: ChunkPlan, varied: NDArray[np.intp]) -> NDArray[np.uint8]:
+        options: SamplingOptions = {
+            "solver": self.settings.solver,
+            "num_inference_steps": self.settings.num_inference_steps,
+            "guidance": self.settings.guidance,
+            "guidance_scale": plan.guidance_scale,
+            "guidance_interval": self.settings.guidance_interval,
+        }
+        parts = []
+        if plan.sampled:
+            parts.append(self.generator.sample(class_index, plan.sampled, seed=self.seed, **options))
+        if plan.varied:
+            images = np.asarray(self.sources.pixels[varied])
+            parts.append(
+                self.generator.variations(
+                    images, class_index, plan.varied, strength=plan.strength, seed=self.seed, **options
+                )
+            )
+        return np.concatenate(parts)
+
+    def _provenance(self, class_index: int, plan: ChunkPlan, varied: NDArray[np.intp]) -> dict[str, Any]:
+        sampled = len(plan.sampled)
+        return {
+            "label": self.generator.classes[class_index],
+            "class_index": class_index,
+            "origin": [SAMPLED] * sampled + [VARIATION] * len(varied),
+            "source": [""] * sampled + [self.sources.ids[position] for position in varied],
+            "strength": [0.0] * sampled + [plan.strength] * len(varied),
+            "seed": self.seed,
+            "index": [*plan.sampled, *plan.varied],
+            "guidance": self.settings.guidance,
+            "guidance_scale": float(plan.guidance_scale),
+            "solver": self.settings.solver,
+            "num_inference_steps": self.settings.num_inference_steps,
+            "generator_sha256": self.generator.weights_sha256,
+            "judge": self.judge.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class ChunkStore:
+    """The finished chunks of one seed, data, generator and settings, on disk.
+
+    Attributes:
+        folder: Where they are; several processes may use it at once.
+    """
+
+    folder: Path
+
+    def finished(self, class_index: int) -> set[int]:
+        """Numbers of a class's finished chunks."""
+        return {int(path.stem) for path in self._folder(class_index).glob("*.parquet") if path.stem.isdecimal()}
+
+    def write(self, class_index: int, number: int, chunk: pd.DataFrame) -> None:
+        """Keeps a chunk; it is there as a whole or not at all."""
+        storage.write_parquet(self._path(class_index, number), chunk)
+
+    def read(self, class_index: int, number: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """A finished chunk as `ChunkMaker.make` made it.
+
+        Raises:
+            DamagedError: The file was changed since.
+        """
+        path = self._path(class_index, number)
+        try:
+            chunk = pd.read_parquet(path, columns=None if columns is None else list(columns))
+        except (OSError, ValueError) as error:
+            raise self._damaged(path, str(error)) from error
+        if PNG in chunk and list(map(storage.sha256_bytes, chunk[PNG])) != chunk["sha256"].tolist():
+            raise self._damaged(path, "an image in it was changed")
+        return chunk
+
+    @contextmanager
+    def claim(self, class_index: int, number: int) -> Iterator[bool]:
+        """Yields whether this process is to compute a chunk: it is not finished, and nobody else is at it.
+
+        A process that dies loses its claim. Fails on a file system without locks, where shards need no claims.
+        """
+        with locks.claim(self._folder(class_index) / f"{number:06d}.lock") as mine:
+            yield mine and not self._path(class_index, number).is_file()
+
+    def _folder(self, class_index: int) -> Path:
+        return self.folder / f"{class_index:04d}"
+
+    def _path(self, class_index: int, number: int) -> Path:
+        return self._folder(class_index) / f"{number:06d}.parquet"
+
+    @staticmethod
+    def _damaged(path: Path, what: str) -> DamagedError:
+        return DamagedError(f"a chunk of the pool is damaged: {what}", where=path, fix="remove it: it is made again")
