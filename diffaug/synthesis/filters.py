@@ -52,7 +52,8 @@ class Calibration:
         own = self.scores[self.labels == class_index]
         if (len(own) + 1) * rejected_real >= 2:
             return _p_values(own, scores) <= rejected_real
-        return (_p_values(self.scores, scores) <= rejected_real) & (scores > own.max(initial=-np.inf))
+        beyond_all = scores > own.max(initial=-np.inf)
+        return np.asarray((_p_values(self.scores, scores) <= rejected_real) & beyond_all)
 
 
 def _p_values(calibration: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,7 +89,8 @@ def class_distances(features: NDArray[np.float32], references: NDArray[np.float3
 
 def unit_vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows scaled to length 1; a row of zeros stays one."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.float32(1e-12))
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def constant(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -98,7 +100,7 @@ def constant(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def saturation(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Share of the values of uint8 (N, H, W, C) that are 0 or 255, float32 (N,)."""
-    return ((pixels == 0) | (pixels == 255)).mean(axis=(1, 2, 3), dtype=np.float32)
+    return np.asarray(((pixels == 0) | (pixels == 255)).mean(axis=(1, 2, 3)), dtype=np.float32)
 
 
 def saturation_limits(
@@ -116,7 +118,7 @@ def saturation_limits(
     """
     worst = np.zeros(num_classes, np.float32)
     np.maximum.at(worst, labels, saturations)
-    return (1 + worst) / 2
+    return np.asarray((1 + worst) / 2, dtype=np.float32)
 
 
 def first_reasons(verdicts: Mapping[str, NDArray[np.bool_]], count: int) -> tuple[str, ...]:

@@ -272,4 +272,4 @@ def _calibrate(
 
 
 def _mean(scores: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.mean(scores, axis=0, dtype=np.float32)
+    return np.asarray(np.mean(scores, axis=0), dtype=np.float32)

@@ -28,6 +28,7 @@ COMPONENTS = 64
 SHORTLIST = 16
 REGISTRATION_STEPS = 2
 ROUNDING = 1e-3
+LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
 QUERIES_AT_ONCE = 64
 CALIBRATED_ON = 4000
 
@@ -204,8 +205,10 @@ def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor
         _resampling(windows[:, axis], windows[:, 2], size, side) for axis, size in enumerate(images.shape[2:])
     )
     pooled = (rows[:, None] @ images @ columns[:, None].mT).flatten(1)
-    centred = pooled - pooled.mean(dim=1, keepdim=True)
-    return centred / (centred.norm(dim=1, keepdim=True) + 1e-3 * centred.shape[1] ** 0.5)
+    centred: Tensor = pooled - pooled.mean(dim=1, keepdim=True)
+    length: Tensor = centred.norm(dim=1, keepdim=True)
+    described: Tensor = centred / (length + LEAST_CONTRAST * centred.shape[1] ** 0.5)
+    return described
 
 
 def descriptor_maps(pixels: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
@@ -221,7 +224,8 @@ def _thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
     parts = []
     for start in range(0, max(1, len(pixels)), 1024):
         images = torch.from_numpy(np.array(pixels[start : start + 1024])).to(device).permute(0, 3, 1, 2).float()
-        parts.append(functional.adaptive_avg_pool2d(images, [min(THUMBNAIL, side) for side in images.shape[2:]]))
+        height, width = (min(THUMBNAIL, side) for side in images.shape[2:])
+        parts.append(functional.adaptive_avg_pool2d(images, (height, width)))
     return torch.cat(parts)
 
 
