@@ -14,6 +14,8 @@ ARM_NAMES = (
     "balanced softmax + synthetic",
 )
 
+FILTER_NAMES = ("constant", "saturated", "off-class", "out of distribution", "copy", "duplicate")
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -149,11 +151,26 @@ class SynthesisSettings(Settings):
         "image, 1 forgets it.",
     )
     chunk_size: PositiveInt = Field(32, description="Images sampled together; part of the pool's identity.")
-    off_class_confidence: Fraction = Field(
-        0.95,
-        description="An image is rejected when a classifier of the real images is this sure of another class.",
+    filters: tuple[str, ...] = Field(
+        FILTER_NAMES, description="Reasons for which an image may be rejected; one that is not finite always is."
+    )
+    rejected_real: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.08,
+        description="Share of the real images of each class that each of the filters off-class and out of distribution "
+        "may reject: more finds more bad images.",
+    )
+    rejected_as_copies: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.0025, description="Share of new images that the filters for copies and duplicates each may reject."
     )
     max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
+
+    @field_validator("filters")
+    @classmethod
+    def _known_filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in filters if name not in FILTER_NAMES]
+        if unknown:
+            raise ValueError(f"unknown filters {unknown}; there are: {', '.join(FILTER_NAMES)}")
+        return filters
 
     @field_validator("guidance_interval", "guidance_scale", "variation_strength")
     @classmethod

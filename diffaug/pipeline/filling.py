@@ -65,10 +65,12 @@ class Filling:
         return {merge.label: merge.target - merge.kept for merge in self.merges if not merge.is_over}
 
 
-def prepare_filling(job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int]) -> Filling:
+def prepare_filling(
+    job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int], encoder: Encoder | None = None
+) -> Filling:
     """What filling the study's pool takes; the caller has its turn in the study."""
     settings, seed = job.config.synthesis, job.config.seed
-    judge = _prepare_judge(job, catalog.images("train"))
+    judge = _prepare_judge(job, catalog, encoder)
     content = {
         "seed": seed,
         "settings": settings.model_dump(mode="json", exclude=NOT_IN_CHUNKS),
@@ -106,43 +108,13 @@ def pool_inputs(catalog: Catalog, generator: Generator) -> dict[str, str]:
     return {"catalog": catalog.fingerprint, "generator": generator.weights_sha256}
 
 
-class _ClassifierJudge:
-    """The filters behind a classifier of the real training images, class frequencies taken out of its logits."""
-
-    score_names: tuple[str, ...] = ("own_class_probability",)
-    image_ids: tuple[str, ...] = ("",)
-
-    def __init__(self, job: Job, images: LabeledImages) -> None:
-        self.fingerprint = storage.fingerprint({"seed": job.config.seed, "images": images.ids})
-        self._confidence, self._device = job.config.synthesis.off_class_confidence, job.device
-        self._model = fit_classifier(
-            images,
-            recipe=TrainingRecipe(updates=default_updates(len(images))),
-            seed=job.config.seed,
-            purpose="off-class scorer",
-            log_prior=np.log(np.maximum(images.class_counts, 1)),
-            device=job.device,
-        )
-
-    def __call__(self, candidates: Candidates) -> Judgement:
-        """See `Judge`."""
-
-        def score(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return predict_probabilities(self._model, pixels, device=self._device)
-
-        judgement = filters.judge(candidates.pixels, candidates.finite, candidates.class_index, score, self._confidence)
-        count = len(judgement.reasons)
-        scores = {"own_class_probability": judgement.own_class_probability}
-        return Judgement(judgement.reasons, scores, np.zeros(count, np.int64), np.zeros((count, 0), np.float32))
-
-    def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
-        """None: this judge has nothing to compare images by."""
-        return np.zeros(len(descriptors), bool)
-
-
-def _prepare_judge(job: Job, images: LabeledImages) -> Judge:
-    job.narrator.say("training the classifier that finds off-class samples ...")
-    return _ClassifierJudge(job, images)
+def _prepare_judge(job: Job, catalog: Catalog, encoder: Encoder | None) -> CalibratedJudge:
+    images, units = catalog.images("train"), catalog.units("train")
+    job.narrator.say("training and calibrating the filters on the real images ...")
+    settings, seed = job.config.synthesis, job.config.seed
+    return prepare_judge(
+        job.study.judge, images, units, settings=settings, seed=seed, device=job.device, encoder=encoder
+    )
 
 
 def _narrate(job: Job, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""What passes between the makers of samples, the filters that judge them, and the pool."""
+"""What the filters are given, what they answer, and the interface between both."""
 
 from __future__ import annotations
 
@@ -8,39 +8,77 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLED, VARIATION = "sampled", "variation"  # origins
+SAMPLED, VARIATION = "sampled", "variation"
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Samples of one class before any filter."""
+    """Samples of one class before any filter.
 
-    pixels: NDArray[np.uint8]  # (N, H, W, C)
-    finite: NDArray[np.bool_]  # (N,), whether the sampler's output was finite
-    class_index: int  # the class they were made for
+    Attributes:
+        pixels: uint8 (N, H, W, C).
+        finite: bool (N,), whether the sampler's output was finite.
+        class_index: The class that they were made for.
+    """
+
+    pixels: NDArray[np.uint8]
+    finite: NDArray[np.bool_]
+    class_index: int
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the filters say of candidates."""
+    """What the filters say of candidates.
 
-    reasons: tuple[str, ...]  # the first reason for rejection of each; empty where kept
-    scores: dict[
-        str, NDArray[np.float32]
-    ]  # (N,) each; columns of the manifest, the same keys always: Judge.score_names
-    nearest: NDArray[np.int64]  # (N,) position of the nearest training image among the judge's images
-    descriptors: NDArray[np.float32]  # (N, F) what duplicates inside the pool are found by
+    Attributes:
+        reasons: The first reason for rejection of each; empty where it is kept.
+        scores: float32 (N,) each, by name; the same names always: `Judge.score_names`.
+        nearest: int64 (N,), position of the nearest training image in `Judge.image_ids`.
+        descriptors: float32 (N, F), what `Judge.duplicates` compares.
+    """
+
+    reasons: tuple[str, ...]
+    scores: dict[str, NDArray[np.float32]]
+    nearest: NDArray[np.int64]
+    descriptors: NDArray[np.float32]
 
 
 class Judge(Protocol):
-    """Filters and what they know of the training images."""
+    """Decides which candidates become images of the pool; the same candidates get the same judgement always.
 
-    score_names: tuple[str, ...]
-    image_ids: tuple[str, ...]  # names of the training images that `nearest` points to
-    fingerprint: str  # changes with data, seed and settings of the filters
+    Attributes:
+        score_names: Names of the scores that it gives.
+        image_ids: Names of the training images that `Judgement.nearest` points to.
+        fingerprint: Changes with the data, the seed and the settings of the filters.
+    """
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Columns of the manifest."""
+        ...
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Of the training images."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A short stable name."""
+        ...
 
     def __call__(self, candidates: Candidates) -> Judgement:
-        """Judges candidates of one class."""
+        """Judges candidates of one class, each by itself."""
+        ...
 
     def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
-        """(N,) True where an EARLIER row of the same class, itself not a duplicate, shows the same image."""
+        """Which images show the same as an earlier one of the same class that is not a duplicate itself.
+
+        Args:
+            descriptors: float32 (N, F) of images in order, as in `Judgement.descriptors`.
+            class_index: Their class.
+
+        Returns:
+            bool (N,).
+        """
+        ...

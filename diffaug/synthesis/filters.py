@@ -1,63 +1,131 @@
-"""Which samples are kept. Each filter gives a reason for every image that it rejects."""
+"""Which samples are kept: scores of images, and how unusual a score must be for a rejection.
+
+A score is compared with those that real images get of a model that was not trained on them. Its rank among the real
+images of its class is a p-value (Vovk et al. 2005, conformal prediction), so a filter rejects about the chosen share of
+good images of every class, however hard the class is and however few its images are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-NON_FINITE = "non-finite"
-CONSTANT = "constant"
-OFF_CLASS = "off-class"
-DUPLICATE = "duplicate"
-REASONS = (NON_FINITE, CONSTANT, OFF_CLASS)
+from diffaug.settings import FILTER_NAMES
 
-ClassScorer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""uint8 (N, H, W, C) to class probabilities float32 (N, K)."""
+NON_FINITE = "non-finite"
+CONSTANT, SATURATED, OFF_CLASS, OUT_OF_DISTRIBUTION, COPY, DUPLICATE = FILTER_NAMES
+REASONS = (NON_FINITE, *FILTER_NAMES)
+
+NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the filters say of a batch of samples.
+class Calibration:
+    """What real images score when the model has not seen them; a higher score is worse.
 
     Attributes:
-        reasons: The first reason for rejection of each image; empty where it is kept.
-        own_class_probability: float32 (N,), the scorer's probability of the class it was made for.
+        scores: float32 (M,), of each image for its own class.
+        labels: int64 (M,), their classes.
     """
 
-    reasons: tuple[str, ...]
-    own_class_probability: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
-    @property
-    def accepted(self) -> NDArray[np.int64]:
-        """Positions of the kept images, in order."""
-        return np.flatnonzero([not reason for reason in self.reasons]).astype(np.int64)
+    def p_values(self, scores: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+        """Share of the class's real images that score as badly, the judged one counted in: float32 (N,) in (0, 1]."""
+        return _p_values(self.scores[self.labels == class_index], scores)
+
+    def unusual(self, scores: NDArray[np.float32], class_index: int, rejected_real: float) -> NDArray[np.bool_]:
+        """Which scores reject an image.
+
+        A class with too few images to tell its own worst share from its single worst image rejects only what is worse
+        than each of them and belongs to the worst share of all classes together, so that it loses no more.
+
+        Args:
+            scores: float32 (N,) of images made for the class.
+            class_index: The class.
+            rejected_real: Largest share of real images of the class to reject, in (0, 1).
+        """
+        own = self.scores[self.labels == class_index]
+        if (len(own) + 1) * rejected_real >= 2:
+            return _p_values(own, scores) <= rejected_real
+        beyond_all = scores > own.max(initial=-np.inf)
+        return np.asarray((_p_values(self.scores, scores) <= rejected_real) & beyond_all)
 
 
-def judge(
-    pixels: NDArray[np.uint8],
-    finite: NDArray[np.bool_],
-    class_index: int,
-    scorer: ClassScorer,
-    off_class_confidence: float,
-) -> Judgement:
-    """Judges samples of one class.
+def _p_values(calibration: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    as_bad = len(calibration) - np.searchsorted(np.sort(calibration), scores, side="left")
+    return ((1 + as_bad) / (len(calibration) + 1)).astype(np.float32)
+
+
+def off_class_log_odds(log_probabilities: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+    """Log-odds of the likeliest other class against `class_index`, (N,); -inf where there is no other.
 
     Args:
-        pixels: uint8 (N, H, W, C).
-        finite: bool (N,), whether the sampler's output was finite.
-        class_index: The class that the samples were made for.
-        scorer: A class-balanced classifier of the real images.
-        off_class_confidence: A sample is off-class when the scorer gives another class at least this much. A
-            sample that it is unsure of is kept: rare classes are where the scorer knows least.
+        log_probabilities: float32 (N, K), as if all classes were equally frequent.
+        class_index: The class that the images should show.
     """
-    constant = (pixels.min(axis=(1, 2)) == pixels.max(axis=(1, 2))).all(axis=1)
-    probabilities = scorer(pixels)
-    others = np.delete(probabilities, class_index, axis=1).max(axis=1, initial=0)
-    verdicts = ((NON_FINITE, ~finite), (CONSTANT, constant), (OFF_CLASS, others >= off_class_confidence))
-    reasons = tuple(
-        next((reason for reason, rejected in verdicts if rejected[position]), "") for position in range(len(pixels))
-    )
-    return Judgement(reasons, probabilities[:, class_index])
+    others = np.delete(log_probabilities, class_index, axis=1).max(axis=1, initial=-np.inf)
+    return np.asarray(others - log_probabilities[:, class_index], dtype=np.float32)
+
+
+def class_distances(features: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean distance in [0, 2] to the five nearest of a class's images, or to all where there are fewer.
+
+    Args:
+        features: float32 (N, D), compared by direction alone.
+        references: float32 (M, D) of images of the class; M of at least 1.
+
+    Returns:
+        float32 (N,).
+    """
+    squared = 2 - 2 * unit_vectors(features) @ unit_vectors(references).T
+    nearest = np.sort(np.sqrt(squared.clip(0)), axis=1)[:, :NEIGHBOURS]
+    return np.asarray(nearest.mean(axis=1), dtype=np.float32)
+
+
+def unit_vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; a row of zeros stays one."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def constant(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of uint8 (N, H, W, C) have one value in every channel."""
+    return np.asarray((pixels.min(axis=(1, 2)) == pixels.max(axis=(1, 2))).all(axis=1))
+
+
+def saturation(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Share of the values of uint8 (N, H, W, C) that are 0 or 255, float32 (N,)."""
+    return np.asarray(((pixels == 0) | (pixels == 255)).mean(axis=(1, 2, 3)), dtype=np.float32)
+
+
+def saturation_limits(
+    saturations: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int
+) -> NDArray[np.float32]:
+    """For each class the saturation above which an image is rejected: half-way from the worst real image to 1.
+
+    Args:
+        saturations: float32 (N,) of real images.
+        labels: int64 (N,).
+        num_classes: K.
+
+    Returns:
+        float32 (K,).
+    """
+    worst = np.zeros(num_classes, np.float32)
+    np.maximum.at(worst, labels, saturations)
+    return np.asarray((1 + worst) / 2, dtype=np.float32)
+
+
+def first_reasons(verdicts: Mapping[str, NDArray[np.bool_]], count: int) -> tuple[str, ...]:
+    """The first reason that rejects each of `count` images, empty where none does.
+
+    Args:
+        verdicts: For each reason, in order, bool (N,) whether it rejects.
+        count: N.
+    """
+    return tuple(next((reason for reason, rejected in verdicts.items() if rejected[i]), "") for i in range(count))

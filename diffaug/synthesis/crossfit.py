@@ -1,0 +1,165 @@
+"""Classifiers that each leave a part of the real images out, to judge every real image as a new one is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffaug.data.images import LabeledImages
+from diffaug.seeding import numpy_generator
+from diffaug.synthesis.encoder import ClassifierEncoder, Description, Encoder
+
+FOLDS = 3
+ALWAYS_TRAINED_ON = -1
+NEVER = -1e4  # logit of a class without an image
+
+
+class FoldModels(Protocol):
+    """One classifier a fold."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that `load_fold_models` needs, on the CPU, by name."""
+        ...
+
+    def describe(self, pixels: NDArray[np.uint8]) -> list[Description]:
+        """What each classifier says of uint8 (N, H, W, C)."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClassifierFolds:
+    """Classifiers trained on pixels."""
+
+    encoders: tuple[ClassifierEncoder, ...]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights of all, each name led by the fold's number."""
+        return {f"{k}.{name}": value for k, one in enumerate(self.encoders) for name, value in one.weights.items()}
+
+    def describe(self, pixels: NDArray[np.uint8]) -> list[Description]:
+        """What each classifier says of uint8 (N, H, W, C)."""
+        return [encoder.describe(pixels) for encoder in self.encoders]
+
+
+@dataclass(frozen=True)
+class ProbeFolds:
+    """Linear classifiers on the features of one given encoder.
+
+    Attributes:
+        encoder: What all share.
+        weights: float32 (folds, D, K).
+        biases: float32 (folds, K).
+    """
+
+    encoder: Encoder
+    weights: NDArray[np.float32]
+    biases: NDArray[np.float32]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and biases."""
+        return {"weights": torch.from_numpy(self.weights), "biases": torch.from_numpy(self.biases)}
+
+    def describe(self, pixels: NDArray[np.uint8]) -> list[Description]:
+        """What each classifier says of uint8 (N, H, W, C), which are encoded once."""
+        features = self.encoder.features(pixels)
+        logits = (features @ weights + bias for weights, bias in zip(self.weights, self.biases, strict=True))
+        return [Description(features, torch.from_numpy(one).log_softmax(dim=1).numpy()) for one in logits]
+
+
+def assign_folds(labels: NDArray[np.int64], units: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Deals images out to at most three folds, class by class from the rarest, units kept whole.
+
+    Args:
+        labels: int64 (N,).
+        units: int64 (N,); images of one unit belong together.
+        seed: Decides the order.
+
+    Returns:
+        int64 (N,), the fold whose model an image is left out of. `ALWAYS_TRAINED_ON` where that would leave a class
+        without any image: where all of it is one unit or was dealt to one fold.
+    """
+    counts = np.bincount(labels)
+    fold_of: dict[int, int] = {}
+    for label in sorted(np.flatnonzero(counts).tolist(), key=lambda label: (counts[label], label)):
+        shuffled = numpy_generator(seed, "folds", label).permutation(np.unique(units[labels == label]))
+        for unit in shuffled.tolist():
+            fold_of.setdefault(unit, len(fold_of) % FOLDS)
+    folds = np.array([fold_of[unit] for unit in units.tolist()], dtype=np.int64)
+    confined = [label for label in np.flatnonzero(counts) if len(set(folds[labels == label].tolist())) == 1]
+    folds[np.isin(units, units[np.isin(labels, confined)])] = ALWAYS_TRAINED_ON
+    return folds
+
+
+def fit_fold_models(
+    images: LabeledImages, folds: NDArray[np.int64], *, seed: int, device: str, encoder: Encoder | None = None
+) -> FoldModels:
+    """Trains a classifier for each fold on the images outside it, as if all classes were equally frequent.
+
+    Args:
+        images: Real training images.
+        folds: int64 (N,), of `assign_folds`.
+        seed: Decides weights and batches.
+        device: Where to train.
+        encoder: Gives the features of linear classifiers; none: networks are trained on the pixels.
+    """
+    parts = [np.flatnonzero(folds != fold) for fold in range(count_folds(folds))]
+    if encoder is None:
+        return ClassifierFolds(
+            tuple(
+                ClassifierEncoder.fit(images.select(part), seed=seed, purpose=f"fold {fold}", device=device)
+                for fold, part in enumerate(parts)
+            )
+        )
+    features = encoder.features(images.pixels)
+    probes = [_probe(features[part], images.labels[part], len(images.classes)) for part in parts]
+    return ProbeFolds(encoder, np.stack([weights for weights, _ in probes]), np.stack([bias for _, bias in probes]))
+
+
+def load_fold_models(
+    tensors: Mapping[str, Tensor], images: LabeledImages, folds: int, *, device: str, encoder: Encoder | None = None
+) -> FoldModels:
+    """Rebuilds what `fit_fold_models` made from its tensors; all else as there."""
+    if encoder is not None:
+        return ProbeFolds(encoder, tensors["weights"].numpy(), tensors["biases"].numpy())
+    height, width, channels = images.pixels.shape[1:]
+    weights: Sequence[dict[str, Tensor]] = [
+        {name.removeprefix(f"{fold}."): value for name, value in tensors.items() if name.startswith(f"{fold}.")}
+        for fold in range(folds)
+    ]
+    return ClassifierFolds(
+        tuple(ClassifierEncoder.load(one, (height, width, channels), len(images.classes), device) for one in weights)
+    )
+
+
+def count_folds(folds: NDArray[np.int64]) -> int:
+    """Number of models; one where no image can be left out."""
+    return max(1, int(folds.max(initial=0)) + 1)
+
+
+def _probe(
+    features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights (D, K) and biases (K,) of a class-balanced logistic regression on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
+    present = np.unique(labels)
+    weights = np.zeros((features.shape[1], num_classes), np.float32)
+    biases = np.full(num_classes, NEVER, np.float32)
+    biases[present] = 0
+    if len(present) > 1:
+        model = LogisticRegression(class_weight="balanced", max_iter=1000).fit((features - mean) / scale, labels)
+        # With two classes scikit-learn keeps the log-odds of the second alone.
+        columns = present if len(present) > 2 else present[1:]
+        weights[:, columns] = model.coef_.T / scale[:, None]
+        biases[columns] = model.intercept_ - (mean / scale) @ model.coef_.T
+    return weights, biases

@@ -1,0 +1,77 @@
+"""Which synthetic images of a class show the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS_AT_ONCE = 256
+ROUNDING = 1e-3
+
+Maps = NDArray[np.float32]
+"""Described images (N, C, h, w), each of length 1."""
+
+
+def mirrored_distances(queries: Maps, references: Maps) -> NDArray[np.float32]:
+    """Distances (N, M) in [0, 2] to references (M, C, h, w) as they are or mirrored, whichever is nearer."""
+    rows = queries.reshape(len(queries), -1)
+    cosines = [rows @ maps.reshape(len(maps), -1).T for maps in (references, references[..., ::-1])]
+    return np.asarray(np.sqrt((2 - 2 * np.maximum(*cosines)).clip(0)), dtype=np.float32)
+
+
+def duplicate_thresholds(
+    maps: Maps, labels: NDArray[np.int64], units: NDArray[np.int64], num_classes: int, share: float
+) -> NDArray[np.float32]:
+    """For each class the distance below which two images show the same.
+
+    Chosen so that at most the share of the real images, in all classes and in its own, is as near to another unit of
+    its class.
+
+    Args:
+        maps: (N, C, h, w) of the real images.
+        labels: int64 (N,).
+        units: int64 (N,), images of one unit are not compared.
+        num_classes: K.
+        share: In [0, 1].
+
+    Returns:
+        float32 (K,).
+    """
+    nearest = np.full(len(maps), np.inf, np.float32)
+    for label in range(num_classes):
+        own = np.flatnonzero(labels == label)
+        for rows in _blocks(own):
+            distances = mirrored_distances(maps[rows], maps[own])
+            distances[units[rows][:, None] == units[own]] = np.inf
+            nearest[rows] = distances.min(axis=1, initial=np.inf)
+    of_all = _lower_quantile(nearest, share)
+    limits = [min(of_all, _lower_quantile(nearest[labels == label], share)) for label in range(num_classes)]
+    return np.array(limits, np.float32)
+
+
+def find_duplicates(maps: Maps, threshold: float) -> NDArray[np.bool_]:
+    """Which images show the same as an earlier one that is not a duplicate itself, bool (N,).
+
+    Args:
+        maps: (N, C, h, w) in order.
+        threshold: Two images nearer than this show the same, and two without any difference always.
+    """
+    found = np.zeros(len(maps), np.bool_)
+    for rows in _blocks(np.arange(len(maps))):
+        alike = mirrored_distances(maps[rows], maps[: rows[-1] + 1]) < max(threshold, ROUNDING)
+        for row, like in zip(rows, alike, strict=True):
+            found[row] = bool((like[:row] & ~found[:row]).any())
+    return found
+
+
+def _blocks(positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(positions), ROWS_AT_ONCE):
+        yield positions[start : start + ROWS_AT_ONCE]
+
+
+def _lower_quantile(values: NDArray[np.float32], share: float) -> float:
+    """The largest value below which at most the share of the finite values lies; 0 without any."""
+    finite = np.sort(values[np.isfinite(values)])
+    return float(finite[int(share * len(finite))]) if len(finite) else 0.0

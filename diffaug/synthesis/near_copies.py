@@ -1,0 +1,256 @@
+"""Which images show a training image: as it is, mirrored, cropped and enlarged again, or compressed.
+
+Two images of one class can be more alike than an image and a crop of itself, so images are compared after they were
+registered: a coarse search over mirrored and cropped variants of all training images gives a short list, and each on
+it is then moved and scaled until it fits best. What decides is the remaining distance to the nearest training image
+in relation to that of the next one of another unit (Gu et al. 2023, arXiv 2310.02664), see `diffusion.copies`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from diffaug.diffusion.copies import COPY_RATIO, GENERATED
+from diffaug.seeding import numpy_generator
+
+THUMBNAIL, FINE, COARSE = 32, 16, 8  # largest sides in px: registered, compared, searched
+CROP_SIDE, CROP_POSITIONS = 0.9, (-1.0, -1 / 3, 1 / 3, 1.0)  # positions in shares of the room that a crop has
+SMALLEST_SIDE = 0.85
+WHOLE = (0.5, 0.5, 1.0)
+COMPONENTS = 64
+SHORTLIST = 16
+REGISTRATION_STEPS = 2
+ROUNDING = 1e-3
+LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
+QUERIES_AT_ONCE = 64
+CALIBRATED_ON = 4000
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The nearest training image of each of N images.
+
+    Attributes:
+        ratios: float32 (N,) in [0, 1], distance to it over the distance to the nearest one of another unit; 0 where
+            there is no difference to it, and 1 where there is nothing to compare.
+        distances: float32 (N,) in [0, 2], between normalised thumbnails after registration.
+        nearest: int64 (N,), its position.
+    """
+
+    ratios: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    nearest: NDArray[np.int64]
+
+
+class CopyDetector:
+    """Finds the training image that an image shows.
+
+    Args:
+        pixels: uint8 (M, H, W, C), the training images.
+        units: int64 (M,); images of one group or of equal pixels have the same number.
+        device: Where to compute.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], units: NDArray[np.int64], device: str = "cpu") -> None:
+        self._thumbnails = _thumbnails(pixels, device)
+        self._units = torch.from_numpy(np.array(units)).to(device)
+        self._windows = _search_windows(device)
+        whole = describe(self._thumbnails, COARSE)
+        self._basis = torch.linalg.svd(whole, full_matrices=False).Vh[:COMPONENTS].T
+        both = torch.cat([self._thumbnails, self._thumbnails.flip(3)])
+        self._variants = torch.stack(
+            [describe(both, COARSE, window[None]) @ self._basis for window in self._windows]
+        )  # (windows, 2 M, components)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the `descriptor_maps` of these images."""
+        channels, height, width = self._thumbnails.shape[1:]
+        return channels, _averaged(height, FINE), _averaged(width, FINE)
+
+    def match(self, pixels: NDArray[np.uint8], units: NDArray[np.int64] | None = None) -> Matches:
+        """The training image that each image shows, or is most like.
+
+        Args:
+            pixels: uint8 (N, H, W, C).
+            units: int64 (N,), for training images: theirs, which does not count.
+        """
+        own = np.full(len(pixels), GENERATED) if units is None else units
+        parts = [
+            self._match(pixels[start : start + QUERIES_AT_ONCE], own[start : start + QUERIES_AT_ONCE])
+            for start in range(0, len(pixels), QUERIES_AT_ONCE)
+        ]
+        return Matches(
+            np.concatenate([np.empty(0, np.float32), *(part.ratios for part in parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.distances for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.nearest for part in parts)]),
+        )
+
+    def _match(self, pixels: NDArray[np.uint8], own: NDArray[np.int64]) -> Matches:
+        queries = _thumbnails(pixels, str(self._thumbnails.device))
+        excluded = torch.from_numpy(own).to(queries.device)[:, None] == self._units
+        found, windows = self._search(queries, excluded)
+        images = found % len(self._thumbnails)
+        references = self._thumbnails[images.flatten()]
+        mirrored = (found >= len(self._thumbnails)).flatten()[:, None, None, None]
+        references = torch.where(mirrored, references.flip(3), references)
+        repeated = describe(queries, FINE).repeat_interleave(found.shape[1], dim=0)
+        distances = registered_distances(repeated, references, windows.flatten(0, 1)).reshape(found.shape)
+        distances = distances.masked_fill(excluded.gather(1, images), torch.inf)
+        first = distances.argmin(dim=1, keepdim=True)
+        nearest, second = distances.gather(1, first), _next_unit(distances, self._units[images], first)
+        ratios = torch.where(nearest < second, nearest / second, 1.0).masked_fill(nearest < ROUNDING, 0)
+        return Matches(*(column[:, 0].cpu().numpy() for column in (ratios, nearest, images.gather(1, first))))
+
+    def _search(self, queries: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
+        """The training images most like each query.
+
+        Returns:
+            Positions (N, S), those of mirrored images being M larger, and windows to begin with (N, S, 3).
+        """
+        described = describe(queries, COARSE) @ self._basis
+        best = torch.full((len(queries), self._variants.shape[1]), torch.inf, device=queries.device)
+        chosen = torch.zeros_like(best, dtype=torch.int64)
+        for number, variant in enumerate(self._variants):
+            order = variant.square().sum(dim=1) - 2 * described @ variant.T
+            nearer = order < best
+            best = torch.where(nearer, order, best)
+            chosen.masked_fill_(nearer, number)
+        best = best.masked_fill(excluded.repeat(1, 2), torch.inf)
+        found = best.topk(min(SHORTLIST, best.shape[1]), dim=1, largest=False).indices
+        return found, self._windows[chosen.gather(1, found)]
+
+
+def _next_unit(distances: Tensor, units: Tensor, first: Tensor) -> Tensor:
+    """Distance (N, 1) to the nearest image of another unit than that of `first`.
+
+    Where all (N, S) are one unit, the farthest stands for it: what was not on the short list is no nearer.
+    """
+    elsewhere = distances.masked_fill(units == units.gather(1, first), torch.inf).amin(dim=1, keepdim=True)
+    farthest = distances.masked_fill(distances.isinf(), 0).amax(dim=1, keepdim=True)
+    return torch.where(elsewhere.isinf(), farthest, elsewhere)
+
+
+def copy_threshold(
+    detector: CopyDetector, pixels: NDArray[np.uint8], units: NDArray[np.int64], *, share: float, seed: int
+) -> float:
+    """The ratio below which an image is a copy, such that at most a share of new images is taken for one.
+
+    Each training image is compared with the other units, as a new image would be. Below a ratio of 1/3 training images
+    are copies of each other by the published criterion and no example of a new image, so the threshold is never lower.
+
+    Args:
+        detector: Made of these training images.
+        pixels: uint8 (M, H, W, C).
+        units: int64 (M,).
+        share: Of new images, in [0, 1].
+        seed: Chooses 4,000 training images where there are more.
+    """
+    chosen = np.sort(numpy_generator(seed, "copy threshold").permutation(len(pixels))[:CALIBRATED_ON])
+    ratios = np.sort(detector.match(pixels[chosen], units[chosen]).ratios)
+    return max(COPY_RATIO, float(ratios[int(share * len(ratios))]))
+
+
+def registered_distances(queries: Tensor, references: Tensor, window: Tensor) -> Tensor:
+    """Distances between images once each reference is moved and scaled to fit its query.
+
+    Gauss-Newton on position and scale, as in the registration of Lucas and Kanade (1981).
+
+    Args:
+        queries: Descriptions (P, F) by `describe` at `FINE`.
+        references: Thumbnails (P, C, H, W).
+        window: (P, 3), where to begin, as `describe` takes them.
+
+    Returns:
+        (P,), the smallest distance met.
+    """
+    step = 0.25 / max(references.shape[2:])
+    best = torch.full_like(window[:, 0], torch.inf)
+    for _ in range(REGISTRATION_STEPS):
+        described = describe(references, FINE, window)
+        residual = queries - described
+        best = torch.minimum(best, residual.norm(dim=1))
+        jacobian = torch.stack(
+            [
+                (describe(references, FINE, window + step * axis) - described) / step
+                for axis in torch.eye(3, device=window.device)
+            ],
+            dim=2,
+        )
+        normal = jacobian.mT @ jacobian
+        damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] + 1e-6
+        normal = normal + damping * torch.eye(3, device=window.device)
+        window = _inside(window + torch.linalg.solve(normal, jacobian.mT @ residual[:, :, None])[:, :, 0])
+    return torch.minimum(best, (queries - describe(references, FINE, window)).norm(dim=1))
+
+
+def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor:
+    """Images, or a window of each, as vectors of length 1: averaged to at most `side` px, without mean and contrast.
+
+    Args:
+        images: Float (N, C, H, W) of 0 to 255.
+        side: Largest height and width of what is compared.
+        windows: (N, 3) or (1, 3), centre y and x in [0, 1] and side in (0, 1]; enlarged to the image's size by
+            bilinear interpolation.
+    """
+    windows = torch.tensor([WHOLE], device=images.device) if windows is None else windows
+    rows, columns = (
+        _resampling(windows[:, axis], windows[:, 2], size, side) for axis, size in enumerate(images.shape[2:])
+    )
+    pooled = (rows[:, None] @ images @ columns[:, None].mT).flatten(1)
+    centred: Tensor = pooled - pooled.mean(dim=1, keepdim=True)
+    length: Tensor = centred.norm(dim=1, keepdim=True)
+    described: Tensor = centred / (length + LEAST_CONTRAST * centred.shape[1] ** 0.5)
+    return described
+
+
+def descriptor_maps(pixels: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
+    """uint8 (N, H, W, C) to float32 (N, C, h, w) of length 1: at most 16 px, without mean and contrast."""
+    images = _thumbnails(pixels, device)
+    count, channels, height, width = images.shape
+    maps = describe(images, FINE).reshape(count, channels, _averaged(height, FINE), _averaged(width, FINE))
+    return maps.cpu().numpy()
+
+
+def _thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
+    """uint8 (N, H, W, C) to float (N, C, h, w) of 0 to 255, at most 32 px."""
+    parts = []
+    for start in range(0, max(1, len(pixels)), 1024):
+        images = torch.from_numpy(np.array(pixels[start : start + 1024])).to(device).permute(0, 3, 1, 2).float()
+        height, width = (min(THUMBNAIL, side) for side in images.shape[2:])
+        parts.append(functional.adaptive_avg_pool2d(images, (height, width)))
+    return torch.cat(parts)
+
+
+def _search_windows(device: str) -> Tensor:
+    """(V, 3): the whole image, and crops at all positions."""
+    reach = (1 - CROP_SIDE) / 2
+    crops = [(0.5 + reach * y, 0.5 + reach * x, CROP_SIDE) for y, x in product(CROP_POSITIONS, repeat=2)]
+    return torch.tensor([WHOLE, *crops], device=device)
+
+
+def _resampling(centres: Tensor, sides: Tensor, size: int, side: int) -> Tensor:
+    """Matrices (P, size pooled, size) that resample a line of pixels and average it to at most `side` values."""
+    pixels = torch.arange(size, device=centres.device)
+    positions = ((centres[:, None] + sides[:, None] * ((pixels + 0.5) / size - 0.5)) * size - 0.5).clamp(0, size - 1)
+    weights = (1 - (positions[:, :, None] - pixels).abs()).clamp_min(0)
+    return functional.adaptive_avg_pool2d(weights, (_averaged(size, side), size))
+
+
+def _averaged(size: int, side: int) -> int:
+    """What is left of `size` px when as few as possible are averaged to have at most `side`."""
+    return size // -(-size // side)
+
+
+def _inside(windows: Tensor) -> Tensor:
+    """Windows (P, 3) moved and shrunk into the image."""
+    sides = windows[:, 2:].clamp(SMALLEST_SIDE, 1)
+    reach = (1 - sides) / 2
+    return torch.cat([(windows[:, :2] - 0.5).clamp(-reach, reach) + 0.5, sides], dim=1)
