@@ -59,7 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ipndm, 8 steps": {"synthesis.solver": "ipndm", "synthesis.num_inference_steps": 8},
     "8 steps": {"synthesis.num_inference_steps": 8},
     "24 steps": {"synthesis.num_inference_steps": 24},
-    "no filter": {"synthesis.off_class_confidence": 1.0},
+    "no filter": {"synthesis.filters": []},
+    "no variations": {"synthesis.variation_share": 0.0},
+    "half variations": {"synthesis.variation_share": 0.5},
 }
 """Overrides of diffaug's configuration by dotted key."""
 

@@ -37,6 +37,7 @@ from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
 from diffaug.synthesis.classifier import small_cnn
 from diffaug.synthesis.generation import class_merges, fill_pool
 from diffaug.synthesis.merging import write_pool
+
 from measuring import CHANNELS, print_table, random_images, write_report
 
 TARGETS = {"0": 256, "1": 256}

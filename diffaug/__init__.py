@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from diffaug.evaluation.summary import EvaluationResult as EvaluationResult
     from diffaug.seeding import seed_worker as seed_worker
     from diffaug.settings import Config as Config
+    from diffaug.synthesis.encoder import ModuleEncoder as ModuleEncoder
+    from diffaug.synthesis.encoder import timm_encoder as timm_encoder
     from diffaug.synthesis.pool import Pool as Pool
 
 __version__ = "0.1.0"
@@ -25,9 +27,11 @@ _HOMES = {
     "DiffusionAugmenter": "diffaug.augmenter",
     "EvaluationResult": "diffaug.evaluation.summary",
     "Generator": "diffaug.diffusion.artifact",
+    "ModuleEncoder": "diffaug.synthesis.encoder",
     "Pool": "diffaug.synthesis.pool",
     "get_targets": "diffaug.augment.labels",
     "seed_worker": "diffaug.seeding",
+    "timm_encoder": "diffaug.synthesis.encoder",
 }
 
 __all__ = [
@@ -37,10 +41,12 @@ __all__ = [
     "DiffusionAugmenter",
     "EvaluationResult",
     "Generator",
+    "ModuleEncoder",
     "Pool",
     "__version__",
     "get_targets",
     "seed_worker",
+    "timm_encoder",
 ]
 
 

@@ -22,6 +22,7 @@ from diffaug.pipeline.job import Job, open_job
 from diffaug.pipeline.materialize import materialize
 from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
+from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.export import Export, ExportSettings
 from diffaug.synthesis.export_items import Only
 from diffaug.synthesis.pool import Pool
@@ -162,6 +163,7 @@ class DiffusionAugmenter:
         sampling_strategy: Strategy = None,
         *,
         more: Mapping[str, int] | None = None,
+        encoder: Encoder | None = None,
         **settings: Any,
     ) -> Pool:
         """Fills the pool, together with all other processes that do the same in this study, or extends it.
@@ -170,6 +172,8 @@ class DiffusionAugmenter:
             sampling_strategy: As in imbalanced-learn; None: as configured, `"auto"` at first.
             more: Images to add to a finished pool by class name, such as `{"defect": 500}`; what is there stays byte
                 for byte. Each finished call adds; one that was interrupted goes on.
+            encoder: What the filters see images with, such as `diffaug.ModuleEncoder(module, "mine")` or
+                `diffaug.timm_encoder("resnet18")`; None: a classifier trained on the training images.
             settings: Other settings of the synthesis stage, such as `guidance_scale=1.5`.
 
         Raises:
@@ -179,13 +183,15 @@ class DiffusionAugmenter:
         with self._sharing():
             with self.study.in_turn():
                 catalog = self._catalog()
-            return generate_pool(self.job, catalog, self.generator_, more=more)
+            return generate_pool(self.job, catalog, self.generator_, more=more, encoder=encoder)
 
     def generate_shard(
         self,
         shard: int,
         shards: int,
         sampling_strategy: Strategy = None,
+        *,
+        encoder: Encoder | None = None,
         **settings: Any,
     ) -> dict[str, int]:
         """Computes one of several disjoint parts of the pool, for the jobs of an array; `generate` joins them.
@@ -194,6 +200,7 @@ class DiffusionAugmenter:
             shard: Number of the part, from 1.
             shards: Number of parts.
             sampling_strategy: As of `generate`.
+            encoder: As of `generate`.
             settings: As of `generate`.
 
         Returns:
@@ -206,7 +213,8 @@ class DiffusionAugmenter:
         with self._sharing(optional=True):
             with self.study.in_turn(optional=True):
                 catalog = self._catalog()
-            return generate_shard(self.job, catalog, self.generator_, shard=shard, shards=shards)
+            generator = self.generator_
+            return generate_shard(self.job, catalog, generator, shard=shard, shards=shards, encoder=encoder)
 
     def _configure_synthesis(self, sampling_strategy: Strategy, settings: Mapping[str, Any]) -> None:
         if callable(sampling_strategy):

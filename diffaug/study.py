@@ -50,6 +50,16 @@ class Study:
         return self.path / "pool"
 
     @property
+    def judge(self) -> Path:
+        """The calibrated filters of the pool."""
+        return self.path / "judge"
+
+    @property
+    def pool_report(self) -> Path:
+        """What the pool is like: figures and sheets."""
+        return self.path / "pool-report"
+
+    @property
     def evaluation(self) -> Path:
         """Trials, summary and verdict."""
         return self.path / "evaluation"

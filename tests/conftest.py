@@ -73,7 +73,7 @@ SMALL = {
     "diffusion.batch_size": 16,
     "synthesis.num_inference_steps": 4,
     "synthesis.chunk_size": 8,
-    "synthesis.off_class_confidence": 1.0,
+    "synthesis.filters": ["constant"],
     "evaluation.seeds": 3,
     "evaluation.updates": 8,
     "tracking.mlflow": False,

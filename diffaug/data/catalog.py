@@ -18,7 +18,7 @@ from diffaug.data.entries import SPLITS, Entry, Split, listed
 from diffaug.data.images import LabeledImages
 from diffaug.data.loading import Loaded, Progress, in_threads, load_images
 from diffaug.data.scan import Scan, scan
-from diffaug.data.splits import Item, choose_test, leaks
+from diffaug.data.splits import Item, choose_test, leaks, unit_names
 from diffaug.errors import UsageError
 from diffaug.settings import DataSettings
 
@@ -26,6 +26,7 @@ COLUMNS = (
     *("path", "label", "split", "group", "sha256", "pixel_sha256"),
     *("width", "height", "mode", "verdict", "note"),
 )
+ITEM_COLUMNS = ("path", "label", "group", "pixel_sha256")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,17 @@ class Catalog:
         index = {name: number for number, name in enumerate(self.classes)}
         labels = np.array([index[name] for name in rows["label"]], dtype=np.int64)
         return LabeledImages(np.asarray(self.pixels[positions]), labels, self.classes, tuple(rows["path"]))
+
+    def items(self, split: Split) -> list[Item]:
+        """What splitting sees of the images of one split, in their order."""
+        rows = self.table[(self.table["verdict"] == "ok") & (self.table["split"] == split)]
+        return [Item(*row) for row in rows[list(ITEM_COLUMNS)].itertuples(index=False)]
+
+    def units(self, split: Split) -> NDArray[np.int64]:
+        """One number for each image of a split, int64 (N,); images of one group or of equal pixels have the same."""
+        items = self.items(split)
+        names = unit_names(items)
+        return np.unique([names[item.path] for item in items], return_inverse=True)[1].astype(np.int64)
 
     def counts(self) -> pd.DataFrame:
         """Images in use, classes x (train, val, test)."""
@@ -195,7 +207,7 @@ def _splits(table: pd.DataFrame, test_fraction: float | None, seed: int) -> list
     for name, hashes in leaked.items():
         split[(split == name) & table["pixel_sha256"].isin(hashes)] = ""
     if test_fraction is not None:
-        rows = table[split == "train"][["path", "label", "group", "pixel_sha256"]]
+        rows = table[split == "train"][list(ITEM_COLUMNS)]
         items = [Item(*row) for row in rows.itertuples(index=False)]
         split[table["path"].isin(choose_test(items, test_fraction=test_fraction, seed=seed))] = "test"
     return list(split)

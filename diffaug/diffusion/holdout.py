@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
-from diffaug.data.splits import Item, choose_holdout, unit_names
+from diffaug.data.splits import choose_holdout
 
 SMALLEST_CLASS = 20
 
@@ -39,10 +39,8 @@ def hold_out(catalog: Catalog, *, fraction: float, limit: int, seed: int) -> Hol
         seed: Decides which.
     """
     images = catalog.images("train")
-    rows = catalog.table[catalog.table["path"].isin(images.ids)]
-    items = [Item(*row) for row in rows[["path", "label", "group", "pixel_sha256"]].itertuples(index=False)]
+    items = catalog.items("train")
     chosen = choose_holdout(items, fraction=fraction, limit=limit, smallest=SMALLEST_CLASS, seed=seed)
     held = np.array([path in chosen for path in images.ids], dtype=bool)
-    names = unit_names(items)
-    units = np.unique([names[path] for path in images.ids], return_inverse=True)[1].astype(np.int64)
-    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), units[~held])
+    units = catalog.units("train")[~held]
+    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), units)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,49 +15,25 @@ from PIL import Image
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
-from diffaug.data.splits import Item, unit_names
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.copies import GENERATED
-from diffaug.diffusion.generator_files import HELD_OUT
-from diffaug.pipeline.job import Job
+from diffaug.pipeline.job import GENERATE_RUN, Job
+from diffaug.pipeline.train_split import TrainSplit
 from diffaug.settings import Config
 from diffaug.synthesis.distances import Described, small_pictures
+from diffaug.synthesis.filters import COPY, DUPLICATE
+from diffaug.synthesis.judge import CalibratedJudge
 from diffaug.synthesis.membership import MembershipErrors, denoising_errors, pair
 from diffaug.synthesis.memorization import CheckedCandidates, PoolAudit, audit_pool
 from diffaug.synthesis.pool import Pool
 from diffaug.synthesis.quality import Encoded, PoolQuality, measure_quality
 from diffaug.synthesis.sheets import accepted_sheet, nearest_sheet, rejected_sheet
 
-RUN = "generate"
-FOLDER = "pool-report"
 QUALITY, AUDIT = "quality.json", "audit.json"
-COPY, DUPLICATE = "copy", "duplicate"
-
-
-class Encoder(Protocol):
-    """Turns pixels into features and class probabilities; trained on real images of the train split."""
-
-    @property
-    def name(self) -> str:
-        """What to call it beside its figures."""
-
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, H, W, C) to (N, D)."""
-
-    def log_probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, H, W, C) to (N, K)."""
-
-
-class EncodingJudge(Protocol):
-    """The part of a judge that describing needs."""
-
-    @property
-    def encoder(self) -> Encoder:
-        """What it sees images with."""
 
 
 def describe_pool(
-    job: Job, catalog: Catalog, generator: Generator, judge: EncodingJudge, pool: Pool, *, rejected: pd.DataFrame
+    job: Job, catalog: Catalog, generator: Generator, judge: CalibratedJudge, pool: Pool, *, rejected: pd.DataFrame
 ) -> PoolAudit:
     """Measures, draws, logs and tells what a pool is like.
 
@@ -72,9 +47,9 @@ def describe_pool(
             where the picture was not kept.
     """
     real, synthetic = catalog.images("train"), pool.images()
-    quality = _quality(judge.encoder, real, synthetic, job.config.seed)
-    audit = _audit(job.config, _Trained.of(catalog, generator), generator, pool, rejected)
-    folder = job.study.path / FOLDER
+    quality = _quality(judge, real, synthetic, job.config.seed)
+    audit = _audit(job.config, TrainSplit.of(catalog, generator), generator, pool, rejected)
+    folder = job.study.pool_report
     with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
         storage.write_json(staging / QUALITY, quality.to_dict())
         storage.write_json(staging / AUDIT, audit.to_dict())
@@ -85,64 +60,35 @@ def describe_pool(
     return audit
 
 
-def _quality(encoder: Encoder, real: LabeledImages, synthetic: LabeledImages, seed: int) -> PoolQuality:
+def _quality(judge: CalibratedJudge, real: LabeledImages, synthetic: LabeledImages, seed: int) -> PoolQuality:
+    described = judge.describe(synthetic.pixels)
     return measure_quality(
-        Encoded(encoder.features(real.pixels), real.labels),
-        Encoded(encoder.features(synthetic.pixels), synthetic.labels),
-        encoder.log_probabilities(synthetic.pixels),
+        Encoded(judge.describe(real.pixels).features, real.labels),
+        Encoded(described.features, synthetic.labels),
+        described.log_probabilities,
         real.classes,
-        encoder=encoder.name,
+        encoder=judge.encoder_name,
         seed=seed,
     )
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """The real training images, parted by whether the generator was trained on them.
-
-    Attributes:
-        images: All of them.
-        units: int64 (N,), see `Described`.
-        held: Whether each was held out, bool (N,).
-    """
-
-    images: LabeledImages
-    units: NDArray[np.int64]
-    held: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, catalog: Catalog, generator: Generator) -> _Trained:
-        """An image counts as held out where the generator says so of its pixels, under whatever name."""
-        images = catalog.images("train")
-        table = catalog.table.set_index("path").loc[list(images.ids)].reset_index()
-        items = [Item(*row) for row in table[["path", "label", "group", "pixel_sha256"]].itertuples(index=False)]
-        names = unit_names(items)
-        units = np.unique([names[path] for path in images.ids], return_inverse=True)[1].astype(np.int64)
-        rows = generator.rows()
-        hashes = () if rows is None else rows.loc[rows["part"] == HELD_OUT, "pixel_sha256"]
-        return cls(images, units, table["pixel_sha256"].isin(hashes).to_numpy())
-
-    def part(self, held: bool) -> LabeledImages:
-        """The images that were held out, or those that were not."""
-        return self.images.select(np.flatnonzero(self.held == held))
-
-    def described(self, held: bool, *, mirrored: bool = False) -> Described:
-        """The same as the audit compares them, with their mirror images too if asked."""
-        part, units = self.part(held), self.units[self.held == held]
-        views = [part.pixels, part.pixels[:, :, ::-1]] if mirrored else [part.pixels]
-        features = np.concatenate([small_pictures(view) for view in views])
-        return Described(features, np.tile(part.labels, len(views)), np.tile(units, len(views)))
+def _described(split: TrainSplit, held: bool, *, mirrored: bool = False) -> Described:
+    """A part of the training images as the audit compares them, with their mirror images too if asked."""
+    part, units = split.part(held), split.units[split.held == held]
+    views = [part.pixels, part.pixels[:, :, ::-1]] if mirrored else [part.pixels]
+    features = np.concatenate([small_pictures(view) for view in views])
+    return Described(features, np.tile(part.labels, len(views)), np.tile(units, len(views)))
 
 
-def _audit(config: Config, real: _Trained, generator: Generator, pool: Pool, rejected: pd.DataFrame) -> PoolAudit:
+def _audit(config: Config, real: TrainSplit, generator: Generator, pool: Pool, rejected: pd.DataFrame) -> PoolAudit:
     synthetic = pool.images()
     units = np.full(len(synthetic), GENERATED, np.int64)
     return audit_pool(
         Described(small_pictures(synthetic.pixels), synthetic.labels, units),
         tuple(pool.manifest["origin"]),
         _checked(pool.manifest, rejected),
-        trained=real.described(False, mirrored=config.diffusion.horizontal_flip),
-        held=real.described(True),
+        trained=_described(real, False, mirrored=config.diffusion.horizontal_flip),
+        held=_described(real, True),
         errors=_membership(generator, real, config.seed) if real.held.any() else None,
         classes=synthetic.classes,
         seed=config.seed,
@@ -161,7 +107,7 @@ def _checked(manifest: pd.DataFrame, rejected: pd.DataFrame) -> CheckedCandidate
     )
 
 
-def _membership(generator: Generator, real: _Trained, seed: int) -> MembershipErrors:
+def _membership(generator: Generator, real: TrainSplit, seed: int) -> MembershipErrors:
     held, trained = real.part(True), real.part(False)
     chosen = pair(held.labels, trained.labels, seed=seed)
     columns: list[Any] = []
@@ -201,11 +147,11 @@ def _read(pool: Pool, file: str) -> NDArray[np.uint8]:
 def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None:
     figures = {f"quality/{name}": value for name, value in quality.metrics.items()}
     figures |= {f"audit/{name}": value for name, value in audit.metrics.items()}
-    job.journal.log_metrics(RUN, figures)
+    job.journal.log_metrics(GENERATE_RUN, figures)
     for file in (QUALITY, AUDIT):
-        job.journal.log_artifact(RUN, folder / file)
+        job.journal.log_artifact(GENERATE_RUN, folder / file)
     for sheet in sorted(folder.glob("*.png")):
-        job.journal.log_image(RUN, sheet.stem, sheet)
+        job.journal.log_image(GENERATE_RUN, sheet.stem, sheet)
 
 
 def _tell(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:

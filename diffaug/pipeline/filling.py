@@ -7,27 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from diffaug import storage
 from diffaug.config import Resolved
 from diffaug.data.catalog import Catalog
-from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.holdout import hold_out
-from diffaug.diffusion.planning import Plan
-from diffaug.diffusion.watch import schedule_of
 from diffaug.evaluation.tracking import Journal
 from diffaug.narration import SilentNarrator
 from diffaug.pipeline.job import Job
-from diffaug.settings import Config, DiffusionSettings
-from diffaug.study import open_study, stage_settings
-from diffaug.synthesis import filters
-from diffaug.synthesis.candidates import Candidates, Judge, Judgement
+from diffaug.pipeline.train_split import TrainSplit
+from diffaug.settings import Config
+from diffaug.study import open_study
 from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
+from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.generation import Progress, advance_all, class_merges, fill_pool, fill_shard
+from diffaug.synthesis.judge import CalibratedJudge, prepare_judge
 from diffaug.synthesis.merging import ClassMerge
 
 NOT_IN_CHUNKS = {"sampling_strategy", "max_synthetic_ratio", "max_attempts"}
@@ -40,11 +33,13 @@ class Filling:
     Attributes:
         store: Where chunks are kept.
         maker: Computes a chunk.
+        judge: What it judges with.
         merges: How far each class is.
     """
 
     store: ChunkStore
     maker: ChunkMaker
+    judge: CalibratedJudge
     merges: list[ClassMerge]
 
     @property
@@ -68,7 +63,15 @@ class Filling:
 def prepare_filling(
     job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int], encoder: Encoder | None = None
 ) -> Filling:
-    """What filling the study's pool takes; the caller has its turn in the study."""
+    """What filling the study's pool takes; the caller has its turn in the study.
+
+    Args:
+        job: The job.
+        catalog: Its images.
+        generator: Its generator.
+        targets: Images to add to each class, by name.
+        encoder: What the filters see images with; none: a classifier of the training images.
+    """
     settings, seed = job.config.synthesis, job.config.seed
     judge = _prepare_judge(job, catalog, encoder)
     content = {
@@ -78,19 +81,8 @@ def prepare_filling(
         "judge": judge.fingerprint,
     }
     store = ChunkStore(job.study.chunks / storage.fingerprint(content))
-    maker = ChunkMaker(generator, judge, _trained_images(job, catalog), settings, seed)
-    return Filling(store, maker, class_merges(maker, targets))
-
-
-def _trained_images(job: Job, catalog: Catalog) -> LabeledImages:
-    """The images that the generator was trained on: the train split without what was held out from it."""
-    begun = stage_settings(job.study.generator)
-    seed = begun.pop("seed")
-    settings = DiffusionSettings.model_validate(begun)
-    plan = Plan.from_dict(storage.read_json(job.study.generator / "plan.json"))
-    schedule = schedule_of(plan, settings, len(catalog.images("train")))
-    limit = schedule.pairs if len(schedule.steps) > 1 else 0
-    return hold_out(catalog, fraction=settings.holdout, limit=limit, seed=seed).trained
+    maker = ChunkMaker(generator, judge, TrainSplit.of(catalog, generator).part(held=False), settings, seed)
+    return Filling(store, maker, judge, class_merges(maker, targets))
 
 
 def help_to_generate(order: Mapping[str, Any]) -> None:

@@ -8,33 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.grids import contact_sheet
 from diffaug.errors import DamagedError, UsageError
+from diffaug.pipeline.describe_pool import describe_pool
 from diffaug.pipeline.filling import Filling, pool_inputs, prepare_filling
-from diffaug.pipeline.job import Job
+from diffaug.pipeline.job import GENERATE_RUN, Job
 from diffaug.pipeline.workers import helped
 from diffaug.study import StageState, begin_stage, require_same_settings, stage_settings
 from diffaug.synthesis.chunks import ChunkMaker
+from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.merging import write_pool
 from diffaug.synthesis.origins import expected_origins
-from diffaug.synthesis.pool import MANIFEST, SUMMARY, Pool
+from diffaug.synthesis.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, Pool
 from diffaug.synthesis.targets import resolve_targets
 from diffaug.temporaries import remove_leftovers
 
-RUN = "generate"
 EXTENSION = "extension.json"
-SHEET_COLUMNS = 8
-SHEET_FILE = "samples.png"
 
 
-def generate_pool(job: Job, catalog: Catalog, generator: Generator, *, more: Mapping[str, int] | None = None) -> Pool:
+def generate_pool(
+    job: Job,
+    catalog: Catalog,
+    generator: Generator,
+    *,
+    more: Mapping[str, int] | None = None,
+    encoder: Encoder | None = None,
+) -> Pool:
     """Fills the study's pool, goes on with one that was stopped, extends the finished one, or opens it.
 
     Several processes may do the same at once: beginning and finishing they do in turn, sampling together.
@@ -44,12 +48,13 @@ def generate_pool(job: Job, catalog: Catalog, generator: Generator, *, more: Map
         catalog: Its images.
         generator: Its generator.
         more: Images to add to the finished pool, by class name.
+        encoder: What the filters see images with; none: a classifier of the training images.
 
     Raises:
         UsageError: The sampling strategy is impossible, the pool was begun with other settings, autoguidance has no
             guide, or there is no finished pool or no such class to extend.
     """
-    request = _request(job, catalog, generator, more or {})
+    request = _request(job, catalog, generator, more or {}, encoder)
     with job.study.in_turn():
         job = job.current()
         state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
@@ -58,7 +63,7 @@ def generate_pool(job: Job, catalog: Catalog, generator: Generator, *, more: Map
         targets = _targets(job, request, finished=state == "finished")
         if targets is None:
             return Pool.open(job.study.pool)
-        filling = prepare_filling(job, catalog, generator, targets)
+        filling = prepare_filling(job, catalog, generator, targets, encoder)
         _show_targets(job, filling.maker, catalog.images("train"), targets)
         _start_log(job, state, targets)
     order = {
@@ -70,10 +75,12 @@ def generate_pool(job: Job, catalog: Catalog, generator: Generator, *, more: Map
     with helped("generate", order):
         filling.run(job)
     with job.study.in_turn():
-        return _finish(job.current(), request, filling)
+        return _finish(job.current(), catalog, request, filling)
 
 
-def generate_shard(job: Job, catalog: Catalog, generator: Generator, *, shard: int, shards: int) -> dict[str, int]:
+def generate_shard(
+    job: Job, catalog: Catalog, generator: Generator, *, shard: int, shards: int, encoder: Encoder | None = None
+) -> dict[str, int]:
     """Computes a part of the chunks of the study's pool and leaves the rest to others; see `fill_shard`.
 
     Returns:
@@ -82,7 +89,7 @@ def generate_shard(job: Job, catalog: Catalog, generator: Generator, *, shard: i
     Raises:
         UsageError: As of `generate_pool`, or there is no such part.
     """
-    request = _request(job, catalog, generator, {})
+    request = _request(job, catalog, generator, {}, encoder)
     with job.study.in_turn(optional=True):
         stored = stage_settings(job.study.pool)
         if stored and not job.overwrite:
@@ -92,7 +99,7 @@ def generate_shard(job: Job, catalog: Catalog, generator: Generator, *, shard: i
         targets = _targets(job, request, finished=finished)
         if targets is None:
             return {}
-        filling = prepare_filling(job, catalog, generator, targets)
+        filling = prepare_filling(job, catalog, generator, targets, encoder)
     missing = filling.run_shard(job, shard, shards)
     lacking = ", ".join(f"'{label}' {number} of {targets[label]}" for label, number in missing.items())
     job.narrator.say(f"shard {shard} of {shards} is done; still missing: {lacking or 'nothing'}")
@@ -116,7 +123,9 @@ class _Request:
     more: dict[str, int]
 
 
-def _request(job: Job, catalog: Catalog, generator: Generator, more: Mapping[str, int]) -> _Request:
+def _request(
+    job: Job, catalog: Catalog, generator: Generator, more: Mapping[str, int], encoder: Encoder | None
+) -> _Request:
     settings = job.config.synthesis
     generator.require_guide(settings.guidance)
     for label, number in more.items():
@@ -126,7 +135,8 @@ def _request(job: Job, catalog: Catalog, generator: Generator, more: Mapping[str
     counts = catalog.images("train").counts_by_name
     targets = resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
-    return _Request(stored, pool_inputs(catalog, generator), targets, dict(more))
+    inputs = pool_inputs(catalog, generator) | ({"encoder": encoder.name} if encoder else {})
+    return _Request(stored, inputs, targets, dict(more))
 
 
 def _targets(job: Job, request: _Request, *, finished: bool) -> dict[str, int] | None:
@@ -157,7 +167,7 @@ def _targets(job: Job, request: _Request, *, finished: bool) -> dict[str, int] |
     return {label: number + extension["more"].get(label, 0) for label, number in have.items()}
 
 
-def _finish(job: Job, request: _Request, filling: Filling) -> Pool:
+def _finish(job: Job, catalog: Catalog, request: _Request, filling: Filling) -> Pool:
     """Merges and commits the pool, unless another process was first."""
     folder, generator = job.study.pool, filling.maker.generator
     height, width = generator.image_size
@@ -181,6 +191,7 @@ def _finish(job: Job, request: _Request, filling: Filling) -> Pool:
         write_pool(staging, filling.merges, filling.store, classes=generator.classes, score_names=names)
         if old is not None:
             _require_kept(old, staging)
+        _describe(job, catalog, filling, staging)
     _tidy_chunks(job.study.chunks, filling.store.folder)
     pool = Pool.open(folder)
     _finish_log(job, pool)
@@ -194,6 +205,16 @@ def _tidy_chunks(folder: Path, kept: Path) -> None:
     for other in folder.iterdir():
         if other.name != kept.name:
             storage.discard_directory(other)
+
+
+def _describe(job: Job, catalog: Catalog, filling: Filling, folder: Path) -> None:
+    """Measures the pool before it is committed, since what is unsafe to publish says so itself."""
+    generator = filling.maker.generator
+    pool = Pool(folder, generator.classes, generator.image_size, generator.channels)
+    rejected = pd.read_parquet(folder / REJECTED)
+    audit = describe_pool(job, catalog, generator, filling.judge, pool, rejected=rejected)
+    content = {"unsafe_to_publish": audit.unsafe_to_publish, "reasons": audit.reasons}
+    storage.write_json(folder / AUDIT, content)
 
 
 def _require_kept(old: Pool, extended: Path) -> None:
@@ -219,7 +240,7 @@ def _show_targets(job: Job, maker: ChunkMaker, images: LabeledImages, targets: d
 def _start_log(job: Job, state: StageState, targets: dict[str, int]) -> None:
     settings = job.config.synthesis
     job.start_run(
-        RUN,
+        GENERATE_RUN,
         state,
         name="generate",
         kind="generate",
@@ -246,25 +267,14 @@ def _finish_log(job: Job, pool: Pool) -> None:
             )
     accepted = {f"accepted/{label}": float(outcome["accepted"]) for label, outcome in summary.items()}
     counts = {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
-    job.journal.log_metrics(RUN, {"accepted": float(len(pool)), **accepted, **counts})
-    job.journal.log_dataset(RUN, pool.root / MANIFEST, f"{job.study.name}-pool", "synthetic")
-    job.journal.log_artifact(RUN, pool.root / MANIFEST)
-    job.journal.log_artifact(RUN, pool.root / SUMMARY)
-    if len(pool):
-        file = job.study.path / SHEET_FILE
-        storage.write_bytes(file, storage.png_bytes(_sheet(pool)))
-        job.journal.log_image(RUN, "pool", file)
-    job.journal.end_run(RUN)
+    job.journal.log_metrics(GENERATE_RUN, {"accepted": float(len(pool)), **accepted, **counts})
+    job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, f"{job.study.name}-pool", "synthetic")
+    job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
+    job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)
+    job.journal.end_run(GENERATE_RUN)
     job.sync()
     rejections = f", {sum(rejected.values())} rejected ({_by_reason(rejected)})" if rejected else ""
     job.narrator.say(f"pool of {len(pool)} images written to {pool.root}{rejections}")
-
-
-def _sheet(pool: Pool) -> NDArray[np.uint8]:
-    """One row a class with its first images: as generated, not chosen. Classes with too few for a row are left out."""
-    rows = [pool.indices_of(index)[:SHEET_COLUMNS] for index in range(len(pool.classes))]
-    columns = max(map(len, rows))
-    return contact_sheet(np.stack([pool.read(i) for row in rows if len(row) == columns for i in row]), columns)
 
 
 def _by_reason(counts: dict[str, int]) -> str:

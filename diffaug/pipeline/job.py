@@ -16,7 +16,7 @@ from diffaug.settings import Config
 from diffaug.study import StageState, Study, stage_settings
 from diffaug.yaml_files import read_yaml
 
-STUDY_RUN = "study"
+STUDY_RUN, GENERATE_RUN = "study", "generate"
 
 
 @dataclass(frozen=True)

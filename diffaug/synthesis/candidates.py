@@ -71,12 +71,13 @@ class Judge(Protocol):
         """Judges candidates of one class, each by itself."""
         ...
 
-    def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
+    def duplicates(self, descriptors: NDArray[np.float32], class_index: int, known: int = 0) -> NDArray[np.bool_]:
         """Which images show the same as an earlier one of the same class that is not a duplicate itself.
 
         Args:
             descriptors: float32 (N, F) of images in order, as in `Judgement.descriptors`.
             class_index: Their class.
+            known: So many of the first ones are known to be no duplicates.
 
         Returns:
             bool (N,).

@@ -51,15 +51,16 @@ def duplicate_thresholds(
     return np.array(limits, np.float32)
 
 
-def find_duplicates(maps: Maps, threshold: float) -> NDArray[np.bool_]:
+def find_duplicates(maps: Maps, threshold: float, known: int = 0) -> NDArray[np.bool_]:
     """Which images show the same as an earlier one that is not a duplicate itself, bool (N,).
 
     Args:
         maps: (N, C, h, w) in order.
         threshold: Two images nearer than this show the same, and two without any difference always.
+        known: So many of the first ones are known to be no duplicates.
     """
     found = np.zeros(len(maps), np.bool_)
-    for rows in _blocks(np.arange(len(maps))):
+    for rows in _blocks(np.arange(known, len(maps))):
         alike = mirrored_distances(maps[rows], maps[: rows[-1] + 1]) < max(threshold, ROUNDING)
         for row, like in zip(rows, alike, strict=True):
             found[row] = bool((like[:row] & ~found[:row]).any())

@@ -67,6 +67,7 @@ class CalibratedJudge:
         settings: Which filters are on, and how many real images each may reject.
         image_ids: Names of the training images.
         fingerprint: Of data, settings, seed and encoder.
+        encoder_name: What to call the encoder beside figures that were taken with it.
         models: One classifier a fold; their scores are averaged.
         seen: What distances are measured to.
         off_class: Log-odds of real images against their own class.
@@ -81,6 +82,7 @@ class CalibratedJudge:
     settings: SynthesisSettings
     image_ids: tuple[str, ...]
     fingerprint: str
+    encoder_name: str
     models: FoldModels
     seen: Seen
     off_class: Calibration
@@ -129,12 +131,18 @@ class CalibratedJudge:
             descriptor_maps(pixels, self.device).reshape(len(pixels), -1),
         )
 
-    def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
+    def describe(self, pixels: NDArray[np.uint8]) -> Description:
+        """Features of uint8 (N, H, W, C) by the first fold's model, and the mean of all folds' log-probabilities."""
+        described = self.models.describe(pixels)
+        return Description(described[0].features, _mean([one.log_probabilities for one in described]))
+
+    def duplicates(self, descriptors: NDArray[np.float32], class_index: int, known: int = 0) -> NDArray[np.bool_]:
         """Which images show the same as an earlier one of their class that is not a duplicate itself.
 
         Args:
             descriptors: float32 (N, F) in order, as in `Judgement.descriptors`.
             class_index: Their class.
+            known: So many of the first ones are known to be no duplicates.
 
         Returns:
             bool (N,).
@@ -142,7 +150,7 @@ class CalibratedJudge:
         if filters.DUPLICATE not in self.settings.filters:
             return np.zeros(len(descriptors), np.bool_)
         maps = descriptors.reshape(len(descriptors), *self.detector.map_shape)
-        return find_duplicates(maps, float(self.duplicate_thresholds[class_index]))
+        return find_duplicates(maps, float(self.duplicate_thresholds[class_index]), known)
 
 
 def prepare_judge(
@@ -231,6 +239,7 @@ class _Preparation:
             settings=self.settings,
             image_ids=self.images.ids,
             fingerprint=fingerprint,
+            encoder_name=self.encoder.name if self.encoder else f"classifier of the training images, {fingerprint}",
             models=load_fold_models(weights, self.images, folds, device=self.device, encoder=self.encoder),
             seen=Seen(
                 tuple(arrays[f"seen.{fold}.features"] for fold in range(folds)),

@@ -94,7 +94,7 @@ class ClassMerge:
             own = np.stack([np.frombuffer(descriptors[position], np.float32) for position in passed])
             earlier = own[:0] if self._descriptors is None else self._descriptors
             together = np.concatenate([earlier, own])
-            duplicate = judge.duplicates(together, self.class_index)[len(earlier) :]
+            duplicate = judge.duplicates(together, self.class_index, known=len(earlier))[len(earlier) :]
             reasons[passed[duplicate]] = DUPLICATE
             self._descriptors = np.concatenate([earlier, own[~duplicate]])
             self._passed += int((~duplicate).sum())

@@ -19,7 +19,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.errors import DamagedError, UsageError
 
 T = TypeVar("T")
-MANIFEST, REJECTED, SUMMARY = "manifest.parquet", "rejected.parquet", "summary.json"
+MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
 PROVENANCE_COLUMNS = (
     "file",
     "label",
@@ -97,6 +97,11 @@ class Pool:
     def manifest(self) -> pd.DataFrame:
         """One row an image; see `manifest_columns`."""
         return pd.read_parquet(io.BytesIO((self.root / MANIFEST).read_bytes()))
+
+    @property
+    def unsafe_to_publish(self) -> tuple[str, ...]:
+        """Why the pool should not leave the house, in sentences; empty where it was not seen to repeat real images."""
+        return tuple(storage.read_json(self.root / AUDIT)["reasons"])
 
     @property
     def class_to_idx(self) -> dict[str, int]:

@@ -31,7 +31,7 @@ SETTINGS = {
     "diffusion.batch_size": 16,
     "synthesis.num_inference_steps": 4,
     "synthesis.chunk_size": 4,
-    "synthesis.off_class_confidence": 1.0,
+    "synthesis.filters": ["constant"],
     "tracking.mlflow": False,
 }
 
