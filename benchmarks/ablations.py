@@ -14,6 +14,7 @@ Each variant and seed is a study in the work folder, named by its settings; a la
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,17 +125,31 @@ def settings_of(variant: str, seed: int, arguments: argparse.Namespace) -> dict[
     return shared | quick | budget | VARIANTS[variant]
 
 
+def study_of(variant: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """Where a variant's study lies; all defaults belong to its name, since with other ones it is another study."""
+    config = resolve(settings_of(variant, seed, arguments)).config.model_dump(mode="json")
+    name = f"{variant.replace(' ', '-')}-{seed}-{storage.fingerprint([arguments.data.resolve(), config])}"
+    return Path(arguments.work / name)
+
+
+def _share_generator(default: Path, study: Path, variant: str) -> None:
+    """Gives a study that only samples in another way the default's generator, instead of training its like again."""
+    trains = any(not key.startswith("synthesis.") for key in VARIANTS[variant])
+    if default != study and not trains and not (study / "generator").exists():
+        with storage.new_directory(study / "generator", storage.committed_facts(default / "generator") or {}) as copy:
+            shutil.copytree(
+                default / "generator", copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(storage.DONE)
+            )
+
+
 def run(
     variant: str, seed: int, test: LabeledImages, extractor: Extractor, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Trains, samples and evaluates one generator; whatever is on disk already is read."""
-    settings = settings_of(variant, seed, arguments)
-    name = f"{variant.replace(' ', '-')}-{seed}"
-    # All defaults belong to the name: a study that began under other ones is another study.
-    whole = [arguments.data.resolve(), resolve(settings).config.model_dump(mode="json")]
-    study = arguments.work / f"{name}-{storage.fingerprint(whole)}"
-    augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=False).fit(arguments.data)
-    augmenter.generate()
+    settings, study = settings_of(variant, seed, arguments), study_of(variant, seed, arguments)
+    augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=False).attach(arguments.data)
+    _share_generator(study_of(DEFAULT, seed, arguments), study, variant)
+    augmenter.fit(arguments.data).generate()
     result = augmenter.evaluate()
     distances = measure_distances(extractor, test, draw(augmenter, arguments.per_class))
     accuracy = {arm.name: arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms}

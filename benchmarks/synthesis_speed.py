@@ -37,6 +37,7 @@ from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
 from diffaug.synthesis.classifier import small_cnn
 from diffaug.synthesis.generation import class_merges, fill_pool
 from diffaug.synthesis.merging import write_pool
+
 from measuring import CHANNELS, print_table, random_images, write_report
 
 TARGETS = {"0": 256, "1": 256}
@@ -56,12 +57,15 @@ class TimedGenerator:
         self.classes = self.generator.classes
 
     def class_index(self, label: str | int) -> int:
+        """As of the generator."""
         return self.generator.class_index(label)
 
     def sample(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        """As of the generator, timed."""
         return self._timed(self.generator.sample, *arguments, **options)
 
     def variations(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        """As of the generator, timed."""
         return self._timed(self.generator.variations, *arguments, **options)
 
     def _timed(self, call: Any, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
