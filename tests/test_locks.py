@@ -54,9 +54,9 @@ def test_one_who_has_a_lock_alone_shares_it_with_nobody(tmp_path, lock_holder, t
 
 def test_those_who_share_a_lock_keep_out_who_wants_it_alone(tmp_path):
     path = tmp_path / ".lock"
-    with locks.shared_lock(path), locks.shared_lock(path):
-        with pytest.raises(UsageError, match="another diffaug process"), locks.exclusive_lock(path):
-            pytest.fail("the lock was given though shared")
+    refused = pytest.raises(UsageError, match="another diffaug process")
+    with locks.shared_lock(path), locks.shared_lock(path), refused, locks.exclusive_lock(path):
+        pytest.fail("the lock was given though shared")
     with locks.exclusive_lock(path):
         pass
 
