@@ -57,12 +57,15 @@ class TimedGenerator:
         self.classes = self.generator.classes
 
     def class_index(self, label: str | int) -> int:
+        """As of the generator."""
         return self.generator.class_index(label)
 
     def sample(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        """As of the generator, timed."""
         return self._timed(self.generator.sample, *arguments, **options)
 
     def variations(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+        """As of the generator, timed."""
         return self._timed(self.generator.variations, *arguments, **options)
 
     def _timed(self, call: Any, *arguments: Any, **options: Any) -> NDArray[np.uint8]:

@@ -212,6 +212,12 @@ def stage_settings(directory: Path) -> dict[str, Any]:
     return dict(_stage_record(directory, overwrite=True).get("settings", {}))
 
 
+def is_stage_of(directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Whether a stage's directory was begun, or finished, with these settings on these inputs."""
+    record = _stage_record(directory, overwrite=True)
+    return (record.get("settings"), record.get("inputs")) == (dict(settings), dict(inputs))
+
+
 def _stage_record(directory: Path, overwrite: bool) -> dict[str, Any]:
     """What the stage was begun with; nothing where it was not begun, or is damaged and may be replaced."""
     try:

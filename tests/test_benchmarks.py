@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import quality_per_minute
 import sample_speed
+import synthesis_speed
 import torch
 import train_speed
 from scipy import linalg
@@ -71,6 +72,17 @@ def written(file: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_text())
     assert content.keys() == {"summary", "rows", "machine", "versions"}
     return content
+
+
+def test_synthesis_speed_reports_the_network_s_share_and_two_processes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(synthesis_speed, "QUICK_TARGETS", {"0": 40, "3": 20})
+    synthesis_speed.main(["--quick", "--sizes", "8", "--json", str(tmp_path / "speed.json")])
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["summary"].keys() == {"network_share", "two_process_ratio"}
+    (row,) = report["rows"]
+    assert 0 < row["network_share"] < 1
+    assert row["two_process_ratio"] == pytest.approx(row["images/s, two processes"] / row["images/s, one process"])
+    assert row["images"] == 60
 
 
 class TestFidelity:

@@ -19,7 +19,7 @@ from diffaug.pipeline.describe_pool import describe_pool
 from diffaug.pipeline.filling import Filling, pool_inputs, prepare_filling
 from diffaug.pipeline.job import GENERATE_RUN, Job
 from diffaug.pipeline.workers import helped
-from diffaug.study import StageState, begin_stage, require_same_settings, stage_settings
+from diffaug.study import StageState, begin_stage, is_stage_of, require_same_settings, stage_settings
 from diffaug.synthesis.chunks import ChunkMaker
 from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.merging import write_pool
@@ -94,8 +94,8 @@ def generate_shard(
         stored = stage_settings(job.study.pool)
         if stored and not job.overwrite:
             require_same_settings(job.study.pool, stored, request.stored)
-        facts = storage.committed_facts(job.study.pool) or {}
-        finished = (facts.get("settings"), facts.get("inputs")) == (request.stored, request.inputs)
+        finished = is_stage_of(job.study.pool, request.stored, request.inputs)
+        finished = finished and storage.committed_facts(job.study.pool) is not None
         targets = _targets(job, request, finished=finished)
         if targets is None:
             return {}
@@ -180,11 +180,12 @@ def _finish(job: Job, catalog: Catalog, request: _Request, filling: Filling) -> 
         "image_size": [height, width],
         "channels": generator.channels,
     }
+    if not is_stage_of(folder, request.stored, request.inputs):
+        raise UsageError("another process began this pool meanwhile, with other settings or images", where=folder)
     before = storage.committed_facts(folder)
-    if before == facts:
+    if before and all(before["targets"][label] >= target for label, target in filling.targets.items()):
+        job.narrator.say(f"pool: finished by another process ({folder})")
         return Pool.open(folder)
-    if stage_settings(folder) != request.stored:
-        raise UsageError("another process began this pool with other settings meanwhile", where=folder)
     old = Pool.open(folder) if before else None
     with storage.new_directory(folder, facts) as staging:
         names = filling.maker.judge.score_names

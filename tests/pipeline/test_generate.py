@@ -21,6 +21,8 @@ from diffaug.cli import main
 from diffaug.diffusion.artifact import Generator
 from diffaug.errors import DamagedError, UsageError
 from diffaug.evaluation.tracking import read_events
+from diffaug.pipeline.filling import Filling
+from diffaug.pipeline.job import Job
 from diffaug.settings import SynthesisSettings
 from diffaug.study import Study
 
@@ -163,6 +165,33 @@ def test_an_extension_that_was_stopped_goes_on(study: Path, pool: Path, monkeypa
         opened(study).generate(more={"dark": 5})
     assert f"diffaug generate {study}" in caught.value.fix
     assert len(opened(study).generate(more={"bright": 5})) == size + 5
+
+
+def test_who_comes_late_leaves_what_others_made_meanwhile(study: Path, monkeypatch) -> None:
+    real = Filling.run
+
+    def overtaken(self: Filling, job: Job) -> None:
+        real(self, job)
+        monkeypatch.setattr(Filling, "run", real)
+        generate(study)
+        generate(study, more={"bright": 2})
+
+    monkeypatch.setattr(Filling, "run", overtaken)
+    assert opened(study).generate().manifest["label"].value_counts()["bright"] == 13
+
+
+def test_who_was_replaced_meanwhile_writes_nothing(study: Path, monkeypatch) -> None:
+    real = Filling.run
+
+    def replaced(self: Filling, job: Job) -> None:
+        real(self, job)
+        monkeypatch.setattr(Filling, "run", real)
+        opened(study, overwrite=True).generate(guidance_scale=2.0)
+
+    monkeypatch.setattr(Filling, "run", replaced)
+    with pytest.raises(UsageError, match="another process began this pool meanwhile"):
+        opened(study).generate()
+    assert diffaug.Pool.open(study).manifest["guidance_scale"].eq(2).all()
 
 
 def test_an_extension_never_changes_an_image(study: Path, pool: Path, monkeypatch) -> None:

@@ -61,7 +61,7 @@ class PixelJudge:
             tuple(reasons),
             {"first_pixel": first},
             (first > 128).astype(np.int64),
-            (flat.sum(axis=1, keepdims=True) // 4).astype(np.float32),
+            (flat.sum(axis=1, keepdims=True) // 2).astype(np.float32),
         )
 
     def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from diffaug.synthesis.generation import Progress, class_merges, fill_pool, fill
 from diffaug.synthesis.pool import Pool, manifest_columns
 
 TARGETS = {"a": 0, "b": 6, "c/d": 3}
-LARGER = {"a": 10, "b": 16, "c/d": 3}
+LARGER = {"a": 6, "b": 16, "c/d": 3}
 
 
 def fill(folder: Path, maker: ChunkMaker, targets: Mapping[str, int]) -> Iterator[Progress]:
@@ -42,7 +42,7 @@ def test_every_class_gets_what_it_should_and_the_manifest_says_where_from(tmp_pa
     assert pixels.shape == (9, 5, 6, 1)
     for index in (1, 2):
         own = pixels[pool.labels == index]
-        assert len({int(image.sum()) // 4 for image in own}) == len(own)
+        assert len({int(image.sum()) // 2 for image in own}) == len(own)
     assert pixels[pool.labels == 2].mean() > 230
 
 
@@ -128,7 +128,7 @@ def test_shards_without_locks_then_a_merge(tmp_path, maker, complete, digests, m
         patch.setattr(ChunkStore, "claim", lambda *_: pytest.fail("a shard needs no claim"))
         for shard in (3, 1, 2):
             *_, last = fill_shard(store, maker, class_merges(maker, LARGER), shard=shard, shards=3)
-            assert last.accepted == last.wanted == 4 + 6 + 1
+            assert last.accepted == last.wanted == 2 + 6 + 1
     for class_index, number in ((c, j) for c in range(3) for j in store.finished(c)):
         assert store.read(class_index, number)["index"].iloc[0] == number * 4
     sharded = digests(complete(tmp_path / "sharded", maker, LARGER))
