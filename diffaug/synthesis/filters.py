@@ -109,17 +109,19 @@ def saturation_limits(
 ) -> NDArray[np.float32]:
     """For each class the saturation above which an image is rejected: half-way from the worst real image to 1.
 
+    Where a class has no image, those of all classes count.
+
     Args:
-        saturations: float32 (N,) of real images.
+        saturations: float32 (N,) of real images, N of at least 1.
         labels: int64 (N,).
         num_classes: K.
 
     Returns:
         float32 (K,).
     """
-    worst = np.zeros(num_classes, np.float32)
-    np.maximum.at(worst, labels, saturations)
-    return np.asarray((1 + worst) / 2, dtype=np.float32)
+    of_classes = (saturations[labels == label] for label in range(num_classes))
+    worst = [(own if len(own) else saturations).max() for own in of_classes]
+    return np.asarray((1 + np.array(worst)) / 2, dtype=np.float32)
 
 
 def first_reasons(verdicts: Mapping[str, NDArray[np.bool_]], count: int) -> tuple[str, ...]:

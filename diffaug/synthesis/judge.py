@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ class CalibratedJudge:
             filters.first_reasons({filters.NON_FINITE: ~candidates.finite, **switched_on}, len(pixels)),
             dict(zip(SCORES, scores, strict=True)),
             matches.nearest,
-            descriptor_maps(pixels, self.device).reshape(len(pixels), -1),
+            descriptor_maps(pixels, self.device).reshape(len(pixels), math.prod(self.detector.map_shape)),
         )
 
     def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:

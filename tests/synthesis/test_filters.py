@@ -178,7 +178,7 @@ def test_an_image_is_saturated_half_way_between_the_worst_real_one_of_its_class_
     pixels[0, :2], pixels[1, 0], pixels[2, :, 0] = 0, 255, 255
     shares = saturation(pixels)
     assert shares.tolist() == [0.5, 0.25, 0.25]
-    assert saturation_limits(shares, np.array([0, 0, 2]), 3).tolist() == [0.75, 0.5, 0.625]
+    assert saturation_limits(shares, np.array([0, 0, 2]), 3).tolist() == [0.75, 0.75, 0.625]
 
 
 def test_constant_images_have_one_value_a_channel():

@@ -26,9 +26,10 @@ SETTINGS = SynthesisSettings()
 
 @pytest.fixture(scope="module")
 def parts(digits) -> tuple[LabeledImages, LabeledImages]:
-    """A long tail of five digits to train on, and 25 new images of each."""
+    """A long tail of five digits to train on, and 25 new images of each; the data set is ordered by writer."""
     pixels, labels = digits
-    own = [np.flatnonzero(labels == label) for label in range(len(COUNTS))]
+    random = np.random.default_rng(0)
+    own = [random.permutation(np.flatnonzero(labels == label)) for label in range(len(COUNTS))]
     rows = [np.concatenate([one[KEPT_BACK : KEPT_BACK + n] for one, n in zip(own, COUNTS, strict=True)])]
     rows.append(np.concatenate([one[:KEPT_BACK] for one in own]))
     train, new = (LabeledImages(pixels[i], labels[i], tuple("01234"), tuple(map(str, i))) for i in rows)
@@ -42,13 +43,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge(parts, folder) -> CalibratedJudge:
-    return prepare(folder, parts[0])
+    return prepare(folder, parts[0], updates=80)
 
 
-def prepare(folder, images, **changes) -> CalibratedJudge:
+def prepare(folder, images, updates=2, **changes) -> CalibratedJudge:
     arguments = {"settings": SETTINGS, "seed": 0, "device": "cpu", **changes}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffaug.synthesis.encoder.default_updates", lambda count: 100)
+        patch.setattr("diffaug.synthesis.encoder.default_updates", lambda count: updates)
         return prepare_judge(folder, images, np.arange(len(images)), **arguments)
 
 
@@ -66,11 +67,11 @@ def class_of(images: LabeledImages, label: int) -> np.ndarray:
 
 def test_new_images_are_kept_in_every_class_and_those_of_other_classes_are_not(judge, parts) -> None:
     lost = [rejected(shown(judge, class_of(parts[1], label), label)).mean() for label in range(5)]
-    assert np.mean(lost) < 0.2
+    assert np.mean(lost) < 0.2, lost
     assert lost[-1] <= 0.2
     pairs = [(one, label) for one in range(5) for label in range(5) if one != label]
     found = [rejected(shown(judge, class_of(parts[1], one), label)).mean() for one, label in pairs]
-    assert np.mean(found) >= 0.9
+    assert np.mean(found) >= 0.9, (found, lost)
 
 
 def test_the_reason_of_each_kind_of_bad_image_is_given(judge, parts) -> None:
@@ -116,7 +117,7 @@ def test_scores_are_one_number_an_image_and_in_their_range(judge, parts) -> None
     for name, scores in judgement.scores.items():
         assert scores.shape == (KEPT_BACK,)
         assert scores.dtype == np.float32
-        assert 0 <= scores.min() and scores.max() <= (2 if "distance" in name else 1)
+        assert scores.min() >= 0 and scores.max() <= (2 if "distance" in name else 1)
 
 
 def test_duplicates_are_found_mirrored_too_and_can_be_switched_off(judge, parts) -> None:
@@ -143,9 +144,11 @@ def test_a_loaded_judge_gives_the_same_judgement_bit_for_bit(judge, parts, folde
             np.testing.assert_array_equal(one.scores[name], other.scores[name])
 
 
-def test_training_it_again_gives_the_same_file(judge, parts, folder, tmp_path) -> None:
-    prepare(tmp_path / "again", parts[0])
-    assert storage.read_json(tmp_path / "again" / storage.DONE) == storage.read_json(folder / storage.DONE)
+def test_training_it_again_gives_the_same_file(parts, tmp_path) -> None:
+    few = parts[0].select(np.arange(40))
+    prepare(tmp_path / "one", few)
+    prepare(tmp_path / "two", few)
+    assert storage.read_json(tmp_path / "one" / storage.DONE) == storage.read_json(tmp_path / "two" / storage.DONE)
 
 
 class Brightness:
@@ -155,28 +158,26 @@ class Brightness:
         return pixels.reshape(len(pixels), -1).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"settings": SynthesisSettings(rejected_real=0.1)},
-        {"settings": SynthesisSettings(filters=("copy",))},
-        {"encoder": Brightness()},
-        {"images": "pixels"},
-        {"images": "labels"},
-    ],
-    ids=lambda change: str(next(iter(change.values()))),
-)
-def test_anything_else_is_another_judge_which_replaces_the_first(judge, parts, folder, tmp_path, change) -> None:
-    images = parts[0]
-    if change.get("images") == "pixels":
+CHANGES = {
+    "seed": {"seed": 1},
+    "share": {"settings": SynthesisSettings(rejected_real=0.1)},
+    "filters": {"settings": SynthesisSettings(filters=("copy",))},
+    "encoder": {"encoder": Brightness()},
+    "pixels": {},
+    "labels": {},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_anything_else_is_another_judge_which_replaces_the_first(parts, tmp_path, change) -> None:
+    images = parts[0].select(np.arange(0, len(parts[0]), 6))
+    first = prepare(tmp_path / "judge", images)
+    if change == "pixels":
         images = replace(images, pixels=images.pixels ^ 1)
-    if change.get("images") == "labels":
+    if change == "labels":
         images = replace(images, labels=np.roll(images.labels, 1))
-    rest = {key: value for key, value in change.items() if key != "images"}
-    prepare(tmp_path / "judge", parts[0])
-    other = prepare(tmp_path / "judge", images, **rest)
-    assert other.fingerprint != judge.fingerprint
+    other = prepare(tmp_path / "judge", images, **CHANGES[change])
+    assert other.fingerprint != first.fingerprint
     assert storage.committed_facts(tmp_path / "judge", verify=True) == {"judge": other.fingerprint}
 
 
@@ -188,18 +189,19 @@ def test_a_given_encoder_finds_off_class_images_too(parts, tmp_path) -> None:
     judge = prepare(tmp_path / "given", parts[0], encoder=Brightness())
     found = [rejected(shown(judge, class_of(parts[1], one), (one + 1) % 5)).mean() for one in range(5)]
     lost = [rejected(shown(judge, class_of(parts[1], one), one)).mean() for one in range(5)]
-    assert np.mean(found) >= 0.9
+    assert np.mean(found) >= 0.9, (found, lost)
     assert np.mean(lost) <= 0.2
 
 
 def test_a_changed_file_is_noticed(parts, tmp_path) -> None:
-    prepare(tmp_path / "judge", parts[0])
+    few = parts[0].select(np.arange(20))
+    prepare(tmp_path / "judge", few)
     file = tmp_path / "judge" / "judge.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(DamagedError):
-        prepare(tmp_path / "judge", parts[0])
+        prepare(tmp_path / "judge", few)
 
 
 def test_no_candidates_no_judgement(judge) -> None:
@@ -215,7 +217,6 @@ def test_classes_too_small_to_leave_any_out_lose_nothing_to_calibrated_filters(d
     rows = np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate(counts)])
     images = LabeledImages(pixels[rows], labels[rows], ("0", "1"), tuple(map(str, rows)))
     judge = prepare(tmp_path / "tiny", images)
-    assert isinstance(judge.fingerprint, str)
     for label in (0, 1):
         reasons = set(shown(judge, pixels[labels == label][10:20], label).reasons)
         assert not reasons & {CONSTANT, SATURATED, OFF_CLASS, OUT_OF_DISTRIBUTION}
