@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class CalibratedJudge:
             filters.first_reasons({filters.NON_FINITE: ~candidates.finite, **switched_on}, len(pixels)),
             dict(zip(SCORES, scores, strict=True)),
             matches.nearest,
-            descriptor_maps(pixels, self.device).reshape(len(pixels), -1),
+            descriptor_maps(pixels, self.device).reshape(len(pixels), math.prod(self.detector.map_shape)),
         )
 
     def describe(self, pixels: NDArray[np.uint8]) -> Description:
