@@ -15,7 +15,7 @@ from diffaug.config import Resolved
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.holdout import hold_out
+from diffaug.diffusion.holdout import Holdout, hold_out
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.watch import schedule_of
 from diffaug.evaluation.tracking import Journal
@@ -76,19 +76,19 @@ def prepare_filling(job: Job, catalog: Catalog, generator: Generator, targets: M
         "judge": judge.fingerprint,
     }
     store = ChunkStore(job.study.chunks / storage.fingerprint(content))
-    maker = ChunkMaker(generator, judge, _trained_images(job, catalog), settings, seed)
+    maker = ChunkMaker(generator, judge, generator_split(job, catalog).trained, settings, seed)
     return Filling(store, maker, class_merges(maker, targets))
 
 
-def _trained_images(job: Job, catalog: Catalog) -> LabeledImages:
-    """The images that the generator was trained on: the train split without what was held out from it."""
+def generator_split(job: Job, catalog: Catalog) -> Holdout:
+    """What the study's generator was trained on, and what was held out from it."""
     begun = stage_settings(job.study.generator)
     seed = begun.pop("seed")
     settings = DiffusionSettings.model_validate(begun)
     plan = Plan.from_dict(storage.read_json(job.study.generator / "plan.json"))
     schedule = schedule_of(plan, settings, len(catalog.images("train")))
     limit = schedule.pairs if len(schedule.steps) > 1 else 0
-    return hold_out(catalog, fraction=settings.holdout, limit=limit, seed=seed).trained
+    return hold_out(catalog, fraction=settings.holdout, limit=limit, seed=seed)
 
 
 def help_to_generate(order: Mapping[str, Any]) -> None:
