@@ -162,6 +162,9 @@ class SynthesisSettings(Settings):
     rejected_as_copies: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.0025, description="Share of new images that the filters for copies and duplicates each may reject."
     )
+    filter_updates: PositiveInt | None = Field(
+        None, description="Optimiser updates of each classifier behind the filters; none: by the data."
+    )
     max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
 
     @field_validator("filters")

@@ -74,6 +74,7 @@ SMALL = {
     "synthesis.num_inference_steps": 4,
     "synthesis.chunk_size": 8,
     "synthesis.filters": ["constant"],
+    "synthesis.filter_updates": 3,
     "evaluation.seeds": 3,
     "evaluation.updates": 8,
     "tracking.mlflow": False,

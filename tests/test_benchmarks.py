@@ -42,7 +42,7 @@ def needs_peers() -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time for what is not looked at here: diffaug's measured speed and its off-class filter."""
     monkeypatch.setattr("diffaug.diffusion.measuring.SECONDS", 0.05)
-    monkeypatch.setattr("diffaug.pipeline.filling.default_updates", lambda count: 5)
+    monkeypatch.setattr("diffaug.synthesis.encoder.default_updates", lambda count: 5)
 
 
 @pytest.fixture

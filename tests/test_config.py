@@ -59,6 +59,7 @@ OTHER_VALUES = {
     "synthesis.chunk_size": 8,
     "synthesis.filters": ["constant", "copy"],
     "synthesis.rejected_real": 0.1,
+    "synthesis.filter_updates": 30,
     "synthesis.rejected_as_copies": 0.01,
     "synthesis.max_attempts": 9,
     "evaluation.arms": ["real only", "real + synthetic"],

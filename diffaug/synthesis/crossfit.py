@@ -100,7 +100,13 @@ def assign_folds(labels: NDArray[np.int64], units: NDArray[np.int64], seed: int)
 
 
 def fit_fold_models(
-    images: LabeledImages, folds: NDArray[np.int64], *, seed: int, device: str, encoder: Encoder | None = None
+    images: LabeledImages,
+    folds: NDArray[np.int64],
+    *,
+    seed: int,
+    device: str,
+    encoder: Encoder | None = None,
+    updates: int | None = None,
 ) -> FoldModels:
     """Trains a classifier for each fold on the images outside it, as if all classes were equally frequent.
 
@@ -110,12 +116,15 @@ def fit_fold_models(
         seed: Decides weights and batches.
         device: Where to train.
         encoder: Gives the features of linear classifiers; none: networks are trained on the pixels.
+        updates: Length of the networks' training; none: by the number of images.
     """
     parts = [np.flatnonzero(folds != fold) for fold in range(count_folds(folds))]
     if encoder is None:
         return ClassifierFolds(
             tuple(
-                ClassifierEncoder.fit(images.select(part), seed=seed, purpose=f"fold {fold}", device=device)
+                ClassifierEncoder.fit(
+                    images.select(part), seed=seed, purpose=f"fold {fold}", device=device, updates=updates
+                )
                 for fold, part in enumerate(parts)
             )
         )

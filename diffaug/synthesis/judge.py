@@ -26,7 +26,7 @@ from diffaug.synthesis.near_copies import CopyDetector, copy_threshold, descript
 
 STATE = "judge.safetensors"
 VERSION = 1
-SETTINGS = {"filters", "rejected_real", "rejected_as_copies"}
+SETTINGS = {"filters", "rejected_real", "rejected_as_copies", "filter_updates"}
 SCORES = (
     "own_class_probability",
     "own_class_p_value",
@@ -218,7 +218,10 @@ class _Preparation:
         pixels, labels, num_classes = self.images.pixels, self.images.labels, len(self.images.classes)
         share = self.settings.rejected_as_copies
         folds = assign_folds(labels, self.units, self.seed)
-        models = fit_fold_models(self.images, folds, seed=self.seed, device=self.device, encoder=self.encoder)
+        updates = self.settings.filter_updates
+        models = fit_fold_models(
+            self.images, folds, seed=self.seed, device=self.device, encoder=self.encoder, updates=updates
+        )
         copies = copy_threshold(detector, pixels, self.units, share=share, seed=self.seed)
         maps = descriptor_maps(pixels, self.device)
         arrays = {

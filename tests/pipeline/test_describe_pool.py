@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,7 +15,8 @@ from diffaug.data.catalog import Catalog
 from diffaug.diffusion.artifact import Generator
 from diffaug.narration import SilentNarrator
 from diffaug.pipeline.describe_pool import describe_pool
-from diffaug.synthesis.classifier import TrainingRecipe, fit_classifier
+from diffaug.settings import SynthesisSettings
+from diffaug.synthesis.judge import CalibratedJudge, prepare_judge
 from diffaug.synthesis.pool import MANIFEST, Pool
 
 SETTINGS = {
@@ -30,29 +30,6 @@ SETTINGS = {
 }
 CLASSES = ("bright", "dark")
 REJECTED = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-
-
-class SmallEncoder:
-    """The real classifier, its penultimate layer being the features."""
-
-    name = "a classifier of the training images"
-
-    def __init__(self, catalog: Catalog) -> None:
-        model = fit_classifier(catalog.images("train"), recipe=TrainingRecipe(60), seed=0, purpose="test encoder")
-        self.layers, self.head = model[:-1], model[-1]  # type: ignore[index]
-
-    @torch.inference_mode()
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.layers(torch.tensor(pixels).permute(0, 3, 1, 2) / 127.5 - 1).numpy()
-
-    @torch.inference_mode()
-    def log_probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.head(torch.from_numpy(self.features(pixels))).log_softmax(dim=1).numpy()
-
-
-class Judge:
-    def __init__(self, catalog: Catalog) -> None:
-        self.encoder = SmallEncoder(catalog)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +46,10 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> diffaug.DiffusionAugment
 
 
 @pytest.fixture(scope="module")
-def judge(fitted: diffaug.DiffusionAugmenter) -> Judge:
-    return Judge(fitted.inspect())
+def judge(fitted: diffaug.DiffusionAugmenter, tmp_path_factory: pytest.TempPathFactory) -> CalibratedJudge:
+    images, units = fitted.inspect().images("train"), fitted.inspect().units("train")
+    folder, settings = tmp_path_factory.mktemp("judge") / "judge", SynthesisSettings(filter_updates=60)
+    return prepare_judge(folder, images, units, settings=settings, seed=0, device="cpu")
 
 
 def random_images(*counts: int, seed: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

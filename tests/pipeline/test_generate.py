@@ -34,13 +34,9 @@ SETTINGS = {
     "synthesis.num_inference_steps": 4,
     "synthesis.chunk_size": 4,
     "synthesis.filters": ["constant"],
+    "synthesis.filter_updates": 3,
     "tracking.mlflow": False,
 }
-
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffaug.pipeline.filling.default_updates", lambda count: 3)
 
 
 @pytest.fixture(scope="module")
