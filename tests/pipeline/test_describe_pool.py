@@ -124,7 +124,7 @@ def test_the_generators_folder_says_what_was_trained_on_and_what_held_out(fitted
     assert (rows["part"] == "trained").sum() == sum(config["train_counts"].values())
 
 
-def test_new_images_are_described_in_files_metrics_table_and_sheets(fitted, describe) -> None:
+def test_new_images_are_described_in_files_metrics_table_and_sheets(fitted, judge, describe) -> None:
     pixels, labels = random_images(30, 20)
     rejected = [("off-class", True), ("copy", True), ("duplicate", False), ("copy", False), ("constant", True)]
     audit, folder, told = describe(pixels, labels, rejected)
@@ -133,7 +133,7 @@ def test_new_images_are_described_in_files_metrics_table_and_sheets(fitted, desc
         *("quality.json", "audit.json", "accepted.png", "rejected.png", "nearest.png", "DONE.json"),
     }
     quality, written = (storage.read_json(folder / name) for name in ("quality.json", "audit.json"))
-    assert quality["encoder"] == "a classifier of the training images"
+    assert quality["encoder"] == judge.encoder_name
     assert (quality["classes"]["dark"]["real"], quality["classes"]["dark"]["synthetic"]) == (48, 20)
     assert quality["classes"]["bright"]["confirmed"] > 0.9
     assert quality["classes"]["bright"]["coverage"] > 0.5

@@ -246,7 +246,7 @@ def test_shards_then_a_merge_make_the_pool_of_one(study, pool, fitted, tmp_path,
     assert json.loads(output.out)["results"] == {"shard": "1/2", "missing": {}}
     assert "shard 1 of 2 is done; still missing: nothing" in output.err
     written = {file for file in digests(sharded) if file not in before}
-    assert {file.split("/")[0] for file in written} <= {"chunks", ".lock", ".turn.lock"}
+    assert {file.split("/")[0] for file in written} <= {"chunks", "judge", ".lock", ".turn.lock"}
     monkeypatch.setattr("diffaug.synthesis.chunks.ChunkMaker.make", lambda *_: pytest.fail("all is there"))
     assert digests(opened(sharded).generate().root) == digests(pool)
 

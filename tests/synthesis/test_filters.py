@@ -20,14 +20,6 @@ PLAIN = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 FLAT = np.broadcast_to(np.array([255, 0, 7], np.uint8), (4, 4, 3))
 
 
-def test_no_samples_no_judgement():
-    judgement = judge(
-        np.empty((0, 4, 4, 3), np.uint8), np.empty(0, bool), 0, lambda pixels: np.empty((len(pixels), 2)), 0.9
-    )
-    assert judgement.reasons == ()
-    assert judgement.accepted.tolist() == []
-
-
 def calibration(*classes):
     """Scores of classes 0, 1, ..."""
     scores = [np.asarray(scores, np.float32) for scores in classes]
