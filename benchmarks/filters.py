@@ -251,7 +251,7 @@ def first_of_each_class(
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Goal figures, means over the seeds; of the copies the kind that is found least.
 
-    `rarest_rejected` and `commonest_rejected` are shares of good images of those classes, and `best_left_out` the
+    `rarest_rejected` and `commonest_rejected` are shares of good images of those classes, and `better_without` the
     filters without which the classifier is better in every seed.
     """
 
@@ -277,7 +277,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "off_class_rejected": mean("off-class"),
         "rarest_rejected": mean("good", by_class[-1]),
         "commonest_rejected": mean("good", by_class[0]),
-        "best_left_out": ", ".join(harmful),
+        "better_without": ", ".join(harmful),
     }
 
 
