@@ -37,7 +37,7 @@ from diffaug.evaluation.metrics import classification_metrics
 from diffaug.settings import FILTER_NAMES, EvaluationSettings, SynthesisSettings
 from diffaug.synthesis.candidates import Candidates
 from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
-from diffaug.synthesis.filters import COPY
+from diffaug.synthesis.filters import COPY, DUPLICATE
 from diffaug.synthesis.judge import CalibratedJudge, prepare_judge
 from diffaug.synthesis.targets import resolve_targets
 
@@ -135,12 +135,13 @@ def planted(
     for kind, change in KINDS.items():
         pixels = np.stack([change(train.pixels[i], random) for i in chosen])
         copies = replace(train.select(chosen), pixels=pixels)
-        rows.append(row(seed, "copies", kind, rejected(judge, copies, (COPY,)).mean(), len(copies)))
-    rows.append(row(seed, "good as copies", "", rejected(judge, test, (COPY,)).mean(), len(test)))
+        rows.append(row(seed, "copies", kind, verdicts(judge, copies)[COPY].mean(), len(copies)))
+    good = verdicts(judge, test)
+    rows.append(row(seed, "good as copies", "", good[COPY].mean(), len(test)))
     offset = random.integers(1, len(test.classes), len(test))
     swapped = replace(test, labels=(test.labels + offset) % len(test.classes))
-    rows.append(row(seed, "off-class", "", rejected(judge, swapped).mean(), len(test)))
-    lost = rejected(judge, test)
+    rows.append(row(seed, "off-class", "", by_any(verdicts(judge, swapped), FILTER_NAMES).mean(), len(test)))
+    lost = by_any(good, FILTER_NAMES)
     for index in np.argsort(-train.class_counts, kind="stable"):
         own = test.labels == index
         rows.append(
@@ -161,17 +162,21 @@ def row(seed: int, planted: str, kind: str, share: float, count: int) -> dict[st
     }
 
 
-def rejected(judge: CalibratedJudge, images: LabeledImages, names: tuple[str, ...] = FILTER_NAMES) -> NDArray[np.bool_]:
-    """Which images the named filters reject as images of their labels, bool (N,); duplicates come in their order."""
-    only = replace(judge, settings=judge.settings.model_copy(update={"filters": names}))
-    result = np.zeros(len(images), np.bool_)
+def verdicts(judge: CalibratedJudge, images: LabeledImages) -> dict[str, NDArray[np.bool_]]:
+    """For each filter whether it rejects each image as an image of its label, bool (N,)."""
+    result = {name: np.zeros(len(images), np.bool_) for name in FILTER_NAMES}
     for label in range(len(images.classes)):
         own = np.flatnonzero(images.labels == label)
-        judgement = only(Candidates(images.pixels[own], np.ones(len(own), np.bool_), label))
-        kept = own[np.array([not reason for reason in judgement.reasons], np.bool_)]
-        result[own] = True
-        result[kept] = only.duplicates(judgement.descriptors[np.isin(own, kept)], label)
+        candidates = Candidates(images.pixels[own], np.ones(len(own), np.bool_), label)
+        result[DUPLICATE][own] = judge.duplicates(judge(candidates).descriptors, label)
+        for name, rejected in judge.verdicts(candidates).items():
+            result[name][own] = rejected
     return result
+
+
+def by_any(rejected: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which images some of the named filters reject, bool (N,)."""
+    return np.asarray(np.any([rejected[name] & (name in names) for name in FILTER_NAMES], axis=0))
 
 
 def read_samples(arguments: argparse.Namespace, train: LabeledImages) -> LabeledImages:
@@ -222,10 +227,11 @@ def downstream(
         predicted = predict_probabilities(model, test.pixels, device).argmax(axis=1)
         return classification_metrics(test.labels, predicted, len(test.classes))["balanced_accuracy"]
 
+    rejected = verdicts(judge, samples)
     wanted = np.bincount(samples.labels, minlength=len(samples.classes)) / SPARE
     rows = []
     for name, names in variants().items():
-        lost = rejected(judge, samples, names)
+        lost = by_any(rejected, names)
         chosen = first_of_each_class(samples.labels, ~lost, wanted)
         line = row(seed, "samples", name, lost.mean(), len(chosen))
         rows.append({**line, "accuracy": accuracy(tuple(chosen.tolist()))})
@@ -251,7 +257,7 @@ def first_of_each_class(
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Goal figures, means over the seeds; of the copies the kind that is found least.
 
-    `rarest_rejected` and `commonest_rejected` are shares of good images of those classes, and `best_left_out` the
+    `rarest_rejected` and `commonest_rejected` are shares of good images of those classes, and `better_without` the
     filters without which the classifier is better in every seed.
     """
 
@@ -277,7 +283,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "off_class_rejected": mean("off-class"),
         "rarest_rejected": mean("good", by_class[-1]),
         "commonest_rejected": mean("good", by_class[0]),
-        "best_left_out": ", ".join(harmful),
+        "better_without": ", ".join(harmful),
     }
 
 

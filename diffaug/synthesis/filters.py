@@ -84,8 +84,9 @@ def class_distances(features: NDArray[np.float32], references: NDArray[np.float3
         float32 (N,).
     """
     squared = 2 - 2 * unit_vectors(features) @ unit_vectors(references).T
-    nearest = np.sort(np.sqrt(squared.clip(0)), axis=1)[:, :NEIGHBOURS]
-    return np.asarray(nearest.mean(axis=1), dtype=np.float32)
+    count = min(NEIGHBOURS, len(references))
+    nearest = np.partition(squared, count - 1, axis=1)[:, :count].clip(0)
+    return np.asarray(np.sqrt(nearest).mean(axis=1), dtype=np.float32)
 
 
 def unit_vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:

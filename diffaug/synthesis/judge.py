@@ -22,7 +22,7 @@ from diffaug.synthesis.crossfit import ALWAYS_TRAINED_ON, FoldModels, assign_fol
 from diffaug.synthesis.duplicates import duplicate_thresholds, find_duplicates
 from diffaug.synthesis.encoder import Description, Encoder
 from diffaug.synthesis.filters import Calibration
-from diffaug.synthesis.near_copies import CopyDetector, copy_threshold, descriptor_maps
+from diffaug.synthesis.near_copies import CopyDetector, Matches, copy_threshold, descriptor_maps
 
 STATE = "judge.safetensors"
 VERSION = 1
@@ -101,7 +101,23 @@ class CalibratedJudge:
 
     def __call__(self, candidates: Candidates) -> Judgement:
         """Judges candidates of one class, each by itself."""
-        pixels, label = candidates.pixels, candidates.class_index
+        verdicts, scores, matches = self._assess(candidates.pixels, candidates.class_index)
+        switched_on = {name: rejected for name, rejected in verdicts.items() if name in self.settings.filters}
+        count = len(candidates.pixels)
+        return Judgement(
+            filters.first_reasons({filters.NON_FINITE: ~candidates.finite, **switched_on}, count),
+            scores,
+            matches.nearest,
+            descriptor_maps(candidates.pixels, self.device).reshape(count, math.prod(self.detector.map_shape)),
+        )
+
+    def verdicts(self, candidates: Candidates) -> dict[str, NDArray[np.bool_]]:
+        """What each filter that looks at one image alone says, bool (N,), whether it is switched on or not."""
+        return self._assess(candidates.pixels, candidates.class_index)[0]
+
+    def _assess(
+        self, pixels: NDArray[np.uint8], label: int
+    ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.float32]], Matches]:
         described = self.models.describe(pixels)
         log_odds = _mean([filters.off_class_log_odds(one.log_probabilities, label) for one in described])
         distances = _mean([self.seen.distances(fold, one.features, label) for fold, one in enumerate(described)])
@@ -115,22 +131,16 @@ class CalibratedJudge:
             filters.OUT_OF_DISTRIBUTION: self.distance.unusual(distances, label, share),
             filters.COPY: matches.ratios < self.copy_threshold,
         }
-        switched_on = {name: rejected for name, rejected in verdicts.items() if name in self.settings.filters}
-        scores = (
-            np.exp(_mean([one.log_probabilities[:, label] for one in described])),
-            self.off_class.p_values(log_odds, label),
-            distances,
-            self.distance.p_values(distances, label),
-            matches.distances,
-            matches.ratios,
-            saturation,
-        )
-        return Judgement(
-            filters.first_reasons({filters.NON_FINITE: ~candidates.finite, **switched_on}, len(pixels)),
-            dict(zip(SCORES, scores, strict=True)),
-            matches.nearest,
-            descriptor_maps(pixels, self.device).reshape(len(pixels), math.prod(self.detector.map_shape)),
-        )
+        scores = {
+            "own_class_probability": np.exp(_mean([one.log_probabilities[:, label] for one in described])),
+            "own_class_p_value": self.off_class.p_values(log_odds, label),
+            "class_distance": distances,
+            "class_distance_p_value": self.distance.p_values(distances, label),
+            "nearest_distance": matches.distances,
+            "copy_ratio": matches.ratios,
+            "saturation": saturation,
+        }
+        return verdicts, scores, matches
 
     def describe(self, pixels: NDArray[np.uint8]) -> Description:
         """Features of uint8 (N, H, W, C) by the first fold's model, and the mean of all folds' log-probabilities."""

@@ -9,7 +9,7 @@ in relation to that of the next one of another unit (Gu et al. 2023, arXiv 2310.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ SHORTLIST = 16
 REGISTRATION_STEPS = 2
 ROUNDING = 1e-3
 LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
-QUERIES_AT_ONCE = 64
+QUERIES_AT_ONCE, IMAGES_AT_ONCE = 64, 1024
 CALIBRATED_ON = 4000
 
 
@@ -62,11 +62,15 @@ class CopyDetector:
         self._thumbnails = _thumbnails(pixels, device)
         self._units = torch.from_numpy(np.array(units)).to(device)
         self._windows = _search_windows(device)
-        whole = describe(self._thumbnails, COARSE)
+        whole = torch.cat([describe(part, COARSE) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE)])
         self._basis = torch.linalg.svd(whole, full_matrices=False).Vh[:COMPONENTS].T
-        both = torch.cat([self._thumbnails, self._thumbnails.flip(3)])
-        self._variants = torch.stack(
-            [describe(both, COARSE, window[None]) @ self._basis for window in self._windows]
+        mirrored = (part.flip(3) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE))
+        self._variants = torch.cat(
+            [
+                torch.stack([describe(part, COARSE, window[None]) @ self._basis for window in self._windows])
+                for part in chain(torch.split(self._thumbnails, IMAGES_AT_ONCE), mirrored)
+            ],
+            dim=1,
         )  # (windows, 2 M, components)
 
     @property
@@ -222,8 +226,10 @@ def descriptor_maps(pixels: NDArray[np.uint8], device: str = "cpu") -> NDArray[n
 def _thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
     """uint8 (N, H, W, C) to float (N, C, h, w) of 0 to 255, at most 32 px."""
     parts = []
-    for start in range(0, max(1, len(pixels)), 1024):
-        images = torch.from_numpy(np.array(pixels[start : start + 1024])).to(device).permute(0, 3, 1, 2).float()
+    for start in range(0, max(1, len(pixels)), IMAGES_AT_ONCE):
+        images = (
+            torch.from_numpy(np.array(pixels[start : start + IMAGES_AT_ONCE])).to(device).permute(0, 3, 1, 2).float()
+        )
         height, width = (min(THUMBNAIL, side) for side in images.shape[2:])
         parts.append(functional.adaptive_avg_pool2d(images, (height, width)))
     return torch.cat(parts)

@@ -107,6 +107,7 @@ def test_a_filter_that_is_off_rejects_nothing_and_scores_stay(judge, parts, name
     assert name not in less.reasons
     assert set(less.reasons) <= {"", *without}
     assert tuple(less.scores) == judge.score_names
+    assert judge.verdicts(Candidates(pixels, np.ones(len(pixels), np.bool_), 0)).keys() == set(FILTER_NAMES[:-1])
     for score in judge.score_names:
         np.testing.assert_array_equal(whole.scores[score], less.scores[score])
 
