@@ -3,8 +3,7 @@
     python benchmarks/synthesis_speed.py [--quick] [--json FILE] [--sizes 28 32]
 
 A generator with random weights of the size that diffaug plans fills a pool of two classes: sampling, filters, PNG and
-merge. The filter is a network that embeds each image and compares it with the training images and the pool, about what
-the real one costs. `network_share` is the time inside the generator over the time of the whole, from the first chunk to
+merge. All scores of the filters are computed; none rejects, so that every run is equally long. `network_share` is the time inside the generator over the time of the whole, from the first chunk to
 the committed pool. `two_process_ratio` compares one process with two that share the pool, one thread each; it needs two
 idle cores.
 """
@@ -26,16 +25,14 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug import locks, storage
-from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator, for_inference
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.denoiser import Denoiser
 from diffaug.diffusion.planning import make_plan
 from diffaug.settings import DiffusionSettings, SynthesisSettings
-from diffaug.synthesis.candidates import Candidates, Judgement
 from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
-from diffaug.synthesis.classifier import small_cnn
 from diffaug.synthesis.generation import class_merges, fill_pool
+from diffaug.synthesis.judge import prepare_judge
 from diffaug.synthesis.merging import write_pool
 
 from measuring import CHANNELS, print_table, random_images, write_report
@@ -75,36 +72,6 @@ class TimedGenerator:
         return result
 
 
-class EmbeddingJudge:
-    """Embeds images with a network and compares them with each other; rejects none."""
-
-    score_names: tuple[str, ...] = ("distance",)
-    fingerprint = "benchmark"
-
-    def __init__(self, images: LabeledImages) -> None:
-        height, width, channels = images.pixels.shape[1:]
-        self.image_ids = images.ids
-        self._network = small_cnn(channels, 64, (height, width)).eval()
-        self._reference = self._embed(images.pixels)
-
-    def __call__(self, candidates: Candidates) -> Judgement:
-        """Scores by the distance to the nearest training image."""
-        embedded = self._embed(candidates.pixels)
-        distances = torch.cdist(torch.from_numpy(embedded), torch.from_numpy(self._reference)).numpy()
-        scores = {"distance": distances.min(axis=1)}
-        return Judgement(("",) * len(embedded), scores, distances.argmin(axis=1), embedded)
-
-    def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
-        """Compares all with all and calls none a duplicate, so that every run is equally long."""
-        together = torch.from_numpy(descriptors)
-        return np.asarray(torch.cdist(together, together).tril(-1).numpy().max(axis=1) < 0)
-
-    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            return np.asarray(self._network(images).numpy())
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,9 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: share of the network, and one process against two, in turn."""
     targets, rounds = (QUICK_TARGETS, 1) if arguments.quick else (TARGETS, 3)
-    maker = make_maker(size)
     shares, alone, together = [], [], []
     with tempfile.TemporaryDirectory() as folder:
+        maker = make_maker(size, Path(folder) / "judge")
         complete(Path(folder) / "warm-up", maker, {"0": 1})
         for turn in range(arguments.rounds or rounds):
             timed = TimedGenerator(maker.generator)
@@ -146,13 +113,15 @@ def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
-def make_maker(size: int) -> ChunkMaker:
+def make_maker(size: int, folder: Path) -> ChunkMaker:
     """A generator with random weights, planned for images of `size` px, and everything else that chunks take."""
     images = random_images(size)
     plan = make_plan(images, DiffusionSettings(minutes=10), "cpu")
     data = TrainingData.of(images, DiffusionSettings(), "cpu")
     generator = Generator(for_inference(Denoiser(plan.network), "cpu"), data.normalization, images.classes, "0" * 64)
-    return ChunkMaker(generator, EmbeddingJudge(images), images, SynthesisSettings(), seed=0)
+    settings = SynthesisSettings(filters=(), filter_updates=20)
+    judge = prepare_judge(folder, images, np.arange(len(images)), settings=settings, seed=0, device="cpu")
+    return ChunkMaker(generator, judge, images, settings, seed=0)
 
 
 def run(processes: int, root: Path, maker: ChunkMaker, targets: dict[str, int], *, in_process: bool = False) -> float:

@@ -155,28 +155,16 @@ def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None
 
 
 def _tell(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:
-    columns = [
-        "class",
-        "images",
-        "confirmed",
-        "KID",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "copies",
-        "nearness",
-    ]
+    columns = ["class", "images", "confirmed", "KID", "density", "coverage", "copies", "nearness"]
     rows = []
     for label, of_class in quality.classes.items():
         found = audit.classes[label]
         if not found.images and not found.copies.total:
             continue
-        figures = (of_class.kid, of_class.precision, of_class.recall, of_class.density, of_class.coverage)
-        copies = f"{found.copies.count} of {found.copies.total}"
+        figures = (of_class.kid, of_class.density, of_class.coverage)
         nearness = found.distance_ratio.value if found.distance_ratio else None
         cells = [_said(of_class.confirmed, ".0%"), *(_said(figure, ".2f") for figure in figures)]
-        rows.append([label, str(found.images), *cells, copies, _said(nearness, ".2f")])
+        rows.append([label, str(found.images), *cells, str(found.copies.count), _said(nearness, ".2f")])
     job.narrator.table(f"The pool, in features of {quality.encoder}", columns, rows)
     job.narrator.say(
         "confirmed: a classifier of the real images agrees; copies: of training images, among what was generated, not "

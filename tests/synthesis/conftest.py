@@ -64,7 +64,7 @@ class PixelJudge:
             (flat.sum(axis=1, keepdims=True) // 2).astype(np.float32),
         )
 
-    def duplicates(self, descriptors: NDArray[np.float32], class_index: int) -> NDArray[np.bool_]:
+    def duplicates(self, descriptors: NDArray[np.float32], class_index: int, known: int = 0) -> NDArray[np.bool_]:
         values = descriptors[:, 0].tolist()
         return np.array([value in values[:turn] for turn, value in enumerate(values)], bool)
 

@@ -19,7 +19,7 @@ candidates = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=SIZE
 
 
 class EqualDescriptors:
-    def duplicates(self, descriptors, class_index):
+    def duplicates(self, descriptors, class_index, known=0):
         values = descriptors[:, 0].tolist()
         return np.array([value in values[:turn] for turn, value in enumerate(values)], bool)
 
