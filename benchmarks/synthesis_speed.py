@@ -3,9 +3,9 @@
     python benchmarks/synthesis_speed.py [--quick] [--json FILE] [--sizes 28 32]
 
 A generator with random weights of the size that diffaug plans fills a pool of two classes: sampling, filters, PNG and
-merge. All scores of the filters are computed; none rejects, so that every run is equally long. `network_share` is the time inside the generator over the time of the whole, from the first chunk to
-the committed pool. `two_process_ratio` compares one process with two that share the pool, one thread each; it needs two
-idle cores.
+merge. All scores of the filters are computed; none rejects, so that every run is equally long. `network_share` is the
+time inside the generator over the time of the whole, from the first chunk to the committed pool. `two_process_ratio`
+compares one process with two that share the pool, one thread each; it needs two idle cores.
 """
 
 from __future__ import annotations
