@@ -83,6 +83,7 @@ def planned_parameters(images: LabeledImages, settings: DiffusionSettings, devic
 def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -> LabeledImages:
     """Unfiltered samples of a fitted augmenter, equally many of each class, as its configuration says to sample."""
     generator, settings = augmenter.generator_, augmenter.config.synthesis
+    scale = settings.guidance_scale
     chunks = [
         generator.sample(
             index,
@@ -91,7 +92,7 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
             solver=settings.solver,
             num_inference_steps=settings.num_inference_steps,
             guidance=settings.guidance,
-            guidance_scale=settings.guidance_scale,
+            guidance_scale=sum(scale) / 2 if isinstance(scale, tuple) else scale,
             guidance_interval=settings.guidance_interval,
         )
         for index in range(len(generator.classes))

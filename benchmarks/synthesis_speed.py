@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug import locks, storage
-from diffaug.diffusion.artifact import Generator, for_inference
+from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.generator_files import for_inference
 from diffaug.diffusion.planning import make_plan
 from diffaug.settings import DiffusionSettings, SynthesisSettings
 from diffaug.synthesis.chunks import ChunkMaker, ChunkStore

@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        fix = "check permissions and free space, or choose another folder to write to"
+        fix = "check permissions and free space, or choose another --study or output folder"
         where = f"\n  where: {error.filename}" if error.filename else ""
         _fail(f"{error.strerror}{where}", DataError.exit_code, as_json, fix=fix)
     except (KeyboardInterrupt, click.Abort):

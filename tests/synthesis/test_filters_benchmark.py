@@ -3,11 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filters
 import numpy as np
 import pytest
 
 from diffaug.settings import FILTER_NAMES
+
+import filters
 
 
 def line(seed: int, shown: str, kind: str, rejected: float, accuracy: float | None = None) -> dict[str, Any]:
