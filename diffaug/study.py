@@ -222,6 +222,8 @@ def _stage_record(directory: Path, overwrite: bool) -> dict[str, Any]:
     """What the stage was begun with; nothing where it was not begun, or is damaged and may be replaced."""
     try:
         finished = storage.committed_facts(directory)
+        if finished and overwrite and {"changed", "missing"} & set(storage.changes_since_commit(directory).values()):
+            return {}
         if finished is None and (directory / BEGUN).is_file():
             return dict(storage.read_json(directory / BEGUN))
     except DamagedError:

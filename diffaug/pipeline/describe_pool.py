@@ -21,7 +21,7 @@ from diffaug.pipeline.job import GENERATE_RUN, Job
 from diffaug.pipeline.train_split import TrainSplit
 from diffaug.settings import Config
 from diffaug.synthesis.distances import Described, small_pictures
-from diffaug.synthesis.filters import COPY, DUPLICATE
+from diffaug.synthesis.encoder import Description
 from diffaug.synthesis.judge import CalibratedJudge
 from diffaug.synthesis.membership import MembershipErrors, denoising_errors, pair
 from diffaug.synthesis.memorization import CheckedCandidates, PoolAudit, audit_pool
@@ -48,7 +48,8 @@ def describe_pool(
     """
     real, synthetic = catalog.images("train"), pool.images()
     quality = _quality(judge, real, synthetic, job.config.seed)
-    audit = _audit(job.config, TrainSplit.of(catalog, generator), generator, pool, rejected)
+    candidates = _checked(pool.manifest, rejected, judge.copy_threshold)
+    audit = _audit(job.config, TrainSplit.of(catalog, generator), generator, pool, candidates)
     folder = job.study.pool_report
     with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
         storage.write_json(staging / QUALITY, quality.to_dict())
@@ -61,9 +62,11 @@ def describe_pool(
 
 
 def _quality(judge: CalibratedJudge, real: LabeledImages, synthetic: LabeledImages, seed: int) -> PoolQuality:
-    described = judge.describe(synthetic.pixels)
+    encoded = judge.describe(real.pixels)
+    nothing = Description(encoded.features[:0], encoded.log_probabilities[:0])
+    described = judge.describe(synthetic.pixels) if len(synthetic) else nothing
     return measure_quality(
-        Encoded(judge.describe(real.pixels).features, real.labels),
+        Encoded(encoded.features, real.labels),
         Encoded(described.features, synthetic.labels),
         described.log_probabilities,
         real.classes,
@@ -80,13 +83,15 @@ def _described(split: TrainSplit, held: bool, *, mirrored: bool = False) -> Desc
     return Described(features, np.tile(part.labels, len(views)), np.tile(units, len(views)))
 
 
-def _audit(config: Config, real: TrainSplit, generator: Generator, pool: Pool, rejected: pd.DataFrame) -> PoolAudit:
+def _audit(
+    config: Config, real: TrainSplit, generator: Generator, pool: Pool, candidates: CheckedCandidates
+) -> PoolAudit:
     synthetic = pool.images()
     units = np.full(len(synthetic), GENERATED, np.int64)
     return audit_pool(
         Described(small_pictures(synthetic.pixels), synthetic.labels, units),
         tuple(pool.manifest["origin"]),
-        _checked(pool.manifest, rejected),
+        candidates,
         trained=_described(real, False, mirrored=config.diffusion.horizontal_flip),
         held=_described(real, True),
         errors=_membership(generator, real, config.seed) if real.held.any() else None,
@@ -95,13 +100,12 @@ def _audit(config: Config, real: TrainSplit, generator: Generator, pool: Pool, r
     )
 
 
-def _checked(manifest: pd.DataFrame, rejected: pd.DataFrame) -> CheckedCandidates:
-    """The candidates that reached the filter for copies: accepted ones, copies and duplicates."""
-    reached = rejected[rejected["reason"].isin((COPY, DUPLICATE))]
-    columns = ["class_index", "origin"]
-    candidates = pd.concat([manifest[columns].assign(reason=""), reached[[*columns, "reason"]]])
+def _checked(manifest: pd.DataFrame, rejected: pd.DataFrame, copy_threshold: float) -> CheckedCandidates:
+    """All candidates; a copy is one whether or not the filter for copies is on, or another reason came first."""
+    columns = ["class_index", "origin", "copy_ratio"]
+    candidates = pd.concat([manifest[columns], rejected[columns]])
     return CheckedCandidates(
-        (candidates["reason"] == COPY).to_numpy(bool),
+        (candidates["copy_ratio"] < copy_threshold).to_numpy(bool),
         candidates["class_index"].to_numpy(np.int64),
         candidates["origin"].to_numpy(str),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
 from diffaug.errors import DamagedError, UsageError
 from diffaug.pipeline.describe_pool import describe_pool
-from diffaug.pipeline.filling import Filling, pool_inputs, prepare_filling
+from diffaug.pipeline.filling import Filling, prepare_filling
 from diffaug.pipeline.job import GENERATE_RUN, Job
+from diffaug.pipeline.pool_request import EXTENSION, PoolRequest, keep_for_extension, pool_request, targets_of
 from diffaug.pipeline.workers import helped
 from diffaug.study import StageState, begin_stage, is_stage_of, require_same_settings, stage_settings
 from diffaug.synthesis.chunks import ChunkMaker
@@ -25,10 +25,6 @@ from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.merging import write_pool
 from diffaug.synthesis.origins import expected_origins
 from diffaug.synthesis.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, Pool
-from diffaug.synthesis.targets import resolve_targets
-from diffaug.temporaries import remove_leftovers
-
-EXTENSION = "extension.json"
 
 
 def generate_pool(
@@ -54,15 +50,18 @@ def generate_pool(
         UsageError: The sampling strategy is impossible, the pool was begun with other settings, autoguidance has no
             guide, or there is no finished pool or no such class to extend.
     """
-    request = _request(job, catalog, generator, more or {}, encoder)
+    request = pool_request(job, catalog, generator, more or {}, encoder)
     with job.study.in_turn():
         job = job.current()
         state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
         if state == "new":
             (job.study.chunks / EXTENSION).unlink(missing_ok=True)
-        targets = _targets(job, request, finished=state == "finished")
+        targets = targets_of(job, request, finished=state == "finished")
         if targets is None:
-            return Pool.open(job.study.pool)
+            pool = Pool.open(job.study.pool)
+            if job.journal.status(GENERATE_RUN) == "open":  # stopped between the commit and its record
+                _finish_log(job, pool)
+            return pool
         filling = prepare_filling(job, catalog, generator, targets, encoder)
         _show_targets(job, filling.maker, catalog.images("train"), targets)
         _start_log(job, state, targets)
@@ -89,14 +88,14 @@ def generate_shard(
     Raises:
         UsageError: As of `generate_pool`, or there is no such part.
     """
-    request = _request(job, catalog, generator, {}, encoder)
+    request = pool_request(job, catalog, generator, {}, encoder)
     with job.study.in_turn(optional=True):
         stored = stage_settings(job.study.pool)
         if stored and not job.overwrite:
             require_same_settings(job.study.pool, stored, request.stored)
         finished = is_stage_of(job.study.pool, request.stored, request.inputs)
         finished = finished and storage.committed_facts(job.study.pool) is not None
-        targets = _targets(job, request, finished=finished)
+        targets = targets_of(job, request, finished=finished)
         if targets is None:
             return {}
         filling = prepare_filling(job, catalog, generator, targets, encoder)
@@ -106,68 +105,7 @@ def generate_shard(
     return missing
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for.
-
-    Attributes:
-        stored: The settings that the pool is made with.
-        inputs: Fingerprints of what it is made from.
-        targets: Images to add to each class, without any extension.
-        more: Images to extend the finished pool by.
-    """
-
-    stored: dict[str, Any]
-    inputs: dict[str, str]
-    targets: dict[str, int]
-    more: dict[str, int]
-
-
-def _request(
-    job: Job, catalog: Catalog, generator: Generator, more: Mapping[str, int], encoder: Encoder | None
-) -> _Request:
-    settings = job.config.synthesis
-    generator.require_guide(settings.guidance)
-    for label, number in more.items():
-        generator.class_index(label)
-        if number < 1:
-            raise UsageError(f"{number} more images of class '{label}' make no sense", fix="give a number above 0")
-    counts = catalog.images("train").counts_by_name
-    targets = resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
-    stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
-    inputs = pool_inputs(catalog, generator) | ({"encoder": encoder.name} if encoder else {})
-    return _Request(stored, inputs, targets, dict(more))
-
-
-def _targets(job: Job, request: _Request, *, finished: bool) -> dict[str, int] | None:
-    """Images wanted of each class, with those that the finished pool is extended by; None: there is nothing to do.
-
-    An extension is written down before it begins, so that the same command, or a plain `generate`, goes on with it.
-    """
-    file, pool = job.study.chunks / EXTENSION, job.study.pool
-    if not finished:
-        if request.more:
-            fix = f"finish it first: diffaug generate {job.study.path}"
-            raise UsageError("there is no finished pool to extend", where=pool, fix=fix)
-        return request.targets
-    have: dict[str, int] = (storage.committed_facts(pool) or {})["targets"]
-    extension = storage.read_json(file) if file.is_file() else {}
-    if extension.get("from") != have:  # none, or it was finished
-        if not request.more:
-            job.narrator.say(f"pool: finished already, kept ({pool})")
-            return None
-        extension = {"from": have, "more": request.more}
-        storage.write_json(file, extension)
-    elif request.more not in ({}, extension["more"]):
-        raise UsageError(
-            f"another extension was begun and not finished: {extension['more']}",
-            where=pool,
-            fix=f"finish it first: diffaug generate {job.study.path}",
-        )
-    return {label: number + extension["more"].get(label, 0) for label, number in have.items()}
-
-
-def _finish(job: Job, catalog: Catalog, request: _Request, filling: Filling) -> Pool:
+def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: Filling) -> Pool:
     """Merges and commits the pool, unless another process was first."""
     folder, generator = job.study.pool, filling.maker.generator
     height, width = generator.image_size
@@ -193,19 +131,10 @@ def _finish(job: Job, catalog: Catalog, request: _Request, filling: Filling) -> 
         if old is not None:
             _require_kept(old, staging)
         _describe(job, catalog, filling, staging)
-    _tidy_chunks(job.study.chunks, filling.store.folder)
     pool = Pool.open(folder)
     _finish_log(job, pool)
+    keep_for_extension(job.study.chunks, request, filling.targets, filling.store.folder)
     return pool
-
-
-def _tidy_chunks(folder: Path, kept: Path) -> None:
-    """Leaves the chunks that the pool was made from, and nothing that was begun before it."""
-    (folder / EXTENSION).unlink(missing_ok=True)
-    remove_leftovers(kept.rglob(".*.tmp"))
-    for other in folder.iterdir():
-        if other.name != kept.name:
-            storage.discard_directory(other)
 
 
 def _describe(job: Job, catalog: Catalog, filling: Filling, folder: Path) -> None:

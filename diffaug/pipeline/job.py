@@ -121,6 +121,10 @@ def _log_study(study: Study, journal: Journal, seed: int) -> None:
     journal.log_artifact(STUDY_RUN, study.config_file)
 
 
+NOT_SETTINGS = {"off_class_confidence", "encoder"}
+"""Recorded with a stage or by an older version, and no settings now."""
+
+
 def _settings_of(study: Study) -> dict[str, Any]:
     """The settings saved in the study; where a stage was begun, those that it was begun with.
 
@@ -136,5 +140,6 @@ def _settings_of(study: Study) -> dict[str, Any]:
     for section, folder in stages.items():
         begun = stage_settings(folder)
         settings |= {"seed": begun["seed"]} if begun else {}
-        settings[section] = {**(settings.get(section) or {}), **{k: v for k, v in begun.items() if k != "seed"}}
+        merged = {**(settings.get(section) or {}), **begun}
+        settings[section] = {key: merged[key] for key in merged.keys() - {"seed"} - NOT_SETTINGS}
     return settings

@@ -53,7 +53,7 @@ class Calibration:
         own = self.scores[self.labels == class_index]
         if (len(own) + 1) * rejected_real >= 2:
             return _p_values(own, scores) <= rejected_real
-        beyond_all = scores > own.max(initial=-np.inf)
+        beyond_all = scores > own.max(initial=-np.inf) if len(own) else np.zeros(len(scores), np.bool_)
         return np.asarray((_p_values(self.scores, scores) <= rejected_real / 2) & beyond_all)
 
 

@@ -67,7 +67,7 @@ class CalibratedJudge:
     Attributes:
         settings: Which filters are on, and how many real images each may reject.
         image_ids: Names of the training images.
-        fingerprint: Of data, settings, seed and encoder.
+        fingerprint: Of data, settings, seed, encoder and what was learnt.
         encoder_name: What to call the encoder beside figures that were taken with it.
         models: One classifier a fold; their scores are averaged.
         seen: What distances are measured to.
@@ -195,7 +195,8 @@ def prepare_judge(
         state = preparation.fit(detector)
         with storage.new_directory(folder, facts) as staging:
             storage.write_bytes(staging / STATE, save(state))
-    return preparation.judge(load_file(folder / STATE), detector, facts["judge"])
+    fingerprint = storage.fingerprint([facts, storage.sha256_file(folder / STATE)])
+    return preparation.judge(load_file(folder / STATE), detector, fingerprint)
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class Audit:
 
     Attributes:
         images: Images of the pool.
-        copies: Copies of training images among the candidates that earlier filters let through. They are not in the
-            pool, but what makes them makes others that are only nearly as near.
+        copies: Copies of training images among all candidates. The filter for copies keeps them out of the pool, but
+            what makes them makes others that are only nearly as near.
         nearest_ratio: Median over the images of `nearest_ratios`.
         distance_ratio: See `distance_ratio`.
         membership: See `MembershipErrors.score`.

@@ -22,6 +22,7 @@ from diffaug.seeding import numpy_generator
 
 THUMBNAIL, FINE, COARSE = 32, 16, 8  # largest sides in px: registered, compared, searched
 CROP_SIDE, CROP_POSITIONS = 0.9, (-1.0, -1 / 3, 1 / 3, 1.0)  # positions in shares of the room that a crop has
+SURELY_NEW = 2 / 3
 SMALLEST_SIDE = 0.85
 WHOLE = (0.5, 0.5, 1.0)
 COMPONENTS = 64
@@ -148,7 +149,8 @@ def copy_threshold(
     """The ratio below which an image is a copy, such that at most a share of new images is taken for one.
 
     Each training image is compared with the other units, as a new image would be. Below a ratio of 1/3 training images
-    are copies of each other by the published criterion and no example of a new image, so the threshold is never lower.
+    are copies of each other by the published criterion and no example of a new image, so the threshold is never lower;
+    nor is it above 2/3, which few images or groups alone would give.
 
     Args:
         detector: Made of these training images.
@@ -159,7 +161,7 @@ def copy_threshold(
     """
     chosen = np.sort(numpy_generator(seed, "copy threshold").permutation(len(pixels))[:CALIBRATED_ON])
     ratios = np.sort(detector.match(pixels[chosen], units[chosen]).ratios)
-    return max(COPY_RATIO, float(ratios[int(share * len(ratios))]))
+    return float(np.clip(ratios[int(share * len(ratios))], COPY_RATIO, SURELY_NEW))
 
 
 def registered_distances(queries: Tensor, references: Tensor, window: Tensor) -> Tensor:
