@@ -101,9 +101,13 @@ def _audit(
 
 
 def _checked(manifest: pd.DataFrame, rejected: pd.DataFrame, copy_threshold: float) -> CheckedCandidates:
-    """All candidates; a copy is one whether or not the filter for copies is on, or another reason came first."""
+    """The candidates up to each class's last image, beyond which accepted ones are not recorded.
+
+    A copy is one whether or not the filter for copies is on, or another reason came first.
+    """
     columns = ["class_index", "origin", "copy_ratio"]
-    candidates = pd.concat([manifest[columns], rejected[columns]])
+    last = rejected["class_index"].map(manifest.groupby("class_index")["index"].max())
+    candidates = pd.concat([manifest[columns], rejected.loc[~(rejected["index"] > last), columns]])
     return CheckedCandidates(
         (candidates["copy_ratio"] < copy_threshold).to_numpy(bool),
         candidates["class_index"].to_numpy(np.int64),

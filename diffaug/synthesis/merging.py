@@ -113,8 +113,6 @@ class ClassMerge:
             chunk = store.read(self.class_index, number)
             chunk[REASON] = reasons
             good, bad = chunk[chunk[REASON] == ""].head(left), chunk[chunk[REASON] != ""]
-            if len(good) == left and len(good):  # beyond the last image wanted, accepted ones are not told either
-                bad = bad[bad["index"] < good["index"].iloc[-1]]
             accepted.append(_written(good, folder, f"{IMAGES}/{class_folder}", len(good)))
             rejected.append(_written(bad, folder, f"rejected/{class_folder}", shown))
             left, shown = left - len(good), max(0, shown - len(bad))

@@ -150,7 +150,7 @@ def copy_threshold(
 
     Each training image is compared with the other units, as a new image would be. Below a ratio of 1/3 training images
     are copies of each other by the published criterion and no example of a new image, so the threshold is never lower;
-    nor is it above 2/3, which few images or groups alone would give.
+    nor is it above 2/3 where there are too few images for the share to mean one of them.
 
     Args:
         detector: Made of these training images.
@@ -161,7 +161,8 @@ def copy_threshold(
     """
     chosen = np.sort(numpy_generator(seed, "copy threshold").permutation(len(pixels))[:CALIBRATED_ON])
     ratios = np.sort(detector.match(pixels[chosen], units[chosen]).ratios)
-    return float(np.clip(ratios[int(share * len(ratios))], COPY_RATIO, SURELY_NEW))
+    highest = SURELY_NEW if share * len(ratios) < 1 else 1.0
+    return min(max(COPY_RATIO, float(ratios[int(share * len(ratios))])), highest)
 
 
 def registered_distances(queries: Tensor, references: Tensor, window: Tensor) -> Tensor:

@@ -76,10 +76,11 @@ def write(
         file = f"{kind}/{CLASSES[label]}/{number:06d}.png" if kept else ""
         if kept:
             storage.write_bytes(root / file, storage.png_bytes(image))
-        columns = {"file": file, "label": CLASSES[label], "class_index": label, "origin": "sampled", "index": number}
+        columns = {"file": file, "label": CLASSES[label], "class_index": label, "origin": "sampled"}
+        columns |= {"index": number if kind == "images" else 0, "copy_ratio": 0.1 if reason == "copy" else 0.9}
         sha256 = storage.sha256_bytes(storage.png_bytes(image))
         tables[kind].append({**columns, "reason": reason, "nearest": names[number % len(names)], "sha256": sha256})
-    columns = ["file", "label", "class_index", "origin", "index", "nearest", "sha256", "reason"]
+    columns = ["file", "label", "class_index", "origin", "index", "copy_ratio", "nearest", "sha256", "reason"]
     accepted, refused = (pd.DataFrame(rows, columns=columns) for rows in tables.values())
     storage.write_parquet(root / MANIFEST, accepted.drop(columns="reason"))
     storage.commit_directory(root, {"classes": list(CLASSES), "image_size": [8, 8], "channels": 1})
@@ -139,7 +140,7 @@ def test_new_images_are_described_in_files_metrics_table_and_sheets(fitted, judg
     assert quality["classes"]["bright"]["coverage"] > 0.5
     assert written == json.loads(json.dumps(audit.to_dict()))
     assert written["classes"]["dark"]["copies"] == {
-        **{"count": 2, "total": 23, "share": 2 / 23},
+        **{"count": 2, "total": 25, "share": 2 / 25},
         "interval": pytest.approx(list(audit.classes["dark"].copies.interval)),
     }
     assert not audit.unsafe_to_publish, audit.reasons

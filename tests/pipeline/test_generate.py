@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import diffaug
 from diffaug import storage
@@ -201,13 +202,44 @@ def test_an_extension_never_changes_an_image(study: Path, pool: Path, monkeypatc
 
 
 def test_only_the_chunks_of_the_pool_are_kept(study: Path, pool: Path) -> None:
-    first = {path.name for path in (study / "chunks").iterdir()}
+    first = {path.name for path in (study / "chunks").iterdir() if path.is_dir()}
     opened(study, overwrite=True).generate(sampling_strategy="minority")
-    assert {path.name for path in (study / "chunks").iterdir()} == first
+    assert {path.name for path in (study / "chunks").iterdir() if path.is_dir()} == first
     opened(study, overwrite=True).generate(guidance_scale=2.0)
-    second = {path.name for path in (study / "chunks").iterdir()}
+    second = {path.name for path in (study / "chunks").iterdir() if path.is_dir()}
     assert len(first) == len(second) == 1
     assert first != second
+
+
+def test_nothing_to_generate_makes_an_empty_pool(study: Path) -> None:
+    leftover = study / "chunks" / ".extension.json.999999.tmp"
+    storage.write_unfinished(leftover, b"cut short")
+    assert len(opened(study).generate(sampling_strategy={"dark": 16})) == 0
+    assert not leftover.exists()
+
+
+def test_another_encoder_never_replaces_a_pool_unasked(study: Path) -> None:
+    encoder = diffaug.ModuleEncoder(torch.nn.Flatten(), "pixels")
+    before = digests(opened(study).generate(encoder=encoder).root)
+    for request in ({}, {"more": {"bright": 3}}):
+        with pytest.raises(UsageError, match="encoder"):
+            opened(study).generate(**request)  # type: ignore[arg-type]
+    assert digests(study / "pool") == before
+
+
+def test_a_damaged_pool_is_made_again_as_far_as_it_was_extended(study: Path) -> None:
+    opened(study).generate()
+    extended = opened(study).generate(more={"bright": 4})
+    before = digests(extended.root)
+    file = extended.root / extended.files[0]
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    opened(study, overwrite=True).generate()
+    assert digests(study / "pool") == before
+
+
+def test_a_generator_of_another_split_is_refused(study: Path) -> None:
+    with pytest.raises(UsageError, match="another split"):
+        opened(study, overwrite=True, seed=5).generate()
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_new_images_of_every_class_are_rejected_at_the_same_share_whatever_their
     assert np.all(lost >= share - 1 / (count + 1) - 0.012)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 20])
+@pytest.mark.parametrize("count", [1, 5, 20])
 def test_a_class_too_small_for_a_share_of_its_own_loses_no_more(count):
     random = np.random.default_rng(1)
     lost = [
@@ -57,6 +57,11 @@ def test_a_class_too_small_for_a_share_of_its_own_loses_no_more(count):
         for _ in range(300)
     ]
     assert 0 < np.mean(lost) <= 0.045
+
+
+def test_a_class_without_a_calibrated_image_loses_none():
+    known = calibration(np.linspace(0, 1, 500), [])
+    assert not known.unusual(np.array([0, 2, 100], np.float32), 1, 0.08).any()
 
 
 def test_a_small_class_that_is_harder_than_others_keeps_what_is_no_worse_than_its_own_worst():
