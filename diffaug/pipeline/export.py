@@ -15,9 +15,12 @@ def export_study(job: Job, catalog: Catalog, settings: ExportSettings) -> Export
         UsageError: There is no pool yet, or the request is impossible.
         DamagedError: An image of the pool was changed.
     """
+    pool = Pool.open(job.study.pool)
+    for reason in pool.unsafe_to_publish:
+        job.narrator.warn(f"unsafe to publish: {reason}")
     export = export_images(
         catalog,
-        Pool.open(job.study.pool),
+        pool,
         settings,
         keep_out_of=(job.study.path, catalog.root),
         progress=lambda done, total: job.narrator.progress("exporting", done, total),

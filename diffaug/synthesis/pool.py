@@ -101,7 +101,8 @@ class Pool:
     @property
     def unsafe_to_publish(self) -> tuple[str, ...]:
         """Why the pool should not leave the house, in sentences; empty where it was not seen to repeat real images."""
-        return tuple(storage.read_json(self.root / AUDIT)["reasons"])
+        file = self.root / AUDIT
+        return tuple(storage.read_json(file)["reasons"]) if file.is_file() else ()
 
     @property
     def class_to_idx(self) -> dict[str, int]:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,11 @@ def test_without_a_pool_the_command_that_makes_one_is_named(tmp_path, images) ->
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", verbose=False).attach(images)
     with pytest.raises(UsageError, match="diffaug generate"):
         augmenter.export(tmp_path / "out")
+
+
+def test_what_is_unsafe_to_publish_is_said_before_it_is_exported(capsys, tmp_path, study) -> None:
+    flagged = Path(shutil.copytree(study, tmp_path / "flagged"))
+    audit = {"unsafe_to_publish": True, "reasons": ["class 'dark': 3 of 4 candidates are copies"]}
+    storage.write_json(flagged / "pool" / "audit.json", audit)
+    main(["export", str(flagged), str(tmp_path / "out")])
+    assert "unsafe to publish: class 'dark': 3 of 4 candidates are copies" in capsys.readouterr().err
