@@ -109,15 +109,10 @@ class Generator:
         Raises:
             UsageError: There is no such class, an option is out of range, or autoguidance has no guide.
         """
-        return self.decode(self.sample_normalised(label, indices, seed=seed, **options))
-
-    def sample_normalised(
-        self, label: str | int, indices: Sequence[int], *, seed: int, **options: Unpack[SamplingOptions]
-    ) -> Tensor:
-        """Samples as `sample` does and returns what the network made, (N, C, H, W), possibly not finite."""
         sampling = Sampling(**options)
         noise = self._noise("sample", seed, label, indices)
-        return sampling.run(self._denoise(noise, sampling), noise, karras_sigmas(sampling.num_inference_steps))
+        sigmas = karras_sigmas(sampling.num_inference_steps)
+        return self.decode(sampling.run(self._denoise(noise, sampling), noise, sigmas))
 
     def variations(
         self,

@@ -2,7 +2,8 @@
 
 A score is compared with those that real images get of a model that was not trained on them. Its rank among the real
 images of its class is a p-value (Vovk et al. 2005, conformal prediction), so a filter rejects about the chosen share of
-good images of every class, however hard the class is and however few its images are.
+good images of every class, however hard the class is; where a class has too few
+images for that, see `Calibration.unusual`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from diffaug.settings import FILTER_NAMES
 
 NON_FINITE = "non-finite"
 CONSTANT, SATURATED, OFF_CLASS, OUT_OF_DISTRIBUTION, COPY, DUPLICATE = FILTER_NAMES
-REASONS = (NON_FINITE, *FILTER_NAMES)
 
 NEIGHBOURS = 5
 
