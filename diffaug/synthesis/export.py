@@ -128,7 +128,12 @@ def export_images(
     }
     counts = items.counts()
     with storage.new_directory(out, facts) as staging:
-        about = {"diffaug": __version__, "classes": list(items.classes), "images": counts}
+        about = {
+            "diffaug": __version__,
+            "classes": list(items.classes),
+            "images": counts,
+            "unsafe_to_publish": list(items.unsafe_to_publish),
+        }
         storage.write_json(staging / DATASET, about)
         load = exporter(items, staging, settings)
     return Export(settings.out, counts, load)

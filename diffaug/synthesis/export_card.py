@@ -38,8 +38,14 @@ def dataset_card(items: ExportItems) -> str:
         f"or test split.\n\n"
         f"Synthetic images can repeat training images, above all in classes with few of them. Treat them with the "
         f"care that the training images need.\n\n"
-        f"{_generators(items)}\n{_table(items)}\n"
+        f"{_warning(items)}{_generators(items)}\n{_table(items)}\n"
     )
+
+
+def _warning(items: ExportItems) -> str:
+    """What the audit found against publishing the images."""
+    reasons = "".join(f"- {_cell(reason)}\n" for reason in items.unsafe_to_publish)
+    return f"**Unsafe to publish:**\n\n{reasons}\n" if reasons else ""
 
 
 def _generators(items: ExportItems) -> str:

@@ -33,11 +33,13 @@ class ExportItems:
             `split`, `label` (class name), `class_index`; `origin` is "real", or as in the pool's manifest; `source`
             names the real image behind it, if any; then the manifest's other columns, null for real images.
         read: Pixels of a row, uint8 (H, W, C).
+        unsafe_to_publish: Why the synthetic images should not leave the house, in sentences.
     """
 
     classes: tuple[str, ...]
     table: pa.Table
     read: Callable[[int], NDArray[np.uint8]]
+    unsafe_to_publish: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -102,7 +104,9 @@ def collect_items(catalog: Catalog, pool: Pool, *, only: Only, splits: Collectio
         reader, index = sources[position]
         return reader(index)
 
-    return ExportItems(catalog.classes, pa.concat_tables(tables, promote_options="default"), read)
+    table = pa.concat_tables(tables, promote_options="default")
+    holds_synthetic = any(origin != ORIGIN_REAL for origin in table["origin"].unique().to_pylist())
+    return ExportItems(catalog.classes, table, read, pool.unsafe_to_publish if holds_synthetic else ())
 
 
 def _chosen_splits(catalog: Catalog, pool: Pool, only: Only, splits: Collection[str]) -> list[Split]:

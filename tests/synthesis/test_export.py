@@ -29,7 +29,7 @@ from diffaug.synthesis.export import Export, ExportSettings, export_images
 from diffaug.synthesis.export_card import dataset_card
 from diffaug.synthesis.export_formats import write_huggingface, write_image_folder, write_webdataset
 from diffaug.synthesis.export_items import ExportItems, collect_items
-from diffaug.synthesis.pool import Pool
+from diffaug.synthesis.pool import AUDIT, Pool
 
 FORMATS = ("imagefolder", "huggingface", "webdataset")
 COUNTS = {"train": {"0": 6, "NA": 3, "a/b": 4}, "val": {"0": 2, "NA": 1}, "test": {"0": 3, "NA": 2, "a/b": 2}}
@@ -535,3 +535,17 @@ def test_the_dataset_card_says_what_is_synthetic(catalog, pool, out) -> None:
     assert GENERATOR in body
     assert "| class | train, real | train, sampled | train, variation | val, real | test, real |" in body
     assert "| a/b | 4 | 1 | 1 | 0 | 2 |" in body
+
+
+def test_an_export_says_why_its_synthetic_images_are_unsafe_to_publish(catalog, pool, out, tmp_path) -> None:
+    reason = "class a|b: 9 of 10 images repeat <training> images"
+    storage.write_json(pool.root / AUDIT, {"unsafe_to_publish": True, "reasons": [reason]})
+    export_images(catalog, pool, ExportSettings(out, "huggingface"))
+    assert storage.read_json(out / "dataset.json")["unsafe_to_publish"] == [reason]
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "**Unsafe to publish:**" in card
+    assert "class a\\|b: 9 of 10 images repeat &lt;training> images" in card
+    real_only = tmp_path / "test only"
+    export_images(catalog, pool, ExportSettings(real_only, "huggingface", splits=("test",)))
+    assert storage.read_json(real_only / "dataset.json")["unsafe_to_publish"] == []
+    assert "Unsafe" not in (real_only / "README.md").read_text(encoding="utf-8")
