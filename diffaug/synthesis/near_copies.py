@@ -27,7 +27,7 @@ SMALLEST_SIDE = 0.85
 WHOLE = (0.5, 0.5, 1.0)
 COMPONENTS = 64
 SHORTLIST = 16
-REGISTRATION_STEPS = 2
+REGISTERED = (16, 6)  # candidates that take each step of the registration
 ROUNDING = 1e-3
 LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
 QUERIES_AT_ONCE, IMAGES_AT_ONCE = 64, 1024
@@ -103,11 +103,10 @@ class CopyDetector:
         excluded = torch.from_numpy(own).to(queries.device)[:, None] == self._units
         found, windows = self._search(queries, excluded)
         images = found % len(self._thumbnails)
-        references = self._thumbnails[images.flatten()]
-        mirrored = (found >= len(self._thumbnails)).flatten()[:, None, None, None]
-        references = torch.where(mirrored, references.flip(3), references)
-        repeated = describe(queries, FINE).repeat_interleave(found.shape[1], dim=0)
-        distances = registered_distances(repeated, references, windows.flatten(0, 1)).reshape(found.shape)
+        references = self._thumbnails[images]
+        mirrored = (found >= len(self._thumbnails))[:, :, None, None, None]
+        references = torch.where(mirrored, references.flip(4), references)
+        distances = registered_distances(describe(queries, FINE), references, windows)
         distances = distances.masked_fill(excluded.gather(1, images), torch.inf)
         first = distances.argmin(dim=1, keepdim=True)
         nearest, second = distances.gather(1, first), _next_unit(distances, self._units[images], first)
@@ -165,37 +164,51 @@ def copy_threshold(
     return min(max(COPY_RATIO, float(ratios[int(share * len(ratios))])), highest)
 
 
-def registered_distances(queries: Tensor, references: Tensor, window: Tensor) -> Tensor:
+def registered_distances(queries: Tensor, references: Tensor, windows: Tensor) -> Tensor:
     """Distances between images once each reference is moved and scaled to fit its query.
 
-    Gauss-Newton on position and scale, as in the registration of Lucas and Kanade (1981).
+    Gauss-Newton on position and scale, as in the registration of Lucas and Kanade (1981). Only the references that
+    fit best after a step take the next one.
 
     Args:
-        queries: Descriptions (P, F) by `describe` at `FINE`.
-        references: Thumbnails (P, C, H, W).
-        window: (P, 3), where to begin, as `describe` takes them.
+        queries: Descriptions (N, F) by `describe` at `FINE`.
+        references: Thumbnails (N, S, C, H, W).
+        windows: (N, S, 3), where to begin, as `describe` takes them.
 
     Returns:
-        (P,), the smallest distance met.
+        (N, S), the smallest distance met.
     """
-    step = 0.25 / max(references.shape[2:])
-    best = torch.full_like(window[:, 0], torch.inf)
-    for _ in range(REGISTRATION_STEPS):
-        described = describe(references, FINE, window)
-        residual = queries - described
-        best = torch.minimum(best, residual.norm(dim=1))
-        jacobian = torch.stack(
-            [
-                (describe(references, FINE, window + step * axis) - described) / step
-                for axis in torch.eye(3, device=window.device)
-            ],
-            dim=2,
+    best = torch.full(windows.shape[:2], torch.inf, device=windows.device)
+    rows = torch.arange(len(windows), device=windows.device)[:, None]
+    for number in REGISTERED:
+        chosen = best.topk(min(number, best.shape[1]), dim=1, largest=False).indices
+        repeated = queries.repeat_interleave(chosen.shape[1], dim=0)
+        distances, moved = _registration_step(
+            repeated, references[rows, chosen].flatten(0, 1), windows[rows, chosen].flatten(0, 1)
         )
-        normal = jacobian.mT @ jacobian
-        damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] + 1e-6
-        normal = normal + damping * torch.eye(3, device=window.device)
-        window = _inside(window + torch.linalg.solve(normal, jacobian.mT @ residual[:, :, None])[:, :, 0])
-    return torch.minimum(best, (queries - describe(references, FINE, window)).norm(dim=1))
+        best[rows, chosen] = torch.minimum(best[rows, chosen], distances.reshape(chosen.shape))
+        windows = windows.index_put((rows, chosen), moved.reshape(*chosen.shape, 3))
+    return best
+
+
+def _registration_step(queries: Tensor, references: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+    """One step for P pairs: the smaller of the distances (P,) before and after it, and the windows (P, 3) after it."""
+    step = 0.25 / max(references.shape[2:])
+    described = describe(references, FINE, windows)
+    residual = queries - described
+    jacobian = torch.stack(
+        [
+            (describe(references, FINE, windows + step * axis) - described) / step
+            for axis in torch.eye(3, device=windows.device)
+        ],
+        dim=2,
+    )
+    normal = jacobian.mT @ jacobian
+    damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] + 1e-6
+    normal = normal + damping * torch.eye(3, device=windows.device)
+    moved = _inside(windows + torch.linalg.solve(normal, jacobian.mT @ residual[:, :, None])[:, :, 0])
+    after = (queries - describe(references, FINE, moved)).norm(dim=1)
+    return torch.minimum(residual.norm(dim=1), after), moved
 
 
 def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor:
@@ -211,7 +224,7 @@ def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor
     rows, columns = (
         _resampling(windows[:, axis], windows[:, 2], size, side) for axis, size in enumerate(images.shape[2:])
     )
-    pooled = (rows[:, None] @ images @ columns[:, None].mT).flatten(1)
+    pooled = (rows[:, None].mT @ images @ columns[:, None]).flatten(1)
     centred: Tensor = pooled - pooled.mean(dim=1, keepdim=True)
     length: Tensor = centred.norm(dim=1, keepdim=True)
     described: Tensor = centred / (length + LEAST_CONTRAST * centred.shape[1] ** 0.5)
@@ -246,11 +259,12 @@ def _search_windows(device: str) -> Tensor:
 
 
 def _resampling(centres: Tensor, sides: Tensor, size: int, side: int) -> Tensor:
-    """Matrices (P, size pooled, size) that resample a line of pixels and average it to at most `side` values."""
+    """Matrices (P, size, size pooled) that resample a line of pixels and average it to at most `side` values."""
     pixels = torch.arange(size, device=centres.device)
     positions = ((centres[:, None] + sides[:, None] * ((pixels + 0.5) / size - 0.5)) * size - 0.5).clamp(0, size - 1)
-    weights = (1 - (positions[:, :, None] - pixels).abs()).clamp_min(0)
-    return functional.adaptive_avg_pool2d(weights, (_averaged(size, side), size))
+    weights = (1 - (positions[:, None] - pixels[:, None]).abs()).clamp_min(0)
+    average = functional.adaptive_avg_pool1d(torch.eye(size, device=centres.device), _averaged(size, side))
+    return weights @ average
 
 
 def _averaged(size: int, side: int) -> int:

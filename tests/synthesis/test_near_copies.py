@@ -172,7 +172,7 @@ def test_registration_finds_any_window_from_the_middle(side, y, x, number) -> No
     window = torch.tensor([[0.5 + reach * y, 0.5 + reach * x, side]])
     query, start = describe(image, FINE, window), torch.tensor([[0.5, 0.5, 0.95]])
     begun = (query - describe(image, FINE, start)).norm()
-    assert registered_distances(query, image, start) <= min(0.15, float(begun) + 1e-6)
+    assert registered_distances(query, image[None], start[None]) <= min(0.15, float(begun) + 1e-6)
 
 
 def test_descriptors_ignore_brightness_and_contrast_and_mirror_with_the_image() -> None:
