@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ from diffaug.evaluation.report_pool import Pair, PoolFacts, RejectedSample
 
 PIXELATED_BELOW_PX = 65
 CLASSES_OPEN = 12
-IMAGE_BYTES = 8_500_000
-TEXT_BYTES_PER_CLASS = 6_000
+IMAGE_BYTES = 9_200_000
+TEXT_BYTES_PER_CLASS = 4_000
 SHARE_OF_WALLS, SHARE_OF_PAIRS, SHARE_OF_REJECTED = 0.7, 0.2, 0.1
 
 VERDICTS = {
@@ -87,7 +88,7 @@ def write_report(
     """
     pool = pool_facts or PoolFacts()
     budget = max(0, IMAGE_BYTES - TEXT_BYTES_PER_CLASS * len(real.classes))
-    shown = choose_images(real, synthetic, seed, int(SHARE_OF_WALLS * budget))
+    shown = choose_images(real, synthetic, seed, int((SHARE_OF_WALLS if pool_facts else 1.0) * budget))
     pairs = choose_pairs(pool.pairs, real, synthetic, int(SHARE_OF_PAIRS * budget))
     rejected = choose_rejected(pool.rejected, int(SHARE_OF_REJECTED * budget))
     data = {
@@ -206,6 +207,7 @@ def _audited(audit: Mapping[str, Any] | None) -> list[tuple[str, Mapping[str, An
     return [("all images", audit["all"]), *origins, *audit["classes"].items()]
 
 
+@cache
 def _environment() -> Environment:
     folder = files("diffaug.evaluation")
     environment = Environment(
