@@ -121,7 +121,6 @@ def class_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
             "train": train.get(name, 0),
             "synthetic": evaluation["synthetic_counts"].get(name, 0),
             "test": evaluation["test_counts"].get(name, 0),
-            "group": (evaluation.get("groups") or {}).get(name, ""),
             "before": (before.get(name) or {}).get("mean"),
             "after": (after.get(name) or {}).get("mean"),
         }
