@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, StrictUndefined
-from numpy.typing import NDArray
-from PIL import Image
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from diffaug import seeding, storage
+from diffaug import storage
 from diffaug.data.images import LabeledImages
+from diffaug.evaluation.report_charts import (
+    arms_chart,
+    claim_of,
+    class_chart,
+    controls_chart,
+    dose_chart,
+    dose_in_words,
+    group_chart,
+)
+from diffaug.evaluation.report_confusion import common_mistakes, confusion_tables
+from diffaug.evaluation.report_format import FILTERS, plain
+from diffaug.evaluation.report_images import (
+    IMAGES_PER_SIDE,
+    choose_images,
+    choose_pairs,
+    choose_rejected,
+    positions_by_id,
+    tile,
+)
+from diffaug.evaluation.report_pool import Pair, PoolFacts, RejectedSample
 
-IMAGES_PER_SIDE = 12
-MAX_SHOWN_PX = 160
 PIXELATED_BELOW_PX = 65
-MAX_IMAGE_BYTES = 6_500_000
 CLASSES_OPEN = 12
-MINUS, UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
+IMAGE_BYTES = 9_200_000
+TEXT_BYTES_PER_CLASS = 4_000
+SHARE_OF_WALLS, SHARE_OF_PAIRS, SHARE_OF_REJECTED = 0.7, 0.2, 0.1
 
-METRICS = {
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro-F1",
-    "worst_class_recall": "Recall of the worst class",
-}
 VERDICTS = {
     "use": {"kind": "good", "symbol": "✓", "word": "Use the synthetic images"},
     "do not use": {"kind": "bad", "symbol": "✕", "word": "Do not use the synthetic images"},
     "not decidable": {"kind": "open", "symbol": "?", "word": "Not decidable with this test set"},
 }
+REASONS = {
+    "non-finite": "The sampler left the range of numbers.",
+    "constant": "One colour all over.",
+    "saturated": "Mostly pure black and white, far more than in any real image of the class.",
+    "off-class": "A classifier of the real images takes it for another class.",
+    "out of distribution": "Unlike the real images of its class.",
+    "copy": "Shows a training image.",
+    "duplicate": "Shows the same as another synthetic image.",
+}
+
+Shown = dict[str, tuple[list[int], list[int]]]
 
 
 def write_report(
@@ -45,9 +64,10 @@ def write_report(
     evaluation: Mapping[str, Any],
     real: LabeledImages,
     synthetic: LabeledImages,
+    pool_facts: PoolFacts | None,
     config_yaml: str,
     facts: Mapping[str, Any],
-    problems: list[str],
+    problems: Sequence[str],
     seed: int,
     command: str,
 ) -> None:
@@ -59,13 +79,18 @@ def write_report(
         evaluation: `EvaluationResult.to_dict()`; fractions, not percent.
         real: The train images.
         synthetic: The images of the pool.
+        pool_facts: What is known about the pool beside its images; none: nothing.
         config_yaml: The resolved configuration.
         facts: Provenance by name: versions, device, times, hashes.
         problems: Sentences about what was found in the data.
         seed: Decides which images are shown.
         command: Shell line that repeats the job with the same settings.
     """
-    shown = choose_images(real, synthetic, seed)
+    pool = pool_facts or PoolFacts()
+    budget = max(0, IMAGE_BYTES - TEXT_BYTES_PER_CLASS * len(real.classes))
+    shown = choose_images(real, synthetic, seed, int((SHARE_OF_WALLS if pool_facts else 1.0) * budget))
+    pairs = choose_pairs(pool.pairs, real, synthetic, int(SHARE_OF_PAIRS * budget))
+    rejected = choose_rejected(pool.rejected, int(SHARE_OF_REJECTED * budget))
     data = {
         "title": title,
         "evaluation": dict(evaluation),
@@ -73,230 +98,124 @@ def write_report(
             name: {"real": [real.ids[i] for i in ours], "synthetic": [synthetic.ids[i] for i in theirs]}
             for name, (ours, theirs) in shown.items()
         },
+        "pool": pool_facts.to_dict() if pool_facts else None,
         "problems": list(problems),
-        "facts": {name: _plain(value) for name, value in facts.items()},
+        "facts": {name: plain(value) for name, value in facts.items()},
         "configuration": config_yaml,
         "seed": seed,
         "command": command,
     }
-    template = _environment().from_string(files("diffaug.evaluation").joinpath("report.html.j2").read_text("utf-8"))
-    html = template.render(
-        report=data,
-        verdict=_verdict(evaluation["verdict"]),
-        metrics=METRICS,
-        arms=_arms_chart(evaluation),
-        classes=_class_chart(evaluation),
-        walls=_walls(real, synthetic, shown),
-        limit=IMAGES_PER_SIDE,
-        enlarge=max(real.pixels.shape[1:3]) < PIXELATED_BELOW_PX,
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=data,
+            pool=pool_facts,
+            limit=IMAGES_PER_SIDE,
+            enlarge=max(real.pixels.shape[1:3]) < PIXELATED_BELOW_PX,
+            walls=_walls(real, synthetic, shown),
+            neighbours=_neighbours(real, synthetic, pairs),
+            rejected=_rejected(pool, rejected),
+            audited=_audited(pool.audit),
+            **_charts(evaluation),
+        )
     )
-    storage.write_text(path, html)
+    storage.write_bytes(path, html.encode(errors="replace"))  # a file name that is not UTF-8 holds lone surrogates
     storage.write_json(path.with_suffix(".json"), data)
 
 
-def choose_images(
-    real: LabeledImages, synthetic: LabeledImages, seed: int, budget: int = MAX_IMAGE_BYTES
-) -> dict[str, tuple[list[int], list[int]]]:
-    """Positions of the images to show of each class, at random.
-
-    The budget is filled in rounds, one real and one synthetic image of every class in each, the rarest class
-    first, so that many classes show few images each rather than few classes many.
-
-    Args:
-        real: The train images.
-        synthetic: The images of the pool.
-        seed: The same seed chooses the same images.
-        budget: Bytes of PNG in all.
-
-    Returns:
-        {class: (positions in `real`, positions in `synthetic`)}, up to 12 each.
-    """
-    sides = (("real", real), ("synthetic", synthetic))
-    order = {
-        (side, name): _shuffled(images, name, seeding.numpy_generator(seed, "report", side, name))
-        for side, images in sides
-        for name in real.classes
-    }
-    chosen: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in real.classes}
-    rarest_first = sorted(real.classes, key=lambda name: real.counts_by_name[name])
-    for turn in range(IMAGES_PER_SIDE):
-        for name in rarest_first:
-            for place, (side, images) in enumerate(sides):
-                if turn < len(order[side, name]):
-                    position = order[side, name][turn]
-                    budget -= len(_png(images.pixels[position]))
-                    if budget < 0:
-                        return chosen
-                    chosen[name][place].append(position)
-    return chosen
-
-
-def _shuffled(images: LabeledImages, name: str, generator: np.random.Generator) -> list[int]:
-    if name not in images.classes:
-        return []
-    positions = np.flatnonzero(images.labels == images.classes.index(name))
-    return [int(i) for i in generator.permutation(positions)[:IMAGES_PER_SIDE]]
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG of uint8 (H, W, C), made smaller where a side is over 160 px."""
-    longest = max(pixels.shape[:2])
-    if longest > MAX_SHOWN_PX:
-        squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-        height, width = (max(1, round(side * MAX_SHOWN_PX / longest)) for side in pixels.shape[:2])
-        pixels = np.asarray(Image.fromarray(squeezed).resize((width, height), Image.Resampling.LANCZOS))
-    return storage.png_bytes(np.asarray(pixels))
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A horizontal scale whose positions are percent of the drawing's width."""
-
-    low: float
-    high: float
-    step: float
-
-    @classmethod
-    def around(cls, values: Iterable[float | None], *, ticks: int = 5) -> Axis:
-        """The scale of round numbers that holds all known values with about `ticks` steps."""
-        known = [value for value in values if value is not None] or [0.0]
-        spread = max(max(known) - min(known), 0.02)
-        step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0) if spread / s <= ticks or s == 1.0)
-        return cls(math.floor(min(known) / step) * step, math.ceil(max(known) / step + 1e-9) * step, step)
-
-    def at(self, value: float) -> float:
-        """Where `value` lies, in percent."""
-        return round(100 * (value - self.low) / (self.high - self.low), 2)
-
-    @property
-    def digits(self) -> int:
-        """Decimals that the round numbers need as percent."""
-        return 0 if self.step >= 0.01 else 1
-
-    @property
-    def ticks(self) -> list[dict[str, float]]:
-        """The round numbers and where they lie."""
-        count = round((self.high - self.low) / self.step)
-        values = [self.low + self.step * number for number in range(count + 1)]
-        return [{"value": value, "x": self.at(value)} for value in values]
-
-
-def _verdict(verdict: Mapping[str, Any]) -> dict[str, Any]:
+def _charts(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = evaluation["verdict"]
     looks = VERDICTS.get(verdict["decision"], {"kind": "open", "symbol": "?", "word": verdict["decision"]})
-    return {**verdict, **looks}
+    return {
+        "verdict": {**verdict, **looks},
+        "claim": claim_of(evaluation),
+        "dose_said": dose_in_words(evaluation.get("dose")),
+        "arms": arms_chart(evaluation),
+        "classes": class_chart(evaluation),
+        "groups": group_chart(evaluation),
+        "controls": controls_chart(evaluation),
+        "dose": dose_chart(evaluation),
+        "confusions": confusion_tables(evaluation),
+        "mistakes": common_mistakes(evaluation),
+    }
 
 
-def _arms_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Each arm's balanced accuracy, mean and one SD to both sides, as positions on one axis."""
-    verdict = evaluation["verdict"]
-    spans = [_span(arm["metrics"].get("balanced_accuracy")) for arm in evaluation["arms"]]
-    axis = Axis.around(value for span in spans if span for value in span.values())
-    roles = {verdict.get("baseline"): "best real arm", verdict.get("arm"): "under test"}
-    rows = [
-        {"arm": arm, "role": roles.get(arm["name"], ""), "x": span and {key: axis.at(v) for key, v in span.items()}}
-        for arm, span in zip(evaluation["arms"], spans, strict=True)
-    ]
-    baseline = next((row["x"]["mean"] for row in rows if row["role"] == "best real arm" and row["x"]), None)
-    return {"rows": rows, "ticks": axis.ticks, "digits": axis.digits, "baseline": baseline}
-
-
-def _class_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The gain in recall of each class, the rarest first, from the comparison that the verdict is about."""
-    verdict = evaluation["verdict"]
-    claimed = (verdict.get("arm"), verdict.get("baseline"))
-    comparisons = evaluation["comparisons"]
-    claim = next((c for c in comparisons if (c["arm"], c["baseline"]) == claimed), next(iter(comparisons), None))
-    gains = {name: _interval(gain) for name, gain in (claim["recall_gain"] if claim else {}).items()}
-    axis = Axis.around([0.0, *(value for gain in gains.values() if gain for value in gain.values())])
-    recall = {arm["name"]: arm["recall"] for arm in evaluation["arms"]}
-    rows = []
-    for name in sorted(evaluation["classes"], key=lambda name: evaluation["train_counts"].get(name, 0)):
-        gain = gains.get(name)
-        rows.append(
-            {
-                "name": name,
-                "train": evaluation["train_counts"].get(name, 0),
-                "synthetic": evaluation["synthetic_counts"].get(name, 0),
-                "test": evaluation["test_counts"].get(name, 0),
-                "before": recall.get(claim["baseline"], {}).get(name) if claim else None,
-                "after": recall.get(claim["arm"], {}).get(name) if claim else None,
-                "gain": gain,
-                "certain": gain is not None and (gain["low"] > 0 or gain["high"] < 0),
-                "x": gain and {key: axis.at(value) for key, value in gain.items()},
-            }
-        )
-    return {"rows": rows, "ticks": axis.ticks, "digits": axis.digits, "zero": axis.at(0.0), "claim": claim}
-
-
-def _walls(
-    real: LabeledImages,
-    synthetic: LabeledImages,
-    shown: Mapping[str, tuple[list[int], list[int]]],
-) -> list[dict[str, Any]]:
+def _walls(real: LabeledImages, synthetic: LabeledImages, shown: Shown) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
             "train": real.counts_by_name[name],
             "synthetic": synthetic.counts_by_name.get(name, 0),
             "open": number < CLASSES_OPEN,
-            "sides": [("Real", _embed(real, shown[name][0])), ("Synthetic", _embed(synthetic, shown[name][1]))],
+            "sides": [
+                (kind, [tile(images.pixels[position], images.ids[position]) for position in positions])
+                for kind, images, positions in zip(("Real", "Synthetic"), (real, synthetic), shown[name], strict=True)
+            ],
         }
         for number, name in enumerate(sorted(real.classes, key=lambda name: real.counts_by_name[name]))
     ]
 
 
-def _embed(images: LabeledImages, positions: list[int]) -> list[dict[str, str]]:
-    return [
+def _neighbours(
+    real: LabeledImages, synthetic: LabeledImages, pairs: Mapping[str, Sequence[Pair]]
+) -> list[dict[str, Any]]:
+    """The classes with pairs to show, the one with the closest pair first."""
+    ours, theirs = positions_by_id(real), positions_by_id(synthetic)
+    drawn = [
         {
-            "src": "data:image/png;base64," + base64.b64encode(_png(images.pixels[position])).decode(),
-            "id": images.ids[position],
+            "name": name,
+            "pairs": [
+                {
+                    "facts": pair,
+                    "synthetic": tile(synthetic.pixels[theirs[pair.synthetic]], pair.synthetic),
+                    "nearest": tile(real.pixels[ours[pair.nearest]], pair.nearest),
+                    "class": real.classes[real.labels[ours[pair.nearest]]],
+                }
+                for pair in chosen
+            ],
         }
-        for position in positions
+        for name, chosen in sorted(pairs.items(), key=lambda item: min([p.distance for p in item[1]], default=2.0))
+        if chosen
     ]
+    return [{**row, "open": number < CLASSES_OPEN} for number, row in enumerate(drawn)]
 
 
-def _span(metric: Mapping[str, Any] | None) -> dict[str, float] | None:
-    mean, sd = (_known((metric or {}).get(key)) for key in ("mean", "sd"))
-    return None if mean is None else {"low": mean - (sd or 0.0), "mean": mean, "high": mean + (sd or 0.0)}
+def _rejected(pool: PoolFacts, shown: Mapping[str, Sequence[RejectedSample]]) -> dict[str, Any]:
+    """Rejected candidates by class and reason, and pictures of some."""
+    counts = {name: of_class.get("rejected", {}) for name, of_class in pool.candidates.items()}
+    reasons = sorted({reason for of_class in counts.values() for reason in of_class} | set(shown))
+    return {
+        "reasons": [
+            {
+                "name": reason,
+                "said": REASONS.get(reason, ""),
+                "count": sum(of_class.get(reason, 0) for of_class in counts.values()) if counts else None,
+                "images": [{**tile(s.pixels, s.file), "label": s.label} for s in shown.get(reason, ())],
+            }
+            for reason in reasons
+        ],
+        "classes": [{"name": name, **of_class} for name, of_class in pool.candidates.items() if of_class["candidates"]],
+    }
 
 
-def _interval(gain: Mapping[str, Any]) -> dict[str, float] | None:
-    mean, low, high = (_known(gain.get(key)) for key in ("mean", "low", "high"))
-    return None if mean is None or low is None or high is None else {"low": low, "mean": mean, "high": high}
+def _audited(audit: Mapping[str, Any] | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Every part of the pool that the audit has figures of, by name."""
+    if not audit or "all" not in audit:
+        return []
+    origins = [(f"origin: {name}", part) for name, part in audit["origins"].items()]
+    return [("all images", audit["all"]), *origins, *audit["classes"].items()]
 
 
-def _known(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    return ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _percent(value: Any, digits: int = 1) -> str:
-    known = _known(value)
-    return UNKNOWN if known is None else f"{100 * known:.{digits}f}".replace("-", MINUS)
-
-
-def _points(value: Any, digits: int = 1) -> str:
-    known = _known(value)
-    if known is None:
-        return UNKNOWN
-    text = f"{100 * known:+.{digits}f}".replace("-", MINUS)
-    return text if float(f"{100 * known:.{digits}f}") else text[1:]
-
-
-def _p_value(value: Any) -> str:
-    known = _known(value)
-    if known is None:
-        return UNKNOWN
-    return "< 0.001" if known < 0.001 else f"{known:.3f}"
-
-
+@cache
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filters: dict[str, Callable[..., str]] = {"percent": _percent, "points": _points, "p_value": _p_value}
-    environment.filters.update(filters)
+    folder = files("diffaug.evaluation")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
     return environment
