@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any, Self
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.planning import Plan
 from diffaug.errors import UsageError
+from diffaug.evaluation.experiment import TrainFunction
 from diffaug.evaluation.summary import EvaluationResult
+from diffaug.evaluation.training import Classifier, NetworkClassifier
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.catalog import prepare_catalog
-from diffaug.pipeline.evaluate import evaluate_pool, read_evaluation, require_test_images, write_study_report
+from diffaug.pipeline.evaluate import evaluate_pools, read_evaluation, require_test_images
 from diffaug.pipeline.export import export_study
 from diffaug.pipeline.fit import fit_generator, plan_training
+from diffaug.pipeline.foreign_predictions import judge_predictions
 from diffaug.pipeline.generate import generate_pool, generate_shard
 from diffaug.pipeline.job import Job, open_job
 from diffaug.pipeline.materialize import materialize
+from diffaug.pipeline.replicates import open_replicates, prepare_replicates
+from diffaug.pipeline.study_report import write_study_report
 from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
+from diffaug.synthesis.classifier import Backbone
 from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.export import Export, ExportSettings
 from diffaug.synthesis.export_items import Only
@@ -224,20 +230,50 @@ class DiffusionAugmenter:
         chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
         self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
 
-    def evaluate(self, **settings: Any) -> EvaluationResult:
+    def evaluate(
+        self,
+        *,
+        classifier: Backbone | Classifier | None = None,
+        train_fn: TrainFunction | None = None,
+        **settings: Any,
+    ) -> EvaluationResult:
         """Trains classifiers with and without the pool on the same updates and writes the report.
 
         Args:
-            settings: Settings of the evaluation stage, such as `seeds=10`.
+            classifier: What to train: a function of (channels, number of classes, (height, width)) that makes a
+                network from float NCHW in [-1, 1] to logits, or an object with `name` and `fit_predict`. None: what
+                `evaluation.classifier` names.
+            train_fn: Your own training instead: called with (training set, test pixels uint8 (N, H, W, C), seed), it
+                returns labels (N,) or probabilities (N, K). See `diffaug.TrainingSet`.
+            settings: Settings of the evaluation stage, such as `seeds=10` or `thorough=True`.
 
         Raises:
-            UsageError: There is no pool yet.
+            UsageError: There is no pool yet, or `train_fn` returned something else.
+            DataError: The generator has seen test images.
+            Interrupted: Stopped by Ctrl-C; what is finished is kept.
         """
         self._configure({f"evaluation.{key}": value for key, value in settings.items()})
+        if classifier is not None and not hasattr(classifier, "fit_predict"):
+            classifier = NetworkClassifier.of_factory(classifier)
         with self._working():
-            result = evaluate_pool(self.job, self._catalog(), Pool.open(self.study.pool))
-            self._write_report(result)
+            catalog = self._catalog()
+            replicates = prepare_replicates(self.job, catalog)
+            result = evaluate_pools(self.job, catalog, replicates, classifier=classifier, train_fn=train_fn)
+            write_study_report(self.job, catalog, replicates[0].pool, result)
         return result
+
+    def judge_predictions(self, file: str | Path) -> EvaluationResult:
+        """The verdict about predictions of the test images that your own training made for each arm.
+
+        Args:
+            file: A CSV of file_name, arm, predicted, and if you like seed, role and p_<class>; see
+                `evaluation.predictions.read_predictions`.
+
+        Raises:
+            DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another.
+        """
+        with self._working():
+            return judge_predictions(Path(file), study=self.study, catalog=self._catalog())
 
     def report(self) -> Path:
         """Writes the report of a finished evaluation again; returns its path.
@@ -246,7 +282,9 @@ class DiffusionAugmenter:
             UsageError: There is no evaluation yet, or the images or the pool changed since.
         """
         with self._working():
-            self._write_report(read_evaluation(self.job, self._catalog(), Pool.open(self.study.pool)))
+            catalog, replicates = self._catalog(), open_replicates(self.job)
+            result = read_evaluation(self.job, catalog, replicates)
+            write_study_report(self.job, catalog, replicates[0].pool, result)
         return self.study.report
 
     def export(
@@ -348,9 +386,6 @@ class DiffusionAugmenter:
 
     def _catalog(self) -> Catalog:
         return prepare_catalog(self.job)
-
-    def _write_report(self, result: EvaluationResult) -> None:
-        write_study_report(self.job, self._catalog(), Pool.open(self.study.pool), result)
 
 
 def _minutes(budget: str | float | None) -> float | None:

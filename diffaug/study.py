@@ -65,6 +65,11 @@ class Study:
         return self.path / "evaluation"
 
     @property
+    def predictions(self) -> Path:
+        """What came of predictions that other training code made."""
+        return self.path / "predictions"
+
+    @property
     def report(self) -> Path:
         """The report, one HTML file."""
         return self.path / "report.html"

@@ -7,15 +7,42 @@ from typing import Any
 
 import click
 
-from diffaug.cli.options import augmenter_arguments, finish_evaluation, settings_options, study_argument
+from diffaug.cli.options import (
+    augmenter_arguments,
+    evaluation_options,
+    finish_evaluation,
+    finish_predictions,
+    settings_options,
+)
+from diffaug.errors import UsageError
 
 
 @click.command()
-@study_argument
-@settings_options("seeds", "updates")
-def command(study: Path, as_json: bool, **options: Any) -> None:
-    """Train classifiers with and without the pool of STUDY, compare them on real test images, say what came of it."""
-    from diffaug.augmenter import DiffusionAugmenter
+@click.argument("study", type=click.Path(path_type=Path), required=False)
+@settings_options("seeds", "updates", "classifier")
+@evaluation_options
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Judge this CSV of file_name, arm, predicted (and seed, label, role, p_CLASS) instead of training.",
+)
+def command(
+    study: Path | None, predictions: Path | None, fail_under: float | None, as_json: bool, **options: Any
+) -> None:
+    """Train classifiers with and without the pool of STUDY, compare them on real test images, say what came of it.
 
+    With --predictions your own training code has done that: STUDY gives the true classes, or the column label.
+    """
+    from diffaug.augmenter import DiffusionAugmenter
+    from diffaug.pipeline.foreign_predictions import judge_predictions
+
+    if study is None:
+        if predictions is None:
+            raise UsageError("give a STUDY, or --predictions CSV", fix="diffaug evaluate runs/data")
+        finish_predictions(judge_predictions(predictions), None, fail_under, as_json)
+        return
     augmenter = DiffusionAugmenter.open(study, **augmenter_arguments(options))
-    finish_evaluation(augmenter, augmenter.evaluate(), "evaluate", as_json)
+    if predictions is not None:
+        finish_predictions(augmenter.judge_predictions(predictions), study, fail_under, as_json)
+    else:
+        finish_evaluation(augmenter, augmenter.evaluate(), "evaluate", as_json, fail_under)

@@ -32,6 +32,7 @@ _SHORTCUTS: dict[str, tuple[str, Any, str]] = {
     "steps": ("synthesis.num_inference_steps", int, "Solver steps an image."),
     "seeds": ("evaluation.seeds", int, "Paired repetitions of every arm."),
     "updates": ("evaluation.updates", int, "Optimiser updates of every classifier."),
+    "classifier": ("evaluation.classifier", str, "What is trained: small-cnn, resnet-32, torchvision/NAME, features."),
     "seed": ("seed", int, "Where all randomness begins."),
     "device": ("device", click.Choice(["auto", "cpu", "cuda"]), "Where to compute."),
 }
@@ -69,6 +70,24 @@ def settings_options(*shortcuts: str) -> Decorator:
     return decorate
 
 
+def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of commands that end in a verdict."""
+    options = [
+        click.option("--arms", default=None, help="What to compare, separated by commas.  [default: six arms]"),
+        click.option("--thorough", is_flag=True, help="All arms, ten seeds, two generators."),
+        click.option(
+            "--fail-under",
+            type=float,
+            default=None,
+            metavar="POINTS",
+            help="Exit with 5 unless the gain is surely at least this many points of balanced accuracy.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `DiffusionAugmenter` from parsed options.
 
@@ -78,6 +97,10 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     flags = {_SHORTCUTS[name][0]: values[name] for name in _SHORTCUTS if values.get(name) is not None}
     if isinstance(values.get("strategy"), str):
         flags["synthesis.sampling_strategy"] = parse_value(values["strategy"], where="--strategy")
+    if values.get("arms") is not None:
+        flags["evaluation.arms"] = [name.strip() for name in values["arms"].split(",")]
+    if values.get("thorough"):
+        flags["evaluation.thorough"] = True
     for assignment in values.get("assignments", ()):
         key, separator, text = assignment.partition("=")
         if not separator:
@@ -132,21 +155,56 @@ def print_verdict(result: EvaluationResult) -> None:
     measures = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
     for heading in measures.values():
         table.add_column(heading, justify="right")
-    for arm in sorted(result.arms, key=lambda arm: -arm.metrics["balanced_accuracy"]["mean"]):
-        cells = [f"{arm.metrics[name]['mean']:.3f} ({arm.metrics[name]['sd']:.3f})" for name in measures]
-        table.add_row(arm.name, *cells)
+    for arm in sorted(result.arms, key=lambda arm: -(arm.metrics["balanced_accuracy"]["mean"] or 0.0)):
+        table.add_row(arm.name, *(_mean_and_sd(arm.metrics[name]) for name in measures))
     console.print(table)
     console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
     console.print(printable(result.verdict.text), markup=False)
 
 
-def finish_evaluation(augmenter: DiffusionAugmenter, result: EvaluationResult, command: str, as_json: bool) -> None:
-    """Prints what `run`, `demo`, `evaluate` and `report` end with."""
+def _mean_and_sd(metric: Mapping[str, float | None]) -> str:
+    return f"{metric['mean']:.3f}" + ("" if metric["sd"] is None else f" ({metric['sd']:.3f})")
+
+
+def finish_evaluation(
+    augmenter: DiffusionAugmenter,
+    result: EvaluationResult,
+    command: str,
+    as_json: bool,
+    fail_under: float | None = None,
+) -> None:
+    """Prints what `run`, `demo` and `evaluate` end with.
+
+    Raises:
+        QualityGateError: The gain is not surely at least `fail_under` points.
+    """
+    from diffaug.evaluation.tracking import logged_links
+
     report = augmenter.study.report
     if not as_json:
         print_verdict(result)
         click.echo(f"report: {report}", err=True)
         for sentence in augmenter.job.sync():
             click.echo(sentence, err=True)
-    results = {**result.to_dict(), "report": str(report)}
+    _require_gain(result, fail_under)
+    results = {**result.to_dict(), "report": str(report), "trackers": logged_links(augmenter.study)}
     print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {report}")
+
+
+def finish_predictions(result: EvaluationResult, study: Path | None, fail_under: float | None, as_json: bool) -> None:
+    """Prints the verdict about foreign predictions.
+
+    Raises:
+        QualityGateError: The gain is not surely at least `fail_under` points.
+    """
+    if not as_json:
+        print_verdict(result)
+    _require_gain(result, fail_under)
+    print_result("evaluate", as_json, study=study, results=result.to_dict(), next_step="")
+
+
+def _require_gain(result: EvaluationResult, fail_under: float | None) -> None:
+    from diffaug.evaluation.verdict import require_gain
+
+    if fail_under is not None:
+        require_gain(result, fail_under / 100)

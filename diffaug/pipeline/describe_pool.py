@@ -17,6 +17,7 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.copies import GENERATED
+from diffaug.evaluation.report_pool import QUALITY
 from diffaug.pipeline.job import GENERATE_RUN, Job
 from diffaug.pipeline.train_split import TrainSplit
 from diffaug.settings import Config
@@ -25,11 +26,9 @@ from diffaug.synthesis.encoder import Description
 from diffaug.synthesis.judge import CalibratedJudge
 from diffaug.synthesis.membership import MembershipErrors, denoising_errors, pair
 from diffaug.synthesis.memorization import CheckedCandidates, PoolAudit, audit_pool
-from diffaug.synthesis.pool import Pool
+from diffaug.synthesis.pool import AUDIT, Pool
 from diffaug.synthesis.quality import Encoded, PoolQuality, measure_quality
 from diffaug.synthesis.sheets import accepted_sheet, nearest_sheet, rejected_sheet
-
-QUALITY, AUDIT = "quality.json", "audit.json"
 
 
 def describe_pool(

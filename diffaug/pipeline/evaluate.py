@@ -2,50 +2,96 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from diffaug import storage
 from diffaug.data.catalog import Catalog
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.artifact import Generator
 from diffaug.errors import DataError, UsageError
-from diffaug.evaluation.experiment import run_experiment
-from diffaug.evaluation.report import write_report
+from diffaug.evaluation.arms import ARMS
+from diffaug.evaluation.dose import DoseChoice, choose_dose
+from diffaug.evaluation.experiment import Experiment, TrainFunction, run_experiment
+from diffaug.evaluation.leakage import near_copies, require_unseen, same_pixels
 from diffaug.evaluation.summary import EvaluationResult, summarize
+from diffaug.evaluation.synthetic import SyntheticPool, unfiltered_pool
+from diffaug.evaluation.training import Classifier
 from diffaug.evaluation.trials import Trial
-from diffaug.pipeline.job import STUDY_RUN, Job
-from diffaug.study import StageState, begin_stage, finish_stage
-from diffaug.synthesis.pool import MANIFEST, Pool
+from diffaug.pipeline.evaluation_log import RESULT, log_result, log_trial
+from diffaug.pipeline.job import Job
+from diffaug.pipeline.replicates import Replicate
+from diffaug.pipeline.signals import stop_requests
+from diffaug.settings import ARM_ROLES, EvaluationSettings
+from diffaug.study import begin_stage, finish_stage
+from diffaug.synthesis.chunks import ChunkStore
+from diffaug.synthesis.pool import MANIFEST
 
-RESULT = "result.json"
+LEAKS = "leaked.json"
 
 
-def evaluate_pool(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
+def evaluate_pools(
+    job: Job,
+    catalog: Catalog,
+    replicates: Sequence[Replicate],
+    *,
+    classifier: Classifier | None = None,
+    train_fn: TrainFunction | None = None,
+) -> EvaluationResult:
     """Runs the study's experiment, goes on with one that was stopped, or reads the finished one.
 
+    Args:
+        job: The job.
+        catalog: Its images.
+        replicates: Generators with their pools, the study's own first.
+        classifier: What is trained; none: what the settings say.
+        train_fn: What is called to train and predict instead.
+
     Raises:
-        DataError: The test split lacks a class.
+        DataError: The test split lacks a class, or the generator has seen test images.
         UsageError: The experiment was begun with other settings.
+        Interrupted: A stop was asked for; what is finished is on disk.
     """
-    folder, settings = job.study.evaluation, job.config.evaluation
-    stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
-    state = begin_stage(folder, stored, _inputs(catalog, pool), overwrite=job.overwrite)
+    folder, settings = job.study.evaluation, job.config.evaluation.filled()
+    stored = {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"})}
+    trained = classifier.name if classifier else getattr(train_fn, "__qualname__", None)
+    stored |= {"classifier": trained} if trained else {}
+    state = begin_stage(folder, stored, _inputs(catalog, replicates), overwrite=job.overwrite)
     if state == "finished":
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
-    train, test, synthetic = catalog.images("train"), catalog.images("test"), pool.images()
     require_test_images(catalog)
+    test = _unseen_test(job, catalog, replicates, drop=settings.drop_leaked)
     trials: list[Trial] = []
-    total = len(settings.arms) * settings.seeds
-    for trial in run_experiment(
-        train, test, synthetic, settings, seed=job.config.seed, device=job.device, directory=folder
-    ):
-        trials.append(trial)
-        _log_trial(job, state, trial, train.classes)
-        job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
-    result = summarize(trials, train=train, test=test, synthetic=synthetic)
+    with stop_requests() as stop, _experiment(
+        job, catalog, test, replicates, settings, classifier=classifier, train_fn=train_fn, stop_requested=stop
+    ) as experiment:
+        choice = choose_dose(experiment, lambda done, total: job.narrator.progress("choosing the dose", done, total))
+        _say_choice(job, choice)
+        for trial in run_experiment(experiment, choice):
+            trials.append(trial)
+            log_trial(job, state, trial, catalog.classes, choice)
+            total = len(settings.arms) * settings.seeds
+            job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
+        recipe = experiment.recipe
+    result = summarize(
+        trials,
+        roles={arm: ARM_ROLES[arm] for arm in settings.arms},
+        train_counts=catalog.images("train").counts_by_name,
+        synthetic_counts=replicates[0].pool.images().counts_by_name,
+        test_labels=test.labels,
+        classes=catalog.classes,
+        dose=choice.to_dict(),
+        training={
+            "classifier": trained or settings.classifier,
+            "updates": recipe.updates,
+            "batch_size": recipe.batch_size,
+            "generators": len(replicates),
+        },
+    )
     storage.write_json(folder / RESULT, result.to_dict())
     finish_stage(folder)
-    _log_result(job, result)
+    log_result(job, result)
     return result
 
 
@@ -60,97 +106,77 @@ def require_test_images(catalog: Catalog) -> None:
         )
 
 
-def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
-    """The finished evaluation of these images and this pool; nothing is trained.
+def read_evaluation(job: Job, catalog: Catalog, replicates: Sequence[Replicate]) -> EvaluationResult:
+    """The finished evaluation of these images and these pools; nothing is trained.
 
     Raises:
-        UsageError: There is none, or the images or the pool changed since.
+        UsageError: There is none, or the images or a pool changed since.
     """
     folder, fix = job.study.evaluation, f"diffaug evaluate {job.study.path}"
     facts = storage.committed_facts(folder)
     if facts is None:
         raise UsageError("there is no finished evaluation", where=folder, fix=fix)
-    if facts["inputs"] != _inputs(catalog, pool):
+    if facts["inputs"] != _inputs(catalog, replicates):
         raise UsageError("the images or the pool changed since they were evaluated", where=folder, fix=fix)
     return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
 
 
-def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: EvaluationResult) -> None:
-    """Writes the report and logs it."""
-    write_report(
-        job.study.report,
-        title=job.study.name,
-        evaluation=result.to_dict(),
-        real=catalog.images("train"),
-        synthetic=pool.images(),
-        config_yaml=job.study.config_file.read_text(encoding="utf-8"),
-        facts=_facts(job, catalog),
-        problems=catalog.problems,
+def _inputs(catalog: Catalog, replicates: Sequence[Replicate]) -> dict[str, str]:
+    pools = [storage.sha256_file(replicate.pool.root / MANIFEST) for replicate in replicates]
+    more = {f"pool {number}": sha256 for number, sha256 in enumerate(pools) if number}
+    return {"catalog": catalog.fingerprint, "pool": pools[0], **more}
+
+
+def _experiment(
+    job: Job,
+    catalog: Catalog,
+    test: LabeledImages,
+    replicates: Sequence[Replicate],
+    settings: EvaluationSettings,
+    **trained: Any,
+) -> Experiment:
+    wants_unfiltered = any(ARMS[arm].synthetic == "unfiltered" for arm in settings.arms)
+    return Experiment(
+        train=catalog.images("train"),
+        test=test,
+        pools=[SyntheticPool.of(replicate.pool) for replicate in replicates],
+        settings=settings,
         seed=job.config.seed,
-        command=_repeat_command(job),
-    )
-    job.journal.log_artifact(STUDY_RUN, job.study.report)
-    job.journal.end_run(STUDY_RUN)
-    job.sync()
-
-
-def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:
-    return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
-
-
-def _repeat_command(job: Job) -> str:
-    study = job.study.path
-    return shlex.join(
-        ["diffaug", "run", job.study.facts["data"], "--study", f"{study}-again", "--config", str(job.study.config_file)]
+        device=job.device,
+        directory=job.study.evaluation,
+        units=catalog.units("train"),
+        unfiltered=[
+            unfiltered_pool(ChunkStore(replicate.study.chunks), replicate.pool)
+            for replicate in replicates
+            if wants_unfiltered
+        ],
+        **trained,
     )
 
 
-def _facts(job: Job, catalog: Catalog) -> dict[str, Any]:
-    facts = storage.read_json(job.study.generator / "config.json")
-    height, width = catalog.image_size
-    return {
-        "data": str(catalog.root),
-        "working size": f"{width} x {height} px, {'RGB' if catalog.channels == 3 else 'grey'}",
-        "diffaug": job.study.facts["diffaug"],
-        **{f"generator: {name}": value for name, value in facts["training"].items()},
-    }
+def _unseen_test(job: Job, catalog: Catalog, replicates: Sequence[Replicate], *, drop: bool) -> LabeledImages:
+    """The test images that no generator has seen; what was left out is told and kept in a file."""
+    items, test, train = catalog.items("test"), catalog.images("test"), catalog.images("train")
+    leaks = near_copies(test, train, catalog.units("train"), device=job.device)
+    for replicate in replicates:
+        rows = Generator.load(replicate.study.generator, device="cpu").rows()
+        if rows is not None:
+            leaks += same_pixels(test.ids, [item.pixel_sha256 for item in items], rows)
+    rest = require_unseen(test, leaks, drop=drop)
+    if leaks:
+        named = {leak.test_id: {"shows": leak.seen_id, "how": leak.how} for leak in leaks}
+        storage.write_json(job.study.evaluation / LEAKS, named)
+        job.narrator.warn(
+            f"{len(test) - len(rest)} of {len(test)} test images were seen in training and are left out: "
+            f"{job.study.evaluation / LEAKS}"
+        )
+    return rest
 
 
-def _log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ...]) -> None:
-    key = f"trial/{trial.arm}/{trial.seed}"
-    if state == "resumed" and job.journal.status(key) == "ended":
-        return
-    params = {"arm": trial.arm, "seed": trial.seed, "synthetic_weight": job.config.evaluation.synthetic_weight}
-    job.start_run(key, state, name=f"{trial.arm}, seed {trial.seed}", kind="trial", params=params, arm=trial.arm)
-    recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
-    job.journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
-    job.journal.end_run(key)
-
-
-def _log_result(job: Job, result: EvaluationResult) -> None:
-    for comparison in result.comparisons:
-        prefix = f"gain/{comparison.arm.replace('+', 'and')}"  # MLflow allows no plus sign
-        difference = comparison.difference
-        figures = {
-            f"{prefix}/mean": difference.mean,
-            f"{prefix}/low": difference.low,
-            f"{prefix}/high": difference.high,
-        }
-        job.journal.log_metrics(STUDY_RUN, figures)
-    job.journal.log_table(STUDY_RUN, "arms.json", result.table())
-    job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
-    job.journal.set_description(STUDY_RUN, _markdown(result))
-    job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
-
-
-def _markdown(result: EvaluationResult) -> str:
-    lines = [
-        f"**{result.verdict.decision}**: {result.verdict.text}",
-        "",
-        "| arm | balanced accuracy | SD |",
-        "|---|---|---|",
-    ]
-    for arm in result.arms:
-        measured = arm.metrics["balanced_accuracy"]
-        lines.append(f"| {arm.name} | {measured['mean']:.3f} | {measured['sd']:.3f} |")
-    return "\n".join(lines)
+def _say_choice(job: Job, choice: DoseChoice) -> None:
+    measured = [f"{one.arm} {one.mean:.3f}" for one in choice.real]
+    if measured:
+        job.narrator.say(f"on parts of the training images: {', '.join(measured)}; builds on '{choice.base}'")
+    doses = [f"{one.dose.share:.0%} {one.mean:.3f}" for one in choice.curve]
+    if doses:
+        job.narrator.say(f"synthetic share of a batch: {', '.join(doses)}; takes {choice.dose.share:.0%}")

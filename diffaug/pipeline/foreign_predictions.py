@@ -1,0 +1,56 @@
+"""The verdict about predictions that other training code made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffaug import storage
+from diffaug.data.catalog import Catalog
+from diffaug.evaluation.predictions import read_predictions
+from diffaug.evaluation.summary import EvaluationResult, summarize
+from diffaug.study import Study
+from diffaug.synthesis.pool import Pool
+
+
+def judge_predictions(file: Path, *, study: Study | None = None, catalog: Catalog | None = None) -> EvaluationResult:
+    """Compares the arms of a CSV; see `read_predictions` for its columns.
+
+    Args:
+        file: The CSV.
+        study: Whose test images were predicted; the result is kept in its folder `predictions`. None: the CSV says
+            the true classes itself.
+        catalog: The study's images; given with it.
+
+    Raises:
+        DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another.
+        UsageError: The CSV has no real arm, or no claim.
+    """
+    if study is None or catalog is None:
+        found = read_predictions(file)
+        return summarize(
+            found.trials,
+            roles=found.roles,
+            train_counts={},
+            synthetic_counts={},
+            test_labels=found.labels,
+            classes=found.classes,
+        )
+    test, train = catalog.images("test"), catalog.images("train")
+    found = read_predictions(
+        file,
+        classes=catalog.classes,
+        test_ids=test.ids,
+        labels=test.labels,
+        train_counts=list(train.counts_by_name.values()),
+    )
+    pooled = storage.committed_facts(study.pool) is not None
+    result = summarize(
+        found.trials,
+        roles=found.roles,
+        train_counts=train.counts_by_name,
+        synthetic_counts=Pool.open(study.pool).images().counts_by_name if pooled else {},
+        test_labels=found.labels,
+        classes=found.classes,
+    )
+    storage.write_json(study.predictions / f"{file.stem}.json", result.to_dict())
+    return result
