@@ -117,7 +117,7 @@ def class_groups(train_counts: Sequence[int]) -> tuple[Group, ...]:
         train_counts: Real training images of each class (K,).
     """
     groups = [GROUPS[0 if count > MANY else 1 if count >= FEW else 2] for count in train_counts]
-    if len(set(groups)) < 2 and len(groups):
+    if len(set(groups)) < 2 and groups:
         place = (rankdata(train_counts) - 0.5) / len(train_counts)
         groups = [GROUPS[0 if p > 2 / 3 else 1 if p >= 1 / 3 else 2] for p in place]
     return tuple(groups)
