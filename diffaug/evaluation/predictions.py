@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from diffaug.errors import DataError
 from diffaug.evaluation.comparison import Role
+from diffaug.evaluation.prediction_lines import Lines, listed
 from diffaug.evaluation.trials import Trial
 
-REQUIRED = ("file_name", "arm", "predicted")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 0.01
-NAMED = 3
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -68,16 +67,15 @@ def read_predictions(
     Raises:
         DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another.
     """
-    table = _read_table(path)
-    lines = _Lines(path, table)
-    ids = tuple(test_ids) if test_ids is not None else tuple(dict.fromkeys(map(_normal, table["file_name"])))
+    lines = Lines.read(path)
+    ids = tuple(test_ids) if test_ids is not None else tuple(dict.fromkeys(map(_normal, lines.column("file_name"))))
     images = _positions(lines, ids)
     names = tuple(classes) if classes is not None else tuple(sorted(set(lines.column("label"))))
     truth = _true_classes(lines, images, names, ids, labels)
     missing = [name for name, count in zip(names, np.bincount(truth, minlength=len(names)), strict=True) if not count]
     if missing:
-        raise DataError(f"no test image of: {_listed(missing)}", where=path, fix="add some, or take the class out")
-    predicted = lines.convert("predicted", names.index, f"is none of the classes {_listed(names)}")
+        raise DataError(f"no test image of: {listed(missing)}", where=path, fix="add some, or take the class out")
+    predicted = lines.convert("predicted", names.index, f"is none of the classes {listed(names)}")
     seeds = _seeds(lines)
     probabilities = _probabilities(lines, names)
     trials = []
@@ -98,73 +96,11 @@ def read_predictions(
     return Predictions(tuple(trials), _roles(lines), truth, names, ids)
 
 
-@dataclass(frozen=True)
-class _Lines:
-    """The table, all text, its index being line numbers."""
-
-    path: Path
-    table: pd.DataFrame
-
-    def where(self, position: int) -> str:
-        return f"{self.path}, line {self.table.index[position]}"
-
-    def column(self, name: str) -> list[str]:
-        """A column without empty values."""
-        if name not in self.table:
-            raise DataError(f"the CSV has no column {name}", where=self.path, fix=f"add the column {name}")
-        values = list(self.table[name])
-        if "" in values:
-            raise DataError(f"the {name} is empty", where=self.where(values.index("")), fix="fill it in")
-        return values
-
-    def convert(self, name: str, function: Callable[[str], int], complaint: str) -> NDArray[np.int64]:
-        """A column as numbers, each text converted once."""
-        values = self.column(name)
-        known: dict[str, int] = {}
-        for position, value in enumerate(values):
-            if value not in known:
-                try:
-                    known[value] = function(value)
-                except (ValueError, KeyError) as error:
-                    raise DataError(
-                        f"the {name} '{value}' {complaint}", where=self.where(position), fix="correct the line"
-                    ) from error
-        return np.array([known[value] for value in values], np.int64)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """All lines that are not blank, as stripped text, by line number."""
-    try:
-        # Read without a header, so that a line with more values than the first is an error and not an index.
-        raw = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"can't read the CSV: {error}", where=path, fix="save it as UTF-8 with commas") from error
-    raw = raw.fillna("").apply(lambda column: column.str.strip())
-    columns = list(raw.iloc[0])
-    missing = [name for name in REQUIRED if name not in columns]
-    doubled = sorted({name for name in columns if name and columns.count(name) > 1})
-    if missing or doubled:
-        problem = f"no column {' and no column '.join(missing)}" if missing else f"two columns {_listed(doubled)}"
-        raise DataError(
-            f"the CSV has {problem}; it has: {', '.join(columns)}",
-            where=path,
-            fix="name the columns file_name,arm,predicted[,seed][,label][,role][,p_<class> ...]",
-        )
-    table = raw.iloc[1:].set_axis(columns, axis=1)
-    table.index = pd.RangeIndex(2, 2 + len(table))
-    table = table[(table != "").any(axis=1)]
-    if table.empty:
-        raise DataError("the CSV names no predictions", where=path, fix="add one line an image, arm and seed")
-    return table
-
-
 def _normal(name: str) -> str:
     return posixpath.normpath(name.replace("\\", "/"))
 
 
-def _positions(lines: _Lines, ids: Sequence[str]) -> NDArray[np.int64]:
+def _positions(lines: Lines, ids: Sequence[str]) -> NDArray[np.int64]:
     """The position in `ids` of each line's file, (L,)."""
     whole = {_normal(name): position for position, name in enumerate(ids)}
     by_base: dict[str, list[int]] = {}
@@ -177,12 +113,12 @@ def _positions(lines: _Lines, ids: Sequence[str]) -> NDArray[np.int64]:
         (position,) = by_base[posixpath.basename(_normal(name))]
         return position
 
-    complaint = f"is no test image, nor the base name of just one; there are {len(ids):,}, such as {_listed(ids)}"
+    complaint = f"is no test image, nor the base name of just one; there are {len(ids):,}, such as {listed(ids)}"
     return lines.convert("file_name", find, complaint)
 
 
 def _true_classes(
-    lines: _Lines,
+    lines: Lines,
     images: NDArray[np.int64],
     classes: tuple[str, ...],
     ids: Sequence[str],
@@ -191,7 +127,7 @@ def _true_classes(
     """True class of each test image, (N,): as given, or from the column `label`, which must not contradict itself."""
     if labels is not None and "label" not in lines.table:
         return labels
-    told = lines.convert("label", classes.index, f"is none of the classes {_listed(classes)}")
+    told = lines.convert("label", classes.index, f"is none of the classes {listed(classes)}")
     truth = np.full(len(ids), -1, np.int64) if labels is None else labels.copy()
     if labels is None:
         truth[images[::-1]] = told[::-1]  # the first line about an image counts
@@ -208,19 +144,19 @@ def _true_classes(
     return truth
 
 
-def _seeds(lines: _Lines) -> NDArray[np.int64]:
+def _seeds(lines: Lines) -> NDArray[np.int64]:
     if "seed" not in lines.table:
         return np.zeros(len(lines.table), np.int64)
-    return lines.convert("seed", _whole_number, "is not a whole number from 0 on")
+    return lines.convert("seed", _whole_number, "is not a whole number from 0 to 999999999")
 
 
 def _whole_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ValueError(text)
     return int(text)
 
 
-def _by_trial(lines: _Lines, seeds: NDArray[np.int64]) -> dict[tuple[str, int], NDArray[np.int64]]:
+def _by_trial(lines: Lines, seeds: NDArray[np.int64]) -> dict[tuple[str, int], NDArray[np.int64]]:
     """Positions of the lines of each arm and seed; every arm has the same seeds."""
     positions: dict[tuple[str, int], list[int]] = {}
     for position, key in enumerate(zip(lines.column("arm"), seeds.tolist(), strict=True)):
@@ -229,7 +165,7 @@ def _by_trial(lines: _Lines, seeds: NDArray[np.int64]) -> dict[tuple[str, int], 
     lacking = [f"arm '{arm}' has no seed {seed}" for arm in arms for seed in numbers if (arm, seed) not in positions]
     if lacking:
         raise DataError(
-            f"arms are compared seed by seed, and {_listed(lacking)}",
+            f"arms are compared seed by seed, and {listed(lacking)}",
             where=lines.path,
             fix="add these lines, or remove the seed from the other arms",
         )
@@ -237,7 +173,7 @@ def _by_trial(lines: _Lines, seeds: NDArray[np.int64]) -> dict[tuple[str, int], 
 
 
 def _one_line_an_image(
-    lines: _Lines, rows: NDArray[np.int64], images: NDArray[np.int64], ids: Sequence[str], trial: str
+    lines: Lines, rows: NDArray[np.int64], images: NDArray[np.int64], ids: Sequence[str], trial: str
 ) -> NDArray[np.int64]:
     """The positions of a trial's lines in the order of the test images, (N,)."""
     counts = np.bincount(images[rows], minlength=len(ids))
@@ -246,21 +182,21 @@ def _one_line_an_image(
         doubled = [str(lines.table.index[row]) for row in rows if images[row] == image]
         raise DataError(
             f"{trial}: {ids[image]} is predicted {counts[image]} times",
-            where=f"{lines.path}, lines {_listed(doubled)}",
+            where=f"{lines.path}, lines {listed(doubled)}",
             fix="keep one line an image, arm and seed",
         )
     absent = np.flatnonzero(counts == 0)
     if len(absent):
         raise DataError(
             f"{trial}: {len(absent):,} of {len(ids):,} test images have no prediction: "
-            f"{_listed([ids[image] for image in absent])}",
+            f"{listed([ids[image] for image in absent.tolist()])}",
             where=lines.path,
             fix="predict the same test images with every arm and seed",
         )
     return np.asarray(rows[np.argsort(images[rows])])
 
 
-def _probabilities(lines: _Lines, classes: Sequence[str]) -> NDArray[np.float64] | None:
+def _probabilities(lines: Lines, classes: Sequence[str]) -> NDArray[np.float64] | None:
     """Of each line and class (L, K), NaN where the field is empty; none: there are no such columns."""
     wanted = [f"{PROBABILITY_PREFIX}{name}" for name in classes]
     found = [name for name in lines.table.columns if name.startswith(PROBABILITY_PREFIX)]
@@ -268,7 +204,7 @@ def _probabilities(lines: _Lines, classes: Sequence[str]) -> NDArray[np.float64]
         return None
     if set(found) != set(wanted):
         missing, foreign = set(wanted) - set(found), set(found) - set(wanted)
-        problem = f"no column {_listed(sorted(missing))}" if missing else f"no class for {_listed(sorted(foreign))}"
+        problem = f"no column {listed(sorted(missing))}" if missing else f"no class for {listed(sorted(foreign))}"
         raise DataError(f"there is {problem}", where=lines.path, fix="give one column p_<class> for every class")
     texts = lines.table[wanted]
     values = texts.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
@@ -280,7 +216,7 @@ def _probabilities(lines: _Lines, classes: Sequence[str]) -> NDArray[np.float64]
     if bad.any():
         first = int(bad.argmax())
         raise DataError(
-            f"the probabilities {_listed(list(texts.iloc[first]))} are not numbers from 0 to 1 that add up to 1",
+            f"the probabilities {listed(list(texts.iloc[first]))} are not numbers from 0 to 1 that add up to 1",
             where=lines.where(first),
             fix="write one probability for each class: softmax outputs, not logits or percent",
         )
@@ -288,7 +224,7 @@ def _probabilities(lines: _Lines, classes: Sequence[str]) -> NDArray[np.float64]
 
 
 def _all_or_none(
-    lines: _Lines, rows: NDArray[np.int64], probabilities: NDArray[np.float64] | None
+    lines: Lines, rows: NDArray[np.int64], probabilities: NDArray[np.float64] | None
 ) -> NDArray[np.float64] | None:
     """Probabilities of a trial's images (N, K); none where it has none."""
     if probabilities is None:
@@ -303,7 +239,7 @@ def _all_or_none(
     return None if absent.all() else probabilities[rows]
 
 
-def _roles(lines: _Lines) -> dict[str, Role]:
+def _roles(lines: Lines) -> dict[str, Role]:
     roles: dict[str, Role] = {}
     for position, (arm, role) in enumerate(zip(lines.column("arm"), _told_roles(lines), strict=True)):
         if roles.setdefault(arm, role) != role:
@@ -315,7 +251,7 @@ def _roles(lines: _Lines) -> dict[str, Role]:
     return roles
 
 
-def _told_roles(lines: _Lines) -> Iterable[Role]:
+def _told_roles(lines: Lines) -> Iterable[Role]:
     by_text: Mapping[str, Role] = {role: role for role in get_args(Role)}
     if "role" in lines.table:
         names = list(by_text)
@@ -325,8 +261,3 @@ def _told_roles(lines: _Lines) -> Iterable[Role]:
         numbers = lines.convert("synthetic", lambda text: TRUTHS[text.casefold()], "is neither true nor false")
         return ["claim" if number else "real" for number in numbers]
     return ["claim" if "synthetic" in arm.casefold() else "real" for arm in lines.column("arm")]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
