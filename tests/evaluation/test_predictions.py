@@ -205,6 +205,12 @@ def test_without_a_study_the_labels_are_needed_and_must_agree(refused, read, tmp
     assert failure.value.where.endswith("line 11")
 
 
+def test_images_that_no_line_is_about_are_named_without_labels_too(refused):
+    table = rows()
+    text = refused(table[table["file_name"] != IDS[2]], classes=CLASSES, test_ids=IDS)
+    assert "1 of 4 test images have no prediction: test/1/x.png" in text
+
+
 def test_a_class_without_test_images_is_refused(refused):
     assert "no test image of: dog" in refused(rows(), classes=(*CLASSES, "dog"), test_ids=IDS, labels=LABELS)
 
