@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
@@ -58,9 +59,9 @@ def trivial_augment(images: Tensor, random: np.random.Generator) -> Tensor:
 
 def apply_transforms(
     images: Tensor,
-    chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
-    levels: np.ndarray[tuple[int], np.dtype[np.float64]],
-    signs: np.ndarray[tuple[int], np.dtype[np.float64]],
+    chosen: NDArray[np.int64],
+    levels: NDArray[np.float64],
+    signs: NDArray[np.float64],
 ) -> Tensor:
     """The transforms that were drawn.
 
@@ -70,14 +71,13 @@ def apply_transforms(
         levels: (N,), strengths from 0 to 1.
         signs: (N,), -1 or 1: the direction, where a transform has two.
     """
-    strengths = {
-        signed: on_device(levels * (signs if signed else 1), images.device).float() for signed in (True, False)
-    }
+    device = images.device
+    strengths = {False: on_device(levels, device).float(), True: on_device(levels * signs, device).float()}
     result = images.clone()
     for number, (transform, signed) in enumerate(TRANSFORMS.values()):
         positions = np.flatnonzero(chosen == number)
         if len(positions):
-            where = on_device(positions, images.device)
+            where = on_device(positions, device)
             result[where] = transform(images[where], strengths[signed][where])
     return result
 

@@ -1,0 +1,367 @@
+"""One training of one classifier: what it learns from, how it ends, and what it then says of other images.
+
+A training on real and synthetic images can end on real ones alone, since synthetic images shift the statistics of
+features. Whatever the end, real images are then drawn so that each class weighs what it weighed before: the end
+changes where images come from, and not the class prior that the arm is about.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from diffaug import storage
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.devices import use_fast_kernels
+from diffaug.errors import UsageError
+from diffaug.evaluation.augmentations import strong_augmentation
+from diffaug.evaluation.backbones import backbone_of, last_layer
+from diffaug.seeding import numpy_generator, torch_global_seed
+from diffaug.settings import EvaluationSettings
+from diffaug.synthesis.batches import Batches, cumulative_chances, network_input
+from diffaug.synthesis.classifier import (
+    Backbone,
+    TrainingRecipe,
+    default_updates,
+    new_classifier,
+    optimize,
+    predict_probabilities,
+)
+from diffaug.synthesis.encoder import Encoder
+
+PURPOSE = "evaluation"
+LAST_LAYER_SHARE = 0.1
+BATCH_NORM_BATCHES = 50
+AUGMENTED_COPIES = 4
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a classifier learns from.
+
+    Attributes:
+        images: N images of K classes, real ones first, then synthetic ones.
+        is_synthetic: (N,).
+        draw_probabilities: (N,), chance of each image in a draw; none: all alike.
+        loss_weights: (N,), weight of each image in the loss; none: 1.
+        log_prior: (K,), added to the logits in the training loss only.
+        soft_labels: (N, K), class probabilities instead of the labels.
+        strong_augmentation: Whether TrivialAugment and MixUp or CutMix follow the shifts.
+    """
+
+    images: LabeledImages
+    is_synthetic: NDArray[np.bool_]
+    draw_probabilities: NDArray[np.float64] | None = None
+    loss_weights: NDArray[np.float64] | None = None
+    log_prior: NDArray[np.float64] | None = None
+    soft_labels: NDArray[np.float32] | None = None
+    strong_augmentation: bool = False
+
+
+class Classifier(Protocol):
+    """Something that can be trained and asked."""
+
+    @property
+    def name(self) -> str:
+        """What it is and what it begins with; part of a trial's identity."""
+        ...
+
+    def fit_predict(
+        self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str
+    ) -> NDArray[np.float32]:
+        """Class probabilities (N, K) of `pixels` (N, H, W, C) by a classifier trained from scratch."""
+        ...
+
+
+def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) -> Classifier:
+    """The classifier that the settings name.
+
+    Args:
+        settings: Name and weights.
+        encoder: Frozen features for the classifier `features`, of real training images only.
+
+    Raises:
+        UsageError: There is no such classifier or file, or features are asked for without an encoder.
+        MissingExtraError: It is one of timm's, which is not installed.
+    """
+    if settings.classifier == "features":
+        if encoder is None:
+            raise UsageError("the classifier features needs an encoder", where="evaluation.classifier")
+        return FeatureClassifier(encoder)
+    backbone = backbone_of(settings.classifier, settings.weights)
+    if settings.weights is None:
+        return NetworkClassifier(backbone, settings.classifier)
+    return NetworkClassifier(backbone, f"{settings.classifier} {storage.sha256_file(settings.weights)[:12]}")
+
+
+def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:
+    """How every arm is trained, given the number of real training images."""
+    return TrainingRecipe(
+        updates=settings.updates or default_updates(num_train_images),
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        optimizer=settings.recipe,
+        horizontal_flip=settings.horizontal_flip,
+        finish=settings.finish,
+    )
+
+
+@dataclass(frozen=True)
+class NetworkClassifier:
+    """A network that is trained from its first weights.
+
+    Attributes:
+        backbone: Makes it.
+        name: What to call it; must differ between backbones that differ.
+    """
+
+    backbone: Backbone
+    name: str
+
+    @classmethod
+    def of_factory(cls, factory: Backbone) -> NetworkClassifier:
+        """A network of the user's own; its name holds a hash of the factory's source code where that can be read."""
+        name = getattr(factory, "__qualname__", type(factory).__qualname__)
+        try:
+            return cls(factory, f"{name} {storage.sha256_bytes(inspect.getsource(factory).encode())[:12]}")
+        except (TypeError, OSError):
+            return cls(factory, name)
+
+    def fit_predict(
+        self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str
+    ) -> NDArray[np.float32]:
+        """Class probabilities (N, K) of `pixels` (N, H, W, C) by a network trained from scratch."""
+        model = fit_network(training, backbone=self.backbone, recipe=recipe, seed=seed, device=device)
+        return predict_probabilities(model, pixels, device)
+
+
+def fit_network(
+    training: TrainingSet, *, backbone: Backbone, recipe: TrainingRecipe, seed: int, device: str
+) -> nn.Module:
+    """Trains a network; initial weights, shifts and random numbers of the draws depend on the seed alone.
+
+    Args:
+        training: What to learn from.
+        backbone: Makes the network.
+        recipe: Length, optimiser and end.
+        seed: Where the randomness begins.
+        device: Where to train: in bfloat16 on CUDA, in float32 elsewhere.
+
+    Returns:
+        The network in evaluation mode, on `device`.
+
+    Raises:
+        DataError: There is no image.
+        UsageError: Weights to begin with don't fit, or the last layer is to be trained and there is none.
+    """
+    use_fast_kernels(device)
+    batches = _batches(training, recipe, seed, device)
+    model = new_classifier(training.images, backbone=backbone, seed=seed, device=device).train()
+    is_mixed = bool(training.is_synthetic.any() and not training.is_synthetic.all())
+    finish = recipe.finish if is_mixed else "none"
+    before_last = recipe.updates - (round(LAST_LAYER_SHARE * recipe.updates) if finish == "last layer" else 0)
+    with torch_global_seed(seed, "classifier dropout"):
+        _optimize(model, list(model.parameters()), training, batches, recipe, range(before_last))
+        if finish != "none":
+            batches = replace(batches, cumulative=cumulative_chances(real_draw(training), len(training.images)))
+        if finish == "last layer":
+            tune_last_layer(model, training, batches, recipe, range(before_last, recipe.updates))
+        elif finish == "batch norm":
+            estimate_batch_norm(model, batches, range(recipe.updates, recipe.updates + BATCH_NORM_BATCHES))
+    return model.eval()
+
+
+def real_draw(training: TrainingSet) -> NDArray[np.float64]:
+    """Chance of each image in a draw of real images in which each class weighs what it weighs in the whole draw.
+
+    Args:
+        training: Real and synthetic images. A class without real images is not drawn.
+
+    Returns:
+        (N,), not normalised.
+    """
+    count, labels = len(training.images), training.images.labels
+    draw = np.ones(count) if training.draw_probabilities is None else training.draw_probabilities
+    weight = draw if training.loss_weights is None else draw * training.loss_weights
+    real = ~training.is_synthetic
+    whole, of_real = (np.bincount(labels, mass, len(training.images.classes)) for mass in (weight, weight * real))
+    ratio = np.divide(whole, of_real, out=np.zeros_like(whole), where=of_real > 0)
+    return np.asarray(draw * real * ratio[labels], np.float64)
+
+
+def tune_last_layer(
+    model: nn.Module, training: TrainingSet, batches: Batches, recipe: TrainingRecipe, steps: range
+) -> None:
+    """Trains the last layer alone, everything before it as in prediction, with a schedule of its own.
+
+    Args:
+        model: Changed in place.
+        training: Its prior and augmentation.
+        batches: What to learn from.
+        recipe: Optimiser settings.
+        steps: Numbers of the batches, one an update.
+    """
+    head = list(last_layer(model).parameters())
+    model.eval().requires_grad_(False)
+    for parameter in head:
+        parameter.requires_grad_(True)
+    _optimize(model, head, training, batches, recipe, steps)
+    model.requires_grad_(True)
+
+
+def estimate_batch_norm(model: nn.Module, batches: Batches, steps: range) -> None:
+    """Replaces the running statistics of batch normalisation by their averages over batches (Wu and Johnson 2021).
+
+    arXiv 2105.07576, section 3: moving averages lag behind the weights and mix domains; averages do neither.
+
+    Args:
+        model: Changed in place; a model without batch normalisation stays as it is.
+        batches: Whose statistics to take.
+        steps: Numbers of the batches.
+    """
+    layers = [layer for layer in model.eval().modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the average of all batches
+        layer.train()
+    with torch.no_grad():
+        for step in steps if layers else ():
+            model(network_input(batches.draw(step)[0]))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
+def _batches(training: TrainingSet, recipe: TrainingRecipe, seed: int, device: str) -> Batches:
+    return Batches.of(
+        training.images,
+        size=recipe.batch_size,
+        seed=seed,
+        purpose=PURPOSE,
+        draw_probabilities=training.draw_probabilities,
+        loss_weights=training.loss_weights,
+        soft_labels=_label_shares(training) if training.strong_augmentation else training.soft_labels,
+        horizontal_flip=recipe.horizontal_flip,
+        device=device,
+    )
+
+
+def _optimize(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    training: TrainingSet,
+    batches: Batches,
+    recipe: TrainingRecipe,
+    steps: range,
+) -> None:
+    optimize(
+        model,
+        parameters,
+        batches,
+        recipe,
+        steps,
+        log_prior=training.log_prior,
+        augmentation=strong_augmentation if training.strong_augmentation else None,
+        mixed_precision=batches.pixels.is_cuda,
+    )
+
+
+def _label_shares(training: TrainingSet) -> NDArray[np.float32]:
+    """Class probabilities (N, K) of the images: 1 for the label unless there are soft labels."""
+    if training.soft_labels is not None:
+        return training.soft_labels
+    return np.eye(len(training.images.classes), dtype=np.float32)[training.images.labels]
+
+
+@dataclass(frozen=True)
+class FeatureClassifier:
+    """Logistic regression on frozen features: seconds instead of minutes, and no backbone is compared with any other.
+
+    An image counts by its chance in a draw times its weight, since the expected loss of a network counts it so. The
+    number of updates plays no part, and the seed none but in strong augmentation.
+
+    Attributes:
+        encoder: Makes the features.
+    """
+
+    encoder: Encoder
+
+    @property
+    def name(self) -> str:
+        """The encoder's name, which holds a hash of its weights."""
+        return f"features of {self.encoder.name}"
+
+    def fit_predict(
+        self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str
+    ) -> NDArray[np.float32]:
+        """Class probabilities (N, K) of `pixels` (N, H, W, C); a class that has no training image gets 0."""
+        targets = _label_shares(training) * _importances(training)[:, None]
+        if training.strong_augmentation:
+            copies = [self._augmented(training.images.pixels, targets, seed, i) for i in range(AUGMENTED_COPIES)]
+            features, targets = (np.concatenate(parts) for parts in zip(*copies, strict=True))
+        else:
+            features = self.encoder.features(training.images.pixels)
+        logs = _log_probabilities(features, targets, self.encoder.features(pixels))
+        # The intercepts are not penalised, so they take up whatever is added to the logits in the loss:
+        # the fit with a prior is the fit without, minus the prior. This is exact.
+        logits = logs if training.log_prior is None else logs - training.log_prior
+        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(chances / chances.sum(axis=1, keepdims=True), np.float32)
+
+    def _augmented(
+        self, pixels: NDArray[np.uint8], targets: NDArray[np.float64], seed: int, number: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        parts = [
+            (self.encoder.features(mixed), shares) for mixed, shares in _strong_copies(pixels, targets, seed, number)
+        ]
+        features, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return features, shares / AUGMENTED_COPIES
+
+
+def _importances(training: TrainingSet) -> NDArray[np.float64]:
+    """Chance in a draw times loss weight of each image (N,), on average 1."""
+    draw = np.ones(len(training.images)) if training.draw_probabilities is None else training.draw_probabilities
+    weight = draw if training.loss_weights is None else draw * training.loss_weights
+    return np.asarray(weight / weight.mean(), np.float64)
+
+
+def _strong_copies(
+    pixels: NDArray[np.uint8], targets: NDArray[np.float64], seed: int, number: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
+    """All images once in random order, augmented and mixed, and their targets; some at a time."""
+    order = numpy_generator(seed, f"{PURPOSE} order", number).permutation(len(pixels))
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        rows = order[start : start + ROWS_AT_ONCE]
+        random = numpy_generator(seed, f"{PURPOSE} augmentation", number, start)
+        images, mixed = strong_augmentation(torch.from_numpy(pixels[rows]), torch.from_numpy(targets[rows]), random)
+        levels = images.add(1).mul(127.5).round().to(torch.uint8)
+        yield levels.permute(0, 2, 3, 1).numpy(), mixed.numpy()
+
+
+def _log_probabilities(
+    features: NDArray[np.float32], targets: NDArray[np.float64], others: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Logistic regression of weighted class shares (N, K) on features (N, D), asked about other features (M, D)."""
+    scaler = StandardScaler().fit(features, sample_weight=targets.sum(axis=1))
+    rows, labels = np.nonzero(targets)
+    classes = np.unique(labels)
+    logs = np.full((len(others), targets.shape[1]), -np.inf)
+    if len(classes) == 1:
+        logs[:, classes] = 0.0
+        return logs
+    regression = LogisticRegression(max_iter=1000)
+    regression.fit(scaler.transform(features)[rows], labels, sample_weight=targets[rows, labels])
+    logs[:, classes] = regression.predict_log_proba(scaler.transform(others))
+    return logs
