@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -25,8 +25,10 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.errors import UsageError
 from diffaug.evaluation.augmentations import strong_augmentation
-from diffaug.evaluation.backbones import backbone_of, last_layer
-from diffaug.seeding import numpy_generator, torch_global_seed
+from diffaug.evaluation.backbones import backbone_of
+from diffaug.evaluation.features import FeatureClassifier
+from diffaug.evaluation.weights import last_layer
+from diffaug.seeding import torch_global_seed
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.batches import Batches, cumulative_chances, network_input
 from diffaug.synthesis.classifier import (
@@ -42,8 +44,6 @@ from diffaug.synthesis.encoder import Encoder
 PURPOSE = "evaluation"
 LAST_LAYER_SHARE = 0.1
 BATCH_NORM_BATCHES = 50
-AUGMENTED_COPIES = 4
-ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,20 @@ class TrainingSet:
     log_prior: NDArray[np.float64] | None = None
     soft_labels: NDArray[np.float32] | None = None
     strong_augmentation: bool = False
+
+    @property
+    def label_shares(self) -> NDArray[np.float32]:
+        """Class probabilities (N, K) of the images: 1 for the label unless there are soft labels."""
+        if self.soft_labels is not None:
+            return self.soft_labels
+        return np.eye(len(self.images.classes), dtype=np.float32)[self.images.labels]
+
+    @property
+    def importances(self) -> NDArray[np.float64]:
+        """Chance in a draw times loss weight of each image (N,), on average 1: what it counts in the expected loss."""
+        draw = np.ones(len(self.images)) if self.draw_probabilities is None else self.draw_probabilities
+        weight = draw if self.loss_weights is None else draw * self.loss_weights
+        return np.asarray(weight / weight.mean(), np.float64)
 
 
 class Classifier(Protocol):
@@ -171,12 +185,21 @@ def fit_network(
     is_mixed = bool(training.is_synthetic.any() and not training.is_synthetic.all())
     finish = recipe.finish if is_mixed else "none"
     before_last = recipe.updates - (round(LAST_LAYER_SHARE * recipe.updates) if finish == "last layer" else 0)
+    learn = partial(
+        optimize,
+        model,
+        recipe=recipe,
+        log_prior=training.log_prior,
+        augmentation=strong_augmentation if training.strong_augmentation else None,
+        mixed_precision=batches.pixels.is_cuda,
+    )
     with torch_global_seed(seed, "classifier dropout"):
-        _optimize(model, list(model.parameters()), training, batches, recipe, range(before_last))
+        learn(model.parameters(), batches, steps=range(before_last))
         if finish != "none":
             batches = replace(batches, cumulative=cumulative_chances(real_draw(training), len(training.images)))
         if finish == "last layer":
-            tune_last_layer(model, training, batches, recipe, range(before_last, recipe.updates))
+            with last_layer_only(model) as head:
+                learn(head, batches, steps=range(before_last, recipe.updates))
         elif finish == "batch norm":
             estimate_batch_norm(model, batches, range(recipe.updates, recipe.updates + BATCH_NORM_BATCHES))
     return model.eval()
@@ -191,32 +214,22 @@ def real_draw(training: TrainingSet) -> NDArray[np.float64]:
     Returns:
         (N,), not normalised.
     """
-    count, labels = len(training.images), training.images.labels
-    draw = np.ones(count) if training.draw_probabilities is None else training.draw_probabilities
-    weight = draw if training.loss_weights is None else draw * training.loss_weights
-    real = ~training.is_synthetic
-    whole, of_real = (np.bincount(labels, mass, len(training.images.classes)) for mass in (weight, weight * real))
+    labels, real = training.images.labels, ~training.is_synthetic
+    draw = np.ones(len(labels)) if training.draw_probabilities is None else training.draw_probabilities
+    mass, classes = training.importances, len(training.images.classes)
+    whole, of_real = (np.bincount(labels, part, minlength=classes) for part in (mass, mass * real))
     ratio = np.divide(whole, of_real, out=np.zeros_like(whole), where=of_real > 0)
     return np.asarray(draw * real * ratio[labels], np.float64)
 
 
-def tune_last_layer(
-    model: nn.Module, training: TrainingSet, batches: Batches, recipe: TrainingRecipe, steps: range
-) -> None:
-    """Trains the last layer alone, everything before it as in prediction, with a schedule of its own.
-
-    Args:
-        model: Changed in place.
-        training: Its prior and augmentation.
-        batches: What to learn from.
-        recipe: Optimiser settings.
-        steps: Numbers of the batches, one an update.
-    """
+@contextmanager
+def last_layer_only(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Inside the block only the last layer, whose parameters it yields, can learn; the trunk is as in prediction."""
     head = list(last_layer(model).parameters())
     model.eval().requires_grad_(False)
     for parameter in head:
         parameter.requires_grad_(True)
-    _optimize(model, head, training, batches, recipe, steps)
+    yield head
     model.requires_grad_(True)
 
 
@@ -252,116 +265,7 @@ def _batches(training: TrainingSet, recipe: TrainingRecipe, seed: int, device: s
         purpose=PURPOSE,
         draw_probabilities=training.draw_probabilities,
         loss_weights=training.loss_weights,
-        soft_labels=_label_shares(training) if training.strong_augmentation else training.soft_labels,
+        soft_labels=training.label_shares if training.strong_augmentation else training.soft_labels,
         horizontal_flip=recipe.horizontal_flip,
         device=device,
     )
-
-
-def _optimize(
-    model: nn.Module,
-    parameters: list[nn.Parameter],
-    training: TrainingSet,
-    batches: Batches,
-    recipe: TrainingRecipe,
-    steps: range,
-) -> None:
-    optimize(
-        model,
-        parameters,
-        batches,
-        recipe,
-        steps,
-        log_prior=training.log_prior,
-        augmentation=strong_augmentation if training.strong_augmentation else None,
-        mixed_precision=batches.pixels.is_cuda,
-    )
-
-
-def _label_shares(training: TrainingSet) -> NDArray[np.float32]:
-    """Class probabilities (N, K) of the images: 1 for the label unless there are soft labels."""
-    if training.soft_labels is not None:
-        return training.soft_labels
-    return np.eye(len(training.images.classes), dtype=np.float32)[training.images.labels]
-
-
-@dataclass(frozen=True)
-class FeatureClassifier:
-    """Logistic regression on frozen features: seconds instead of minutes, and no backbone is compared with any other.
-
-    An image counts by its chance in a draw times its weight, since the expected loss of a network counts it so. The
-    number of updates plays no part, and the seed none but in strong augmentation.
-
-    Attributes:
-        encoder: Makes the features.
-    """
-
-    encoder: Encoder
-
-    @property
-    def name(self) -> str:
-        """The encoder's name, which holds a hash of its weights."""
-        return f"features of {self.encoder.name}"
-
-    def fit_predict(
-        self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str
-    ) -> NDArray[np.float32]:
-        """Class probabilities (N, K) of `pixels` (N, H, W, C); a class that has no training image gets 0."""
-        targets = _label_shares(training) * _importances(training)[:, None]
-        if training.strong_augmentation:
-            copies = [self._augmented(training.images.pixels, targets, seed, i) for i in range(AUGMENTED_COPIES)]
-            features, targets = (np.concatenate(parts) for parts in zip(*copies, strict=True))
-        else:
-            features = self.encoder.features(training.images.pixels)
-        logs = _log_probabilities(features, targets, self.encoder.features(pixels))
-        # The intercepts are not penalised, so they take up whatever is added to the logits in the loss:
-        # the fit with a prior is the fit without, minus the prior. This is exact.
-        logits = logs if training.log_prior is None else logs - training.log_prior
-        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(chances / chances.sum(axis=1, keepdims=True), np.float32)
-
-    def _augmented(
-        self, pixels: NDArray[np.uint8], targets: NDArray[np.float64], seed: int, number: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        parts = [
-            (self.encoder.features(mixed), shares) for mixed, shares in _strong_copies(pixels, targets, seed, number)
-        ]
-        features, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return features, shares / AUGMENTED_COPIES
-
-
-def _importances(training: TrainingSet) -> NDArray[np.float64]:
-    """Chance in a draw times loss weight of each image (N,), on average 1."""
-    draw = np.ones(len(training.images)) if training.draw_probabilities is None else training.draw_probabilities
-    weight = draw if training.loss_weights is None else draw * training.loss_weights
-    return np.asarray(weight / weight.mean(), np.float64)
-
-
-def _strong_copies(
-    pixels: NDArray[np.uint8], targets: NDArray[np.float64], seed: int, number: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
-    """All images once in random order, augmented and mixed, and their targets; some at a time."""
-    order = numpy_generator(seed, f"{PURPOSE} order", number).permutation(len(pixels))
-    for start in range(0, len(order), ROWS_AT_ONCE):
-        rows = order[start : start + ROWS_AT_ONCE]
-        random = numpy_generator(seed, f"{PURPOSE} augmentation", number, start)
-        images, mixed = strong_augmentation(torch.from_numpy(pixels[rows]), torch.from_numpy(targets[rows]), random)
-        levels = images.add(1).mul(127.5).round().to(torch.uint8)
-        yield levels.permute(0, 2, 3, 1).numpy(), mixed.numpy()
-
-
-def _log_probabilities(
-    features: NDArray[np.float32], targets: NDArray[np.float64], others: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Logistic regression of weighted class shares (N, K) on features (N, D), asked about other features (M, D)."""
-    scaler = StandardScaler().fit(features, sample_weight=targets.sum(axis=1))
-    rows, labels = np.nonzero(targets)
-    classes = np.unique(labels)
-    logs = np.full((len(others), targets.shape[1]), -np.inf)
-    if len(classes) == 1:
-        logs[:, classes] = 0.0
-        return logs
-    regression = LogisticRegression(max_iter=1000)
-    regression.fit(scaler.transform(features)[rows], labels, sample_weight=targets[rows, labels])
-    logs[:, classes] = regression.predict_log_proba(scaler.transform(others))
-    return logs
