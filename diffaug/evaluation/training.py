@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -113,10 +114,10 @@ def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) 
         if encoder is None:
             raise UsageError("the classifier features needs an encoder", where="evaluation.classifier")
         return FeatureClassifier(encoder)
-    backbone = backbone_of(settings.classifier, settings.weights)
-    if settings.weights is None:
-        return NetworkClassifier(backbone, settings.classifier)
-    return NetworkClassifier(backbone, f"{settings.classifier} {storage.sha256_file(settings.weights)[:12]}")
+    weights = None if settings.weights is None else Path(settings.weights)
+    backbone = backbone_of(settings.classifier, weights)
+    name = settings.classifier if weights is None else f"{settings.classifier} {storage.sha256_file(weights)[:12]}"
+    return NetworkClassifier(backbone, name)
 
 
 def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:

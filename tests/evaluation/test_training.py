@@ -291,7 +291,7 @@ def test_weights_are_part_of_the_name(tmp_path):
         torch.manual_seed(seed)
         file = tmp_path / "weights.safetensors"
         save_file(small_cnn(1, 3, (8, 8)).state_dict(), file)
-        names.add(classifier_of(EvaluationSettings(weights=file)).name)
+        names.add(classifier_of(EvaluationSettings(weights=str(file))).name)
     assert len(names) == 3
 
 
