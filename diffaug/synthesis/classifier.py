@@ -47,7 +47,7 @@ class TrainingRecipe:
         learning_rate: Peak of the schedule; none: 0.003 with AdamW, 0.1 with SGD.
         weight_decay: Decoupled with AdamW, part of the gradient with SGD; none: 0.1 with AdamW, 0.0002 with SGD.
         optimizer: `adamw` follows one cycle. `sgd`, with momentum 0.9, is the recipe of the long-tail literature
-            (Cao et al. 2019, arXiv 1906.07413, section 4.1), its 200 epochs being all updates: linear warm-up over
+            (Cao et al. 2019, arXiv 1906.07413), its 200 epochs being all updates: linear warm-up over
             2.5 % of them, a hundredth of the rate after 80 % and again after 90 %.
         horizontal_flip: Mirror half of the images at random.
         finish: How a training on real and synthetic images ends, on real ones: see `evaluation.training`.
