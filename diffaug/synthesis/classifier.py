@@ -118,7 +118,7 @@ def fit_classifier(
     device: str = "cpu",
     backbone: Backbone = small_cnn,
 ) -> nn.Module:
-    """Trains a classifier with random shifts.
+    """Trains a classifier on randomly shifted images.
 
     Args:
         images: What to learn, N images of K classes.
@@ -180,7 +180,8 @@ def optimize(
         recipe: Optimiser, learning rate and decay.
         steps: Numbers of the batches, one an update.
         log_prior: (K,), added to the logits.
-        augmentation: Changes images and targets further; what it draws for batch k depends on (seed, purpose, k).
+        augmentation: Changes images and targets further, which must be (N, K); what it draws for batch k depends on
+            (seed, purpose, k).
         mixed_precision: Compute in bfloat16 where that is exact enough.
     """
     optimizer = _optimizer(parameters, recipe)
