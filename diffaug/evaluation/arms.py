@@ -230,11 +230,11 @@ def _log_prior(
     added they become those of the prior q, p being the prior that is drawn.
     """
     if arm.balanced_softmax:
-        return np.log(np.bincount(images.labels, loss, len(images.classes)) / loss.sum())
+        return np.asarray(np.log(np.bincount(images.labels, loss, len(images.classes)) / loss.sum()))
     if arm.control == "prior":
         real = _shares(images)
         mixed = (1 - share) * real + share * weight * _shares(allowed)
-        return np.log(real) - np.log(mixed / mixed.sum())
+        return np.asarray(np.log(real) - np.log(mixed / mixed.sum()))
     return None
 
 

@@ -60,16 +60,16 @@ def unfiltered_pool(store: ChunkStore, pool: Pool) -> SyntheticPool:
         DamagedError: A chunk was changed since.
     """
     counts = {index: count for index, count in enumerate(np.bincount(pool.labels)) if count}
-    table = pd.concat([pd.DataFrame(columns=["class_index", PNG, *RELATIONS]), *_candidates(store, counts)])
+    table = pd.concat(
+        [pd.DataFrame(columns=["label", "class_index", "index", PNG, *RELATIONS]), *_candidates(store, counts)]
+    )
     shape = (*pool.image_size, pool.channels)
     pixels = [_decoded(content).reshape(shape) for content in table[PNG]]
     images = LabeledImages(
         np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8),
         table["class_index"].to_numpy(np.int64),
         pool.classes,
-        tuple(f"{label}/{index}" for label, index in zip(table["label"], table["index"], strict=True))
-        if pixels
-        else (),
+        tuple(f"{label}/{index}" for label, index in zip(table["label"], table["index"], strict=True)),
     )
     return SyntheticPool(images, *(tuple(table[name]) for name in RELATIONS))
 

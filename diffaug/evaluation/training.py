@@ -41,7 +41,10 @@ class TrainingSet:
 class Classifier(Protocol):
     """Something that can be trained from scratch on a `TrainingSet`."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Part of a trial's identity."""
+        ...
 
     def fit_predict(
         self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str

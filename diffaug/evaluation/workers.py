@@ -148,8 +148,8 @@ class Crew:
             while waiting or self._busy():
                 self._hand_out(waiting, tasks)
                 require_no_stop(self._stop_requested)
-                ready = wait([worker.replies for worker in self._busy()], POLL_SECONDS)
-                for worker in [worker for worker in self._busy() if worker.replies in ready]:
+                ready = wait([worker.replies.fileno() for worker in self._busy()], POLL_SECONDS)
+                for worker in [worker for worker in self._busy() if worker.replies.fileno() in ready]:
                     name, line = worker.task or "", worker.replies.readline()
                     if line:
                         worker.task = None
@@ -192,7 +192,7 @@ class Crew:
         log = self._place / f"worker-{self._started}.log"
         path = os.pathsep.join(path for path in sys.path if path)
         with log.open("wb") as errors_go_to:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  (this very interpreter and module)
                 [sys.executable, "-P", "-m", "diffaug.evaluation.workers", str(self._place)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
