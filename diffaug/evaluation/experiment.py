@@ -17,21 +17,19 @@ from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.arms import ARMS, Arm, concatenate
 from diffaug.evaluation.synthetic import SyntheticPool
-from diffaug.evaluation.tasks import Outcome, Selection, Stock, Task, Train, hash_of, run_here, training_of
-from diffaug.evaluation.training import Classifier, TrainingSet, classifier_of
+from diffaug.evaluation.tasks import Outcome, Selection, Stock, Task, hash_of, run_here, training_of
+from diffaug.evaluation.training import Classifier, TrainingSet, classifier_of, recipe_of
 from diffaug.evaluation.trials import Trial, read_trial, write_trial
 from diffaug.evaluation.workers import Crew, usable_workers
 from diffaug.seeding import derive_seed
 from diffaug.settings import EvaluationSettings
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates
+from diffaug.synthesis.classifier import TrainingRecipe
 
 if TYPE_CHECKING:
     from diffaug.evaluation.dose import DoseChoice
 
 TRAIN, TEST = "train", "test"
 PURPOSE = "evaluation"
-DOSE_SETTINGS = {"share", "shares", "synthetic_weights", "synthetic_ratios"}
-NOT_IN_TRAINING = {"arms", "seeds", "workers", "drop_leaked"} | DOSE_SETTINGS
 
 TrainFunction = Callable[[TrainingSet, NDArray[np.uint8], int], Any]
 """Trains the user's own way: (training set, test pixels uint8 (N, H, W, C), seed) to labels (N,) or probabilities."""
@@ -108,11 +106,7 @@ class Experiment:
     @cached_property
     def recipe(self) -> TrainingRecipe:
         """How every classifier is trained, those on a part of the training images too."""
-        return TrainingRecipe(
-            updates=self.settings.updates or default_updates(len(self.train)),
-            batch_size=self.settings.batch_size,
-            learning_rate=self.settings.learning_rate,
-        )
+        return recipe_of(self.settings, len(self.train))
 
     @cached_property
     def stock(self) -> Stock:
@@ -136,7 +130,8 @@ class Experiment:
             return run_here(tasks, self.stock, partial(_checked, self.train_fn), self.stop_requested)
         workers = usable_workers(self.settings.workers, self.device)
         if self.classifier or min(len(tasks), workers) < 2:
-            return run_here(tasks, self.stock, self._train_here, self.stop_requested)
+            train = training_of(self._trained, self.recipe, self.device)
+            return run_here(tasks, self.stock, train, self.stop_requested)
         return self._crew.run(tasks)
 
     @cached_property
@@ -145,13 +140,12 @@ class Experiment:
 
     @cached_property
     def _context(self) -> Any:
-        settings = self.settings.model_dump(mode="json", exclude=NOT_IN_TRAINING)
-        trained = self.classifier.name if self.classifier else self.train_fn and _source(self.train_fn)
-        return [settings, trained, asdict(self.recipe), self.device]
+        trained = _source(self.train_fn) if self.train_fn else self._trained.name
+        return [trained, asdict(self.recipe), self.device]
 
     @cached_property
-    def _train_here(self) -> Train:
-        return training_of(self.classifier or classifier_of(self.settings), self.recipe, self.device)
+    def _trained(self) -> Classifier:
+        return self.classifier or classifier_of(self.settings)
 
     @cached_property
     def _crew(self) -> Crew:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diffaug.data.images import LabeledImages
 from diffaug.settings import EvaluationSettings
-from diffaug.synthesis.classifier import TrainingRecipe, fit_classifier, predict_probabilities
+from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
 
 PURPOSE = "evaluation"
 
@@ -79,3 +79,12 @@ class NetworkClassifier:
 def classifier_of(settings: EvaluationSettings) -> Classifier:
     """The classifier that the settings ask for."""
     return NetworkClassifier()
+
+
+def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:
+    """How every arm is trained, given the number of real training images."""
+    return TrainingRecipe(
+        updates=settings.updates or default_updates(num_train_images),
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+    )
