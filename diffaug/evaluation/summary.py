@@ -9,17 +9,28 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug.data.images import LabeledImages
 from diffaug.errors import UsageError
-from diffaug.evaluation.arms import ARMS
-from diffaug.evaluation.comparison import Comparison, compare, paired_differences
-from diffaug.evaluation.metrics import METRICS, PRIMARY_METRIC
+from diffaug.evaluation.comparison import (
+    Answers,
+    Comparison,
+    Control,
+    Role,
+    claim_differences,
+    compare,
+    controls,
+)
+from diffaug.evaluation.metrics import METRICS, PRIMARY_METRIC, Group, class_groups, group_recall
 from diffaug.evaluation.statistics import Estimate
 from diffaug.evaluation.trials import Trial
-from diffaug.evaluation.verdict import Verdict, decide
+from diffaug.evaluation.verdict import Evidence, Verdict, decide
 
 if TYPE_CHECKING:
     import pandas as pd
+
+SCHEMA_VERSION = 2
+
+Spread = dict[str, float | None]
+"""`mean` and `sd` over seeds; the latter is None with one seed."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +39,21 @@ class ArmSummary:
 
     Attributes:
         name: Name of the arm.
-        uses_synthetic: Whether it trains on synthetic images.
+        role: What it is for: a real arm, a claim or a diagnosis.
         seeds: Number of trainings.
-        metrics: `mean` and `sd` over seeds of each metric, fractions.
-        recall: Mean recall of each class, by class name.
+        metrics: `mean` and `sd` over seeds of each metric; a metric that a training lacks is left out.
+        recall: Recall of each class over other seeds and test images, by class name.
+        group_recall: `mean` and `sd` over seeds of the mean recall of each group of classes.
+        confusion: Test images by true class (row) and predicted class (column), mean over seeds.
     """
 
     name: str
-    uses_synthetic: bool
+    role: Role
     seeds: int
-    metrics: dict[str, dict[str, float]]
-    recall: dict[str, float]
+    metrics: dict[str, Spread]
+    recall: dict[str, Estimate]
+    group_recall: dict[Group, Spread]
+    confusion: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -47,36 +62,59 @@ class EvaluationResult:
 
     Attributes:
         classes: Class names.
-        train_counts: Real training images by class.
-        synthetic_counts: Synthetic images by class.
+        train_counts: Real training images by class; empty where not known.
+        synthetic_counts: Synthetic images by class; empty where not known.
         test_counts: Test images by class.
+        groups: `many`, `medium` or `few` by class; empty where the training images are not known.
+        training: How the classifiers were trained; empty where not known.
         arms: One summary an arm, in the order they were trained.
-        comparisons: One a synthetic arm, against the best real arm.
+        comparisons: One a claim, against the best real arm.
+        controls: Where a gain comes from, as far as the arms that say so were run.
+        dose: How much synthetic was chosen on validation, and from what; none: it was not chosen.
         verdict: The answer.
+        schema_version: Of the dictionary.
     """
 
     classes: tuple[str, ...]
     train_counts: dict[str, int]
     synthetic_counts: dict[str, int]
     test_counts: dict[str, int]
+    groups: dict[str, Group]
+    training: dict[str, Any]
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    controls: tuple[Control, ...]
+    dose: dict[str, Any] | None
     verdict: Verdict
+    schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, numbers and strings, for JSON."""
-        content = asdict(self)
-        return content | {name: list(content[name]) for name in ("classes", "arms", "comparisons")}
+        content = _plain(asdict(self))
+        return {"schema_version": content.pop("schema_version"), **content}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            UsageError: Another version of diffaug wrote it.
+        """
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise UsageError(
+                f"the evaluation was written as version {content.get('schema_version', 1)} and this diffaug reads "
+                f"version {SCHEMA_VERSION}",
+                fix="evaluate again: diffaug evaluate <study> --overwrite",
+            )
         return cls(
             **{
                 **content,
                 "classes": tuple(content["classes"]),
-                "arms": tuple(ArmSummary(**arm) for arm in content["arms"]),
+                "arms": tuple(map(_arm_from_dict, content["arms"])),
                 "comparisons": tuple(map(_comparison_from_dict, content["comparisons"])),
+                "controls": tuple(
+                    Control(**{**c, "difference": Estimate(**c["difference"])}) for c in content["controls"]
+                ),
                 "verdict": Verdict(**content["verdict"]),
             }
         )
@@ -84,8 +122,8 @@ class EvaluationResult:
     def table(self) -> pd.DataFrame:
         """One row an arm, the highest balanced accuracy first.
 
-        Columns: `arm`, `uses_synthetic`, `seeds`, each metric's mean, `balanced_accuracy_sd`, and for synthetic arms
-        `difference`, `difference_low`, `difference_high` to the best real arm and `p_value_holm`.
+        Columns: `arm`, `role`, `seeds`, each metric's mean, `balanced_accuracy_sd`, and for claims `difference`,
+        `difference_low`, `difference_high` to the best real arm and `p_value_holm`.
         """
         import pandas as pd
 
@@ -95,91 +133,151 @@ class EvaluationResult:
 
 
 def summarize(
-    trials: Sequence[Trial], *, train: LabeledImages, test: LabeledImages, synthetic: LabeledImages
+    trials: Sequence[Trial],
+    *,
+    roles: Mapping[str, Role],
+    train_counts: Mapping[str, int],
+    synthetic_counts: Mapping[str, int],
+    test_labels: NDArray[np.int64],
+    classes: Sequence[str],
+    dose: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """Summarises finished trials.
 
     Only seeds that every arm has finished count, so that the comparison is paired.
 
     Args:
-        trials: What `run_experiment` yielded, whole or in part.
-        train: The real training images of the experiment.
-        test: Its test images.
-        synthetic: Its synthetic images.
+        trials: What was trained, whole or in part.
+        roles: Role of each arm that has a trial.
+        train_counts: Real training images by class; empty where not known.
+        synthetic_counts: Synthetic images by class; empty where not known.
+        test_labels: True classes (N,) of the test images, in the order of the trials' predictions.
+        classes: Class names (K,).
+        dose: How much synthetic was chosen on validation, under `chosen`, and from what; passed on.
+        training: How the classifiers were trained; passed on, but for `generators`, G: seed s was trained on images of
+            generator s % G.
 
     Raises:
-        UsageError: There are no two seeds that every arm has finished, or no arm on one of the two sides.
+        UsageError: There is no seed that every arm has finished, or no real arm, or no claim.
     """
-    paired = _paired_by_arm(trials)
-    baseline = _best_real_arm(paired)
-    correct = {arm: np.array([t.predictions for t in runs]) == test.labels for arm, runs in paired.items()}
-    synthetic_arms = [arm for arm in paired if ARMS[arm].uses_synthetic]
-    differences = paired_differences(correct, synthetic_arms, baseline, test.labels, len(test.classes))
-    comparisons = compare(correct, differences, baseline, test.labels, test.classes)
+    paired = _paired_by_arm(trials, roles)
+    counts = np.bincount(test_labels, minlength=len(classes))
+    groups = class_groups([train_counts[name] for name in classes]) if train_counts else ()
+    seeds = [trial.seed for trial in next(iter(paired.values()))]
+    answers = Answers(
+        correct={arm: np.array([trial.predictions for trial in runs]) == test_labels for arm, runs in paired.items()},
+        roles=roles,
+        labels=test_labels,
+        classes=tuple(classes),
+        groups=dict(zip(classes, groups, strict=False)),
+        generators=np.array(seeds) % int((training or {}).get("generators", 1)),
+    )
+    baseline = answers.best_real()
+    differences = claim_differences(answers, baseline)
+    evidence = Evidence(
+        comparisons=compare(answers, baseline, differences),
+        differences=differences,
+        controls=controls(answers),
+        real_arms=len(answers.named("real")),
+        synthetic_images=sum(synthetic_counts.values()) if synthetic_counts else None,
+        test_images=len(test_labels),
+        dose=dose,
+    )
     return EvaluationResult(
-        classes=test.classes,
-        train_counts=train.counts_by_name,
-        synthetic_counts=synthetic.counts_by_name,
-        test_counts=test.counts_by_name,
-        arms=tuple(_summarize_arm(arm, runs, test.classes) for arm, runs in paired.items()),
-        comparisons=comparisons,
-        verdict=decide(comparisons, differences, synthetic_images=len(synthetic), test_images=len(test)),
+        classes=answers.classes,
+        train_counts=dict(train_counts),
+        synthetic_counts=dict(synthetic_counts),
+        test_counts=dict(zip(classes, counts.tolist(), strict=True)),
+        groups=dict(answers.groups),
+        training=dict(training or {}),
+        arms=tuple(_summarize_arm(answers, arm, runs) for arm, runs in paired.items()),
+        comparisons=evidence.comparisons,
+        controls=evidence.controls,
+        dose=None if dose is None else dict(dose),
+        verdict=decide(evidence),
     )
 
 
-def _paired_by_arm(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+def _paired_by_arm(trials: Sequence[Trial], roles: Mapping[str, Role]) -> dict[str, list[Trial]]:
     by_arm: dict[str, dict[int, Trial]] = {}
     for trial in trials:
         by_arm.setdefault(trial.arm, {})[trial.seed] = trial
-    if {ARMS[arm].uses_synthetic for arm in by_arm} != {False, True}:
+    if not {"real", "claim"} <= {roles[arm] for arm in by_arm}:
         raise UsageError(
-            "nothing to compare: it takes an arm with and an arm without synthetic images", where="evaluation.arms"
+            "nothing to compare: it takes an arm without synthetic images and one that claims a gain with them",
+            where="evaluation.arms",
         )
     common = sorted(set.intersection(*(set(runs) for runs in by_arm.values())))
-    if len(common) < 2:
+    if not common:
         raise UsageError(
-            f"only {len(common)} seeds are finished for every arm; intervals need 2",
-            fix="run the evaluation again: it continues where it stopped",
+            "no seed is finished for every arm", fix="run the evaluation again: it continues where it stopped"
         )
     return {arm: [runs[seed] for seed in common] for arm, runs in by_arm.items()}
 
 
-def _best_real_arm(paired: Mapping[str, Sequence[Trial]]) -> str:
-    real = [arm for arm in paired if not ARMS[arm].uses_synthetic]
-    return max(real, key=lambda arm: _values(paired[arm], PRIMARY_METRIC).mean())
-
-
-def _values(runs: Sequence[Trial], metric: str) -> NDArray[np.float64]:
-    return np.array([trial.metrics[metric] for trial in runs])
-
-
-def _summarize_arm(name: str, runs: Sequence[Trial], classes: Sequence[str]) -> ArmSummary:
-    values = {metric: _values(runs, metric) for metric in METRICS}
-    recall = np.mean([trial.recall for trial in runs], axis=0)
+def _summarize_arm(answers: Answers, name: str, runs: Sequence[Trial]) -> ArmSummary:
+    shared = [metric for metric in METRICS if all(metric in trial.metrics for trial in runs)]
+    by_seed = [_group_recall(trial, answers) for trial in runs]
     return ArmSummary(
         name=name,
-        uses_synthetic=ARMS[name].uses_synthetic,
+        role=answers.roles[name],
         seeds=len(runs),
-        metrics={m: {"mean": float(v.mean()), "sd": float(v.std(ddof=1))} for m, v in values.items()},
-        recall=dict(zip(classes, recall.tolist(), strict=True)),
+        metrics={metric: _spread([trial.metrics[metric] for trial in runs]) for metric in shared},
+        recall=answers.recall(name),
+        group_recall={group: _spread([recall[group] for recall in by_seed]) for group in by_seed[0]},
+        confusion=np.mean([trial.confusion for trial in runs], axis=0).tolist(),
     )
 
 
+def _group_recall(trial: Trial, answers: Answers) -> dict[Group, float]:
+    groups = [answers.groups[name] for name in answers.classes] if answers.groups else []
+    return group_recall(np.array(trial.recall), groups) if groups else {}
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _plain(content: Any) -> Any:
+    """Tuples become lists, as JSON would make them."""
+    if isinstance(content, Mapping):
+        return {key: _plain(value) for key, value in content.items()}
+    return list(map(_plain, content)) if isinstance(content, list | tuple) else content
+
+
+def _arm_from_dict(content: Mapping[str, Any]) -> ArmSummary:
+    return ArmSummary(**{**content, "recall": _estimates(content["recall"])})
+
+
 def _comparison_from_dict(content: Mapping[str, Any]) -> Comparison:
-    estimates = {name: Estimate(**content[name]) for name in ("difference", "seeds_only")}
-    recall_gain = {name: Estimate(**gain) for name, gain in content["recall_gain"].items()}
-    return Comparison(**{**content, **estimates, "recall_gain": recall_gain})
+    seeds_only = content["seeds_only"]
+    return Comparison(
+        **{
+            **content,
+            "difference": Estimate(**content["difference"]),
+            "seeds_only": None if seeds_only is None else Estimate(**seeds_only),
+            "recall_gain": _estimates(content["recall_gain"]),
+            "group_gain": _estimates(content["group_gain"]),
+            "by_generator": tuple(content["by_generator"]),
+        }
+    )
+
+
+def _estimates(content: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
+    return {name: Estimate(**estimate) for name, estimate in content.items()}
 
 
 def _row(arm: ArmSummary, comparison: Comparison | None) -> dict[str, Any]:
     nan = float("nan")
+    sd = arm.metrics[PRIMARY_METRIC]["sd"]
     difference = comparison.difference if comparison else Estimate(nan, nan, nan)
     return {
         "arm": arm.name,
-        "uses_synthetic": arm.uses_synthetic,
+        "role": arm.role,
         "seeds": arm.seeds,
-        **{metric: arm.metrics[metric]["mean"] for metric in METRICS},
-        f"{PRIMARY_METRIC}_sd": arm.metrics[PRIMARY_METRIC]["sd"],
+        **{metric: values["mean"] for metric, values in arm.metrics.items()},
+        f"{PRIMARY_METRIC}_sd": nan if sd is None else sd,
         "difference": difference.mean,
         "difference_low": difference.low,
         "difference_high": difference.high,

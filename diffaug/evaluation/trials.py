@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug import storage
-from diffaug.evaluation.metrics import class_recall, classification_metrics, confusion
+from diffaug.evaluation.metrics import (
+    Group,
+    class_groups,
+    class_recall,
+    classification_metrics,
+    confusion,
+    group_recall,
+    probability_metrics,
+)
+
+TRIAL_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -20,8 +31,10 @@ class Trial:
     Attributes:
         arm: Name of the arm.
         seed: Number of the repetition, from 0; the trials of one number are paired.
-        metrics: Test metrics by name, fractions.
+        metrics: Test metrics by name, fractions but for `nll`; those of probabilities only where there were some.
         recall: Recall of each class on the test images, in class order.
+        group_recall: Mean recall of the classes with many, medium and few training images; empty where these are not
+            known.
         confusion: Test images by true class (row) and predicted class (column).
         predictions: Predicted class of each test image.
         seconds: Time that training and prediction took.
@@ -31,6 +44,7 @@ class Trial:
     seed: int
     metrics: dict[str, float]
     recall: tuple[float, ...]
+    group_recall: dict[Group, float]
     confusion: tuple[tuple[int, ...], ...]
     predictions: tuple[int, ...]
     seconds: float
@@ -41,18 +55,43 @@ class Trial:
         arm: str,
         seed: int,
         *,
-        predicted: NDArray[np.int64],
         labels: NDArray[np.int64],
         num_classes: int,
         seconds: float,
+        probabilities: NDArray[np.floating] | None = None,
+        predicted: NDArray[np.int64] | None = None,
+        train_counts: Sequence[int] | None = None,
     ) -> Self:
-        """Scores predictions (N,) against the true classes (N,)."""
+        """Scores predictions against the true classes.
+
+        Args:
+            arm: Name of the arm.
+            seed: Number of the repetition.
+            labels: True classes (N,), each of the K at least once.
+            num_classes: K.
+            seconds: Time that it took.
+            probabilities: Of each class (N, K); rows sum to 1.
+            predicted: Predicted classes (N,); none: the most probable ones.
+            train_counts: Real training images of each class (K,).
+
+        Raises:
+            DataError: A class has no test image, or a probability is not finite.
+            ValueError: Neither probabilities nor predictions were given.
+        """
+        if probabilities is None and predicted is None:
+            raise ValueError("give probabilities, predicted or both")
+        of_probabilities = {} if probabilities is None else probability_metrics(labels, probabilities)
+        if predicted is None:
+            assert probabilities is not None
+            predicted = np.asarray(probabilities.argmax(axis=1), np.int64)
         counts = confusion(labels, predicted, num_classes)
+        recall = class_recall(counts)
         return cls(
             arm=arm,
             seed=seed,
-            metrics=classification_metrics(labels, predicted, num_classes),
-            recall=tuple(class_recall(counts).tolist()),
+            metrics=classification_metrics(labels, predicted, num_classes) | of_probabilities,
+            recall=tuple(recall.tolist()),
+            group_recall={} if train_counts is None else group_recall(recall, class_groups(train_counts)),
             confusion=tuple(map(tuple, counts.tolist())),
             predictions=tuple(predicted.tolist()),
             seconds=seconds,
@@ -72,11 +111,12 @@ def write_trial(directory: Path, trial: Trial, inputs: str) -> None:
         trial: What to write.
         inputs: Fingerprint of all that the trial depends on.
     """
-    storage.write_json(trial_file(directory, trial.arm, trial.seed), {"inputs": inputs, "trial": asdict(trial)})
+    record = {"schema": TRIAL_SCHEMA, "inputs": inputs, "trial": asdict(trial)}
+    storage.write_json(trial_file(directory, trial.arm, trial.seed), record)
 
 
 def read_trial(directory: Path, arm: str, seed: int, inputs: str) -> Trial | None:
-    """The finished trial, or None when there is none for these inputs.
+    """The finished trial, or None when there is none for these inputs, or one of an older version with other figures.
 
     Raises:
         DamagedError: The file is not JSON.
@@ -85,7 +125,9 @@ def read_trial(directory: Path, arm: str, seed: int, inputs: str) -> Trial | Non
     if not path.is_file():
         return None
     record = storage.read_json(path)
-    return _from_record(record["trial"]) if record["inputs"] == inputs else None
+    if not isinstance(record, dict) or (record.get("schema"), record.get("inputs")) != (TRIAL_SCHEMA, inputs):
+        return None
+    return _from_record(record["trial"])
 
 
 def _from_record(record: dict[str, Any]) -> Trial:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from diffaug.evaluation.comparison import Comparison
-from diffaug.evaluation.statistics import CONFIDENCE, PairedDifference
+from diffaug.errors import QualityGateError, UsageError
+from diffaug.evaluation.comparison import Comparison, Control
+from diffaug.evaluation.statistics import CONFIDENCE, CrossedMean, Estimate, tail
+
+if TYPE_CHECKING:
+    from diffaug.evaluation.summary import EvaluationResult
 
 WORTH_HAVING = 0.01
 NAMED_CLASSES = 3
+GAIN_PARTS = ("new content", "more exposure", "shifted prior")
 
 Decision = Literal["use", "do not use", "not decidable"]
 
@@ -23,11 +28,12 @@ class Verdict:
     Attributes:
         decision: The answer in a word.
         text: The answer in sentences.
-        arm: The synthetic arm that it is about.
+        arm: The claim that it is about.
         baseline: The best arm without synthetic images.
         test_images_needed: Where not decidable: about how many test images of the same class mix would decide it;
             none: more test images alone would not.
-        seeds_needed: Where not decidable: about how many seeds would decide it; none: more seeds alone would not.
+        seeds_needed: Where not decidable: about how many seeds would decide it; none: more seeds alone would not, or
+            there was only one.
     """
 
     decision: Decision
@@ -38,67 +44,97 @@ class Verdict:
     seeds_needed: int | None = None
 
 
-def decide(
-    comparisons: Sequence[Comparison],
-    differences: Mapping[str, PairedDifference],
-    *,
-    synthetic_images: int,
-    test_images: int,
-) -> Verdict:
-    """Reads the verdict off the comparisons.
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict is read off.
 
-    "use": a synthetic arm is better than the baseline at the 5 % level, Holm-corrected. "do not use": the 95 %
-    intervals of all synthetic arms end below a gain of one point. Else "not decidable". The baseline is the real arm
-    that did best on the same test images, so chance favours it a little.
+    Attributes:
+        comparisons: One a claim, at least one, all with the same baseline.
+        differences: What the comparisons were made from, by claim.
+        controls: Where a gain comes from, as far as it was measured.
+        real_arms: Number of arms that the baseline is the best of.
+        synthetic_images: Size of the pool; none: not known.
+        test_images: Size of the test set.
+        dose: How much synthetic was chosen on validation, under `chosen`; none: it was not chosen.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    differences: Mapping[str, CrossedMean]
+    controls: tuple[Control, ...]
+    real_arms: int
+    synthetic_images: int | None
+    test_images: int
+    dose: Mapping[str, Any] | None = None
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """Reads the verdict off the evidence.
+
+    "use": a claim is better than the baseline at the 5 % level, Holm-corrected. "do not use": the intervals of all
+    claims end below a gain of one point, or validation chose a dose of zero. Else "not decidable". The baseline is the
+    real arm that did best on the same test images, so chance favours it a little.
+    """
+    comparisons = evidence.comparisons
+    if evidence.synthetic_images == 0:
+        return _refuse(_best(comparisons), "There is nothing to use: the pool holds no synthetic image.")
+    if _dose_is_zero(evidence.dose):
+        reason = "Do not use it: on validation no dose of synthetic images that was tried did better than none."
+        return _refuse(_best(comparisons), reason)
+    better = [c for c in comparisons if c.difference.low > 0 and c.p_value_holm < 1 - CONFIDENCE]
+    if better:
+        return _use(_best(better), evidence)
+    open_questions = [c for c in comparisons if c.difference.high >= WORTH_HAVING]
+    return _not_decidable(_best(open_questions), evidence) if open_questions else _do_not_use(evidence)
+
+
+def require_gain(result: EvaluationResult, fail_under: float) -> None:
+    """Raises unless the interval of the verdict's comparison lies above a threshold.
 
     Args:
-        comparisons: One a synthetic arm, at least one.
-        differences: What the comparisons were made from, by arm.
-        synthetic_images: Size of the pool.
-        test_images: Size of the test set.
+        result: The evaluation.
+        fail_under: Gain in balanced accuracy that the lower end must reach, a fraction: 0.01 is one point.
+
+    Raises:
+        QualityGateError: The lower end is below it.
+        UsageError: The threshold is not between -1 and 1.
     """
-    if not synthetic_images:
-        return _nothing_to_use(comparisons[0])
-    better = [c for c in comparisons if c.difference.mean > 0 and c.p_value_holm < 1 - CONFIDENCE]
-    if better:
-        return _use(_best(better), synthetic_images)
-    open_questions = [c for c in comparisons if c.difference.high >= WORTH_HAVING]
-    if not open_questions:
-        return _do_not_use(_best(comparisons), synthetic_images)
-    undecided = _best(open_questions)
-    difference = differences[undecided.arm]
-    target = _deciding_variance(difference, len(comparisons))
-    return _not_decidable(
-        undecided,
-        synthetic_images,
-        test_images,
-        seeds=difference.seeds,
-        images_needed=_images_needed(difference, test_images, target),
-        seeds_needed=_seeds_needed(difference, target),
-    )
+    if not -1 <= fail_under <= 1:
+        raise UsageError(f"a gain of {fail_under} is impossible", fix="give a fraction: 0.01 is one point")
+    verdict = result.verdict
+    claim = next(c for c in result.comparisons if (c.arm, c.baseline) == (verdict.arm, verdict.baseline))
+    if not claim.difference.low >= fail_under:
+        raise QualityGateError(
+            f"'{claim.arm}' gained {_change_in_points(claim.difference)} points over '{claim.baseline}': "
+            f"the lower end is below the {_points(fail_under)} that were asked for",
+            fix=f"the verdict is '{verdict.decision}'; the report says what would help",
+        )
 
 
 def _best(comparisons: Sequence[Comparison]) -> Comparison:
     return max(comparisons, key=lambda comparison: comparison.difference.mean)
 
 
-def _deciding_variance(difference: PairedDifference, num_arms: int) -> float:
+def _dose_is_zero(dose: Mapping[str, Any] | None) -> bool:
+    return dose is not None and any(dose["chosen"].get(part) == 0 for part in ("share", "weight", "max_ratio"))
+
+
+def _deciding_variance(difference: CrossedMean, evidence: Evidence) -> float:
     """Variance at which the same mean would be decided one way or the other, whichever is easier."""
-    to_use = difference.mean / difference.quantile(1 - (1 - CONFIDENCE) / num_arms)
-    to_refuse = (WORTH_HAVING - difference.mean) / difference.quantile()
+    to_use = difference.mean / difference.quantile(tail() / len(evidence.comparisons))
+    to_refuse = (WORTH_HAVING - difference.mean) / difference.quantile(tail(evidence.real_arms))
     return max(to_use, to_refuse) ** 2
 
 
-def _images_needed(difference: PairedDifference, test_images: int, target: float) -> int | None:
+def _images_needed(difference: CrossedMean, test_images: int, target: float) -> int | None:
     room = target - max(difference.seed_variance - difference.noise_variance, 0)
     needed = test_images * difference.image_variance / room if room > 0 else math.inf
     return _two_figures_up(max(needed, test_images + 1)) if needed < math.inf else None
 
 
-def _seeds_needed(difference: PairedDifference, target: float) -> int | None:
+def _seeds_needed(difference: CrossedMean, target: float) -> int | None:
     room = target - max(difference.image_variance - difference.noise_variance, 0)
     needed = difference.seeds * difference.seed_variance / room if room > 0 else math.inf
-    return _two_figures_up(max(needed, difference.seeds + 1)) if needed < math.inf else None
+    return _two_figures_up(max(needed, difference.seeds + 1)) if 0 < needed < math.inf else None
 
 
 def _two_figures_up(number: float) -> int:
@@ -106,68 +142,114 @@ def _two_figures_up(number: float) -> int:
     return math.ceil(number / unit) * unit
 
 
-def _nothing_to_use(comparison: Comparison) -> Verdict:
-    text = f"There is nothing to use: the pool holds no synthetic image. Train with '{comparison.baseline}'."
-    return Verdict("do not use", text, comparison.arm, comparison.baseline)
+def _refuse(best: Comparison, reason: str) -> Verdict:
+    return Verdict("do not use", f"{reason} Train with '{best.baseline}'.", best.arm, best.baseline)
 
 
-def _use(best: Comparison, synthetic_images: int) -> Verdict:
+def _use(best: Comparison, evidence: Evidence) -> Verdict:
     text = (
-        f"Use it: adding {_images(synthetic_images)} ('{best.arm}') raised balanced accuracy by "
-        f"{100 * best.difference.mean:.1f} points {_interval(best)} over the best real-only training "
-        f"('{best.baseline}'). {_gains_and_losses(best)}"
+        f"Use it: adding {_images(evidence)} ('{best.arm}'{_dose_in_words(evidence.dose)}) raised balanced accuracy by "
+        f"{100 * best.difference.mean:.1f} points {_interval(best.difference)} over the best real-only training "
+        f"('{best.baseline}'). {_details(best, evidence)}"
     )
     return Verdict("use", text, best.arm, best.baseline)
 
 
-def _do_not_use(best: Comparison, synthetic_images: int) -> Verdict:
+def _do_not_use(evidence: Evidence) -> Verdict:
+    best = _best(evidence.comparisons)
     text = (
-        f"Do not use it: {_change(best, synthetic_images)}, so a gain of {100 * WORTH_HAVING:.0f} point is ruled out. "
-        f"Train with '{best.baseline}'. {_gains_and_losses(best)}"
+        f"Do not use it: {_change(best, evidence)}, so a gain of {100 * WORTH_HAVING:.0f} point is ruled out. "
+        f"Train with '{best.baseline}'. {_details(best, evidence)}"
     )
     return Verdict("do not use", text, best.arm, best.baseline)
 
 
-def _not_decidable(
-    undecided: Comparison,
-    synthetic_images: int,
-    test_images: int,
-    *,
-    seeds: int,
-    images_needed: int | None,
-    seeds_needed: int | None,
-) -> Verdict:
-    ways = []
-    if images_needed is not None:
-        ways.append(f"about {images_needed:,} test images of the same class mix (now {test_images:,})")
-    if seeds_needed is not None:
-        ways.append(f"about {seeds_needed:,} seeds (now {seeds})")
-    outlook = (
-        f"To decide it takes {' or '.join(ways)}" if ways else "To decide it takes more test images and more seeds"
-    )
+def _not_decidable(undecided: Comparison, evidence: Evidence) -> Verdict:
+    difference = evidence.differences[undecided.arm]
+    target = _deciding_variance(difference, evidence)
+    images_needed = _images_needed(difference, evidence.test_images, target)
+    seeds_needed = _seeds_needed(difference, target)
     text = (
-        f"Not decidable with this test set: {_change(undecided, synthetic_images)}; corrected p-value "
-        f"{undecided.p_value_holm:.2g}. {outlook}. Until then, train with '{undecided.baseline}'. "
-        f"{_gains_and_losses(undecided)}"
+        f"Not decidable with this test set: {_change(undecided, evidence)}; corrected p-value "
+        f"{undecided.p_value_holm:.2g}. {_outlook(difference, evidence.test_images, images_needed, seeds_needed)}. "
+        f"Until then, train with '{undecided.baseline}'. {_details(undecided, evidence)}"
     )
     return Verdict("not decidable", text, undecided.arm, undecided.baseline, images_needed, seeds_needed)
 
 
-def _change(comparison: Comparison, synthetic_images: int) -> str:
+def _outlook(difference: CrossedMean, test_images: int, images_needed: int | None, seeds_needed: int | None) -> str:
+    ways = []
+    if images_needed is not None:
+        ways.append(f"about {images_needed:,} test images of the same class mix (now {test_images:,})")
+    if seeds_needed is not None:
+        others = ", with more generators in proportion" if difference.by_generator else ""
+        ways.append(f"about {seeds_needed:,} seeds (now {difference.seeds}{others})")
+    return f"To decide it takes {' or '.join(ways) or 'more test images and more seeds'}"
+
+
+def _change(comparison: Comparison, evidence: Evidence) -> str:
     return (
-        f"adding {_images(synthetic_images)} ('{comparison.arm}') changed balanced accuracy by "
-        f"{100 * comparison.difference.mean:+.1f} points {_interval(comparison)} "
+        f"adding {_images(evidence)} ('{comparison.arm}'{_dose_in_words(evidence.dose)}) changed balanced accuracy by "
+        f"{_points(comparison.difference.mean)} points {_interval(comparison.difference)} "
         f"against the best real-only training ('{comparison.baseline}')"
     )
 
 
-def _images(count: int) -> str:
-    return f"{count:,} synthetic image{'s' * (count != 1)}"
+def _images(evidence: Evidence) -> str:
+    count = evidence.synthetic_images
+    return "synthetic images" if count is None else f"{count:,} synthetic image{'s' * (count != 1)}"
 
 
-def _interval(comparison: Comparison) -> str:
-    ends = 100 * comparison.difference.low, 100 * comparison.difference.high
-    return f"(95 % interval {ends[0]:.1f} to {ends[1]:.1f})"
+def _dose_in_words(dose: Mapping[str, Any] | None) -> str:
+    if dose is None:
+        return ""
+    chosen = dose["chosen"]
+    ratio = chosen.get("max_ratio")
+    parts = [f"{100 * chosen['share']:.0f} % of each batch", f"loss weight {chosen.get('weight', 1):g}"]
+    if ratio is not None and math.isfinite(ratio):
+        parts.append(f"at most {ratio:g} for each real image of a class")
+    return f", {', '.join(parts)}"
+
+
+def _details(comparison: Comparison, evidence: Evidence) -> str:
+    sentences = [_gains_and_losses(comparison), _sources(evidence.controls), _limits(comparison)]
+    return " ".join(filter(None, sentences))
+
+
+def _sources(controls: Sequence[Control]) -> str:
+    """Where the gain comes from; in one sentence where all of its parts were measured."""
+    parts = [control for control in controls if control.question in GAIN_PARTS]
+    if len(parts) < len(GAIN_PARTS):
+        return " ".join(map(_control, controls))
+    total = sum(control.difference.mean for control in parts)
+    *first, last = [f"{_change_in_points(c.difference)} from {c.question}" for c in parts]
+    whole = f"Of {_points(total)} points of 'real + synthetic' over 'real only' come {', '.join(first)} and {last}."
+    return " ".join([whole, *(_control(control) for control in controls if control not in parts)])
+
+
+def _control(control: Control) -> str:
+    change = _change_in_points(control.difference)
+    return f"{control.question.capitalize()}, '{control.arm}' against '{control.baseline}': {change}."
+
+
+def _limits(comparison: Comparison) -> str:
+    if comparison.seeds_only is None:
+        return "With one seed the interval is about other test images alone, not about other trainings."
+    if comparison.by_generator:
+        return f"By generator: {', '.join(map(_points, comparison.by_generator))} points."
+    return ""
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}"
+
+
+def _change_in_points(difference: Estimate) -> str:
+    return f"{_points(difference.mean)} {_interval(difference)}"
+
+
+def _interval(difference: Estimate) -> str:
+    return f"(95 % interval {100 * difference.low:.1f} to {100 * difference.high:.1f})"
 
 
 def _gains_and_losses(comparison: Comparison) -> str:
@@ -179,6 +261,6 @@ def _gains_and_losses(comparison: Comparison) -> str:
 
 def _named(changes: Mapping[str, float]) -> str:
     largest = sorted(changes, key=lambda name: -abs(changes[name]))
-    named = [f"class {name} ({100 * changes[name]:+.1f})" for name in largest[:NAMED_CLASSES]]
+    named = [f"class {name} ({_points(changes[name])})" for name in largest[:NAMED_CLASSES]]
     more = [f"{len(largest) - NAMED_CLASSES} more"] if len(largest) > NAMED_CLASSES else []
     return ", ".join(named + more) or "none"
