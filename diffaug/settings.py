@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -205,7 +206,25 @@ class EvaluationSettings(Settings):
     seeds: Annotated[int, Field(ge=3)] = Field(5, description="Paired repetitions of every arm.")
     updates: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
     batch_size: PositiveInt = Field(64, description="Images an update.")
-    learning_rate: Positive = Field(3e-3, description="Peak learning rate of AdamW.")
+    learning_rate: Positive | None = Field(None, description="Peak learning rate; none: 0.003 for adamw, 0.1 for sgd.")
+    recipe: Literal["adamw", "sgd"] = Field(
+        "adamw",
+        description="adamw: one cycle; sgd: the recipe of the long-tail literature, momentum 0.9 and two late drops.",
+    )
+    classifier: str = Field(
+        "small-cnn",
+        description="small-cnn, resnet-32, torchvision/NAME, timm/NAME, or features: logistic regression on features "
+        "of the real training images' own encoder, which is fastest.",
+    )
+    weights: Path | None = Field(
+        None, description="Local file of trained weights for the classifier to begin with, .safetensors, .pt or .pth."
+    )
+    horizontal_flip: bool = Field(False, description="Also train on mirrored images, if labels survive mirroring.")
+    finish: Literal["none", "batch norm", "last layer"] = Field(
+        "none",
+        description="How arms with real and synthetic images end, on real ones: batch norm takes its statistics from "
+        "them; last layer trains on them for the last tenth of the updates.",
+    )
     share: BatchShare | None = Field(
         None, description="Share of each batch that is synthetic; none: chosen on parts of the training images."
     )

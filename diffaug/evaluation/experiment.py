@@ -216,13 +216,15 @@ def synthetic_selection(
 
 
 def _trial(experiment: Experiment, arm: Arm, number: int, outcome: Outcome) -> Trial:
-    test = experiment.test
+    test, answer = experiment.test, outcome.answer
     return Trial.of(
         arm.name,
         number,
+        probabilities=answer if answer.ndim == 2 else None,
         predicted=outcome.predicted,
         labels=test.labels,
         num_classes=len(test.classes),
+        train_counts=experiment.train.class_counts.tolist(),
         seconds=outcome.seconds,
     )
 

@@ -1,18 +1,49 @@
-"""One training of one classifier: what it learns from, and the interface of everything that can be trained."""
+"""One training of one classifier: what it learns from, how it ends, and what it then says of other images.
+
+A training on real and synthetic images can end on real ones alone, since synthetic images shift the statistics of
+features. Whatever the end, real images are then drawn so that each class weighs what it weighed before: the end
+changes where images come from, and not the class prior that the arm is about.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from diffaug import storage
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.devices import use_fast_kernels
+from diffaug.errors import UsageError
+from diffaug.evaluation.augmentations import strong_augmentation
+from diffaug.evaluation.backbones import backbone_of
+from diffaug.evaluation.features import FeatureClassifier
+from diffaug.evaluation.weights import last_layer
+from diffaug.seeding import torch_global_seed
 from diffaug.settings import EvaluationSettings
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
+from diffaug.synthesis.batches import Batches, cumulative_chances, network_input
+from diffaug.synthesis.classifier import (
+    Backbone,
+    TrainingRecipe,
+    default_updates,
+    new_classifier,
+    optimize,
+    predict_probabilities,
+)
+from diffaug.synthesis.encoder import Encoder
 
 PURPOSE = "evaluation"
+LAST_LAYER_SHARE = 0.1
+BATCH_NORM_BATCHES = 50
 
 
 @dataclass(frozen=True)
@@ -20,13 +51,13 @@ class TrainingSet:
     """What a classifier learns from.
 
     Attributes:
-        images: Real ones first, then synthetic ones.
+        images: N images of K classes, real ones first, then synthetic ones.
         is_synthetic: (N,).
         draw_probabilities: (N,), chance of each image in a draw; none: all alike.
-        loss_weights: (N,); none: 1.
+        loss_weights: (N,), weight of each image in the loss; none: 1.
         log_prior: (K,), added to the logits in the training loss only.
-        soft_labels: (N, K), instead of the labels.
-        strong_augmentation: Whether images are augmented strongly.
+        soft_labels: (N, K), class probabilities instead of the labels.
+        strong_augmentation: Whether TrivialAugment and MixUp or CutMix follow the shifts.
     """
 
     images: LabeledImages
@@ -37,13 +68,27 @@ class TrainingSet:
     soft_labels: NDArray[np.float32] | None = None
     strong_augmentation: bool = False
 
+    @property
+    def label_shares(self) -> NDArray[np.float32]:
+        """Class probabilities (N, K) of the images: 1 for the label unless there are soft labels."""
+        if self.soft_labels is not None:
+            return self.soft_labels
+        return np.eye(len(self.images.classes), dtype=np.float32)[self.images.labels]
+
+    @property
+    def importances(self) -> NDArray[np.float64]:
+        """Chance in a draw times loss weight of each image (N,), on average 1: what it counts in the expected loss."""
+        draw = np.ones(len(self.images)) if self.draw_probabilities is None else self.draw_probabilities
+        weight = draw if self.loss_weights is None else draw * self.loss_weights
+        return np.asarray(weight / weight.mean(), np.float64)
+
 
 class Classifier(Protocol):
-    """Something that can be trained from scratch on a `TrainingSet`."""
+    """Something that can be trained and asked."""
 
     @property
     def name(self) -> str:
-        """Part of a trial's identity."""
+        """What it is and what it begins with; part of a trial's identity."""
         ...
 
     def fit_predict(
@@ -53,32 +98,25 @@ class Classifier(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class NetworkClassifier:
-    """The small CNN."""
+def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) -> Classifier:
+    """The classifier that the settings name.
 
-    name: str = "small-cnn"
+    Args:
+        settings: Name and weights.
+        encoder: Frozen features for the classifier `features`, of real training images only.
 
-    def fit_predict(
-        self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str
-    ) -> NDArray[np.float32]:
-        """Class probabilities (N, K) of `pixels` (N, H, W, C) by a network trained from scratch."""
-        model = fit_classifier(
-            training.images,
-            recipe=recipe,
-            seed=seed,
-            purpose=PURPOSE,
-            draw_probabilities=training.draw_probabilities,
-            loss_weights=training.loss_weights,
-            log_prior=training.log_prior,
-            device=device,
-        )
-        return predict_probabilities(model, pixels, device)
-
-
-def classifier_of(settings: EvaluationSettings) -> Classifier:
-    """The classifier that the settings ask for."""
-    return NetworkClassifier()
+    Raises:
+        UsageError: There is no such classifier or file, or features are asked for without an encoder.
+        MissingExtraError: It is one of timm's, which is not installed.
+    """
+    if settings.classifier == "features":
+        if encoder is None:
+            raise UsageError("the classifier features needs an encoder", where="evaluation.classifier")
+        return FeatureClassifier(encoder)
+    backbone = backbone_of(settings.classifier, settings.weights)
+    if settings.weights is None:
+        return NetworkClassifier(backbone, settings.classifier)
+    return NetworkClassifier(backbone, f"{settings.classifier} {storage.sha256_file(settings.weights)[:12]}")
 
 
 def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:
@@ -87,4 +125,147 @@ def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRe
         updates=settings.updates or default_updates(num_train_images),
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
+        optimizer=settings.recipe,
+        horizontal_flip=settings.horizontal_flip,
+        finish=settings.finish,
+    )
+
+
+@dataclass(frozen=True)
+class NetworkClassifier:
+    """A network that is trained from its first weights.
+
+    Attributes:
+        backbone: Makes it.
+        name: What to call it; must differ between backbones that differ.
+    """
+
+    backbone: Backbone
+    name: str
+
+    @classmethod
+    def of_factory(cls, factory: Backbone) -> NetworkClassifier:
+        """A network of the user's own; its name holds a hash of the factory's source code where that can be read."""
+        name = getattr(factory, "__qualname__", type(factory).__qualname__)
+        try:
+            return cls(factory, f"{name} {storage.sha256_bytes(inspect.getsource(factory).encode())[:12]}")
+        except (TypeError, OSError):
+            return cls(factory, name)
+
+    def fit_predict(
+        self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str
+    ) -> NDArray[np.float32]:
+        """Class probabilities (N, K) of `pixels` (N, H, W, C) by a network trained from scratch."""
+        model = fit_network(training, backbone=self.backbone, recipe=recipe, seed=seed, device=device)
+        return predict_probabilities(model, pixels, device)
+
+
+def fit_network(
+    training: TrainingSet, *, backbone: Backbone, recipe: TrainingRecipe, seed: int, device: str
+) -> nn.Module:
+    """Trains a network; initial weights, shifts and random numbers of the draws depend on the seed alone.
+
+    Args:
+        training: What to learn from.
+        backbone: Makes the network.
+        recipe: Length, optimiser and end.
+        seed: Where the randomness begins.
+        device: Where to train: in bfloat16 on CUDA, in float32 elsewhere.
+
+    Returns:
+        The network in evaluation mode, on `device`.
+
+    Raises:
+        DataError: There is no image.
+        UsageError: Weights to begin with don't fit, or the last layer is to be trained and there is none.
+    """
+    use_fast_kernels(device)
+    batches = _batches(training, recipe, seed, device)
+    model = new_classifier(training.images, backbone=backbone, seed=seed, device=device).train()
+    is_mixed = bool(training.is_synthetic.any() and not training.is_synthetic.all())
+    finish = recipe.finish if is_mixed else "none"
+    before_last = recipe.updates - (round(LAST_LAYER_SHARE * recipe.updates) if finish == "last layer" else 0)
+    learn = partial(
+        optimize,
+        model,
+        recipe=recipe,
+        log_prior=training.log_prior,
+        augmentation=strong_augmentation if training.strong_augmentation else None,
+        mixed_precision=batches.pixels.is_cuda,
+    )
+    with torch_global_seed(seed, "classifier dropout"):
+        learn(model.parameters(), batches, steps=range(before_last))
+        if finish != "none":
+            batches = replace(batches, cumulative=cumulative_chances(real_draw(training), len(training.images)))
+        if finish == "last layer":
+            with last_layer_only(model) as head:
+                learn(head, batches, steps=range(before_last, recipe.updates))
+        elif finish == "batch norm":
+            estimate_batch_norm(model, batches, range(recipe.updates, recipe.updates + BATCH_NORM_BATCHES))
+    return model.eval()
+
+
+def real_draw(training: TrainingSet) -> NDArray[np.float64]:
+    """Chance of each image in a draw of real images in which each class weighs what it weighs in the whole draw.
+
+    Args:
+        training: Real and synthetic images. A class without real images is not drawn.
+
+    Returns:
+        (N,), not normalised.
+    """
+    labels, real = training.images.labels, ~training.is_synthetic
+    draw = np.ones(len(labels)) if training.draw_probabilities is None else training.draw_probabilities
+    mass, classes = training.importances, len(training.images.classes)
+    whole, of_real = (np.bincount(labels, part, minlength=classes) for part in (mass, mass * real))
+    ratio = np.divide(whole, of_real, out=np.zeros_like(whole), where=of_real > 0)
+    return np.asarray(draw * real * ratio[labels], np.float64)
+
+
+@contextmanager
+def last_layer_only(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Inside the block only the last layer, whose parameters it yields, can learn; the trunk is as in prediction."""
+    head = list(last_layer(model).parameters())
+    model.eval().requires_grad_(False)
+    for parameter in head:
+        parameter.requires_grad_(True)
+    yield head
+    model.requires_grad_(True)
+
+
+def estimate_batch_norm(model: nn.Module, batches: Batches, steps: range) -> None:
+    """Replaces the running statistics of batch normalisation by their averages over batches (Wu and Johnson 2021).
+
+    arXiv 2105.07576, section 3: moving averages lag behind the weights and mix domains; averages do neither.
+
+    Args:
+        model: Changed in place; a model without batch normalisation stays as it is.
+        batches: Whose statistics to take.
+        steps: Numbers of the batches.
+    """
+    layers = [layer for layer in model.eval().modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the average of all batches
+        layer.train()
+    with torch.no_grad():
+        for step in steps if layers else ():
+            model(network_input(batches.draw(step)[0]))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
+def _batches(training: TrainingSet, recipe: TrainingRecipe, seed: int, device: str) -> Batches:
+    return Batches.of(
+        training.images,
+        size=recipe.batch_size,
+        seed=seed,
+        purpose=PURPOSE,
+        draw_probabilities=training.draw_probabilities,
+        loss_weights=training.loss_weights,
+        soft_labels=training.label_shares if training.strong_augmentation else training.soft_labels,
+        horizontal_flip=recipe.horizontal_flip,
+        device=device,
     )
