@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from diffaug.seeding import derive_seed
 from diffaug.synthesis.crossfit import assign_folds
 
 PURPOSE = "dose"
-PLAIN = ARMS["real only"]
+PLAIN, ON_BEST = ARMS["real only"], ARMS["best real + synthetic"]
 NOTHING_ADDED = Dose(0.0)
 FOLDER = "dose"
 SEEN = "the generator was trained on the validation parts; synthetic images nearest to them were left out"
@@ -106,8 +107,9 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     arms, doses = _candidates(experiment), _doses(experiment)
     if len(arms) == len(doses) == 1:
         return DoseChoice(arms[0].name, doses[0])
-    validation = _Validation(experiment, _parts(experiment), {})
-    steps = len(validation.parts) * (len(arms) + (len(doses) > 1) * sum(dose.share > 0 for dose in doses))
+    validation = _Validation(experiment, _folds(experiment), {})
+    count = len(validation.folds)
+    steps = count * (len(arms) + (len(doses) > 1) * sum(dose.share > 0 for dose in doses))
 
     def measure(ways: Sequence[Way]) -> tuple[Measured, ...]:
         for done in validation.predict(ways):
@@ -118,9 +120,24 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     real = measure([(arm, NOTHING_ADDED) for arm in arms])
     base = max(real, key=lambda one: one.mean).arm
     if len(doses) == 1:
-        return DoseChoice(base, doses[0], len(validation.parts), real)
+        return DoseChoice(base, doses[0], count, real)
     curve = measure([(ARMS[base], dose) for dose in doses])
-    return DoseChoice(base, max(curve, key=lambda one: one.mean).dose, len(validation.parts), real, curve)
+    return DoseChoice(base, max(curve, key=lambda one: one.mean).dose, count, real, curve)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A part of the training images that is left out, and what is learnt from instead."""
+
+    left_out: Selection
+    kept: Selection
+    synthetic: Selection | None
+    labels: NDArray[np.int64]
+    seed: int
+
+    def task(self, way: Way) -> Task:
+        base, dose = way
+        return Task(ON_BEST, base, dose, self.kept, self.synthetic, self.left_out, self.seed)
 
 
 @dataclass(frozen=True)
@@ -129,56 +146,41 @@ class _Validation:
 
     Attributes:
         experiment: Whose training images.
-        parts: Positions of the images left out, by fold.
-        predicted: Classes (N,) of those of a fold, by fingerprint of the training.
+        folds: The parts left out.
+        correct: Whether each image left out of a fold was recognised, by fingerprint of the training.
     """
 
     experiment: Experiment
-    parts: tuple[NDArray[np.int64], ...]
-    predicted: dict[str, NDArray[np.int64]]
+    folds: tuple[_Fold, ...]
+    correct: dict[str, NDArray[np.bool_]]
 
     def predict(self, ways: Sequence[Way]) -> Iterator[int]:
         """Does every training that is not on disk; yields how many there are so far."""
-        tasks = [self._task(way, fold) for way, fold in product(ways, range(len(self.parts)))]
-        named = {self.experiment.fingerprint(task): task for task in tasks}
-        files = {name: self.experiment.directory / FOLDER / f"{name}.json" for name in named}
-        known = {name: storage.read_json(file) for name, file in files.items() if file.is_file()}
-        self.predicted.update({name: np.array(record["predicted"], np.int64) for name, record in known.items()})
-        yield len(self.predicted)
-        missing = {name: task for name, task in named.items() if name not in self.predicted}
+        named = {self._name(way, fold): (fold, fold.task(way)) for way, fold in product(ways, self.folds)}
+        for name, (fold, _) in named.items():
+            if self._file(name).is_file():
+                self.correct[name] = storage.read_json(self._file(name))["predicted"] == fold.labels
+        yield len(self.correct)
+        missing = {name: task for name, (_, task) in named.items() if name not in self.correct}
         with closing(self.experiment.outcomes(missing)) as outcomes:
             for name, outcome in outcomes:
-                storage.write_json(files[name], {"predicted": outcome.predicted.tolist()})
-                self.predicted[name] = outcome.predicted
-                yield len(self.predicted)
+                storage.write_json(self._file(name), {"predicted": outcome.predicted.tolist()})
+                self.correct[name] = outcome.predicted == named[name][0].labels
+                yield len(self.correct)
 
     def measured(self, way: Way) -> Measured:
-        """How well the classes left out were recognised."""
-        labels = self.experiment.train.labels
-        correct = [
-            self.predicted[self.experiment.fingerprint(self._task(way, fold))] == labels[part]
-            for fold, part in enumerate(self.parts)
-        ]
-        by_fold = [_balanced(own, labels[part]) for own, part in zip(correct, self.parts, strict=True)]
-        together = _balanced(np.concatenate(correct), labels[np.concatenate(self.parts)])
+        """How well the images left out were recognised."""
+        correct = [self.correct[self._name(way, fold)] for fold in self.folds]
+        labels = [fold.labels for fold in self.folds]
+        by_fold = [_balanced(*one) for one in zip(correct, labels, strict=True)]
+        together = _balanced(np.concatenate(correct), np.concatenate(labels))
         return Measured(way[0].name, way[1], together, float(np.std(by_fold, ddof=1)))
 
-    def _task(self, way: Way, fold: int) -> Task:
-        (base, dose), experiment = way, self.experiment
-        left_out = self.parts[fold]
-        kept = np.setdiff1d(np.arange(len(experiment.train)), left_out)
-        arm = ARMS["best real + synthetic"]
-        return Task(
-            arm=arm,
-            base=base,
-            dose=dose,
-            real=Selection(TRAIN, kept),
-            synthetic=synthetic_selection(
-                experiment, arm, fold, apart_from=[experiment.train.ids[position] for position in left_out]
-            ),
-            asked=Selection(TRAIN, left_out),
-            seed=derive_seed(experiment.seed, PURPOSE, fold),
-        )
+    def _name(self, way: Way, fold: _Fold) -> str:
+        return self.experiment.fingerprint(fold.task(way))
+
+    def _file(self, name: str) -> Path:
+        return self.experiment.directory / FOLDER / f"{name}.json"
 
 
 def _candidates(experiment: Experiment) -> list[Arm]:
@@ -200,20 +202,33 @@ def _doses(experiment: Experiment) -> list[Dose]:
     return sorted({dose if dose.share else NOTHING_ADDED for dose in grid})
 
 
-def _parts(experiment: Experiment) -> tuple[NDArray[np.int64], ...]:
-    """Positions of the training images left out of each fold, units kept whole; every class keeps some in each fold.
+def _folds(experiment: Experiment) -> tuple[_Fold, ...]:
+    """Parts of the training images, units kept whole; every class keeps an image when a part is left out.
 
     Raises:
         DataError: There is no image that could be left out.
     """
-    folds = assign_folds(experiment.train.labels, experiment.units, derive_seed(experiment.seed, PURPOSE))
-    parts = tuple(np.flatnonzero(folds == fold).astype(np.int64) for fold in range(int(folds.max(initial=-1)) + 1))
+    fold_of = assign_folds(experiment.train.labels, experiment.units, derive_seed(experiment.seed, PURPOSE))
+    parts = [np.flatnonzero(fold_of == number).astype(np.int64) for number in np.unique(fold_of[fold_of >= 0])]
     if len(parts) < 2:
         raise DataError(
             "no training image can be spared to choose the dose: each class is one image, or one group",
-            fix="give the share: --set evaluation.share=0.3, and an arm to build on by leaving out the others",
+            fix="give the share, --set evaluation.share=0.3, and only one real arm to build on",
         )
-    return parts
+    return tuple(_fold(experiment, number, part) for number, part in enumerate(parts))
+
+
+def _fold(experiment: Experiment, number: int, left_out: NDArray[np.int64]) -> _Fold:
+    images = experiment.train
+    kept = np.setdiff1d(np.arange(len(images)), left_out)
+    ids = [images.ids[position] for position in left_out]
+    return _Fold(
+        left_out=Selection(TRAIN, left_out),
+        kept=Selection(TRAIN, kept),
+        synthetic=synthetic_selection(experiment, ON_BEST, number, apart_from=ids),
+        labels=images.labels[left_out],
+        seed=derive_seed(experiment.seed, PURPOSE, number),
+    )
 
 
 def _balanced(correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
