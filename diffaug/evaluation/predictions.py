@@ -72,7 +72,8 @@ def read_predictions(
     images = _positions(lines, ids)
     names = tuple(classes) if classes is not None else tuple(sorted(set(lines.column("label"))))
     truth = _true_classes(lines, images, names, ids, labels)
-    missing = [name for name, count in zip(names, np.bincount(truth, minlength=len(names)), strict=True) if not count]
+    counts = np.bincount(truth[truth >= 0], minlength=len(names))
+    missing = [name for name, count in zip(names, counts, strict=True) if not count]
     if missing:
         raise DataError(f"no test image of: {listed(missing)}", where=path, fix="add some, or take the class out")
     predicted = lines.convert("predicted", names.index, f"is none of the classes {listed(names)}")
@@ -124,7 +125,10 @@ def _true_classes(
     ids: Sequence[str],
     labels: NDArray[np.int64] | None,
 ) -> NDArray[np.int64]:
-    """True class of each test image, (N,): as given, or from the column `label`, which must not contradict itself."""
+    """True class of each test image, (N,): as given, or from the column `label`, which must not contradict itself.
+
+    It is -1 where neither says, of images that no line is about.
+    """
     if labels is not None and "label" not in lines.table:
         return labels
     told = lines.convert("label", classes.index, f"is none of the classes {listed(classes)}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WORTH_HAVING = 0.01
 NAMED_CLASSES = 3
-GAIN_PARTS = ("new content", "more exposure", "shifted prior")
+GAIN_PARTS = {"new content": "new content", "more exposure": "more exposure", "shifted prior": "a shifted prior"}
 
 Decision = Literal["use", "do not use", "not decidable"]
 
@@ -222,7 +222,7 @@ def _sources(controls: Sequence[Control]) -> str:
     if len(parts) < len(GAIN_PARTS):
         return " ".join(map(_control, controls))
     total = sum(control.difference.mean for control in parts)
-    *first, last = [f"{_change_in_points(c.difference)} from {c.question}" for c in parts]
+    *first, last = [f"{_change_in_points(c.difference)} from {GAIN_PARTS[c.question]}" for c in parts]
     whole = f"Of {_points(total)} points of 'real + synthetic' over 'real only' come {', '.join(first)} and {last}."
     return " ".join([whole, *(_control(control) for control in controls if control not in parts)])
 
