@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -216,7 +215,7 @@ class EvaluationSettings(Settings):
         description="small-cnn, resnet-32, torchvision/NAME, timm/NAME, or features: logistic regression on features "
         "of the real training images' own encoder, which is fastest.",
     )
-    weights: Path | None = Field(
+    weights: str | None = Field(
         None, description="Local file of trained weights for the classifier to begin with, .safetensors, .pt or .pth."
     )
     horizontal_flip: bool = Field(False, description="Also train on mirrored images, if labels survive mirroring.")

@@ -1,6 +1,6 @@
 """Strong classical augmentation of whole batches on the device: TrivialAugment, then MixUp or CutMix.
 
-TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158, section 3, the wide space of table 1) applies one random
+TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158, section 3, with its wide space) applies one random
 transform of random strength to each image; none of them mirrors. torchvision's own takes images one by one and its
 randomness from torch's global generator; here every transform takes all images that drew it at once, and the
 randomness is an argument.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -76,11 +77,15 @@ class TrainingSet:
         return np.eye(len(self.images.classes), dtype=np.float32)[self.images.labels]
 
     @property
+    def chances(self) -> NDArray[np.float64]:
+        """Chance of each image in a draw (N,), not normalised."""
+        return np.ones(len(self.images)) if self.draw_probabilities is None else self.draw_probabilities
+
+    @property
     def importances(self) -> NDArray[np.float64]:
         """Chance in a draw times loss weight of each image (N,), on average 1: what it counts in the expected loss."""
-        draw = np.ones(len(self.images)) if self.draw_probabilities is None else self.draw_probabilities
-        weight = draw if self.loss_weights is None else draw * self.loss_weights
-        return np.asarray(weight / weight.mean(), np.float64)
+        importances = self.chances if self.loss_weights is None else self.chances * self.loss_weights
+        return np.asarray(importances / importances.mean(), np.float64)
 
 
 class Classifier(Protocol):
@@ -106,17 +111,24 @@ def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) 
         encoder: Frozen features for the classifier `features`, of real training images only.
 
     Raises:
-        UsageError: There is no such classifier or file, or features are asked for without an encoder.
+        UsageError: There is no such classifier or file, or features are asked for without an encoder or with what
+            only a network has.
         MissingExtraError: It is one of timm's, which is not installed.
     """
     if settings.classifier == "features":
         if encoder is None:
             raise UsageError("the classifier features needs an encoder", where="evaluation.classifier")
+        if settings.weights is not None or settings.finish != "none":
+            raise UsageError(
+                "logistic regression on features has no weights to begin with and no finish",
+                where="evaluation.classifier",
+                fix="leave out evaluation.weights and evaluation.finish, or name a network",
+            )
         return FeatureClassifier(encoder)
-    backbone = backbone_of(settings.classifier, settings.weights)
-    if settings.weights is None:
-        return NetworkClassifier(backbone, settings.classifier)
-    return NetworkClassifier(backbone, f"{settings.classifier} {storage.sha256_file(settings.weights)[:12]}")
+    weights = None if settings.weights is None else Path(settings.weights)
+    backbone = backbone_of(settings.classifier, weights)
+    name = settings.classifier if weights is None else f"{settings.classifier} {storage.sha256_file(weights)[:12]}"
+    return NetworkClassifier(backbone, name)
 
 
 def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:
@@ -215,11 +227,10 @@ def real_draw(training: TrainingSet) -> NDArray[np.float64]:
         (N,), not normalised.
     """
     labels, real = training.images.labels, ~training.is_synthetic
-    draw = np.ones(len(labels)) if training.draw_probabilities is None else training.draw_probabilities
     mass, classes = training.importances, len(training.images.classes)
     whole, of_real = (np.bincount(labels, part, minlength=classes) for part in (mass, mass * real))
     ratio = np.divide(whole, of_real, out=np.zeros_like(whole), where=of_real > 0)
-    return np.asarray(draw * real * ratio[labels], np.float64)
+    return np.asarray(training.chances * real * ratio[labels], np.float64)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class TrainingRecipe:
         learning_rate: Peak of the schedule; none: 0.003 with AdamW, 0.1 with SGD.
         weight_decay: Decoupled with AdamW, part of the gradient with SGD; none: 0.1 with AdamW, 0.0002 with SGD.
         optimizer: `adamw` follows one cycle. `sgd`, with momentum 0.9, is the recipe of the long-tail literature
-            (Cao et al. 2019, arXiv 1906.07413, section 4.1), its 200 epochs being all updates: linear warm-up over
+            (Cao et al. 2019, arXiv 1906.07413), its 200 epochs being all updates: linear warm-up over
             2.5 % of them, a hundredth of the rate after 80 % and again after 90 %.
         horizontal_flip: Mirror half of the images at random.
         finish: How a training on real and synthetic images ends, on real ones: see `evaluation.training`.
@@ -118,7 +118,7 @@ def fit_classifier(
     device: str = "cpu",
     backbone: Backbone = small_cnn,
 ) -> nn.Module:
-    """Trains a classifier with random shifts.
+    """Trains a classifier on randomly shifted images.
 
     Args:
         images: What to learn, N images of K classes.
@@ -180,7 +180,8 @@ def optimize(
         recipe: Optimiser, learning rate and decay.
         steps: Numbers of the batches, one an update.
         log_prior: (K,), added to the logits.
-        augmentation: Changes images and targets further; what it draws for batch k depends on (seed, purpose, k).
+        augmentation: Changes images and targets further, which must be (N, K); what it draws for batch k depends on
+            (seed, purpose, k).
         mixed_precision: Compute in bfloat16 where that is exact enough.
     """
     optimizer = _optimizer(parameters, recipe)

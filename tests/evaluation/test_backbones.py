@@ -160,6 +160,7 @@ class Evil:
         return (socket.gethostname, ())
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 @pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps(Evil()), pickle.dumps([1, 2])])
 def test_files_of_anything_else_are_an_error_and_run_nothing(tmp_path, suffix, content):
@@ -194,9 +195,10 @@ def test_a_missing_file_is_an_error_before_anything_is_built(tmp_path):
     ],
 )
 def test_an_unknown_name_is_an_error_that_lists_near_ones(name, near):
-    with pytest.raises(UsageError, match=near) as error:
+    with pytest.raises(UsageError) as error:
         backbone_of(name)
-    assert name in str(error.value)
+    assert f"no classifier {name}" in str(error.value)
+    assert near in str(error.value).partition("near it are:")[2]
 
 
 def test_timm_is_asked_for_when_missing(monkeypatch):

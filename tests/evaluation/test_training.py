@@ -291,7 +291,7 @@ def test_weights_are_part_of_the_name(tmp_path):
         torch.manual_seed(seed)
         file = tmp_path / "weights.safetensors"
         save_file(small_cnn(1, 3, (8, 8)).state_dict(), file)
-        names.add(classifier_of(EvaluationSettings(weights=file)).name)
+        names.add(classifier_of(EvaluationSettings(weights=str(file))).name)
     assert len(names) == 3
 
 
@@ -316,6 +316,9 @@ def test_features_need_an_encoder():
     assert isinstance(classifier_of(settings, Flat()), FeatureClassifier)
     with pytest.raises(UsageError, match="encoder"):
         classifier_of(settings)
+    for only_of_networks in ({"finish": "last layer"}, {"weights": "w.pt"}):
+        with pytest.raises(UsageError, match="no finish"):
+            classifier_of(EvaluationSettings(classifier="features", **only_of_networks), Flat())
 
 
 def test_predictions_are_probabilities(real):

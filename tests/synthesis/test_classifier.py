@@ -11,9 +11,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
+from torch.nn import functional
 
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
+from diffaug.seeding import numpy_generator, torch_global_seed
 from diffaug.synthesis.classifier import (
     TrainingRecipe,
     default_updates,
@@ -89,6 +91,71 @@ def test_images_without_information_get_the_prior_that_the_arguments_imply(argum
     model = fit_classifier(blank, recipe=recipe, seed=0, purpose="test", backbone=linear, **arguments)
 
     assert_allclose(predict_probabilities(model, blank.pixels[:1])[0, 1], minority_probability, atol=0.02)
+
+
+def written_out(source, recipe, seed, purpose, draw, weights, prior):
+    """The training of the judge in one piece: AdamW, one cycle, shifts, balanced softmax."""
+    with torch_global_seed(seed, "classifier weights"):
+        model = small_cnn(source.pixels.shape[3], len(source.classes), source.pixels.shape[1:3])
+    model = model.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1, fused=True)
+    cumulative, side = np.cumsum(draw) / np.cumsum(draw)[-1], source.pixels.shape[1]
+    reach, warm_up = max(1, side // 8), round(0.2 * recipe.updates)
+    for step in range(recipe.updates):
+        rate = (step + 1) / warm_up
+        if step >= warm_up:
+            rate = 0.5 + 0.5 * np.cos(np.pi * (step - warm_up) / (recipe.updates - warm_up))
+        optimizer.param_groups[0]["lr"] = 3e-3 * float(rate)
+        random = numpy_generator(seed, purpose, step)
+        batch = np.searchsorted(cumulative, random.random(recipe.batch_size), side="right")
+        y, x = (np.arange(side) + random.integers(-reach, reach + 1, size=(len(batch), 1)) for _ in range(2))
+        y, x = (side - 1 - np.abs(side - 1 - np.abs(positions)) for positions in (y, x))
+        shifted = source.pixels[batch[:, None, None], y[:, :, None], x[:, None, :]]
+        logits = model(torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        losses = functional.cross_entropy(
+            logits + torch.tensor(prior, dtype=torch.float32), torch.from_numpy(source.labels)[batch], reduction="none"
+        )
+        optimizer.zero_grad()
+        (losses * torch.tensor(weights, dtype=torch.float32)[batch]).mean().backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (24, 3)])
+def test_the_training_is_what_it_always_was_bit_for_bit(size, channels):
+    """Filters are calibrated on it and pools are resumed with it, so what evaluation adds must not touch it."""
+    source, random = noise_images(size=(size, size), channels=channels), np.random.default_rng(0)
+    recipe = TrainingRecipe(10, 8)
+    draw, weights, prior = random.dirichlet(np.ones(12)), random.uniform(0.1, 1, 12), np.log([0.3, 0.7])
+    model = fit_classifier(
+        source,
+        recipe=recipe,
+        seed=3,
+        purpose="x",
+        draw_probabilities=draw,
+        loss_weights=weights,
+        log_prior=prior,
+    )
+    expected = written_out(source, recipe, 3, "x", draw, weights, prior)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_sgd_warms_up_for_5_of_200_epochs_and_drops_at_160_and_180():
+    rates = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            assert (self.defaults["momentum"], self.defaults["weight_decay"]) == (0.9, 2e-4)
+            return super().step(closure)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.optim, "SGD", Watched)
+        recipe = TrainingRecipe(200, 4, optimizer="sgd")
+        fit_classifier(noise_images(size=(4, 4)), recipe=recipe, seed=0, purpose="x", backbone=linear)
+    assert_allclose(rates[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert_allclose([rates[159], rates[160], rates[179], rates[180], rates[199]], [0.1, 0.001, 0.001, 1e-5, 1e-5])
 
 
 def test_same_seed_gives_the_same_bits_and_leaves_the_global_generator_alone():
