@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.arms import ARMS, Arm, concatenate
+from diffaug.evaluation.crew import Crew, usable_workers
 from diffaug.evaluation.synthetic import SyntheticPool
 from diffaug.evaluation.tasks import Outcome, Selection, Stock, Task, hash_of, run_here, training_of
 from diffaug.evaluation.training import Classifier, TrainingSet, classifier_of, recipe_of
 from diffaug.evaluation.trials import Trial, read_trial, write_trial
-from diffaug.evaluation.workers import Crew, usable_workers
 from diffaug.seeding import derive_seed
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.classifier import TrainingRecipe

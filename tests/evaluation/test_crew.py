@@ -18,9 +18,9 @@ from numpy.testing import assert_array_equal
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError, DiffaugError, Interrupted
 from diffaug.evaluation.arms import ARMS, Dose
+from diffaug.evaluation.crew import Crew, usable_workers
 from diffaug.evaluation.tasks import Selection, Task, run_here, training_of
 from diffaug.evaluation.training import classifier_of
-from diffaug.evaluation.workers import Crew, usable_workers
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.classifier import TrainingRecipe
 
