@@ -6,17 +6,32 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-ARM_NAMES = (
+ARM_ROLES: dict[str, Literal["real", "claim", "diagnosis"]] = {
+    "real only": "real",
+    "strong augmentation": "real",
+    "oversampling": "real",
+    "replay": "real",
+    "prior": "real",
+    "balanced softmax": "real",
+    "real + unfiltered synthetic": "diagnosis",
+    "real + synthetic": "claim",
+    "best real + synthetic": "claim",
+    "synthetic only": "diagnosis",
+}
+ARM_NAMES = tuple(ARM_ROLES)
+FAST_ARMS = (
     "real only",
+    "strong augmentation",
     "oversampling",
     "balanced softmax",
     "real + synthetic",
-    "balanced softmax + synthetic",
+    "best real + synthetic",
 )
 
 FILTER_NAMES = ("constant", "saturated", "off-class", "out of distribution", "copy", "duplicate")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BatchShare = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Strength = Annotated[float, Field(gt=0, le=1)]
@@ -186,7 +201,7 @@ class SynthesisSettings(Settings):
 class EvaluationSettings(Settings):
     """How the question 'did the classifier get better?' is answered."""
 
-    arms: tuple[str, ...] = Field(ARM_NAMES, description="What is compared.")
+    arms: tuple[str, ...] = Field(FAST_ARMS, description="What is compared.")
     seeds: Annotated[int, Field(ge=3)] = Field(5, description="Paired repetitions of every arm.")
     updates: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
     batch_size: PositiveInt = Field(64, description="Images an update.")
@@ -209,7 +224,26 @@ class EvaluationSettings(Settings):
         description="How arms with real and synthetic images end, on real ones: batch norm takes its statistics from "
         "them; last layer trains on them for the last tenth of the updates.",
     )
-    synthetic_weight: Positive = Field(0.5, description="Loss weight of a synthetic image; a real one has 1.")
+    share: BatchShare | None = Field(
+        None, description="Share of each batch that is synthetic; none: chosen on parts of the training images."
+    )
+    shares: tuple[BatchShare, ...] = Field(
+        (0.0, 0.15, 0.3, 0.5), description="Synthetic shares of a batch to choose from; 0: no synthetic images."
+    )
+    synthetic_weights: tuple[Positive, ...] = Field(
+        (1.0,), description="Loss weights of a synthetic image to choose from; a real one has 1. Set share: the first."
+    )
+    synthetic_ratios: tuple[Positive | None, ...] = Field(
+        (None,),
+        description="Synthetic images used of a class for each real one, at most, to choose from; none: all. Set "
+        "share: the first.",
+    )
+    workers: PositiveInt | None = Field(
+        None, description="Trainings at a time; none: one a usable core, at most 8, or one a GPU."
+    )
+    drop_leaked: bool = Field(
+        False, description="Leave out test images that the generator has seen, instead of refusing to evaluate."
+    )
 
     @field_validator("arms")
     @classmethod
@@ -217,9 +251,19 @@ class EvaluationSettings(Settings):
         unknown = [arm for arm in arms if arm not in ARM_NAMES]
         if unknown:
             raise ValueError(f"unknown arms {unknown}; there are: {', '.join(ARM_NAMES)}")
-        if {"synthetic" in arm for arm in arms} != {True, False} or len(set(arms)) < len(arms):
-            raise ValueError("name distinct arms, at least one with and one without synthetic images")
+        if not {"real", "claim"} <= {ARM_ROLES[arm] for arm in arms} or len(set(arms)) < len(arms):
+            real, claim = ([name for name in ARM_NAMES if ARM_ROLES[name] == role] for role in ("real", "claim"))
+            raise ValueError(
+                f"name distinct arms, at least one of {', '.join(real)} and at least one of {', '.join(claim)}"
+            )
         return arms
+
+    @field_validator("shares", "synthetic_weights", "synthetic_ratios")
+    @classmethod
+    def _something_to_choose(cls, values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+        if not values:
+            raise ValueError("give at least one value")
+        return values
 
 
 class TrackingSettings(Settings):

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from diffaug.config import known_keys, load_recipe, recipe_names, recipe_text, resolve, to_yaml
 from diffaug.errors import UsageError
-from diffaug.settings import ARM_NAMES, Config
+from diffaug.settings import FAST_ARMS, Config
 
 SECTIONS = ("data", "diffusion", "synthesis", "evaluation", "tracking")
 # Every key with a value that is valid and not the default.
@@ -72,7 +72,12 @@ OTHER_VALUES = {
     "evaluation.weights": "resnet.safetensors",
     "evaluation.horizontal_flip": True,
     "evaluation.finish": "batch norm",
-    "evaluation.synthetic_weight": 1.0,
+    "evaluation.share": 0.25,
+    "evaluation.shares": [0.0, 0.4],
+    "evaluation.synthetic_weights": [0.5],
+    "evaluation.synthetic_ratios": [None, 3.0],
+    "evaluation.workers": 2,
+    "evaluation.drop_leaked": True,
     "tracking.mlflow": False,
     "tracking.experiment": "Größe: 3",
 }
@@ -303,7 +308,7 @@ def test_an_unknown_key_names_the_nearest_and_its_source(sources, source, wrong,
         ("synthesis.guidance_interval", [2, 1], "lower end"),
         ("synthesis.solver", "plms", "'dpm_solver_2m'"),
         ("evaluation.arms", ["real only", "unreal"], "unreal"),
-        ("evaluation.arms", ["real only", "oversampling"], "with and one without"),
+        ("evaluation.arms", ["real only", "oversampling"], "at least one of real only"),
         ("evaluation.arms", ["real only", "real only", "real + synthetic"], "distinct"),
         ("evaluation.seeds", 2, "greater than or equal to 3"),
     ],
@@ -365,5 +370,5 @@ def test_a_recipe_without_a_config_is_refused(sources, content):
     assert caught.value.where == str(path)
 
 
-def test_all_arms_are_compared_by_default():
-    assert Config().evaluation.arms == ARM_NAMES
+def test_the_arms_compared_by_default_leave_out_controls_and_diagnoses():
+    assert Config().evaluation.arms == FAST_ARMS

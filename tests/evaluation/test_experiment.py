@@ -8,71 +8,88 @@ import numpy as np
 import pytest
 import torch
 
-import diffaug.evaluation.experiment as experiment
-from diffaug.errors import DamagedError, DataError
-from diffaug.evaluation.experiment import run_experiment
-from diffaug.evaluation.trials import Trial, read_trial, write_trial
+from diffaug.errors import DamagedError, DataError, Interrupted, UsageError
+from diffaug.evaluation.arms import ARMS, Dose
+from diffaug.evaluation.dose import DoseChoice
+from diffaug.evaluation.experiment import Experiment, run_experiment
+from diffaug.evaluation.synthetic import SyntheticPool
+from diffaug.evaluation.training import classifier_of, recipe_of
+from diffaug.evaluation.trials import Trial, read_trial, trial_file, write_trial
 from diffaug.settings import ARM_NAMES, EvaluationSettings
 
-SETTINGS = EvaluationSettings(seeds=3, updates=3, batch_size=8)
+SETTINGS = EvaluationSettings(arms=ARM_NAMES, seeds=3, updates=2, batch_size=8)
+QUICK = EvaluationSettings(arms=("real only", "real + synthetic"), seeds=3, updates=2, batch_size=8)
+CHOICE = DoseChoice("oversampling", Dose(0.3))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+class Recording:
+    """Writes down each training and gives every image the class that its brightness says."""
 
+    name = "recording"
 
-@pytest.fixture
-def trainings(monkeypatch):
-    """Arguments of every training that was really done."""
-    done = []
-    fit = experiment.fit_classifier
+    def __init__(self):
+        self.done = []
 
-    def recording_fit(images, **arguments):
-        done.append({"images": len(images), **arguments})
-        return fit(images, **arguments)
-
-    monkeypatch.setattr(experiment, "fit_classifier", recording_fit)
-    return done
+    def fit_predict(self, training, pixels, *, recipe, seed, device):
+        self.done.append({"training": training, "recipe": recipe, "seed": seed, "threads": torch.get_num_threads()})
+        classes = np.clip(pixels.mean(axis=(1, 2, 3)) // 60, 0, 2).astype(int)
+        return np.eye(3, dtype=np.float32)[classes]
 
 
 @pytest.fixture
-def run(make_images, tmp_path):
-    def run(settings=SETTINGS, *, synthetic=(0, 2, 4), test=(3, 3, 2), train=(8, 4, 2), seed=0, directory=tmp_path):
-        return run_experiment(
-            make_images(train),
-            make_images(test, seed=1),
-            make_images(synthetic, seed=2),
-            settings,
-            seed=seed,
-            device="cpu",
-            directory=directory,
+def pool(make_images):
+    def pool(counts=(0, 2, 4), seed=2):
+        images = make_images(counts, seed=seed, prefix="synthetic")
+        return SyntheticPool(images, ("",) * len(images), ("",) * len(images))
+
+    return pool
+
+
+@pytest.fixture
+def make(make_images, tmp_path, pool):
+    def make(settings=SETTINGS, *, synthetic=(0, 2, 4), test=(3, 3, 2), train=(8, 4, 2), **options):
+        real = make_images(train)
+        given = {
+            "pools": [pool(synthetic)],
+            "unfiltered": [pool(synthetic, seed=3)],
+            "seed": 0,
+            "directory": tmp_path,
+            "classifier": Recording(),
+            **options,
+        }
+        return Experiment(
+            real, make_images(test, seed=1), settings=settings, device="cpu", units=np.arange(len(real)), **given
         )
 
-    return run
+    return make
+
+
+def run(experiment, choice=CHOICE):
+    with experiment:
+        return list(run_experiment(experiment, choice))
 
 
 def outcomes(trials):
     return [replace(trial, seconds=0.0) for trial in trials]
 
 
-def test_every_arm_meets_every_seed_in_seed_major_order_with_equal_updates(run, trainings):
-    trials = list(run())
+def test_every_arm_meets_every_seed_in_seed_major_order_with_equal_updates(make):
+    experiment = make()
+    trials = run(experiment)
     assert [(t.seed, t.arm) for t in trials] == [(s, arm) for s in range(3) for arm in ARM_NAMES]
-    assert {t["recipe"].updates for t in trainings} == {3}
-    seeds = [t["seed"] for t in trainings]
-    assert [len(set(seeds[i : i + 5])) for i in (0, 5, 10)] == [1, 1, 1]
+    done = experiment.classifier.done
+    assert {t["recipe"] for t in done} == {recipe_of(SETTINGS, 14)}
+    seeds = [t["seed"] for t in done]
+    assert [len(set(seeds[i : i + 10])) for i in (0, 10, 20)] == [1, 1, 1]
     assert len(set(seeds)) == 3
-    assert {t["purpose"] for t in trainings} == {"evaluation"}
-    assert [t["images"] for t in trainings[:5]] == [14, 14, 14, 20, 20]
+    expected = [6 if name == "synthetic only" else 20 if "synthetic" in name else 14 for name in ARM_NAMES]
+    assert [len(t["training"].images) for t in done] == expected * 3
+    assert {t["threads"] for t in done} == {1}
 
 
-def test_a_trial_holds_what_its_predictions_are_worth(run):
+def test_a_trial_holds_what_its_predictions_are_worth(make):
     labels = np.repeat([0, 1, 2], [3, 3, 2])
-    trial = next(iter(run()))
+    trial = run(make(QUICK))[0]
     predicted = np.array(trial.predictions)
     assert trial.metrics["accuracy"] == pytest.approx((predicted == labels).mean())
     assert trial.recall == pytest.approx([(predicted[labels == c] == c).mean() for c in range(3)])
@@ -80,55 +97,155 @@ def test_a_trial_holds_what_its_predictions_are_worth(run):
     assert trial.seconds > 0
 
 
-def test_a_killed_run_continues_where_it_stopped_with_the_same_outcome(run, trainings, tmp_path):
-    interrupted = run()
+def test_a_killed_run_continues_where_it_stopped_with_the_same_outcome(make, tmp_path):
+    first = make()
+    interrupted = run_experiment(first, CHOICE)
     for _ in range(4):
         next(interrupted)
     interrupted.close()
-    assert len(trainings) == 4
+    assert len(first.classifier.done) == 4
 
-    resumed = outcomes(run())
-    assert len(trainings) == 15
-    assert resumed == outcomes(run(directory=tmp_path / "other"))
-
-
-def test_only_trials_whose_inputs_changed_are_trained_again(run, trainings):
-    list(run())
-    for settings, synthetic, seed, again in [
-        (SETTINGS, (0, 2, 4), 0, 0),
-        (SETTINGS, (0, 2, 5), 0, 6),
-        (SETTINGS.model_copy(update={"synthetic_weight": 0.9}), (0, 2, 5), 0, 6),
-        (SETTINGS.model_copy(update={"seeds": 4, "synthetic_weight": 0.9}), (0, 2, 5), 0, 5),
-        (SETTINGS.model_copy(update={"updates": 4}), (0, 2, 5), 0, 15),
-        (SETTINGS.model_copy(update={"updates": 4}), (0, 2, 5), 1, 15),
-    ]:
-        trainings.clear()
-        list(run(settings, synthetic=synthetic, seed=seed))
-        assert len(trainings) == again
+    second = make()
+    resumed = outcomes(run(second))
+    assert len(second.classifier.done) == 26
+    assert resumed == outcomes(run(make(directory=tmp_path / "other")))
+    third = make()
+    assert outcomes(run(third)) == resumed
+    assert third.classifier.done == []
 
 
-def test_without_synthetic_images_the_synthetic_arms_equal_their_real_counterparts(run):
-    trials = {trial.arm: trial for trial in outcomes(run(synthetic=(0, 0, 0)))}
-    for name in ("real only", "balanced softmax"):
-        partner = "real + synthetic" if name == "real only" else "balanced softmax + synthetic"
-        assert trials[partner].predictions == trials[name].predictions
+def test_a_stop_is_obeyed_between_two_trainings_and_keeps_what_is_finished(make, tmp_path):
+    experiment = make(QUICK, stop_requested=lambda: len(experiment.classifier.done) == 2)
+    with pytest.raises(Interrupted):
+        run(experiment)
+    assert len(list((tmp_path / "trials").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, 0),
+        ({"synthetic": (0, 2, 5)}, 3),
+        ({"seed": 1}, 6),
+        ({"settings": QUICK.model_copy(update={"seeds": 4})}, 2),
+        ({"settings": QUICK.model_copy(update={"updates": 4})}, 6),
+        ({"settings": QUICK.model_copy(update={"workers": 7, "drop_leaked": True})}, 0),
+        ({"test": (3, 3, 3)}, 6),
+        ({"dose": Dose(0.3, 0.9)}, 3),
+        ({"dose": Dose(0.3, 1.0, 1.0)}, 3),
+    ],
+)
+def test_only_trials_whose_inputs_changed_are_trained_again(make, change, again):
+    run(make(QUICK))
+    change = {"settings": QUICK, **change}
+    choice = replace(CHOICE, dose=change.pop("dose", CHOICE.dose))
+    experiment = make(**change)
+    run(experiment, choice)
+    assert len(experiment.classifier.done) == again
+
+
+def test_another_classifier_is_another_training(make):
+    run(make(QUICK))
+    other = Recording()
+    other.name = "other"
+    run(make(QUICK, classifier=other))
+    assert len(other.done) == 6
+
+
+def test_arms_that_come_to_the_same_training_are_trained_once(make):
+    experiment = make()
+    trials = {(trial.seed, trial.arm): trial for trial in run(experiment, replace(CHOICE, dose=Dose(0.0)))}
+    assert len(trials) == 30
+    assert len(experiment.classifier.done) == 3 * len(
+        {"real only", "strong augmentation", "oversampling", "balanced softmax", "synthetic only"}
+    )
+    for partner, arms in {
+        "real only": ["replay", "prior", "real + synthetic", "real + unfiltered synthetic"],
+        "oversampling": ["best real + synthetic"],
+    }.items():
+        for arm in arms:
+            assert trials[0, arm].predictions == trials[0, partner].predictions
+
+
+def test_repetitions_take_turns_at_the_generators(make, pool):
+    pools = [pool((0, 2, 4), seed=5), pool((0, 1, 3), seed=6)]
+    experiment = make(QUICK, pools=pools, unfiltered=())
+    run(experiment)
+    with_synthetic = [t["training"] for t in experiment.classifier.done if t["training"].is_synthetic.any()]
+    assert [training.is_synthetic.sum() for training in with_synthetic] == [6, 4, 6]
+
+
+def test_networks_are_trained_the_same_in_one_process_and_in_two(make, tmp_path):
+    one = make(QUICK.model_copy(update={"workers": 1}), classifier=None)
+    two = make(QUICK.model_copy(update={"workers": 2}), classifier=None, directory=tmp_path / "two")
+    assert outcomes(run(one)) == outcomes(run(two))
+    assert [item.name for item in (tmp_path / "two").iterdir()] == ["trials"]
+
+
+def test_a_network_given_in_python_is_the_one_of_the_settings(make, tmp_path):
+    given = make(QUICK, classifier=classifier_of(QUICK))
+    settings = make(QUICK.model_copy(update={"workers": 1}), classifier=None, directory=tmp_path / "other")
+    assert outcomes(run(given)) == outcomes(run(settings))
+
+
+def by_brightness(training, pixels, seed):
+    return np.clip(pixels.mean(axis=(1, 2, 3)) // 60, 0, 2).astype(np.int32)
+
+
+def test_the_users_own_training_is_given_every_arm(make):
+    seen = []
+
+    def train_fn(training, pixels, seed):
+        seen.append((len(training.images), pixels.dtype, len(pixels), seed))
+        return np.eye(3)[by_brightness(training, pixels, seed)]
+
+    trials = run(make(QUICK, classifier=None, train_fn=train_fn))
+    assert [count for count, *_ in seen] == [14, 20] * 3
+    assert {(dtype, count) for _, dtype, count, _ in seen} == {(np.dtype(np.uint8), 8)}
+    assert len({seed for *_, seed in seen}) == 3
+    labelled = run(make(QUICK, classifier=None, train_fn=by_brightness))
+    assert [trial.predictions for trial in trials] == [trial.predictions for trial in labelled]
+    assert ("auroc" in trials[0].metrics, "auroc" in labelled[0].metrics) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (np.zeros(7, int), r"int64 of shape \(7,\)"),
+        (np.zeros(8), r"float64 of shape \(8,\)"),
+        (np.full(8, 3), "class 3, and classes are 0 to 2"),
+        (np.full(8, -1), "class -1"),
+        (np.full((8, 3), 0.5), "sum to 1"),
+        (np.full((8, 3), np.nan), "not finite"),
+        (np.tile([2.0, -1.0, 0.0], (8, 1)), "negative"),
+        (np.full((8, 4), 0.25), r"shape \(8, 4\)"),
+        (None, "object of shape"),
+    ],
+)
+def test_a_wrong_answer_of_the_users_training_is_explained(make, answer, problem, tmp_path):
+    with pytest.raises(UsageError, match=problem) as error:
+        run(make(QUICK, classifier=None, train_fn=lambda *_: answer))
+    assert "shape (8,), or probabilities" in error.value.fix
+    assert not (tmp_path / "trials").exists()
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_class_without_images_is_an_error_before_any_training(run, trainings, split):
+def test_a_class_without_images_is_an_error_before_any_training(make, split):
     with pytest.raises(DataError, match="class 1"):
-        list(run(**{split: (3, 0, 2)}))
-    assert trainings == []
+        make(**{split: (3, 0, 2)})
 
 
-def test_sets_of_different_classes_are_an_error(run):
+def test_sets_that_do_not_fit_are_an_error(make):
     with pytest.raises(DataError, match="different classes"):
-        list(run(test=(2, 2)))
+        make(test=(2, 2))
+    with pytest.raises(UsageError, match="before the filters"):
+        make(unfiltered=())
+    with pytest.raises(UsageError, match="a classifier and a train_fn were given"):
+        make(train_fn=by_brightness)
 
 
-def test_updates_follow_the_data_when_not_set(run, trainings):
-    next(iter(run(SETTINGS.model_copy(update={"updates": None, "batch_size": 2}))))
-    assert trainings[0]["recipe"].updates == experiment.default_updates(14)
+def test_updates_follow_the_data_when_not_set(make):
+    assert make(SETTINGS.model_copy(update={"updates": None})).recipe.updates == 400
 
 
 def test_a_trial_survives_the_disk_and_damage_is_reported(tmp_path):
@@ -145,7 +262,11 @@ def test_a_trial_survives_the_disk_and_damage_is_reported(tmp_path):
     assert read_trial(tmp_path, "real + synthetic", 2, "other inputs") is None
     assert read_trial(tmp_path, "real + synthetic", 1, "inputs") is None
 
-    (file,) = (tmp_path / "trials").iterdir()
+    file = trial_file(tmp_path, "real + synthetic", 2)
     file.write_text(file.read_text()[:40])
     with pytest.raises(DamagedError, match="not valid JSON"):
         read_trial(tmp_path, "real + synthetic", 2, "inputs")
+
+
+def test_every_arm_has_its_own_file(tmp_path):
+    assert len({trial_file(tmp_path, name, 0) for name in ARMS}) == len(ARMS)

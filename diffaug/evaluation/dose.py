@@ -1,0 +1,236 @@
+"""The dose: how much of each batch is synthetic, chosen without a look at the test images.
+
+The training images are parted into folds. The real arm that does best on the parts left out is taken, and synthetic
+images are added to it in a few doses; zero is one of them. The generator has seen what is left out here, which flatters
+the synthetic images. What of it is plain copying is taken away: a synthetic image that varies an image of the part
+left out, or is nearest to one, is not trained on. What remains is in the choice, not in the verdict, since the test
+images are new to the generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import product
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug import storage
+from diffaug.errors import DataError
+from diffaug.evaluation.arms import ARMS, Arm
+from diffaug.evaluation.arms import Dose as Dose  # noqa: PLC0414  (this is where others look for it)
+from diffaug.evaluation.experiment import TRAIN, Experiment, synthetic_selection
+from diffaug.evaluation.tasks import Selection, Task
+from diffaug.seeding import derive_seed
+from diffaug.synthesis.crossfit import assign_folds
+
+PURPOSE = "dose"
+PLAIN, ON_BEST = ARMS["real only"], ARMS["best real + synthetic"]
+NOTHING_ADDED = Dose(0.0)
+FOLDER = "dose"
+SEEN = "the generator was trained on the validation parts; synthetic images nearest to them were left out"
+
+Way = tuple[Arm, Dose]
+"""An arm without synthetic images and what is added to it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Balanced accuracy on the validation parts.
+
+    Attributes:
+        arm: Name of the real arm.
+        dose: What was added to it.
+        mean: Mean recall of the classes, of all images left out in turn.
+        sd: Standard deviation of the folds' balanced accuracies.
+    """
+
+    arm: str
+    dose: Dose
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class DoseChoice:
+    """What was chosen, and from what.
+
+    Attributes:
+        base: Name of the real arm to build on.
+        dose: What to add to it.
+        folds: Validation parts; 0 where nothing was measured.
+        real: The real arms without synthetic images.
+        curve: The doses on `base`.
+    """
+
+    base: str
+    dose: Dose
+    folds: int = 0
+    real: tuple[Measured, ...] = ()
+    curve: tuple[Measured, ...] = ()
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """For the result; None where nothing was measured. An unlimited `max_ratio` is None."""
+        if not self.folds:
+            return None
+        return {
+            "base": self.base,
+            "chosen": self.dose.to_dict(),
+            "folds": self.folds,
+            "remark": SEEN,
+            "real": [{"arm": one.arm, "balanced_accuracy": {"mean": one.mean, "sd": one.sd}} for one in self.real],
+            "curve": [{**one.dose.to_dict(), "mean": one.mean, "sd": one.sd} for one in self.curve],
+        }
+
+
+def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> DoseChoice:
+    """Chooses the real arm to build on and the dose, by balanced accuracy on three validation parts of train.
+
+    Of equals the earlier arm and the smaller dose win, so zero wins ties. Every finished training is kept on disk and
+    not done again. Where the share is set, or there is no synthetic image, only the arm is chosen; where there is
+    nothing to choose, nothing is trained.
+
+    Args:
+        experiment: What is compared later. Its real arms but the controls may be built on; where no arm builds on the
+            best one, it is plain training on real images.
+        progress: Called with (trainings done, trainings in all).
+
+    Raises:
+        DataError: No class has two images, or units, of which one could be left out.
+        Interrupted: A stop was requested; what is finished is on disk.
+    """
+    arms, doses = _candidates(experiment), _doses(experiment)
+    if len(arms) == len(doses) == 1:
+        return DoseChoice(arms[0].name, doses[0])
+    validation = _Validation(experiment, _folds(experiment), {})
+    count = len(validation.folds)
+    steps = count * (len(arms) + (len(doses) > 1) * sum(dose.share > 0 for dose in doses))
+
+    def measure(ways: Sequence[Way]) -> tuple[Measured, ...]:
+        for done in validation.predict(ways):
+            if progress:
+                progress(done, steps)
+        return tuple(validation.measured(way) for way in ways)
+
+    real = measure([(arm, NOTHING_ADDED) for arm in arms])
+    base = max(real, key=lambda one: one.mean).arm
+    if len(doses) == 1:
+        return DoseChoice(base, doses[0], count, real)
+    curve = measure([(ARMS[base], dose) for dose in doses])
+    return DoseChoice(base, max(curve, key=lambda one: one.mean).dose, count, real, curve)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A part of the training images that is left out, and what is learnt from instead."""
+
+    left_out: Selection
+    kept: Selection
+    synthetic: Selection | None
+    labels: NDArray[np.int64]
+    seed: int
+
+    def task(self, way: Way) -> Task:
+        base, dose = way
+        return Task(ON_BEST, base, dose, self.kept, self.synthetic, self.left_out, self.seed)
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Trainings on parts of the training images.
+
+    Attributes:
+        experiment: Whose training images.
+        folds: The parts left out.
+        correct: Whether each image left out of a fold was recognised, by fingerprint of the training.
+    """
+
+    experiment: Experiment
+    folds: tuple[_Fold, ...]
+    correct: dict[str, NDArray[np.bool_]]
+
+    def predict(self, ways: Sequence[Way]) -> Iterator[int]:
+        """Does every training that is not on disk; yields how many there are so far."""
+        named = {self._name(way, fold): (fold, fold.task(way)) for way, fold in product(ways, self.folds)}
+        for name, (fold, _) in named.items():
+            if self._file(name).is_file():
+                self.correct[name] = storage.read_json(self._file(name))["predicted"] == fold.labels
+        yield len(self.correct)
+        missing = {name: task for name, (_, task) in named.items() if name not in self.correct}
+        with closing(self.experiment.outcomes(missing)) as outcomes:
+            for name, outcome in outcomes:
+                storage.write_json(self._file(name), {"predicted": outcome.predicted.tolist()})
+                self.correct[name] = outcome.predicted == named[name][0].labels
+                yield len(self.correct)
+
+    def measured(self, way: Way) -> Measured:
+        """How well the images left out were recognised."""
+        correct = [self.correct[self._name(way, fold)] for fold in self.folds]
+        labels = [fold.labels for fold in self.folds]
+        by_fold = [_balanced(*one) for one in zip(correct, labels, strict=True)]
+        together = _balanced(np.concatenate(correct), np.concatenate(labels))
+        return Measured(way[0].name, way[1], together, float(np.std(by_fold, ddof=1)))
+
+    def _name(self, way: Way, fold: _Fold) -> str:
+        return self.experiment.fingerprint(fold.task(way))
+
+    def _file(self, name: str) -> Path:
+        return self.experiment.directory / FOLDER / f"{name}.json"
+
+
+def _candidates(experiment: Experiment) -> list[Arm]:
+    """The real arms that may be built on."""
+    if not any(arm.on_best for arm in experiment.arms):
+        return [PLAIN]
+    return [arm for arm in experiment.arms if arm.role == "real" and arm.control == "none"] or [PLAIN]
+
+
+def _doses(experiment: Experiment) -> list[Dose]:
+    """What to choose from, the smallest first."""
+    settings = experiment.settings
+    if not experiment.has_synthetic:
+        return [NOTHING_ADDED]
+    ratios = [inf if ratio is None else ratio for ratio in settings.synthetic_ratios]
+    if settings.share is not None:
+        return [Dose(settings.share, settings.synthetic_weights[0], ratios[0])]
+    grid = map(Dose, *zip(*product(settings.shares, settings.synthetic_weights, ratios), strict=True))
+    return sorted({dose if dose.share else NOTHING_ADDED for dose in grid})
+
+
+def _folds(experiment: Experiment) -> tuple[_Fold, ...]:
+    """Parts of the training images, units kept whole; every class keeps an image when a part is left out.
+
+    Raises:
+        DataError: There is no image that could be left out.
+    """
+    fold_of = assign_folds(experiment.train.labels, experiment.units, derive_seed(experiment.seed, PURPOSE))
+    parts = [np.flatnonzero(fold_of == number).astype(np.int64) for number in np.unique(fold_of[fold_of >= 0])]
+    if len(parts) < 2:
+        raise DataError(
+            "no training image can be spared to choose the dose: each class is one image, or one group",
+            fix="give the share, --set evaluation.share=0.3, and only one real arm to build on",
+        )
+    return tuple(_fold(experiment, number, part) for number, part in enumerate(parts))
+
+
+def _fold(experiment: Experiment, number: int, left_out: NDArray[np.int64]) -> _Fold:
+    images = experiment.train
+    kept = np.setdiff1d(np.arange(len(images)), left_out)
+    ids = [images.ids[position] for position in left_out]
+    return _Fold(
+        left_out=Selection(TRAIN, left_out),
+        kept=Selection(TRAIN, kept),
+        synthetic=synthetic_selection(experiment, ON_BEST, number, apart_from=ids),
+        labels=images.labels[left_out],
+        seed=derive_seed(experiment.seed, PURPOSE, number),
+    )
+
+
+def _balanced(correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
+    """Mean recall of the classes that occur."""
+    return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))

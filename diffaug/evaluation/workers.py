@@ -1,0 +1,98 @@
+"""A worker: one of the processes that trainings are done in, told what to do in lines of JSON.
+
+It is started as `python -m diffaug.evaluation.workers FOLDER`; the folder holds the images as memory-mapped arrays, so
+all workers share one copy. Nothing of the user's program is imported or run again in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffaug import storage
+from diffaug.data.images import LabeledImages
+from diffaug.errors import DiffaugError
+from diffaug.evaluation.tasks import Stock, Task, Train, training_of
+from diffaug.evaluation.training import classifier_of
+from diffaug.settings import EvaluationSettings
+from diffaug.synthesis.classifier import TrainingRecipe
+
+ORDER = "order.json"
+
+
+def write_order(place: Path, stock: Stock, settings: EvaluationSettings, recipe: TrainingRecipe) -> None:
+    """Writes what workers need to know and see into `place`."""
+    for name, images in stock.items():
+        storage.write_array(place / f"{name}.pixels.npy", images.pixels)
+        storage.write_array(place / f"{name}.labels.npy", images.labels)
+    order = {
+        "settings": settings.model_dump(mode="json"),
+        "recipe": asdict(recipe),
+        "sets": {name: images.classes for name, images in stock.items()},
+    }
+    storage.write_json(place / ORDER, order)
+
+
+def _read_stock(place: Path, sets: Mapping[str, list[str]]) -> dict[str, LabeledImages]:
+    stock = {}
+    for name, classes in sets.items():
+        pixels = np.load(place / f"{name}.pixels.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(place / f"{name}.labels.npy", allow_pickle=False)
+        stock[name] = LabeledImages(pixels, labels, tuple(classes), tuple(map(str, range(len(labels)))))
+    return stock
+
+
+def main(place: Path) -> None:
+    """A worker: does what it is told until it is told no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too; the process that started it decides
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no reply
+    told = _listen()
+    order = storage.read_json(place / ORDER)
+    stock = _read_stock(place, order["sets"])
+    classifier = classifier_of(EvaluationSettings.model_validate(order["settings"]))
+    recipe = TrainingRecipe(**order["recipe"])
+    while True:
+        message = json.loads(told.get())
+        train = training_of(classifier, recipe, message["device"])
+        print(json.dumps(_answer(place, message, stock, train)), file=replies, flush=True)
+
+
+def _listen() -> queue.SimpleQueue[str]:
+    """Lines of the standard input; at its end, when whoever writes it is gone, the process ends at once."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return lines
+
+
+def _answer(place: Path, message: dict[str, Any], stock: Stock, train: Train) -> dict[str, Any]:
+    try:
+        outcome = Task.from_dict(message["task"]).run(stock, train)
+        file = f"{message['name']}.npy"
+        storage.write_array(place / file, outcome.answer)
+    except DiffaugError as error:
+        return {"error": {"kind": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}}
+    except Exception:
+        return {"error": {"kind": "", "what": traceback.format_exc()}}
+    return {"answer": file, "seconds": outcome.seconds}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

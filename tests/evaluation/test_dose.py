@@ -1,0 +1,207 @@
+"""The dose is zero where synthetic images are noise, positive where they are new and true, and never a look at test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from diffaug.data.images import LabeledImages
+from diffaug.errors import DataError
+from diffaug.evaluation.arms import Dose
+from diffaug.evaluation.dose import DoseChoice, choose_dose
+from diffaug.evaluation.experiment import Experiment
+from diffaug.evaluation.synthetic import SyntheticPool
+from diffaug.settings import EvaluationSettings
+
+SETTINGS = EvaluationSettings(arms=("real only", "oversampling", "best real + synthetic"), seeds=3)
+SIZE = 6
+
+
+class Linear:
+    """Logistic regression on pixels, which honours draws and weights."""
+
+    name = "linear"
+
+    def __init__(self):
+        self.done = []
+
+    def fit_predict(self, training, pixels, *, recipe, seed, device):
+        self.done.append(training)
+        images = training.images
+        draws = training.draw_probabilities
+        weights = np.ones(len(images)) if draws is None else draws * len(images)
+        model = LogisticRegression(C=0.05, max_iter=500).fit(flat(images.pixels), images.labels, weights)
+        return model.predict_proba(flat(pixels)).astype(np.float32)
+
+
+def flat(pixels):
+    return pixels.reshape(len(pixels), -1) / 64 - 2
+
+
+def drawn(counts, seed, prefix, *, labels_are_noise=False):
+    """Images of three classes that differ faintly in brightness of one third of the picture."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2], counts).astype(np.int64)
+    shown = random.permutation(labels) if labels_are_noise else labels
+    pixels = random.normal(128, 40, (len(labels), SIZE, SIZE, 1))
+    for image, label in zip(pixels, shown, strict=True):
+        image[2 * label : 2 * label + 2] += 25
+    ids = tuple(f"{prefix} {number}" for number in range(len(labels)))
+    return LabeledImages(pixels.clip(0, 255).astype(np.uint8), labels, ("a", "b", "c"), ids)
+
+
+def pool_of(images, nearest=None, source=None):
+    unknown = ("",) * len(images)
+    return SyntheticPool(images, nearest or unknown, source or unknown)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(pool, settings=SETTINGS, *, counts=(60, 12, 6), units=None, directory=tmp_path, world=0, **options):
+        train = drawn(counts, world, "train")
+        given = np.arange(len(train)) if units is None else units
+        return Experiment(
+            train,
+            drawn((5, 5, 5), 1, "test"),
+            [pool],
+            settings,
+            seed=world,
+            device="cpu",
+            directory=directory,
+            units=given,
+            **{"classifier": Linear(), **options},
+        )
+
+    return make
+
+
+FRESH = pool_of(drawn((0, 60, 60), 2, "fresh"))
+
+
+def test_new_and_true_images_get_a_share_and_wrong_ones_none(make, tmp_path):
+    """Few validation images make single choices uncertain, so four worlds must agree by and large."""
+    fresh, noise = [], []
+    for seed in range(10, 14):
+        true = pool_of(drawn((0, 60, 60), seed + 90, "fresh"))
+        wrong = pool_of(drawn((60, 60, 60), seed + 50, "noise", labels_are_noise=True))
+        for pool, shares in [(true, fresh), (wrong, noise)]:
+            choice = choose_dose(make(pool, counts=(60, 30, 15), world=seed, directory=tmp_path / str(seed)))
+            assert choice.dose == max(choice.curve, key=lambda one: one.mean).dose
+            shares.append(choice.dose.share)
+    assert sum(share > 0 for share in fresh) == 4
+    assert sum(share == 0 for share in noise) >= 3
+
+
+def test_the_best_real_arm_is_built_on_and_zero_repeats_its_figure(make):
+    choice = choose_dose(make(FRESH))
+    best = max(choice.real, key=lambda one: one.mean)
+    assert (choice.base, [one.arm for one in choice.real]) == (best.arm, ["real only", "oversampling"])
+    assert choice.curve[0].mean == best.mean
+    assert choice.base == "oversampling"
+
+
+def test_a_finished_choice_is_read_and_progress_counts_every_training_once(make):
+    steps = []
+    first = make(FRESH)
+    choice = choose_dose(first, lambda done, total: steps.append((done, total)))
+    assert len(first.classifier.done) == 3 * (2 + 3)
+    assert steps[-1] == (15, 15) and {total for _, total in steps} == {15}
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    again = make(FRESH)
+    assert choose_dose(again) == choice
+    assert again.classifier.done == []
+
+
+def test_each_image_is_left_out_once_with_its_unit_and_the_synthetic_ones_like_it(make):
+    units = np.repeat(np.arange(39), 2)
+    train = drawn((60, 12, 6), 0, "train")
+    images = drawn((0, 30, 30), 2, "fresh")
+    nearest = tuple(train.ids[i % 78] for i in range(60))
+    source = tuple(train.ids[(7 * i) % 78] if i % 2 else "" for i in range(60))
+    experiment = make(pool_of(images, nearest, source), units=units)
+    choose_dose(experiment)
+    unit_of = dict(zip(train.ids, units.tolist(), strict=True))
+    related = dict(zip(images.ids, zip(nearest, source, strict=True), strict=True))
+    left_out = []
+    for training in experiment.classifier.done:
+        real = {name for name, fake in zip(training.images.ids, training.is_synthetic, strict=True) if not fake}
+        missing = set(train.ids) - real
+        assert not {unit_of[name] for name in missing} & {unit_of[name] for name in real}
+        assert set(training.images.labels[~training.is_synthetic]) == {0, 1, 2}
+        used = set(training.images.ids) - real
+        if used:
+            assert used == {name for name, others in related.items() if not missing & set(others)}
+        left_out.append(frozenset(missing))
+    folds = set(left_out)
+    assert len(folds) == 3 and sum(map(len, folds)) == 78 == len(frozenset.union(*folds))
+
+
+def test_every_class_of_two_images_is_measured(make):
+    experiment = make(FRESH, counts=(30, 2, 2))
+    choose_dose(experiment)
+    seen = [set(training.images.labels[~training.is_synthetic]) for training in experiment.classifier.done]
+    assert all(labels == {0, 1, 2} for labels in seen)
+    missing = [
+        4 - (training.images.labels[~training.is_synthetic] > 0).sum() for training in experiment.classifier.done
+    ]
+    assert sum(missing[:3]) == 4
+
+
+def test_a_share_that_is_set_is_not_chosen(make):
+    settings = SETTINGS.model_copy(update={"share": 0.2, "synthetic_weights": (0.5, 1.0), "synthetic_ratios": (3.0,)})
+    experiment = make(FRESH, settings)
+    choice = choose_dose(experiment)
+    assert choice.dose == Dose(0.2, 0.5, 3.0)
+    assert (choice.base, choice.curve, len(experiment.classifier.done)) == ("oversampling", (), 6)
+
+
+@pytest.mark.parametrize("arms", [("real only", "real + synthetic"), ("replay", "best real + synthetic")])
+def test_nothing_to_choose_is_nothing_trained(make, arms):
+    experiment = make(FRESH, SETTINGS.model_copy(update={"share": 0.2, "arms": arms}))
+    choice = choose_dose(experiment)
+    assert choice == DoseChoice("real only", Dose(0.2))
+    assert choice.to_dict() is None
+    assert experiment.classifier.done == []
+
+
+def test_without_synthetic_images_the_dose_is_zero(make):
+    choice = choose_dose(make(pool_of(drawn((0, 0, 0), 0, "none"))))
+    assert (choice.base, choice.dose, choice.curve) == ("oversampling", Dose(0.0), ())
+
+
+def test_of_equal_doses_the_smallest_wins(make):
+    class Constant(Linear):
+        def fit_predict(self, training, pixels, **options):
+            return np.tile(np.float32([1, 0, 0]), (len(pixels), 1))
+
+    settings = SETTINGS.model_copy(update={"shares": (0.5, 0.3, 0.0), "synthetic_weights": (2.0, 1.0)})
+    choice = choose_dose(make(FRESH, settings, classifier=Constant()))
+    assert (choice.base, choice.dose) == ("real only", Dose(0.0))
+    assert [(one.dose.share, one.dose.weight) for one in choice.curve] == [
+        (0, 1),
+        (0.3, 1),
+        (0.3, 2),
+        (0.5, 1),
+        (0.5, 2),
+    ]
+    assert [one.mean for one in choice.curve] == pytest.approx([1 / 3] * 5)
+
+
+def test_where_no_image_can_be_spared_the_share_must_be_given(make):
+    with pytest.raises(DataError, match="no training image can be spared") as error:
+        choose_dose(make(FRESH, counts=(1, 1, 1)))
+    assert "evaluation.share" in error.value.fix
+
+
+def test_the_result_says_what_was_measured(make):
+    choice = choose_dose(make(FRESH))
+    content = choice.to_dict()
+    assert content["base"] == "oversampling" and content["folds"] == 3
+    assert content["chosen"] == {"share": choice.dose.share, "weight": 1.0, "max_ratio": None}
+    assert content["curve"][1].keys() == {"share", "weight", "max_ratio", "mean", "sd"}
+    assert content["real"][0]["balanced_accuracy"].keys() == {"mean", "sd"}
+    assert "validation parts" in content["remark"]
+    assert replace(choice, folds=0).to_dict() is None
