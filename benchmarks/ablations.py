@@ -29,7 +29,7 @@ from fidelity import Extractor, measure_distances
 from measuring import write_report
 from ours import draw
 
-ARMS = ("balanced softmax", "balanced softmax + synthetic")
+ARMS = ("balanced softmax", "best real + synthetic")
 DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},

@@ -7,8 +7,8 @@ copies of training images, planted off-class images (test images under a random 
 under their own): the filters' constants were chosen on parts of `train/`, so the test images are new to it.
 
 STUDY holds a generator that was fitted to the same images. Its samples, the same for all, are filtered in turn by no
-filter, by each alone, by all but each, and by all. Each time a classifier is trained with balanced softmax on the real
-images and as many of the kept ones, the same number for each class in all cases while enough were kept, and scored by
+filter, by each alone, by all but each, and by all. Each time a classifier is trained with balanced softmax, 30 % of each
+batch being kept ones, the same number for each class in all cases while enough were kept, and scored by
 balanced accuracy on the test images.
 """
 
@@ -32,18 +32,19 @@ from diffaug import seeding, storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.holdout import hold_out
-from diffaug.evaluation.arms import ARMS, training_inputs
+from diffaug.evaluation.arms import ARMS, Dose, training_set
 from diffaug.evaluation.metrics import classification_metrics
+from diffaug.evaluation.training import classifier_of
 from diffaug.settings import FILTER_NAMES, EvaluationSettings, SynthesisSettings
 from diffaug.synthesis.candidates import Candidates
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier, predict_probabilities
+from diffaug.synthesis.classifier import TrainingRecipe, default_updates
 from diffaug.synthesis.filters import COPY, DUPLICATE
 from diffaug.synthesis.judge import CalibratedJudge, prepare_judge
 from diffaug.synthesis.targets import resolve_targets
 
 from measuring import write_report
 
-ARM = "balanced softmax + synthetic"
+ARM, SHARE = "best real + synthetic", 0.3
 NONE, ALL = "no filter", "all filters"
 SPARE = 2.0
 CHUNK = 100
@@ -212,19 +213,14 @@ def downstream(
 
     @cache
     def accuracy(chosen: tuple[int, ...]) -> float:
-        inputs = training_inputs(
-            ARMS[ARM], train, samples.select(np.array(chosen, np.int64)), EvaluationSettings().synthetic_weight
+        training = training_set(
+            ARMS[ARM], train, samples.select(np.array(chosen, np.int64)), Dose(SHARE), base=ARMS["balanced softmax"]
         )
-        model = fit_classifier(
-            inputs.images,
-            recipe=TrainingRecipe(updates=arguments.updates or default_updates(len(train))),
-            seed=seed,
-            purpose="filters",
-            loss_weights=inputs.loss_weights,
-            log_prior=inputs.log_prior,
-            device=device,
+        recipe = TrainingRecipe(updates=arguments.updates or default_updates(len(train)))
+        classifier = classifier_of(EvaluationSettings())
+        predicted = classifier.fit_predict(training, test.pixels, recipe=recipe, seed=seed, device=device).argmax(
+            axis=1
         )
-        predicted = predict_probabilities(model, test.pixels, device).argmax(axis=1)
         return classification_metrics(test.labels, predicted, len(test.classes))["balanced_accuracy"]
 
     rejected = verdicts(judge, samples)

@@ -201,8 +201,16 @@ class SynthesisSettings(Settings):
 class EvaluationSettings(Settings):
     """How the question 'did the classifier get better?' is answered."""
 
-    arms: tuple[str, ...] = Field(FAST_ARMS, description="What is compared.")
-    seeds: Annotated[int, Field(ge=3)] = Field(5, description="Paired repetitions of every arm.")
+    thorough: bool = Field(False, description="Compare all arms, with ten seeds and two generators.")
+    arms: tuple[str, ...] | None = Field(
+        None, description="What is compared; none: six arms, or all where the evaluation is thorough."
+    )
+    seeds: PositiveInt | None = Field(
+        None, description="Paired repetitions of every arm; none: 5, or 10 where the evaluation is thorough."
+    )
+    generators: PositiveInt | None = Field(
+        None, description="Generators, with a pool each, that seeds take in turn; none: 1, or 2 where it is thorough."
+    )
     updates: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
     batch_size: PositiveInt = Field(64, description="Images an update.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate; none: 0.003 for adamw, 0.1 for sgd.")
@@ -247,7 +255,9 @@ class EvaluationSettings(Settings):
 
     @field_validator("arms")
     @classmethod
-    def _known_arms(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_arms(cls, arms: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if arms is None:
+            return None
         unknown = [arm for arm in arms if arm not in ARM_NAMES]
         if unknown:
             raise ValueError(f"unknown arms {unknown}; there are: {', '.join(ARM_NAMES)}")
@@ -257,6 +267,21 @@ class EvaluationSettings(Settings):
                 f"name distinct arms, at least one of {', '.join(real)} and at least one of {', '.join(claim)}"
             )
         return arms
+
+    @property
+    def compared_arms(self) -> tuple[str, ...]:
+        """Names of the arms to train."""
+        return self.arms or (ARM_NAMES if self.thorough else FAST_ARMS)
+
+    @property
+    def repetitions(self) -> int:
+        """Seeds of every arm."""
+        return self.seeds or (10 if self.thorough else 5)
+
+    @property
+    def num_generators(self) -> int:
+        """Generators, the study's own included."""
+        return self.generators or (2 if self.thorough else 1)
 
     @field_validator("shares", "synthetic_weights", "synthetic_ratios")
     @classmethod

@@ -96,7 +96,7 @@ class Experiment:
     @property
     def arms(self) -> tuple[Arm, ...]:
         """What is compared."""
-        return tuple(map(ARMS.__getitem__, self.settings.arms))
+        return tuple(map(ARMS.__getitem__, self.settings.compared_arms))
 
     @property
     def has_synthetic(self) -> bool:
@@ -175,7 +175,7 @@ def run_experiment(experiment: Experiment, choice: DoseChoice) -> Iterator[Trial
         Interrupted: A stop was requested; what is finished is on disk.
         DiffaugError: Processes died twice of the same training.
     """
-    plan = [(number, arm) for number in range(experiment.settings.seeds) for arm in experiment.arms]
+    plan = [(number, arm) for number in range(experiment.settings.repetitions) for arm in experiment.arms]
     tasks = {key: _trial_task(experiment, choice, *key) for key in plan}
     inputs = {key: experiment.fingerprint(task) for key, task in tasks.items()}
 

@@ -29,7 +29,7 @@ from diffaug.evaluation.augmentations import strong_augmentation
 from diffaug.evaluation.backbones import backbone_of
 from diffaug.evaluation.features import FeatureClassifier
 from diffaug.evaluation.weights import last_layer
-from diffaug.seeding import torch_global_seed
+from diffaug.seeding import numpy_generator, torch_global_seed
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.batches import Batches, cumulative_chances, network_input
 from diffaug.synthesis.classifier import (
@@ -86,6 +86,12 @@ class TrainingSet:
         """Chance in a draw times loss weight of each image (N,), on average 1: what it counts in the expected loss."""
         importances = self.chances if self.loss_weights is None else self.chances * self.loss_weights
         return np.asarray(importances / importances.mean(), np.float64)
+
+    def draw(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Positions of images, int64 (count,), drawn as a network's batches would be, for a training of your own."""
+        cumulative = cumulative_chances(self.chances, len(self.images))
+        draws = numpy_generator(seed, "draw").random(count)
+        return np.searchsorted(cumulative, draws, side="right").astype(np.int64)
 
 
 class Classifier(Protocol):

@@ -78,8 +78,9 @@ def decide(evidence: Evidence) -> Verdict:
     if evidence.synthetic_images == 0:
         return _refuse(_best(comparisons), "There is nothing to use: the pool holds no synthetic image.")
     if _dose_is_zero(evidence.dose):
-        reason = "Do not use it: on validation no dose of synthetic images that was tried did better than none."
-        return _refuse(_best(comparisons), reason)
+        tried = "on validation no dose of synthetic images that was tried did better than none"
+        reason = tried if evidence.dose and evidence.dose.get("curve") else "their share was set to zero"
+        return _refuse(_best(comparisons), f"Do not use it: {reason}.")
     better = [c for c in comparisons if c.difference.low > 0 and c.p_value_holm < 1 - CONFIDENCE]
     if better:
         return _use(_best(better), evidence)

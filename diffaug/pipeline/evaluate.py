@@ -9,7 +9,7 @@ from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
-from diffaug.errors import DataError, UsageError
+from diffaug.errors import DataError, Interrupted, UsageError
 from diffaug.evaluation.arms import ARMS
 from diffaug.evaluation.dose import DoseChoice, choose_dose
 from diffaug.evaluation.experiment import Experiment, TrainFunction, run_experiment
@@ -23,7 +23,7 @@ from diffaug.pipeline.job import Job
 from diffaug.pipeline.replicates import Replicate
 from diffaug.pipeline.signals import stop_requests
 from diffaug.settings import ARM_ROLES, EvaluationSettings
-from diffaug.study import begin_stage, finish_stage
+from diffaug.study import StageState, begin_stage, finish_stage
 from diffaug.synthesis.chunks import ChunkStore
 from diffaug.synthesis.pool import MANIFEST
 
@@ -52,38 +52,34 @@ def evaluate_pools(
         UsageError: The experiment was begun with other settings.
         Interrupted: A stop was asked for; what is finished is on disk.
     """
-    folder, settings = job.study.evaluation, job.config.evaluation.filled()
+    folder, settings = job.study.evaluation, job.config.evaluation
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"})}
-    trained = classifier.name if classifier else getattr(train_fn, "__qualname__", None)
-    stored |= {"classifier": trained} if trained else {}
+    trained = classifier.name if classifier else getattr(train_fn, "__qualname__", settings.classifier)
+    stored["trained"] = trained
     state = begin_stage(folder, stored, _inputs(catalog, replicates), overwrite=job.overwrite)
     if state == "finished":
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
     require_test_images(catalog)
     test = _unseen_test(job, catalog, replicates, drop=settings.drop_leaked)
-    trials: list[Trial] = []
-    with stop_requests() as stop, _experiment(
-        job, catalog, test, replicates, settings, classifier=classifier, train_fn=train_fn, stop_requested=stop
-    ) as experiment:
-        choice = choose_dose(experiment, lambda done, total: job.narrator.progress("choosing the dose", done, total))
-        _say_choice(job, choice)
-        for trial in run_experiment(experiment, choice):
-            trials.append(trial)
-            log_trial(job, state, trial, catalog.classes, choice)
-            total = len(settings.arms) * settings.seeds
-            job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
+    with (
+        stop_requests() as stop,
+        _experiment(
+            job, catalog, test, replicates, settings, classifier=classifier, train_fn=train_fn, stop_requested=stop
+        ) as experiment,
+    ):
+        choice, trials = _train_all(job, experiment, state)
         recipe = experiment.recipe
     result = summarize(
         trials,
-        roles={arm: ARM_ROLES[arm] for arm in settings.arms},
+        roles={arm: ARM_ROLES[arm] for arm in settings.compared_arms},
         train_counts=catalog.images("train").counts_by_name,
         synthetic_counts=replicates[0].pool.images().counts_by_name,
         test_labels=test.labels,
         classes=catalog.classes,
         dose=choice.to_dict(),
         training={
-            "classifier": trained or settings.classifier,
+            "classifier": trained,
             "updates": recipe.updates,
             "batch_size": recipe.batch_size,
             "generators": len(replicates),
@@ -93,6 +89,22 @@ def evaluate_pools(
     finish_stage(folder)
     log_result(job, result)
     return result
+
+
+def _train_all(job: Job, experiment: Experiment, state: StageState) -> tuple[DoseChoice, list[Trial]]:
+    """The choice of the dose, then every arm with every seed, narrated and logged."""
+    total = len(experiment.arms) * experiment.settings.repetitions
+    trials: list[Trial] = []
+    try:
+        choice = choose_dose(experiment, lambda done, total: job.narrator.progress("choosing the dose", done, total))
+        _say_choice(job, choice)
+        for trial in run_experiment(experiment, choice):
+            trials.append(trial)
+            log_trial(job, state, trial, experiment.train.classes, choice)
+            job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
+    except Interrupted as stop:
+        raise Interrupted(stop.what, where=experiment.directory, fix=f"go on with: {job.command}") from stop
+    return choice, trials
 
 
 def require_test_images(catalog: Catalog) -> None:
@@ -135,7 +147,7 @@ def _experiment(
     settings: EvaluationSettings,
     **trained: Any,
 ) -> Experiment:
-    wants_unfiltered = any(ARMS[arm].synthetic == "unfiltered" for arm in settings.arms)
+    wants_unfiltered = any(ARMS[arm].synthetic == "unfiltered" for arm in settings.compared_arms)
     return Experiment(
         train=catalog.images("train"),
         test=test,
@@ -146,12 +158,16 @@ def _experiment(
         directory=job.study.evaluation,
         units=catalog.units("train"),
         unfiltered=[
-            unfiltered_pool(ChunkStore(replicate.study.chunks), replicate.pool)
-            for replicate in replicates
-            if wants_unfiltered
+            unfiltered_pool(_chunks(replicate), replicate.pool) for replicate in replicates if wants_unfiltered
         ],
         **trained,
     )
+
+
+def _chunks(replicate: Replicate) -> ChunkStore:
+    """What the pool was put together from."""
+    facts = storage.committed_facts(replicate.pool.root) or {}
+    return ChunkStore(replicate.study.chunks / str(facts.get("chunks")))
 
 
 def _unseen_test(job: Job, catalog: Catalog, replicates: Sequence[Replicate], *, drop: bool) -> LabeledImages:

@@ -32,14 +32,14 @@ class Replicate:
 def prepare_replicates(job: Job, catalog: Catalog) -> list[Replicate]:
     """The study's own generator and pool, then further ones, trained and filled where they are not finished.
 
-    All are trained on the same images for as many images as the first. `evaluation.generators` says how many.
+    All are trained on the same images for as many images as the first. `evaluation.num_generators` says how many.
 
     Raises:
         UsageError: The study has no pool yet.
         Interrupted: A stop was asked for; a checkpoint was saved.
     """
     own = Replicate(job.study, Pool.open(job.study.pool))
-    return [own, *(_further(job, catalog, number) for number in range(1, job.config.evaluation.filled().generators))]
+    return [own, *(_further(job, catalog, number) for number in range(1, job.config.evaluation.num_generators))]
 
 
 def open_replicates(job: Job) -> list[Replicate]:
@@ -48,7 +48,7 @@ def open_replicates(job: Job) -> list[Replicate]:
     Raises:
         UsageError: One is not.
     """
-    studies = [job.study, *(_study(job, number) for number in range(1, job.config.evaluation.filled().generators))]
+    studies = [job.study, *(_study(job, number) for number in range(1, job.config.evaluation.num_generators))]
     return [Replicate(study, Pool.open(study.pool)) for study in studies]
 
 
