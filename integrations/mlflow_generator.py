@@ -110,7 +110,7 @@ def _register(client: MlflowClient, run_id: str, event: Event, model: LoggedMode
     known = [found for found in _versions(client, name) if found.tags.get(EVENT_TAG) == event.identity]
     if not known:
         tags = {EVENT_TAG: event.identity}
-        source = f"models:/{model.model_id}"
+        source = model.artifact_location  # a source models:/ID would be looked up in MLflow's default store
         known = [client.create_model_version(name, source, run_id, tags, model_id=model.model_id, await_creation_for=0)]
     if alias is not None:
         client.set_registered_model_alias(name, alias, known[0].version)

@@ -124,7 +124,7 @@ class _ChannelThread:
         self._channel, self._journal = channel, channel.journal
         self._changed = threading.Condition()
         self._is_closing = self._is_loaded = self._is_done = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._sent_bytes = -1
         with suppress(Exception):  # sending meets the same failure and tells it
             channel.load_if_imported()
@@ -167,13 +167,13 @@ class _ChannelThread:
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._is_closing, 0 if is_last else pause)
 
-    def _send_news(self) -> Exception | None:
+    def _send_news(self) -> BaseException | None:
         """Sends what came since all was sent; returns what went wrong."""
         try:
             size = self._journal.stat().st_size
             if size != self._sent_bytes:
                 self._channel.send(lock_seconds=LOCK_SECONDS)
                 self._sent_bytes = size
-        except Exception as error:
+        except BaseException as error:  # else whoever waits for a local tracker would wait for ever
             return error
         return None

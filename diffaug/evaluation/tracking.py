@@ -138,7 +138,7 @@ class Channel:
                     report(min(start + EVENTS_PER_SAVE, len(events)), len(events))
             self._sentence = tracker.describe(state) if state else ""
 
-    def delivery(self, error: Exception | None = None) -> Delivery:
+    def delivery(self, error: BaseException | None = None) -> Delivery:
         """What came of sending so far; `error` is what ended it."""
         return Delivery(
             self.name,
@@ -153,8 +153,8 @@ class Channel:
         """Number of events that the tracker has not had; 0 where journal or record can't be read."""
         try:
             events = read_events(self.journal)
-            cursor = storage.read_json(self._record)["cursor"] if self._record.is_file() else 0
-        except (DiffaugError, KeyError):
+            cursor = storage.read_json(self._record).get("cursor", 0) if self._record.is_file() else 0
+        except DiffaugError:
             return 0
         return sum(event.number > cursor for event in events)
 
@@ -200,7 +200,7 @@ def _alone(lock: Path, seconds: float) -> Iterator[None]:
         yield
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The error's first line, and its remedy, without the password that an address may hold."""
     text = error.what if isinstance(error, DiffaugError) else str(error)
     first = (text.strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
