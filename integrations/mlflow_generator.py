@@ -8,7 +8,6 @@ import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlflow.pyfunc
 from mlflow import MlflowClient
@@ -107,15 +106,11 @@ def _register(client: MlflowClient, run_id: str, event: Event, model: LoggedMode
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    known = [found for found in _versions(client, name) if found.tags.get(EVENT_TAG) == event.identity]
+    of_run = client.search_model_versions(f"run_id = '{run_id}'")
+    known = [found for found in of_run if found.tags.get(EVENT_TAG) == event.identity]
     if not known:
         tags = {EVENT_TAG: event.identity}
         source = model.artifact_location  # a source models:/ID would be looked up in MLflow's default store
         known = [client.create_model_version(name, source, run_id, tags, model_id=model.model_id, await_creation_for=0)]
     if alias is not None:
         client.set_registered_model_alias(name, alias, known[0].version)
-
-
-def _versions(client: MlflowClient, name: str) -> Any:
-    quoted = name.replace("'", "\\'")
-    return client.search_model_versions(f"name = '{quoted}'")

@@ -33,8 +33,8 @@ LONG = {
 _lock = threading.Lock()
 _users = 0
 _added: list[str] = []
-_logger = logging.getLogger("mlflow.store.db.utils")
-_level = logging.NOTSET
+_talkers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "urllib3.connectionpool")]
+_levels: list[int] = []
 
 
 def clean_name(name: str, *, ascii_only: bool = False) -> str:
@@ -73,14 +73,15 @@ def patience(limits: Mapping[str, str]) -> Iterator[None]:
     MLflow reads these limits from the environment, which the whole process shares: they are there only while
     something is sent, until the last of several threads has left, and never replace what the user set.
     """
-    global _users, _level  # noqa: PLW0603  (as the environment is)
+    global _users  # noqa: PLW0603  (as the environment is)
     with _lock:
         _users += 1
         if _users == 1:
             _added[:] = [name for name in {**limits, **_QUIET} if name not in os.environ]
             os.environ.update({name: {**limits, **_QUIET}[name] for name in _added})
-            _level = _logger.level
-            _logger.setLevel(logging.WARNING)
+            _levels[:] = [talker.level for talker in _talkers]
+            for talker in _talkers:
+                talker.setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -89,4 +90,5 @@ def patience(limits: Mapping[str, str]) -> Iterator[None]:
             if _users == 0:
                 for name in _added:
                     os.environ.pop(name, None)
-                _logger.setLevel(_level)
+                for talker, level in zip(_talkers, _levels, strict=True):
+                    talker.setLevel(level)

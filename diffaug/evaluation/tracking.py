@@ -24,6 +24,7 @@ from diffaug.study import Study
 ENTRY_POINT_GROUP = "diffaug.trackers"
 EVENTS_PER_SAVE = 200
 LOCK_POLL_SECONDS = 0.05
+MAX_REASON_LENGTH = 300
 
 State = dict[str, Any]
 Report = Callable[[int, int], None]
@@ -203,6 +204,7 @@ def _alone(lock: Path, seconds: float) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """The error's first line, and its remedy, without the password that an address may hold."""
     text = error.what if isinstance(error, DiffaugError) else str(error)
-    first = (text.strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+    first = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    first = first if len(first) <= MAX_REASON_LENGTH else f"{first[:140]} ... {first[-150:]}"
     remedy = f"; {error.fix}" if isinstance(error, DiffaugError) and error.fix else ""
     return re.sub(r"//[^/@\s]+@", "//", first + remedy)

@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from diffaug import storage
@@ -59,14 +60,16 @@ def empty_store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory) -> Path:
-    """A finished generator of 8 px grey images, its weights as drawn."""
+    """A finished generator of 8 px grey images, its weights drawn at random."""
     from diffaug.seeding import torch_global_seed
 
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     folder.mkdir()
     network = NetworkConfig((8, 8), 1, 3, 1, 8, (1,), 1, 0.0)
     with torch_global_seed(0, "tiny"):
-        weights = Denoiser(network).state_dict()
+        weights = {
+            name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in Denoiser(network).state_dict().items()
+        }
     write_generator(
         folder,
         network=network,
