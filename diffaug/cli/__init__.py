@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "Look whether every file of the pool is as it was written.",
     "evaluate": "Measure whether they make a classifier better.",
     "report": "Write the report of an evaluation again.",
+    "sync": "Send to MLflow what it has not had, such as after an outage.",
     "export": "Write the images for other libraries: ImageFolder, Hugging Face, webdataset.",
     "recipes": "List, show or copy ready configurations.",
     "doctor": "Versions, devices, what is missing and how to get it.",

@@ -1,233 +1,45 @@
-"""A local record first, replayed to trackers afterwards, so that an outage of a tracker costs nothing.
+"""Replays the journal to trackers, so that an outage of a tracker costs nothing.
 
-The journal holds one JSON line an event, numbered. For each tracker the study keeps the number of the last
-event it was sent; any later command replays what comes after.
+For each tracker the study keeps the number of the last event it was sent; whoever sends next goes on behind it.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Protocol
 
-from diffaug import storage
-from diffaug.errors import DamagedError, DiffaugError, MissingExtraError
-from diffaug.narration import Narrator
+from diffaug import locks, storage
+from diffaug.errors import DiffaugError, MissingExtraError, UsageError
+from diffaug.evaluation.journal import Event, read_events
 from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 ENTRY_POINT_GROUP = "diffaug.trackers"
 EVENTS_PER_SAVE = 200
+LOCK_POLL_SECONDS = 0.05
+MAX_REASON_LENGTH = 300
 
 State = dict[str, Any]
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the journal.
-
-    Attributes:
-        number: Running number, from 1.
-        time: When it was recorded, milliseconds since 1970; later events have later times.
-        kind: start, params, metrics, image, artifact, table, dataset, tags, description or end.
-        key: The run it belongs to: "study", "fit", "trial/<arm>/<seed>".
-        data: What was logged. A `file` is relative to the study where it lies inside.
-    """
-
-    number: int
-    time: int
-    kind: str
-    key: str
-    data: dict[str, Any]
-
-    @property
-    def identity(self) -> str:
-        """A name by which a tracker recognises that it has this event already."""
-        return storage.sha256_bytes(json.dumps(asdict(self)).encode())[:32]
-
-
-@dataclass
-class _Run:
-    is_open: bool = True
-    params: dict[str, str] = field(default_factory=dict)
-    results: dict[str, float | str] = field(default_factory=dict)
-    logged: set[tuple[str, str, int]] = field(default_factory=set)
-
-
-class Journal:
-    """The append-only record of everything a study logs.
-
-    Args:
-        path: The file, which lies in the study's folder; a last line cut short by a crash is ignored.
-
-    Raises:
-        DamagedError: A line before the last is not an event.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._number = self._time = 0
-        self._runs: dict[str, _Run] = {}
-        for event in read_events(path):
-            self._remember(event)
-
-    def status(self, key: str) -> Literal["open", "ended"] | None:
-        """Whether a run is open, was ended, or, None, was never started."""
-        run = self._runs.get(key)
-        return None if run is None else "open" if run.is_open else "ended"
-
-    def start_run(
-        self,
-        key: str,
-        *,
-        name: str,
-        parent: str | None = None,
-        tags: Mapping[str, str] | None = None,
-        params: Mapping[str, Any] | None = None,
-        description: str | None = None,
-    ) -> None:
-        """Begins a run, or continues it while it is open; a key that was ended begins a new run.
-
-        Args:
-            key: By which the other methods name the run.
-            name: The run's title.
-            parent: Key of the run it belongs under.
-            tags: Short texts to search by.
-            params: Settings; recorded as text.
-            description: Markdown.
-        """
-        if key in self._runs and self._runs[key].is_open:
-            if tags:
-                self.set_tags(key, tags)
-            if description is not None:
-                self.set_description(key, description)
-        else:
-            data = {"name": name, "parent": parent, "tags": dict(tags or {}), "description": description}
-            self._append("start", key, data)
-        self.log_params(key, params or {})
-
-    def log_params(self, key: str, params: Mapping[str, Any]) -> None:
-        """Records settings that the run doesn't have yet or that changed."""
-        known = self._run(key).params
-        changed = {name: str(value) for name, value in params.items() if known.get(name) != str(value)}
-        if changed:
-            self._append("params", key, {"params": changed})
-
-    def log_metrics(self, key: str, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Records figures.
-
-        Args:
-            key: The run.
-            metrics: Figures by name.
-            step: Place on a curve; a figure that the curve has there already is left as it is, since a resumed
-                training passes again through the steps after its last checkpoint. None: a result, which is recorded
-                again when it changed.
-        """
-        run = self._run(key)
-        numbers = {name: _number(value) for name, value in metrics.items()}
-        if step is None:
-            fresh = {name: number for name, number in numbers.items() if run.results.get(name) != number}
-        else:
-            fresh = {name: number for name, number in numbers.items() if ("metrics", name, step) not in run.logged}
-        if fresh:
-            self._append("metrics", key, {"metrics": fresh, "step": step})
-
-    def log_image(self, key: str, image_key: str, file: Path, step: int = 0) -> None:
-        """Records an image file shown by step under `image_key`, once a step."""
-        if ("image", image_key, step) not in self._run(key).logged:
-            self._append("image", key, {"image": image_key, "file": self._locate(file), "step": step})
-
-    def log_artifact(self, key: str, file: Path, folder: str | None = None) -> None:
-        """Records a file or a folder of files; a later one of the same name replaces it."""
-        self._append("artifact", key, {"file": self._locate(file), "folder": folder})
-
-    def log_table(self, key: str, name: str, rows: pd.DataFrame | Sequence[Mapping[str, Any]]) -> None:
-        """Records a table, comparable across runs; a later one of the same name replaces it."""
-        import pandas as pd
-
-        table = json.loads(pd.DataFrame(rows).to_json(orient="split", index=False, date_format="iso"))
-        self._append("table", key, {"name": name, **table})
-
-    def log_dataset(self, key: str, manifest_file: Path, name: str, context: str) -> None:
-        """Records that a run used the images listed in `manifest_file` (parquet), as `context`."""
-        self._append("dataset", key, {"file": self._locate(manifest_file), "name": name, "context": context})
-
-    def set_tags(self, key: str, tags: Mapping[str, str]) -> None:
-        """Records tags; a later value replaces an earlier one."""
-        self._append("tags", key, {"tags": dict(tags)})
-
-    def set_description(self, key: str, text: str) -> None:
-        """Records the run's description, in Markdown."""
-        self._append("description", key, {"description": text})
-
-    def end_run(self, key: str, status: Status = "FINISHED") -> None:
-        """Records the end of a run that is open."""
-        if self._run(key).is_open:
-            self._append("end", key, {"status": status})
-
-    def _run(self, key: str) -> _Run:
-        if key not in self._runs:
-            raise ValueError(f"the run '{key}' was not started")
-        return self._runs[key]
-
-    def _locate(self, file: Path) -> str:
-        root, target = self._path.parent.resolve(), file.resolve()
-        return target.relative_to(root).as_posix() if target.is_relative_to(root) else str(target)
-
-    def _append(self, kind: str, key: str, data: dict[str, Any]) -> None:
-        if kind != "start":
-            self._run(key)
-        now = max(time.time_ns() // 1_000_000, self._time + 1)
-        event = Event(self._number + 1, now, kind, key, data)
-        storage.append_line(self._path, json.dumps(asdict(event), allow_nan=False))
-        self._remember(event)
-
-    def _remember(self, event: Event) -> None:
-        self._number, self._time = event.number, event.time
-        if event.kind == "start":
-            self._runs[event.key] = _Run()
-        run = self._runs[event.key]
-        if event.kind == "end":
-            run.is_open = False
-        elif event.kind == "params":
-            run.params.update(event.data["params"])
-        elif event.kind == "metrics" and event.data["step"] is None:
-            run.results.update(event.data["metrics"])
-        elif event.kind == "metrics":
-            run.logged.update(("metrics", name, event.data["step"]) for name in event.data["metrics"])
-        elif event.kind == "image":
-            run.logged.add(("image", event.data["image"], event.data["step"]))
-
-
-def read_events(path: Path) -> list[Event]:
-    """The events of a journal, none where there is no file; a last line cut short is ignored.
-
-    Raises:
-        DamagedError: A line before the last is not an event.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    try:
-        return [Event(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise DamagedError(
-            f"a line is not an event ({error})", where=path, fix="restore the file or remove it"
-        ) from error
+Report = Callable[[int, int], None]
 
 
 class Tracker(Protocol):
-    """Somewhere that events are replayed to; made by an entry point of `diffaug.trackers` from (study, settings)."""
+    """Somewhere that events are replayed to.
+
+    Made by an entry point of `diffaug.trackers`, named after the library that it needs, from (study, settings,
+    patient). Being made must not take a connection. All else may be called from another thread.
+    """
+
+    @property
+    def is_local(self) -> bool:
+        """Whether events go to a file of this machine, so that waiting for it has an end."""
 
     def recognizes(self, state: State) -> bool:
         """Whether what `state` speaks of is still there; if not, everything is replayed from the first event."""
@@ -242,58 +54,157 @@ class Tracker(Protocol):
     def describe(self, state: State) -> str:
         """The sentence that says how to look at what was logged."""
 
+    def links(self, state: State) -> dict[str, str | None]:
+        """Where the study's run is: `run_id`, `experiment_id`, `tracking_uri` and, for a server, `url`."""
 
-def sync(study: Study, settings: TrackingSettings, narrator: Narrator) -> list[str]:
-    """Sends every tracker what it hasn't had yet; a tracker that fails costs a warning and nothing else.
 
-    Returns:
-        For each tracker that is up to date, how to look at what was logged.
+@dataclass(frozen=True)
+class Delivery:
+    """What came of sending the journal to one tracker.
+
+    Attributes:
+        tracker: Its name.
+        sentence: How to look at what was logged; empty when nothing was.
+        unsent: Events that it has not had.
+        reason: Why not.
+        skipped: What could not be logged at all.
+        is_missing: Whether its library is not installed.
     """
-    sentences = []
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if getattr(settings, point.name, True):
-            try:
-                sentences += _sync_one(point, study, settings, narrator)
-            except MissingExtraError as error:
-                narrator.say(f"Not logged to {point.name}: {error.what}; to have it: {error.fix}")
-            except Exception as error:
-                narrator.warn(
-                    f"{point.name} could not be reached or refused: {_reason(error)}. Nothing is lost: everything is "
-                    f"in {study.journal} and is sent by the next command, or by: diffaug report {study.path}"
-                )
-    return sentences
+
+    tracker: str
+    sentence: str = ""
+    unsent: int = 0
+    reason: str = ""
+    skipped: tuple[str, ...] = ()
+    is_missing: bool = False
 
 
-def _sync_one(point: EntryPoint, study: Study, settings: TrackingSettings, narrator: Narrator) -> list[str]:
+class Channel:
+    """One tracker of one study: sends what it has not had, while no other process does.
+
+    Args:
+        point: The tracker's entry point.
+        study: Whose journal is sent.
+        settings: Where to.
+        patient: Whether to give a slow server the time it wants.
+    """
+
+    def __init__(self, point: EntryPoint, study: Study, settings: TrackingSettings, *, patient: bool = False) -> None:
+        self.name = point.name
+        self.journal = study.journal
+        self.tracker: Tracker | None = None
+        self._point, self._study, self._settings, self._patient = point, study, settings, patient
+        self._folder = study.path / "tracking"
+        self._record = self._folder / f"{point.name}.json"
+        self._is_recognized = False
+        self._sentence = ""
+        self._skipped: list[str] = []
+
+    def load_if_imported(self) -> None:
+        """Makes the tracker here when its library is in use already: an active run belongs to the thread it is in."""
+        if self.name in sys.modules:
+            self.load()
+
+    def load(self) -> Tracker:
+        """The tracker, made when first asked for.
+
+        Raises:
+            MissingExtraError: Its library is not installed.
+        """
+        if self.tracker is None:
+            self.tracker = self._point.load()(self._study, self._settings, patient=self._patient)
+        return self.tracker
+
+    def send(self, *, lock_seconds: float, report: Report | None = None) -> None:
+        """Sends every event that the tracker has not had.
+
+        Args:
+            lock_seconds: How long to wait for another process that is sending.
+            report: Told after some events how many of those to send are sent.
+
+        Raises:
+            Exception: Whatever the tracker raises; what was sent before is remembered.
+        """
+        tracker = self.load()
+        with _alone(self._folder / f".{self.name}.lock", lock_seconds):
+            state = self._state(tracker)
+            events = [event for event in read_events(self.journal) if event.number > state.get("cursor", 0)]
+            for start in range(0, len(events), EVENTS_PER_SAVE):
+                try:
+                    tracker.replay(events[start : start + EVENTS_PER_SAVE], state)
+                finally:
+                    self._skipped += state.pop("skipped", [])
+                    self._save(tracker, state)
+                if report is not None:
+                    report(min(start + EVENTS_PER_SAVE, len(events)), len(events))
+            self._sentence = tracker.describe(state) if state else ""
+
+    def delivery(self, error: BaseException | None = None) -> Delivery:
+        """What came of sending so far; `error` is what ended it."""
+        return Delivery(
+            self.name,
+            self._sentence if error is None else "",
+            0 if error is None else self.unsent(),
+            "" if error is None else _reason(error),
+            tuple(self._skipped),
+            isinstance(error, MissingExtraError),
+        )
+
+    def unsent(self) -> int:
+        """Number of events that the tracker has not had; 0 where journal or record can't be read."""
+        try:
+            events = read_events(self.journal)
+            cursor = storage.read_json(self._record).get("cursor", 0) if self._record.is_file() else 0
+        except DiffaugError:
+            return 0
+        return sum(event.number > cursor for event in events)
+
+    def _state(self, tracker: Tracker) -> State:
+        state: State = storage.read_json(self._record) if self._record.exists() else {}
+        if state and not self._is_recognized and not tracker.recognizes(state):
+            return {}
+        self._is_recognized = True
+        return state
+
+    def _save(self, tracker: Tracker, state: State) -> None:
+        links = {"links": tracker.links(state)} if "cursor" in state else {}
+        storage.write_json(self._record, {**state, **links})
+
+
+def channels(study: Study, settings: TrackingSettings, *, patient: bool = False) -> list[Channel]:
+    """The trackers that are installed and not switched off; none before anything was recorded."""
     if not study.journal.exists():
         return []
-    tracker: Tracker = point.load()(study, settings)
-    record = study.path / "tracking" / f"{point.name}.json"
-    state: State = storage.read_json(record) if record.exists() else {}
-    if state and not tracker.recognizes(state):
-        state = {}
-    events = [event for event in read_events(study.journal) if event.number > state.get("cursor", 0)]
-    for start in range(0, len(events), EVENTS_PER_SAVE):
-        try:
-            tracker.replay(events[start : start + EVENTS_PER_SAVE], state)
-        finally:
-            skipped = state.pop("skipped", [])
-            storage.write_json(record, state)
-            if skipped:
-                narrator.warn(
-                    f"{point.name}: left out what could not be logged ({len(skipped)}), such as: {skipped[0]}"
-                )
-    return [tracker.describe(state)] if state else []
+    points = entry_points(group=ENTRY_POINT_GROUP)
+    return [Channel(point, study, settings, patient=patient) for point in points if getattr(settings, point.name, True)]
 
 
-def _number(value: float) -> float | str:
-    """JSON has no NaN or infinity: they are kept as text that `float` reads back."""
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
+def logged_links(study: Study) -> dict[str, dict[str, str | None]]:
+    """Where the study's run is in each tracker that had something of it, by name; see `Tracker.links`."""
+    records = {path.stem: storage.read_json(path) for path in sorted((study.path / "tracking").glob("*.json"))}
+    return {name: record["links"] for name, record in records.items() if "links" in record}
 
 
-def _reason(error: Exception) -> str:
-    """The error's first line, without the password that an address may hold."""
+@contextmanager
+def _alone(lock: Path, seconds: float) -> Iterator[None]:
+    """Holds the lock, or raises UsageError when another process has it for longer than `seconds`."""
+    deadline = time.monotonic() + seconds
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locks.exclusive_lock(lock))
+                break
+            except UsageError:
+                if time.monotonic() >= deadline:
+                    raise UsageError("another process or stage is still sending", where=lock.parent) from None
+                time.sleep(LOCK_POLL_SECONDS)
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The error's first line, and its remedy, without the password that an address may hold."""
     text = error.what if isinstance(error, DiffaugError) else str(error)
-    first = (text.strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"//[^/@\s]+@", "//", first)[:300].rstrip(".")
+    first = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    first = first if len(first) <= MAX_REASON_LENGTH else f"{first[:140]} ... {first[-150:]}"
+    remedy = f"; {error.fix}" if isinstance(error, DiffaugError) and error.fix else ""
+    return re.sub(r"//[^/@\s]+@", "//", first + remedy)

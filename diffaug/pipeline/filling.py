@@ -11,7 +11,7 @@ from diffaug import storage
 from diffaug.config import Resolved
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.artifact import Generator
-from diffaug.evaluation.tracking import Journal
+from diffaug.evaluation.journal import Journal
 from diffaug.narration import SilentNarrator
 from diffaug.pipeline.job import Job
 from diffaug.pipeline.train_split import TrainSplit

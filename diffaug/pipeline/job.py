@@ -10,7 +10,8 @@ from typing import Any, Self
 from diffaug import storage
 from diffaug.config import Resolved, resolve, to_yaml
 from diffaug.errors import UsageError
-from diffaug.evaluation.tracking import Journal, sync
+from diffaug.evaluation.journal import Journal
+from diffaug.evaluation.sender import Sender
 from diffaug.narration import Narrator
 from diffaug.settings import Config
 from diffaug.study import StageState, Study, stage_settings
@@ -73,7 +74,7 @@ class Job:
 
     def sync(self) -> list[str]:
         """Sends the journal to the trackers; returns how to look at what was logged."""
-        return sync(self.study, self.config.tracking, self.narrator)
+        return Sender(self.study, self.config.tracking, self.narrator).flush()
 
 
 def open_job(

@@ -2,18 +2,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -21,72 +17,36 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
 from diffaug import storage
-from diffaug.evaluation.tracking import Journal, sync
-from diffaug.integrations import mlflow_tracking
-from diffaug.integrations.mlflow_tracking import clean_name
+from diffaug.errors import DiffaugError
+from diffaug.evaluation.journal import Journal
+from diffaug.evaluation.sender import Sender, send_all
+from diffaug.evaluation.tracking import logged_links
+from diffaug.integrations import mlflow_generator, mlflow_tracking
+from diffaug.integrations.mlflow_limits import SHORT, clean_name, patience
 from diffaug.narration import SilentNarrator
 from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
-WRITES = ("create_run", "log_batch", "log_artifact", "log_inputs", "set_tag", "set_terminated")
+WRITES = (
+    "create_run",
+    "log_batch",
+    "log_artifact",
+    "log_inputs",
+    "set_tag",
+    "set_terminated",
+    "create_logged_model",
+    "log_model_artifacts",
+    "finalize_logged_model",
+    "log_outputs",
+    "create_registered_model",
+    "create_model_version",
+    "set_registered_model_alias",
+)
 HOSTILE = ["<script>", "a/b", "../x", "Käse", "猫", "a:b", "a b", "a_b", "", " ", ".", "x" * 400, "a\n", "50%"]
 
 
-class Listener(SilentNarrator):
-    def __init__(self):
-        self.said, self.warned = [], []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def warn(self, text):
-        self.warned.append(text)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A migrated SQLite store; the migration takes seconds, so it is done once and copied."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture(autouse=True)
-def no_destination(monkeypatch, tmp_path):
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(None)
-    yield
-    while mlflow.active_run():
-        mlflow.end_run()
-    mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture
-def study(tmp_path, empty_store) -> Study:
-    path = tmp_path / "my study"
-    path.mkdir()
-    shutil.copy(empty_store, path / "mlflow.db")
-    return Study(path)
-
-
-def record(study: Study) -> Journal:
-    """One event of each kind at least, in a parent and a child run."""
-    storage.write_bytes(study.path / "grid.png", storage.png_bytes(np.full((8, 8, 3), 90, np.uint8)))
-    storage.write_text(study.path / "report.html", "<p>report</p>")
-    storage.write_parquet(study.path / "pool.parquet", pd.DataFrame({"file": ["0.png"], "label": ["cat"]}))
-    journal = Journal(study.journal)
-    journal.start_run("study", name="digits", params={"seed": 0}, tags={"diffaug.kind": "study"}, description="**hi**")
-    journal.start_run("fit", name="fit", parent="study")
-    for step in range(3):
-        journal.log_metrics("fit", {"loss": 1 / (step + 1), "recall/<cat>": 0.5}, step)
-    journal.log_image("fit", "samples/cat", study.path / "grid.png", 2)
-    journal.end_run("fit")
-    journal.log_artifact("study", study.path / "report.html", "reports")
-    journal.log_table("study", "per_class", [{"class": "cat", "recall": 0.5}])
-    journal.log_dataset("study", study.path / "pool.parquet", "pool", "synthetic")
-    return journal
+def sync(study, settings, narrator):
+    return Sender(study, settings, narrator).flush()
 
 
 def client_of(study: Study) -> MlflowClient:
@@ -111,6 +71,8 @@ def runs_of(client: MlflowClient) -> dict[str, mlflow.entities.Run]:
 def content(client: MlflowClient) -> dict:
     """All that the store holds, without the ids that it draws itself."""
     runs = runs_of(client)
+    aliases = {model.name: model.aliases for model in client.search_registered_models()}
+    versions = client.search_model_versions()
     names = {run.info.run_id: name for name, run in runs.items()}
     return {
         name: {
@@ -122,6 +84,8 @@ def content(client: MlflowClient) -> dict:
                 for key in run.data.metrics
             },
             "files": files_of(client, run_id),
+            "models": len(run.outputs.model_outputs),
+            "registered": [(made.name, made.version, aliases[made.name]) for made in versions if made.run_id == run_id],
             "datasets": [
                 (use.dataset.name, use.dataset.digest, use.tags[0].value) for use in run.inputs.dataset_inputs
             ],
@@ -131,9 +95,8 @@ def content(client: MlflowClient) -> dict:
     }
 
 
-def test_a_study_becomes_a_parent_run_with_children(study):
+def test_a_study_becomes_a_parent_run_with_children(study, narrator, record):
     record(study)
-    narrator = Listener()
     sentences = sync(study, TrackingSettings(), narrator)
     assert narrator.warned == []
     assert sentences == [f"MLflow: mlflow ui --backend-store-uri 'sqlite:///{study.path}/mlflow.db'"]
@@ -146,20 +109,22 @@ def test_a_study_becomes_a_parent_run_with_children(study):
     assert stored["digits"]["tags"]["mlflow.note.content"] == "**hi**"
     assert stored["digits"]["tags"]["diffaug.kind"] == "study"
     assert stored["digits"]["params"] == {"seed": "0"}
+    assert (stored["digits"]["models"], stored["fit"]["models"]) == (0, 1)
+    assert stored["fit"]["registered"] == [("digits' model", 1, {"champion": 1})]
     assert [(step, value) for step, value, _ in stored["fit"]["metrics"]["loss"]] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert stored["digits"]["datasets"] == [
         ("pool", storage.sha256_file(study.path / "pool.parquet")[:36], "synthetic")
     ]
-    assert stored["digits"]["files"] == ["per_class.json", "reports/report.html"]
+    assert stored["digits"]["files"] == ["confusion_matrix.png", "per_class.json", "reports/report.html"]
     png, webp = sorted(stored["fit"]["files"], key=lambda file: file.endswith("webp"))
     assert png.startswith("images/samples~cat+step+2+") and webp.endswith("+compressed.webp")
     assert stored["fit"]["tags"]["mlflow.loggedImages"] == "True"
 
 
-def test_tables_and_artifacts_read_back(study, tmp_path):
+def test_tables_and_artifacts_read_back(study, tmp_path, narrator, record):
     journal = record(study)
     journal.log_table("study", "per_class.json", [{"class": "cat", "recall": 0.75}])
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     client = client_of(study)
     run = runs_of(client)["digits"]
     mlflow.set_tracking_uri(f"sqlite:///{study.path}/mlflow.db")
@@ -170,28 +135,31 @@ def test_tables_and_artifacts_read_back(study, tmp_path):
     assert (study.path / "mlartifacts").is_dir()
 
 
-def test_after_a_failure_at_any_call_nothing_is_doubled_or_lost(study, monkeypatch):
+def test_after_a_failure_at_any_call_nothing_is_doubled_or_lost(
+    study, monkeypatch, tmp_path, tiny_generator, narrator, record
+):
     """Fails before call n with the state kept, then after call n with the state lost as by a kill."""
+    saved = tmp_path / "saved model"
+    mlflow_generator.save_generator(tiny_generator, saved)
+    monkeypatch.setattr(mlflow_generator, "save_generator", lambda folder, target, _: shutil.copytree(saved, target))
     record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     expected = content(client_of(study))
     calls = _failing(monkeypatch, at=None, after=False)
     _forget(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     total = len(calls)
-    assert total >= 12 and set(calls) == set(WRITES)
+    assert total >= 19 and set(calls) == set(WRITES)
     for number in range(total):
         for after in (False, True):
             _forget(study)
             with monkeypatch.context() as patch:
                 _failing(patch, at=number, after=after)
-                narrator = Listener()
-                assert sync(study, TrackingSettings(), narrator) == []
-                assert "injected" in narrator.warned[0]
+                with pytest.raises(DiffaugError, match="injected"):
+                    send_all(study, TrackingSettings(), narrator)
             if after:
                 (study.path / "tracking" / "mlflow.json").unlink()
-            narrator = Listener()
-            sync(study, TrackingSettings(), narrator)
+            send_all(study, TrackingSettings(), narrator)
             assert narrator.warned == []
             assert content(client_of(study)) == expected, (number, calls[number], after)
 
@@ -203,10 +171,14 @@ def _forget(study):
     _empty(study)
 
 
+KEPT_TABLES = ("alembic_version", "workspaces", "sqlite_sequence", "experiments")
+
+
 def _empty(study):
     """Empties the store in place, since MLflow keeps the file open."""
     with sqlite3.connect(study.path / "mlflow.db") as connection:
-        for table in ("metrics", "latest_metrics", "params", "tags", "inputs", "input_tags", "datasets", "runs"):
+        tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+        for table in set(tables) - set(KEPT_TABLES):
             connection.execute(f"delete from {table}")
         connection.execute("delete from experiments where experiment_id != 0")
 
@@ -230,20 +202,20 @@ def _failing(patch, at, after):
     return calls
 
 
-def test_later_events_go_to_the_same_runs(study):
+def test_later_events_go_to_the_same_runs(study, narrator, record):
     journal = record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     before = {name: run.info.run_id for name, run in runs_of(client_of(study)).items()}
     journal.log_metrics("study", {"gain": 0.3})
     journal.log_metrics("study", {"gain": 0.1})
     journal.end_run("study")
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     after = runs_of(client_of(study))
     assert {name: run.info.run_id for name, run in after.items()} == before
     assert after["digits"].data.metrics["gain"] == 0.1 and after["digits"].info.status == "FINISHED"
 
 
-def test_class_names_may_be_anything(study):
+def test_class_names_may_be_anything(study, narrator):
     journal = Journal(study.journal)
     journal.start_run("study", name="name \udcff", params=dict.fromkeys(HOSTILE, "v" * 7000))
     journal.log_metrics("study", {f"recall/{name}": number for number, name in enumerate(HOSTILE)})
@@ -252,7 +224,6 @@ def test_class_names_may_be_anything(study):
     for name in HOSTILE:
         journal.log_image("study", f"samples/{name}", study.path / "a.png")
         journal.log_table("study", name, [{"a": 1}])
-    narrator = Listener()
     sync(study, TrackingSettings(), narrator)
     assert narrator.warned == []
     (run,) = runs_of(client_of(study)).values()
@@ -283,66 +254,61 @@ def test_clean_names_do_not_collide(names, ascii_only):
     assert len({clean_name(name, ascii_only=ascii_only) for name in names}) == len(names)
 
 
-def test_a_changed_parameter_keeps_the_first_value_and_gets_a_tag(study):
+def test_a_changed_parameter_keeps_the_first_value_and_gets_a_tag(study, narrator, record):
     journal = record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     journal.log_params("study", {"seed": 1})
-    narrator = Listener()
     sync(study, TrackingSettings(), narrator)
     run = runs_of(client_of(study))["digits"]
     assert narrator.warned == []
     assert run.data.params["seed"] == "0" and run.data.tags["changed.seed"] == "1"
 
 
-def test_more_metrics_than_a_batch_takes(study):
+def test_more_metrics_than_a_batch_takes(study, narrator):
     journal = Journal(study.journal)
     journal.start_run("study", name="s")
     journal.log_metrics("study", {f"m{number}": number for number in range(2100)})
-    narrator = Listener()
     sync(study, TrackingSettings(), narrator)
     assert narrator.warned == []
     assert len(runs_of(client_of(study))["s"].data.metrics) == 2100
 
 
-def test_metrics_of_many_steps_take_few_requests(study, monkeypatch):
+def test_metrics_of_many_steps_take_few_requests(study, monkeypatch, narrator):
     journal = Journal(study.journal)
     journal.start_run("study", name="s")
     for step in range(150):
         journal.log_metrics("study", {"loss": 0.1}, step)
     calls = _failing(monkeypatch, at=None, after=False)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     assert calls == ["create_run", "log_batch"]
 
 
-def test_a_file_that_is_gone_is_left_out_with_a_warning(study):
+def test_a_file_that_is_gone_is_left_out_with_a_warning(study, narrator, record):
     record(study)
     (study.path / "grid.png").unlink()
-    narrator = Listener()
     assert len(sync(study, TrackingSettings(), narrator)) == 1
     (warning,) = narrator.warned
     assert "grid.png" in warning and "(1)" in warning
     assert "reports/report.html" in content(client_of(study))["digits"]["files"]
 
 
-def test_a_run_deleted_in_mlflow_blocks_nothing(study):
+def test_a_run_deleted_in_mlflow_blocks_nothing(study, narrator, record):
     journal = record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     client_of(study).delete_run(runs_of(client_of(study))["fit"].info.run_id)
     journal.log_metrics("fit", {"late": 1.0})
     journal.log_metrics("study", {"gain": 0.1})
-    narrator = Listener()
     sync(study, TrackingSettings(), narrator)
     assert "fit" in narrator.warned[0]
     assert runs_of(client_of(study))["digits"].data.metrics == {"gain": 0.1}
 
 
-def test_another_destination_is_sent_everything(study, tmp_path, empty_store, monkeypatch):
+def test_another_destination_is_sent_everything(study, tmp_path, empty_store, monkeypatch, narrator, record):
     record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     expected = content(client_of(study))
     shutil.copy(empty_store, tmp_path / "team.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
-    narrator = Listener()
     sync(study, TrackingSettings(experiment="team"), narrator)
     assert narrator.warned == []
     team = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/team.db")
@@ -351,36 +317,53 @@ def test_another_destination_is_sent_everything(study, tmp_path, empty_store, mo
     assert team.get_experiment_by_name("diffaug/my study") is None
 
 
-def test_a_store_that_was_emptied_or_another_experiment_is_sent_everything(study):
+def test_a_store_that_was_emptied_or_another_experiment_is_sent_everything(study, narrator, record):
     record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     expected = content(client_of(study))
     _empty(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     assert content(client_of(study)) == expected
-    sync(study, TrackingSettings(experiment="second"), Listener())
+    sync(study, TrackingSettings(experiment="second"), SilentNarrator())
     client = client_of(study)
     for name in ("diffaug/my study", "second"):
         assert len(client.search_runs([client.get_experiment_by_name(name).experiment_id])) == 2
 
 
-def test_an_old_mlruns_folder_in_the_working_directory_is_no_trap(study, tmp_path):
-    storage.write_text(tmp_path / "mlruns" / "0" / "meta.yaml", "experiment_id: '0'\n")
+def old_store(folder: Path) -> Path:
+    """What MLflow wrote to ./mlruns before it took to databases."""
+    storage.write_text(folder / "0" / "meta.yaml", "artifact_location: x\nexperiment_id: '0'\nname: Default\n")
+    return folder
+
+
+def test_an_old_mlruns_folder_in_the_working_directory_is_no_trap_and_is_explained(study, tmp_path, narrator, record):
+    old_store(tmp_path / "mlruns")
     record(study)
-    narrator = Listener()
-    sync(study, TrackingSettings(), narrator)
+    (sentence,) = sync(study, TrackingSettings(), narrator)
     assert narrator.warned == []
     assert set(runs_of(client_of(study))) == {"digits", "fit"}
     assert {path.name for path in tmp_path.iterdir()} == {"mlruns", "my study"}
+    assert f"mlflow migrate-filestore --source {tmp_path}/mlruns --target sqlite:///{tmp_path}/mlflow.db" in sentence
 
 
-def test_an_active_run_becomes_the_parent_and_stays_active(study, tmp_path, empty_store):
+@pytest.mark.parametrize("as_uri", [True, False])
+def test_a_store_that_mlflow_refuses_is_explained_with_the_command_that_moves_it(
+    study, tmp_path, monkeypatch, as_uri, narrator, record
+):
+    folder = old_store(tmp_path / "old runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.as_uri() if as_uri else "old runs")
+    record(study)
+    assert sync(study, TrackingSettings(), narrator) == []
+    command = f"mlflow migrate-filestore --source '{folder}' --target sqlite:///{tmp_path}/mlflow.db"
+    assert f"; {command} && export MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db" in narrator.warned[0]
+
+
+def test_an_active_run_becomes_the_parent_and_stays_active(study, tmp_path, empty_store, narrator, record):
     shutil.copy(empty_store, tmp_path / "mine.db")
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mine.db")
     mlflow.set_experiment("mine")
     record(study)
     with mlflow.start_run(run_name="outer") as outer:
-        narrator = Listener()
         sync(study, TrackingSettings(), narrator)
         assert narrator.warned == []
         assert mlflow.active_run().info.run_id == outer.info.run_id
@@ -392,43 +375,36 @@ def test_an_active_run_becomes_the_parent_and_stays_active(study, tmp_path, empt
     assert not (study.path / "mlartifacts").exists()
 
 
-def test_a_moved_study_is_told_rather_than_written_to_the_old_place(study, tmp_path):
+def test_a_moved_study_is_told_rather_than_written_to_the_old_place(study, tmp_path, narrator, record):
     record(study)
-    sync(study, TrackingSettings(), Listener())
+    sync(study, TrackingSettings(), SilentNarrator())
     study.path.rename(tmp_path / "moved")
     moved = Study(tmp_path / "moved")
-    narrator = Listener()
     assert sync(moved, TrackingSettings(experiment="diffaug/my study"), narrator) == []
     assert "keeps its artifacts elsewhere" in narrator.warned[0]
     assert not study.path.exists()
 
 
-@pytest.mark.parametrize("answers", [False, True], ids=["refused", "silent"])
-def test_a_server_that_is_down_costs_seconds_and_loses_nothing(study, monkeypatch, answers):
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        if answers:
-            server.listen(8)
-            monkeypatch.setitem(mlflow_tracking._LIMITS, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-        record(study)
-        narrator = Listener()
-        started = time.monotonic()
-        assert sync(study, TrackingSettings(), narrator) == []
-        assert time.monotonic() - started < 9
-    assert "Nothing is lost" in narrator.warned[0]
-    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    sync(study, TrackingSettings(), Listener())
-    assert set(runs_of(client_of(study))) == {"digits", "fit"}
-
-
-def test_the_users_patience_is_respected(monkeypatch):
+def test_the_users_patience_is_respected_and_that_of_several_threads_ends_with_the_last(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    with mlflow_tracking._short_patience():
-        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
-        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with patience(SHORT):
+            entered.set()
+            assert leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert entered.wait(10)
+    with patience(SHORT):
+        pass
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    leave.set()
+    thread.join()
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert not set(SHORT) - {"MLFLOW_HTTP_REQUEST_TIMEOUT"} & set(os.environ)
 
 
 def test_a_servers_address_is_given_without_its_password(study, monkeypatch):
@@ -436,6 +412,25 @@ def test_a_servers_address_is_given_without_its_password(study, monkeypatch):
     tracker = mlflow_tracking.MlflowTracker(study, TrackingSettings())
     state = {"experiment_id": "3", "experiment": "e", "runs": {"study": "abc"}}
     assert tracker.describe(state) == "MLflow: https://ml.example:5000/#/experiments/3/runs/abc"
+    assert tracker.links(state) == {
+        "run_id": "abc",
+        "experiment_id": "3",
+        "tracking_uri": "https://ml.example:5000",
+        "url": "https://ml.example:5000/#/experiments/3/runs/abc",
+    }
+    assert not tracker.is_local
+
+
+def test_links_name_the_run_of_a_local_store(study, record):
+    record(study)
+    sync(study, TrackingSettings(), SilentNarrator())
+    run = runs_of(client_of(study))["digits"]
+    assert logged_links(study)["mlflow"] == {
+        "run_id": run.info.run_id,
+        "experiment_id": run.info.experiment_id,
+        "tracking_uri": f"sqlite:///{study.path}/mlflow.db",
+        "url": None,
+    }
 
 
 def test_without_mlflow_the_import_says_what_to_install():

@@ -21,7 +21,7 @@ from diffaug import storage
 from diffaug.cli import main
 from diffaug.diffusion.artifact import Generator
 from diffaug.errors import DamagedError, UsageError
-from diffaug.evaluation.tracking import read_events
+from diffaug.evaluation.journal import read_events
 from diffaug.pipeline.filling import Filling
 from diffaug.pipeline.job import Job
 from diffaug.settings import SynthesisSettings

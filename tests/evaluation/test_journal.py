@@ -8,55 +8,10 @@ import pandas as pd
 import pytest
 
 from diffaug import storage
-from diffaug.errors import DamagedError, MissingExtraError
-from diffaug.evaluation import tracking
-from diffaug.evaluation.tracking import Journal, read_events, sync
-from diffaug.narration import SilentNarrator
-from diffaug.settings import TrackingSettings
+from diffaug.errors import DamagedError
+from diffaug.evaluation import journal as journal_module
+from diffaug.evaluation.journal import Journal, read_events
 from diffaug.study import Study
-
-
-class Listener(SilentNarrator):
-    def __init__(self):
-        self.said, self.warned = [], []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def warn(self, text):
-        self.warned.append(text)
-
-
-class ListTracker:
-    """Keeps what it is sent in a list that outlives it; fails when it is sent the event `fails_at`."""
-
-    def __init__(self, received, fails_at=None, skips=()):
-        self.received, self.fails_at, self.skips = received, fails_at, skips
-        self.known = True
-
-    def recognizes(self, state):
-        return self.known
-
-    def replay(self, events, state):
-        for event in events:
-            if event.number == self.fails_at:
-                raise ConnectionError("http://me:secret@host: connection refused\nlong traceback")
-            if event.number in self.skips:
-                state.setdefault("skipped", []).append(f"event {event.number}")
-            else:
-                self.received.append(event.number)
-            state["cursor"] = event.number
-
-    def describe(self, state):
-        return f"{state['cursor']} events"
-
-
-class Point:
-    def __init__(self, name, load):
-        self.name, self._load = name, load
-
-    def load(self):
-        return self._load()
 
 
 @pytest.fixture
@@ -71,21 +26,6 @@ def journal(study):
 
 def kinds(path: Path) -> list[str]:
     return [event.kind for event in read_events(path)]
-
-
-def install(monkeypatch, *points):
-    monkeypatch.setattr(tracking, "entry_points", lambda group: list(points))
-
-
-def tracker_point(tracker, name="mlflow"):
-    return Point(name, lambda: lambda study, settings: tracker)
-
-
-def five_events(study):
-    journal = Journal(study.journal)
-    journal.start_run("study", name="digits")
-    for step in range(4):
-        journal.log_metrics("study", {"loss": 0.5}, step)
 
 
 def test_events_are_numbered_and_carry_what_was_logged(study, journal):
@@ -136,7 +76,7 @@ def test_a_result_is_recorded_again_only_when_it_changed(study, journal):
 
 def test_times_increase_even_when_the_clock_goes_back(study, journal, monkeypatch):
     journal.start_run("study", name="s")
-    monkeypatch.setattr(tracking.time, "time_ns", lambda: 10**15)
+    monkeypatch.setattr(journal_module.time, "time_ns", lambda: 10**15)
     journal.log_metrics("study", {"gain": 0.3})
     Journal(study.journal).log_metrics("study", {"gain": 0.1})
     times = [event.time for event in read_events(study.journal)]
@@ -224,108 +164,42 @@ def test_a_write_that_failed_half_way_does_not_spoil_the_next(study, journal, mo
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(study):
-    five_events(study)
+    journal = Journal(study.journal)
+    journal.start_run("study", name="digits")
+    for step in range(4):
+        journal.log_metrics("study", {"loss": 0.5}, step)
     lines = study.journal.read_bytes().split(b"\n")
     study.journal.write_bytes(b"\n".join([lines[0], b'{"number": 2', *lines[2:]]))
     with pytest.raises(DamagedError, match="not an event"):
         Journal(study.journal)
 
 
-@pytest.mark.parametrize("fails_at", range(1, 6))
-def test_after_a_failure_at_any_event_exactly_the_rest_is_sent(study, monkeypatch, fails_at):
-    five_events(study)
-    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
-    received, narrator = [], Listener()
-    install(monkeypatch, tracker_point(ListTracker(received, fails_at)))
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert received == list(range(1, fails_at))
-    (warning,) = narrator.warned
-    assert "http://host: connection refused. Nothing is lost" in warning and "traceback" not in warning
-    assert f"diffaug report {study.path}" in warning
-    install(monkeypatch, tracker_point(ListTracker(received)))
-    assert sync(study, TrackingSettings(), narrator) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5]
-    assert len(narrator.warned) == 1
+def test_a_data_set_is_recorded_once_a_run_with_the_digest_of_that_moment(study, journal):
+    manifest = study.path / "catalog.parquet"
+    storage.write_parquet(manifest, pd.DataFrame({"file": ["a"]}))
+    journal.start_run("fit", name="fit")
+    journal.start_run("study", name="s")
+    for key in ("fit", "fit", "study"):
+        Journal(study.journal).log_dataset(key, manifest, "digits", "training")
+    before = storage.sha256_file(manifest)
+    storage.write_parquet(manifest, pd.DataFrame({"file": ["b"]}))
+    resumed = Journal(study.journal)
+    resumed.log_dataset("fit", manifest, "digits", "training")
+    resumed.log_dataset("fit", manifest, "digits", "test", digest="part")
+    logged = [(event.key, event.data["context"], event.data["digest"]) for event in read_events(study.journal)[2:]]
+    after = storage.sha256_file(manifest)
+    assert logged == [
+        ("fit", "training", before),
+        ("study", "training", before),
+        ("fit", "training", after),
+        ("fit", "test", "part"),
+    ]
 
 
-def test_state_is_saved_every_few_events_so_that_a_kill_repeats_little(study, monkeypatch):
-    five_events(study)
-    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
-
-    class Killed(BaseException):
-        pass
-
-    class Dying(ListTracker):
-        def replay(self, events, state):
-            if events[0].number == 3:
-                raise Killed
-            super().replay(events, state)
-
-    install(monkeypatch, tracker_point(Dying([])))
-    with pytest.raises(Killed):
-        sync(study, TrackingSettings(), Listener())
-    assert storage.read_json(study.path / "tracking" / "mlflow.json") == {"cursor": 2}
-
-
-def test_a_tracker_that_forgot_is_sent_everything_again(study, monkeypatch):
-    five_events(study)
-    received = []
-    tracker = ListTracker(received)
-    install(monkeypatch, tracker_point(tracker))
-    sync(study, TrackingSettings(), Listener())
-    tracker.known = False
-    sync(study, TrackingSettings(), Listener())
-    assert received == [1, 2, 3, 4, 5] * 2
-
-
-def test_one_tracker_failing_does_not_keep_another_from_its_events(study, monkeypatch):
-    five_events(study)
-    received, narrator = [], Listener()
-    install(monkeypatch, tracker_point(ListTracker([], 1)), tracker_point(ListTracker(received), "other"))
-    assert sync(study, TrackingSettings(), narrator) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5] and len(narrator.warned) == 1
-
-
-def test_what_a_tracker_left_out_is_told_once(study, monkeypatch):
-    five_events(study)
-    narrator = Listener()
-    install(monkeypatch, tracker_point(ListTracker([], skips=(2, 3))))
-    sync(study, TrackingSettings(), narrator)
-    sync(study, TrackingSettings(), narrator)
-    assert narrator.warned == ["mlflow: left out what could not be logged (2), such as: event 2"]
-
-
-def test_a_tracker_switched_off_is_not_even_loaded(study, monkeypatch):
-    five_events(study)
-    install(monkeypatch, Point("mlflow", lambda: pytest.fail("loaded")))
-    assert sync(study, TrackingSettings(mlflow=False), Listener()) == []
-
-
-def test_a_missing_extra_is_one_sentence_with_the_command(study, monkeypatch):
-    five_events(study)
-
-    def missing():
-        raise MissingExtraError.of("mlflow", "mlflow")
-
-    narrator = Listener()
-    install(monkeypatch, Point("mlflow", missing))
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert narrator.warned == []
-    (sentence,) = narrator.said
-    assert "mlflow is not installed" in sentence and "pip install 'diffaug[mlflow]'" in sentence
-
-
-@pytest.mark.parametrize("damage", ["journal", "state"])
-def test_damaged_files_are_a_warning_and_no_failure(study, monkeypatch, damage):
-    five_events(study)
-    install(monkeypatch, tracker_point(ListTracker([])))
-    file = study.journal if damage == "journal" else study.path / "tracking" / "mlflow.json"
-    storage.write_text(file, "{]\n")
-    narrator = Listener()
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert len(narrator.warned) == 1
-
-
-def test_a_study_without_a_journal_has_nothing_to_send(study, monkeypatch):
-    install(monkeypatch, Point("mlflow", lambda: pytest.fail("loaded")))
-    assert sync(study, TrackingSettings(), Listener()) == []
+def test_a_model_and_a_confusion_matrix_are_plain_json(study, journal):
+    journal.start_run("fit", name="fit")
+    journal.log_model("fit", study.generator, "generator", registered_name="digits", alias="latest")
+    journal.log_confusion("fit", [[3, 1], [0, 2]], ("a", "b"))
+    model, confusion = (event.data for event in read_events(study.journal)[1:])
+    assert model == {"file": "generator", "name": "generator", "registered_name": "digits", "alias": "latest"}
+    assert confusion == {"counts": [[3, 1], [0, 2]], "classes": ["a", "b"]}

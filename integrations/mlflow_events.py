@@ -1,0 +1,191 @@
+"""What each kind of event of the journal becomes in an MLflow run; logging one again changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from PIL import Image
+
+from diffaug import storage
+from diffaug.errors import DataError, UsageError
+from diffaug.evaluation.confusion_figure import confusion_png
+from diffaug.evaluation.journal import Event
+from diffaug.integrations.mlflow_generator import log_generator
+from diffaug.integrations.mlflow_limits import (
+    MAX_DIGEST_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_PARAM_LENGTH,
+    MAX_PER_BATCH,
+    MAX_TAG_LENGTH,
+    clean_name,
+    clean_tags,
+    cut,
+)
+
+NOTE_TAG = "mlflow.note.content"
+CONFUSION_FILE = "confusion_matrix.png"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class RepeatableClient(MlflowClient):
+    """Names the files of an image after its event, so that sending it again replaces them.
+
+    `log_image` itself draws a new file name at every call.
+    """
+
+    _file_id: str | None = None
+
+    def log_image_once(self, run_id: str, file: Path, event: Event) -> None:
+        """Logs an image file at the event's step."""
+        key = clean_name(event.data["image"], ascii_only=True)
+        self._file_id = str(uuid.uuid5(uuid.NAMESPACE_OID, event.identity))
+        try:
+            with Image.open(file) as image:
+                self.log_image(run_id, image, key=key, step=event.data["step"], timestamp=event.time, synchronous=True)
+        finally:
+            self._file_id = None
+
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        """As of `MlflowClient`."""
+        path = Path(local_path)
+        if self._file_id is not None:
+            path = path.rename(path.with_name(_UUID.sub(self._file_id, path.name)))
+        super().log_artifact(run_id, str(path), artifact_path)
+
+
+class EventLogger:
+    """Logs events, other than the start of a run, to runs that exist.
+
+    Args:
+        client: Where to.
+        root: The study's folder, which the events' files are relative to.
+    """
+
+    def __init__(self, client: RepeatableClient, root: Path) -> None:
+        self._client, self._root = client, root
+        self._datasets: dict[tuple[str, str, str], Dataset] = {}
+
+    def log(self, run_id: str, batch: Sequence[Event]) -> None:
+        """Logs one event, or several of metrics.
+
+        Raises:
+            DataError: A file of the event is no longer there.
+            UsageError: A later version of diffaug recorded it.
+        """
+        event, data, client = batch[0], batch[0].data, self._client
+        match event.kind:
+            case "metrics":
+                self._log_metrics(run_id, batch)
+            case "params":
+                self._log_params(run_id, data["params"])
+            case "tags":
+                self._log_tags(run_id, data["tags"])
+            case "description":
+                client.set_tag(run_id, NOTE_TAG, cut(data["description"], MAX_TAG_LENGTH))
+            case "image":
+                client.log_image_once(run_id, self._file(data), event)
+            case "confusion":
+                self._log_confusion(run_id, data)
+            case "artifact":
+                client.log_artifact(run_id, str(self._file(data)), data["folder"])
+            case "table":
+                self._log_table(run_id, data)
+            case "dataset":
+                self._log_dataset(run_id, data)
+            case "model":
+                log_generator(client, run_id, event, self._file(data))
+            case "end":
+                client.set_terminated(run_id, data["status"], event.time)
+            case unknown:
+                raise UsageError(f"an event of unknown kind '{unknown}'", fix="update diffaug")
+
+    def _log_metrics(self, run_id: str, batch: Sequence[Event]) -> None:
+        metrics = [
+            Metric(clean_name(name), float(value), event.time, event.data["step"] or 0)
+            for event in batch
+            for name, value in event.data["metrics"].items()
+        ]
+        self._log_all(run_id, "metrics", metrics)
+
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """MLflow parameters can't change, so a changed one becomes a tag."""
+        short = {clean_name(name): cut(value, MAX_PARAM_LENGTH) for name, value in params.items()}
+        known = self._client.get_run(run_id).data.params
+        self._log_all(run_id, "params", [Param(name, value) for name, value in short.items() if name not in known])
+        self._log_tags(
+            run_id, {f"changed.{name}": text for name, text in short.items() if known.get(name, text) != text}
+        )
+
+    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._log_all(run_id, "tags", [RunTag(name, value) for name, value in clean_tags(tags).items()])
+
+    def _log_all(self, run_id: str, kind: str, items: list[Any]) -> None:
+        size = MAX_PER_BATCH[kind]
+        for start in range(0, len(items), size):
+            self._client.log_batch(run_id, **{kind: items[start : start + size]}, synchronous=True)
+
+    def _log_confusion(self, run_id: str, data: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / CONFUSION_FILE
+            storage.write_bytes(file, confusion_png(data["counts"], data["classes"]))
+            self._client.log_artifact(run_id, str(file))
+
+    def _log_table(self, run_id: str, table: dict[str, Any]) -> None:
+        """What `log_table` writes, but replaced when sent again, where `log_table` would append."""
+        file = clean_name(table["name"].removesuffix(".json"), ascii_only=True) + ".json"
+        self._client.log_dict(run_id, {"columns": table["columns"], "data": table["data"]}, file)
+        logged = json.loads(self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
+        entry = {"path": file, "type": "table"}
+        if entry not in logged:
+            self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*logged, entry]))
+
+    def _log_dataset(self, run_id: str, data: dict[str, Any]) -> None:
+        context = InputTag("mlflow.data.context", data["context"])
+        self._client.log_inputs(run_id, [DatasetInput(self._dataset(data), [context])])
+
+    def _dataset(self, data: dict[str, Any]) -> Dataset:
+        """The described data set, read once, since every trial of an experiment has the same."""
+        file, digest = self._file(data), data["digest"][:MAX_DIGEST_LENGTH]
+        known = (str(file), data["name"], digest)
+        if known not in self._datasets:
+            name = cut(data["name"], MAX_NAME_LENGTH)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", UserWarning
+                )  # about sources and integer columns, both meant as they are
+                described = from_pandas(pd.read_parquet(file), source=file.as_uri(), name=name, digest=digest)
+                self._datasets[known] = Dataset(**described.to_dict())
+        return self._datasets[known]
+
+    def _file(self, data: dict[str, Any]) -> Path:
+        path: Path = self._root / data["file"]
+        if not path.exists():
+            raise DataError("the file is no longer there", where=path)
+        return path
+
+
+def batches(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Consecutive metrics of one run together, every other event alone."""
+    batch: list[Event] = []
+    size = 0
+    for event in events:
+        added = len(event.data.get("metrics", ()))
+        joins = batch and event.kind == batch[0].kind == "metrics" and event.key == batch[0].key
+        if batch and not (joins and size + added <= MAX_PER_BATCH["metrics"]):
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += added
+    if batch:
+        yield batch

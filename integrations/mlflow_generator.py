@@ -1,0 +1,116 @@
+"""Logs a generator to MLflow as a pyfunc model and registers it; doing so again changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from diffaug.evaluation.journal import Event
+from diffaug.integrations.mlflow_limits import clean_name
+
+EVENT_TAG = "diffaug.event"
+ARTIFACT = "generator"
+
+
+def signature() -> ModelSignature:
+    """Rows of label and number in, one row an image out, PNG."""
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.long, "n")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "label"),
+                ColSpec(DataType.long, "index"),
+                ColSpec(DataType.long, "seed"),
+                ColSpec(DataType.binary, "image"),
+            ]
+        ),
+        params=ParamSchema(
+            [
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("guidance_scale", DataType.double, 1.0),
+                ParamSpec("num_inference_steps", DataType.long, 12),
+            ]
+        ),
+    )
+
+
+def requirements() -> list[str]:
+    """What a server of the model installs; torch without the label of its build, which no public index has."""
+    return [f"{package}=={version(package).partition('+')[0]}" for package in ("diffaug", "torch")]
+
+
+def save_generator(folder: Path, target: Path, description: Model | None = None) -> None:
+    """Writes the generator in `folder` as an MLflow model: its files and the code that samples, nothing pickled."""
+    code = importlib.util.find_spec("diffaug.integrations.mlflow_model")
+    assert code is not None and code.origin is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about type hints, which a signature stands for
+        mlflow.pyfunc.save_model(
+            path=target,
+            python_model=code.origin,
+            artifacts={ARTIFACT: str(folder)},
+            signature=signature(),
+            pip_requirements=requirements(),
+            mlflow_model=description,
+        )
+    for cache in list(target.rglob("__pycache__")):
+        shutil.rmtree(cache)
+
+
+def log_generator(client: MlflowClient, run_id: str, event: Event, folder: Path) -> None:
+    """Logs the generator in `folder` as the run's model, and registers it where the event has a name for it."""
+    model = _logged_model(client, run_id, event)
+    if model.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory() as temporary:
+            target = Path(temporary) / "model"
+            described = Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id)
+            save_generator(folder, target, described)
+            client.log_model_artifacts(model.model_id, str(target))
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    outputs = client.get_run(run_id).outputs
+    if not any(output.model_id == model.model_id for output in (outputs.model_outputs if outputs else [])):
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    if event.data["registered_name"] is not None:
+        _register(client, run_id, event, model)
+
+
+def _logged_model(client: MlflowClient, run_id: str, event: Event) -> LoggedModel:
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"tags.`{EVENT_TAG}` = '{event.identity}'")
+    if found:
+        return found[0]
+    return client.create_logged_model(
+        experiment,
+        clean_name(event.data["name"], ascii_only=True).replace("/", "_").replace(".", "_"),
+        run_id,
+        {EVENT_TAG: event.identity},
+        model_type="diffaug.generator",
+    )
+
+
+def _register(client: MlflowClient, run_id: str, event: Event, model: LoggedModel) -> None:
+    name, alias = event.data["registered_name"], event.data["alias"]
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    of_run = client.search_model_versions(f"run_id = '{run_id}'")
+    known = [found for found in of_run if found.tags.get(EVENT_TAG) == event.identity]
+    if not known:
+        tags = {EVENT_TAG: event.identity}
+        source = model.artifact_location  # a source models:/ID would be looked up in MLflow's default store
+        known = [client.create_model_version(name, source, run_id, tags, model_id=model.model_id, await_creation_for=0)]
+    if alias is not None:
+        client.set_registered_model_alias(name, alias, known[0].version)

@@ -1,0 +1,85 @@
+"""The generator behind MLflow's pyfunc interface; MLflow keeps this file with the model and runs it to load it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+
+from diffaug.diffusion.artifact import Generator
+from diffaug.errors import UsageError
+from diffaug.storage import png_bytes
+
+LARGEST_NUMBER = 1000
+IMAGES_AT_ONCE = 8
+COLUMNS = ("label", "index", "seed", "image")
+
+
+class GeneratorModel(PythonModel):
+    """Samples PNG images of classes.
+
+    Image i of a class depends on (seed, class, i) and the sampling alone: not on `n`, nor on the other rows of a
+    request. On one machine the same request gives the same bytes.
+    """
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Loads the generator, on the GPU where there is one."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.generator = Generator.load(context.artifacts["generator"], device=device)
+
+    def predict(
+        self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Samples what each row asks for.
+
+        Args:
+            context: Unused; MLflow passes it.
+            model_input: Columns `label`, a class name, and `n`, images of it, 1 to 1000.
+            params: `seed`, `guidance_scale` and `num_inference_steps`, see `Generator.sample`.
+
+        Returns:
+            One row an image: `label`, `index` from 0 within its row of the request, `seed`, and `image`, PNG bytes.
+
+        Raises:
+            MlflowException: An unknown class, or a number out of range; nothing is sampled then. A server answers 400.
+        """
+        options = dict(params or {})
+        seed = int(options.pop("seed", 0))
+        asked = zip(model_input["label"], model_input["n"], strict=True)
+        wanted = [(str(label), self._number(label, n)) for label, n in asked]
+        try:
+            rows = [
+                (label, index, seed, png_bytes(pixels))
+                for label, n in wanted
+                for index, pixels in enumerate(self._sample(label, n, seed, options))
+            ]
+        except UsageError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _number(self, label: str, n: Any) -> int:
+        try:
+            self.generator.class_index(str(label))
+        except UsageError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        if not 1 <= int(n) <= LARGEST_NUMBER:
+            raise MlflowException.invalid_parameter_value(
+                f"n must be 1 to {LARGEST_NUMBER} images of '{label}', not {n}"
+            )
+        return int(n)
+
+    def _sample(self, label: str, n: int, seed: int, options: dict[str, Any]) -> list[NDArray[Any]]:
+        """Whole chunks of fixed membership, since convolutions round differently by batch size."""
+        images: list[NDArray[Any]] = []
+        while len(images) < n:
+            indices = range(len(images), len(images) + IMAGES_AT_ONCE)
+            images += list(self.generator.sample(label, indices, seed=seed, **options))
+        return images[:n]
+
+
+mlflow.models.set_model(GeneratorModel())

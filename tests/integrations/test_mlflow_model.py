@@ -1,0 +1,212 @@
+"""The generator as an MLflow model: saved, loaded, asked and served."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from importlib.metadata import version
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from diffaug.diffusion.artifact import Generator
+from diffaug.evaluation.sender import send_all
+from diffaug.integrations.mlflow_generator import save_generator
+from diffaug.settings import TrackingSettings
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tiny_generator):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_generator(tiny_generator, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(saved):
+    return mlflow.pyfunc.load_model(str(saved))
+
+
+def ask(model, *rows, **params):
+    return model.predict(pd.DataFrame(rows, columns=["label", "n"]), params={"num_inference_steps": 2, **params})
+
+
+def test_each_row_is_answered_with_its_images_in_order(model):
+    answer = ask(model, ("cat", 2), ("rare/one", 1), seed=7)
+    assert list(answer.columns) == ["label", "index", "seed", "image"]
+    assert answer["label"].tolist() == ["cat", "cat", "rare/one"]
+    assert answer["index"].tolist() == [0, 1, 0]
+    assert answer["seed"].tolist() == [7, 7, 7]
+    for content in answer["image"]:
+        with Image.open(io.BytesIO(content)) as image:
+            assert (image.format, image.size, image.mode) == ("PNG", (8, 8), "L")
+    assert len(set(answer["image"])) == 3
+
+
+def test_an_image_is_what_the_generator_samples(model, tiny_generator):
+    answer = ask(model, ("dog", 3), seed=1)
+    expected = Generator.load(tiny_generator).sample("dog", range(8), seed=1, num_inference_steps=2)
+    for pixels, content in zip(expected, answer["image"], strict=False):
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), pixels[..., 0])
+
+
+def test_an_image_depends_on_nothing_but_seed_class_and_index(model):
+    alone = ask(model, ("dog", 11), seed=3)["image"].tolist()
+    assert ask(model, ("dog", 11), seed=3)["image"].tolist() == alone
+    for n in (1, 2, 9):
+        assert ask(model, ("cat", 1), ("dog", n), ("dog", 2), seed=3)["image"].tolist() == [
+            *ask(model, ("cat", 1), seed=3)["image"],
+            *alone[:n],
+            *alone[:2],
+        ]
+    assert not set(ask(model, ("dog", 11), seed=4)["image"]) & set(alone)
+
+
+def test_sampling_parameters_have_effect_and_defaults(model):
+    first = ask(model, ("dog", 1))["image"][0]
+    guided = [ask(model, ("dog", 1), guidance_scale=scale, num_inference_steps=12)["image"][0] for scale in (1.0, 3.0)]
+    assert guided[0] != guided[1]
+    assert ask(model, ("dog", 1), num_inference_steps=3)["image"][0] != first
+    defaults = model.predict(pd.DataFrame({"label": ["dog"], "n": [1]}))["image"][0]
+    assert defaults == ask(model, ("dog", 1), seed=0, guidance_scale=1.0, num_inference_steps=12)["image"][0]
+
+
+@pytest.mark.parametrize(
+    ("row", "params", "message"),
+    [
+        (("cow", 1), {}, r"knows no class 'cow'[\s\S]*cat, dog, rare/one"),
+        (("0", 1), {}, "knows no class '0'"),
+        (("cat", 0), {}, "n must be 1 to 1000 images of 'cat', not 0"),
+        (("cat", -1), {}, "n must be 1 to 1000"),
+        (("cat", 1001), {}, "n must be 1 to 1000"),
+        (("cat", 1), {"num_inference_steps": 0}, "0 steps"),
+        (("cat", 1), {"guidance_scale": -1.0}, "guidance scale of -1.0"),
+    ],
+)
+def test_what_makes_no_sense_is_a_clear_error(model, row, params, message):
+    with pytest.raises(MlflowException, match=message) as raised:
+        ask(model, ("dog", 1), row, **params)
+    assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_the_model_holds_no_pickle_and_needs_no_build_of_torch(saved):
+    files = [path for path in saved.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".pyc")]
+    assert all(path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"\x80\x05") for path in files)
+    requirements = (saved / "requirements.txt").read_text().split()
+    assert f"diffaug=={version('diffaug')}" in requirements
+    assert f"torch=={version('torch').partition('+')[0]}" in requirements
+    assert "+" not in "".join(requirements)
+
+
+def test_a_changed_artifact_is_refused(saved, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(saved, copy)
+    (weights,) = copy.rglob("model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(Exception, match="changed after it was written"):
+        mlflow.pyfunc.load_model(str(copy))
+
+
+def test_the_logged_model_is_loaded_by_name_and_alias(study, record, narrator, tiny_generator):
+    record(study)
+    send_all(study, TrackingSettings(), narrator)
+    assert narrator.warned == []
+    mlflow.set_tracking_uri(f"sqlite:///{study.path}/mlflow.db")
+    client = mlflow.MlflowClient()
+    loaded = mlflow.pyfunc.load_model("models:/digits' model@champion")
+    assert ask(loaded, ("cat", 1))["image"][0]
+    made = client.get_model_version_by_alias("digits' model", "champion")
+    fit = client.search_runs([made_run(client, made).info.experiment_id], "tags.`mlflow.runName` = 'fit'")[0]
+    assert made.run_id == fit.info.run_id
+    (output,) = fit.outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert (logged.name, logged.status.name, logged.source_run_id) == ("generator", "READY", fit.info.run_id)
+    assert (
+        mlflow.pyfunc.load_model(f"models:/{output.model_id}").metadata.signature.params.to_dict()[0]["name"] == "seed"
+    )
+
+
+def made_run(client, made):
+    return client.get_run(made.run_id)
+
+
+def test_a_second_generator_becomes_a_version_that_takes_the_alias(study, record, narrator):
+    journal = record(study)
+    journal.log_model("study", study.generator, "generator", registered_name="digits' model", alias="champion")
+    send_all(study, TrackingSettings(), narrator)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{study.path}/mlflow.db")
+    assert len(client.search_model_versions()) == 2
+    assert client.get_model_version_by_alias("digits' model", "champion").version in (2, "2")
+
+
+@pytest.mark.slow
+def test_a_server_of_the_model_answers_two_classes_with_the_same_images_each_time(saved, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved), "-p", str(port)]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/unused.db"}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "-h", "127.0.0.1", "--env-manager", "local"],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(f"{address}/ping", server, tmp_path / "log")
+        rows = {"columns": ["label", "n"], "data": [["cat", 2], ["dog", 1]]}
+        request = {"dataframe_split": rows, "params": {"seed": 5, "num_inference_steps": 3}}
+        status, first = post(f"{address}/invocations", request)
+        assert status == 200
+        assert [row["label"] for row in first["predictions"]] == ["cat", "cat", "dog"]
+        for row in first["predictions"]:
+            image = Image.open(io.BytesIO(base64.b64decode(row["image"])))
+            image.load()
+            assert (image.format, image.size) == ("PNG", (8, 8))
+        assert post(f"{address}/invocations", request) == (status, first)
+        rows["data"][0][0] = "cow"
+        status, refusal = post(f"{address}/invocations", request)
+        assert status == 400 and "knows no class 'cow'" in refusal["message"]
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(20)
+
+
+def post(url, content):
+    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def wait_for(url, server, log):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(log.read_text())
