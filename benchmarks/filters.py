@@ -7,9 +7,9 @@ copies of training images, planted off-class images (test images under a random 
 under their own): the filters' constants were chosen on parts of `train/`, so the test images are new to it.
 
 STUDY holds a generator that was fitted to the same images. Its samples, the same for all, are filtered in turn by no
-filter, by each alone, by all but each, and by all. Each time a classifier is trained with balanced softmax, 30 % of each
-batch being kept ones, the same number for each class in all cases while enough were kept, and scored by
-balanced accuracy on the test images.
+filter, by each alone, by all but each, and by all. Each time a classifier is trained with balanced softmax, three
+tenths of each batch being kept ones, the same number for each class in all cases while enough were kept, and scored
+by balanced accuracy on the test images.
 """
 
 from __future__ import annotations
@@ -218,10 +218,8 @@ def downstream(
         )
         recipe = TrainingRecipe(updates=arguments.updates or default_updates(len(train)))
         classifier = classifier_of(EvaluationSettings())
-        predicted = classifier.fit_predict(training, test.pixels, recipe=recipe, seed=seed, device=device).argmax(
-            axis=1
-        )
-        return classification_metrics(test.labels, predicted, len(test.classes))["balanced_accuracy"]
+        predicted = classifier.fit_predict(training, test.pixels, recipe=recipe, seed=seed, device=device)
+        return classification_metrics(test.labels, predicted.argmax(axis=1), len(test.classes))["balanced_accuracy"]
 
     rejected = verdicts(judge, samples)
     wanted = np.bincount(samples.labels, minlength=len(samples.classes)) / SPARE

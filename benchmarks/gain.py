@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary: dict[str, Any] = {}
     for name, folder in arguments.sets:
         data = prepare(name, folder, arguments.work)
-        augmenter, result = run(name, data, arguments)
+        result = run(name, data, arguments)
         table = result.table()
         print(f"\n{name}\n{table.round(4).to_string(index=False)}\n{result.verdict.text}", flush=True)
         for method, percent in PUBLISHED.get(name, {}).items():
@@ -109,7 +109,7 @@ def long_tailed(source: Path, target: Path) -> Path:
     return target
 
 
-def run(name: str, data: Path, arguments: argparse.Namespace) -> tuple[diffaug.DiffusionAugmenter, EvaluationResult]:
+def run(name: str, data: Path, arguments: argparse.Namespace) -> EvaluationResult:
     """The whole job on one data set."""
     settings = {"tracking.mlflow": False, "seed": arguments.seed, **SETTINGS.get(name, {})}
     if arguments.thorough:
@@ -120,7 +120,7 @@ def run(name: str, data: Path, arguments: argparse.Namespace) -> tuple[diffaug.D
         settings["diffusion.minutes"] = arguments.minutes or MINUTES[name]
     study = arguments.work / f"{name}-{arguments.seed}"
     augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=not arguments.quick)
-    return augmenter, augmenter.run(data)
+    return augmenter.run(data)
 
 
 def figures(result: EvaluationResult) -> Mapping[str, Any]:

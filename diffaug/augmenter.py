@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -61,6 +61,9 @@ class DiffusionAugmenter:
         overwrite: Replace stages that were made with other settings instead of raising.
         verbose: Narrate on stderr.
         command: How to go on after an interruption, as printed.
+
+    Attributes:
+        trackers_: Where the last stage was logged, in sentences.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class DiffusionAugmenter:
         self._command = command or "the same calls again"
         self._narrator: Narrator = ConsoleNarrator() if verbose else SilentNarrator()
         self._job: Job | None = None
+        self.trackers_: list[str] = []
         self._record = True
 
     @classmethod
@@ -136,7 +140,7 @@ class DiffusionAugmenter:
         return self.evaluate()
 
     def _fit(self) -> Self:
-        with self._working():
+        with self._working(logs=True):
             fit_generator(self.job, self._catalog())
         return self
 
@@ -253,12 +257,11 @@ class DiffusionAugmenter:
             Interrupted: Stopped by Ctrl-C; what is finished is kept.
         """
         self._configure({f"evaluation.{key}": value for key, value in settings.items()})
-        if classifier is not None and not hasattr(classifier, "fit_predict"):
-            classifier = NetworkClassifier.of_factory(classifier)
-        with self._working():
+        trained = NetworkClassifier.of_factory(classifier) if callable(classifier) else classifier
+        with self._working(logs=True):
             catalog = self._catalog()
             replicates = prepare_replicates(self.job, catalog)
-            result = evaluate_pools(self.job, catalog, replicates, classifier=classifier, train_fn=train_fn)
+            result = evaluate_pools(self.job, catalog, replicates, classifier=trained, train_fn=train_fn)
             write_study_report(self.job, catalog, replicates[0].pool, result)
         return result
 
@@ -281,7 +284,7 @@ class DiffusionAugmenter:
         Raises:
             UsageError: There is no evaluation yet, or the images or the pool changed since.
         """
-        with self._working():
+        with self._working(logs=True):
             catalog, replicates = self._catalog(), open_replicates(self.job)
             result = read_evaluation(self.job, catalog, replicates)
             write_study_report(self.job, catalog, replicates[0].pool, result)
@@ -367,16 +370,27 @@ class DiffusionAugmenter:
             )
 
     @contextmanager
-    def _working(self) -> Iterator[None]:
-        """Keeps other processes out of the study, and the screen in order whatever happens."""
+    def _working(self, *, logs: bool = False) -> Iterator[None]:
+        """Keeps other processes out of the study, and the screen in order whatever happens.
+
+        Args:
+            logs: Whether the stage records something that trackers are to have.
+        """
         with closing(self._narrator), self.study.locked():
             self._job = self.job.current()
-            yield
+            with self._sending() if logs else nullcontext():
+                yield
 
     @contextmanager
     def _sharing(self, *, optional: bool = False) -> Iterator[None]:
         """Keeps out those who want the study to themselves, but not others who fill the same pool."""
-        with closing(self._narrator), self.study.shared(optional=optional):
+        sending = nullcontext() if optional else self._sending()
+        with closing(self._narrator), self.study.shared(optional=optional), sending:
+            yield
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        with self.job.sending() as self.trackers_:
             yield
 
     def _configure(self, flags: Mapping[str, Any]) -> None:

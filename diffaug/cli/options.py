@@ -184,7 +184,7 @@ def finish_evaluation(
     if not as_json:
         print_verdict(result)
         click.echo(f"report: {report}", err=True)
-        for sentence in augmenter.job.sync():
+        for sentence in augmenter.trackers_:
             click.echo(sentence, err=True)
     _require_gain(result, fail_under)
     results = {**result.to_dict(), "report": str(report), "trackers": logged_links(augmenter.study)}

@@ -148,7 +148,6 @@ class _Fit:
         self.state = new_state(plan, self.settings, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []
-        self.trackers_answer = True
 
     def run(self, stage: StageState) -> None:
         """Trains to the end of the plan and writes the artifact's files."""
@@ -166,7 +165,6 @@ class _Fit:
         for file in ("config.json", "README.md", "plan.json"):
             self.job.journal.log_artifact(RUN, self.folder / file)
         self.job.journal.end_run(RUN)
-        self.job.sync()
 
     def _resume(self) -> None:
         step, notes = restore_latest(self.folder / "checkpoints", self.state)
@@ -191,7 +189,6 @@ class _Fit:
                 grid_at = time.monotonic() + self.settings.grid_seconds
             if stopping or now >= checkpoint_at:
                 save_checkpoint(self.folder / "checkpoints", self.state)
-                self.trackers_answer = self.trackers_answer and bool(self.job.sync())
                 checkpoint_at = time.monotonic() + self.settings.checkpoint_seconds
             if stopping:
                 raise Interrupted(

@@ -202,7 +202,6 @@ def _finish_log(job: Job, pool: Pool) -> None:
     job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
     job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)
     job.journal.end_run(GENERATE_RUN)
-    job.sync()
     rejections = f", {sum(rejected.values())} rejected ({_by_reason(rejected)})" if rejected else ""
     job.narrator.say(f"pool of {len(pool)} images written to {pool.root}{rejections}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -72,9 +73,20 @@ class Job:
         tags = {"diffaug.kind": kind, **{f"diffaug.{tag}": value for tag, value in tags.items()}}
         self.journal.start_run(key, name=name, parent=STUDY_RUN, tags=tags, params=params)
 
-    def sync(self) -> list[str]:
-        """Sends the journal to the trackers; returns how to look at what was logged."""
-        return Sender(self.study, self.config.tracking, self.narrator).flush()
+    @contextmanager
+    def sending(self) -> Iterator[list[str]]:
+        """Sends the journal to the trackers while a stage works.
+
+        Yields:
+            A list that holds, at the end, how to look at what was logged.
+        """
+        sentences: list[str] = []
+        sender = Sender(self.study, self.config.tracking, self.narrator)
+        sender.start()
+        try:
+            yield sentences
+        finally:
+            sentences += sender.flush()
 
 
 def open_job(
