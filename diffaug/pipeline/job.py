@@ -14,7 +14,7 @@ from diffaug.errors import UsageError
 from diffaug.evaluation.journal import Journal
 from diffaug.evaluation.sender import Sender
 from diffaug.narration import Narrator
-from diffaug.settings import Config
+from diffaug.settings import ARM_NAMES, Config
 from diffaug.study import StageState, Study, stage_settings
 from diffaug.yaml_files import read_yaml
 
@@ -134,7 +134,7 @@ def _log_study(study: Study, journal: Journal, seed: int) -> None:
     journal.log_artifact(STUDY_RUN, study.config_file)
 
 
-NOT_SETTINGS = {"off_class_confidence", "encoder", "synthetic_weight"}
+NOT_SETTINGS = {"off_class_confidence", "encoder", "synthetic_weight", "trained"}
 """Recorded with a stage or by an older version, and no settings now."""
 
 
@@ -155,4 +155,6 @@ def _settings_of(study: Study) -> dict[str, Any]:
         settings |= {"seed": begun["seed"]} if begun else {}
         merged = {**(settings.get(section) or {}), **begun}
         settings[section] = {key: merged[key] for key in merged.keys() - {"seed"} - NOT_SETTINGS}
+    if not set(settings["evaluation"].get("arms") or ()) <= set(ARM_NAMES):
+        del settings["evaluation"]["arms"]  # those of an older version
     return settings
