@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,9 @@ def confusion_png(counts: Sequence[Sequence[float]], classes: Sequence[str]) -> 
     if len(classes) <= CLASSES_WITH_NUMBERS:
         _write_shares(axes, shares)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about letters that the font lacks: they are drawn as boxes
+        figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 

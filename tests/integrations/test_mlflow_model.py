@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from importlib.metadata import version
+from importlib.metadata import files, version
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -102,9 +103,9 @@ def test_what_makes_no_sense_is_a_clear_error(model, row, params, message):
 
 
 def test_the_model_holds_no_pickle_and_needs_no_build_of_torch(saved):
-    files = [path for path in saved.rglob("*") if path.is_file()]
-    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".pyc")]
-    assert all(path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"\x80\x05") for path in files)
+    contents = [path for path in saved.rglob("*") if path.is_file()]
+    assert not [path for path in contents if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".pyc")]
+    assert all(path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"\x80\x05") for path in contents)
     requirements = (saved / "requirements.txt").read_text().split()
     assert f"diffaug=={version('diffaug')}" in requirements
     assert f"torch=={version('torch').partition('+')[0]}" in requirements
@@ -160,7 +161,9 @@ def test_a_server_of_the_model_answers_two_classes_with_the_same_images_each_tim
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved), "-p", str(port)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/unused.db"}
+    (uvicorn,) = [file for file in files("uvicorn") if file.name in ("uvicorn", "uvicorn.exe")]
+    path = os.pathsep.join([str(Path(uvicorn.locate()).parent), os.environ["PATH"]])  # MLflow looks for it there
+    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/unused.db"}
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
             [*command, "-h", "127.0.0.1", "--env-manager", "local"],
@@ -187,8 +190,9 @@ def test_a_server_of_the_model_answers_two_classes_with_the_same_images_each_tim
         status, refusal = post(f"{address}/invocations", request)
         assert status == 400 and "knows no class 'cow'" in refusal["message"]
     finally:
-        os.killpg(server.pid, 15)
-        server.wait(20)
+        if server.poll() is None:
+            os.killpg(server.pid, 15)
+            server.wait(20)
 
 
 def post(url, content):
