@@ -296,6 +296,9 @@ class TrackingSettings(Settings):
 
     mlflow: bool = Field(True, description="Log to MLflow.")
     experiment: str | None = Field(None, description="MLflow experiment; none: diffaug/<study>.")
+    model: str | None = Field(
+        None, description="Name that MLflow registers the generator under, alias newest; none: diffaug-<study>."
+    )
 
 
 class Config(Settings):

@@ -156,7 +156,7 @@ class EventLogger:
 
     def _dataset(self, data: dict[str, Any]) -> Dataset:
         """The described data set, read once, since every trial of an experiment has the same."""
-        file, digest = self._file(data), data["digest"][:MAX_DIGEST_LENGTH]
+        file, digest = self._file(data), str(data.get("digest", ""))[:MAX_DIGEST_LENGTH] or None
         known = (str(file), data["name"], digest)
         if known not in self._datasets:
             name = cut(data["name"], MAX_NAME_LENGTH)

@@ -29,6 +29,9 @@ COLUMNS = (
 ITEM_COLUMNS = ("path", "label", "group", "pixel_sha256")
 
 
+TABLE = "table.parquet"
+
+
 @dataclass(frozen=True, eq=False)
 class Catalog:
     """What a data folder holds.
@@ -93,7 +96,7 @@ class Catalog:
         about["root"] = str(self.root)
         with storage.new_directory(directory, facts) as staging:
             storage.write_json(staging / "catalog.json", about)
-            storage.write_parquet(staging / "table.parquet", self.table)
+            storage.write_parquet(staging / TABLE, self.table)
             storage.write_array(staging / "pixels.npy", self.pixels)
 
     @classmethod
@@ -114,7 +117,7 @@ class Catalog:
                 "image_size": tuple(about["image_size"]),
                 "root": Path(about["root"]),
             },
-            table=pd.read_parquet(directory / "table.parquet"),
+            table=pd.read_parquet(directory / TABLE),
             pixels=np.load(directory / "pixels.npy", mmap_mode="r", allow_pickle=False),
         )
 

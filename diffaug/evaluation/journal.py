@@ -229,7 +229,7 @@ class Journal:
         elif event.kind == "image":
             run.logged.add(("image", event.data["image"], event.data["step"]))
         elif event.kind == "dataset":
-            content = (event.data[part] for part in ("name", "context", "digest"))
+            content = (event.data.get(part) or "" for part in ("name", "context", "digest"))
             run.logged.add(("dataset", "\x1f".join(content), 0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffaug.data.catalog import TABLE
 from diffaug.evaluation.dose import DoseChoice
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.trials import Trial
@@ -30,7 +31,7 @@ def log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ...
     recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
     job.journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
     job.journal.log_confusion(key, trial.confusion, classes)
-    job.journal.log_dataset(key, job.study.catalog / "table.parquet", "test", "test")
+    job.journal.log_dataset(key, job.study.catalog / TABLE, "test", "test")
     job.journal.log_dataset(key, job.study.pool / MANIFEST, "pool", "synthetic")
     job.journal.end_run(key)
 
@@ -43,6 +44,7 @@ def log_result(job: Job, result: EvaluationResult) -> None:
         figures = {"mean": difference.mean, "low": difference.low, "high": difference.high}
         job.journal.log_metrics(STUDY_RUN, {f"{prefix}/{name}": value for name, value in figures.items()})
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
+    job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation")
     job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
     job.journal.set_description(STUDY_RUN, describe(result))
     job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffaug import storage
-from diffaug.data.catalog import Catalog
+from diffaug.data.catalog import TABLE, Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
 from diffaug.diffusion.batches import TrainingData
@@ -39,7 +39,7 @@ from diffaug.pipeline.watching import Watching
 from diffaug.pipeline.workers import Training, taking_part
 from diffaug.study import StageState, begin_stage, finish_stage, stage_settings
 
-RUN = "fit"
+RUN, NEWEST = "fit", "newest"
 LOGGED_POINTS = 200
 GRID_COLUMNS = 8
 
@@ -55,12 +55,14 @@ def fit_generator(job: Job, catalog: Catalog) -> Generator:
     state = begin_stage(folder, settings, {"catalog": catalog.fingerprint}, overwrite=job.overwrite)
     if state == "finished":
         job.narrator.say(f"generator: finished already, kept ({folder})")
+        _log_finished(job)
         return Generator.load(folder, device=job.device)
     show_catalog(job, catalog)
     images = catalog.images("train")
     plan = plan_training(job, images)
     _Fit(job, catalog, plan).run(state)
     finish_stage(folder)
+    _log_finished(job)
     job.narrator.say(f"generator written to {folder}")
     return Generator.load(folder, device=job.device)
 
@@ -131,6 +133,14 @@ def _say_plan(job: Job, plan: Plan) -> None:
         job.narrator.say(f"  {current().size} processes share each batch")
 
 
+def _log_finished(job: Job) -> None:
+    """Records the finished generator as the run's model, once, and ends the run."""
+    if job.journal.status(RUN) == "open":
+        name = job.config.tracking.model or f"diffaug-{job.study.name}"
+        job.journal.log_model(RUN, job.study.generator, "generator", registered_name=name, alias=NEWEST)
+        job.journal.end_run(RUN)
+
+
 class _Fit:
     """One training at work: steps, checkpoints, grids, log."""
 
@@ -164,7 +174,6 @@ class _Fit:
         self._write(time.monotonic() - began)
         for file in ("config.json", "README.md", "plan.json"):
             self.job.journal.log_artifact(RUN, self.folder / file)
-        self.job.journal.end_run(RUN)
 
     def _resume(self) -> None:
         step, notes = restore_latest(self.folder / "checkpoints", self.state)
@@ -226,6 +235,8 @@ class _Fit:
                 "classes": network.num_classes,
             },
         )
+
+        self.job.journal.log_dataset(RUN, self.job.study.catalog / TABLE, "train", "training")
 
     def _save_grid(self) -> None:
         seen = self.state.step * self.plan.batch_size
