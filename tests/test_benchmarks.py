@@ -49,17 +49,15 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def data(tmp_path: Path, make_classes: Callable[..., Path]) -> Path:
     for split, counts in (("train", {"dark": 12, "bright": 6}), ("test", {"dark": 8, "bright": 8})):
         make_classes(tmp_path / "data" / split, counts)
-    for position, file in enumerate(sorted((tmp_path / "data" / "test").rglob("*.png"))):
-        _make_distinct(file, position)
+    for file in (tmp_path / "data" / "test").rglob("*.png"):
+        _turn_upside_down(file)  # or they would be the training images
     return tmp_path / "data"
 
 
-def _make_distinct(file: Path, position: int) -> None:
+def _turn_upside_down(file: Path) -> None:
     from PIL import Image
 
-    pixels = np.asarray(Image.open(file)).copy()
-    pixels[0] = position
-    Image.fromarray(pixels).save(file)
+    Image.fromarray(np.asarray(Image.open(file))[::-1].copy()).save(file)
 
 
 def two_plain_classes() -> LabeledImages:

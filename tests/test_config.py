@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from diffaug.config import known_keys, load_recipe, recipe_names, recipe_text, resolve, to_yaml
 from diffaug.errors import UsageError
-from diffaug.settings import FAST_ARMS, Config
+from diffaug.settings import ARM_NAMES, FAST_ARMS, Config
 
 SECTIONS = ("data", "diffusion", "synthesis", "evaluation", "tracking")
 # Every key with a value that is valid and not the default.
@@ -62,6 +62,8 @@ OTHER_VALUES = {
     "synthesis.filter_updates": 30,
     "synthesis.rejected_as_copies": 0.01,
     "synthesis.max_attempts": 9,
+    "evaluation.thorough": True,
+    "evaluation.generators": 3,
     "evaluation.arms": ["real only", "real + synthetic"],
     "evaluation.seeds": 9,
     "evaluation.updates": 100,
@@ -80,6 +82,7 @@ OTHER_VALUES = {
     "evaluation.drop_leaked": True,
     "tracking.mlflow": False,
     "tracking.experiment": "Größe: 3",
+    "tracking.model": "digits",
 }
 
 
@@ -310,7 +313,7 @@ def test_an_unknown_key_names_the_nearest_and_its_source(sources, source, wrong,
         ("evaluation.arms", ["real only", "unreal"], "unreal"),
         ("evaluation.arms", ["real only", "oversampling"], "at least one of real only"),
         ("evaluation.arms", ["real only", "real only", "real + synthetic"], "distinct"),
-        ("evaluation.seeds", 2, "greater than or equal to 3"),
+        ("evaluation.seeds", 0, "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_value_names_its_key_value_and_source(sources, source, key, value, reason):
@@ -371,4 +374,10 @@ def test_a_recipe_without_a_config_is_refused(sources, content):
 
 
 def test_the_arms_compared_by_default_leave_out_controls_and_diagnoses():
-    assert Config().evaluation.arms == FAST_ARMS
+    settings = Config().evaluation
+    assert (settings.compared_arms, settings.repetitions, settings.num_generators) == (FAST_ARMS, 5, 1)
+
+
+def test_a_thorough_evaluation_fills_in_what_is_not_set():
+    settings = resolve({"evaluation.thorough": True, "evaluation.seeds": 4}, environment={}).config.evaluation
+    assert (settings.compared_arms, settings.repetitions, settings.num_generators) == (ARM_NAMES, 4, 2)

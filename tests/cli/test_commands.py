@@ -38,7 +38,7 @@ def test_each_command_does_its_part_and_names_the_next(capsys, tmp_path, images,
 def test_run_prints_the_arms_and_the_verdict_on_stdout(capsys, tmp_path, images, set_options) -> None:
     main(["run", str(images), "--study", str(tmp_path / "study"), "--quiet", *set_options])
     captured = capsys.readouterr()
-    for arm in ("real only", "oversampling", "balanced softmax", "real + synthetic", "balanced softmax + synthetic"):
+    for arm in ("real only", "oversampling", "balanced softmax", "real + synthetic", "best real + synthetic"):
         assert arm in captured.out
     assert "verdict:" in captured.out
     assert "report.html" in captured.err

@@ -22,9 +22,9 @@ def test_the_whole_job(augmenter, images, tmp_path) -> None:
     pool = augmenter.generate()
     assert pool.manifest["label"].value_counts().to_dict() == {"bright": 11, "middle": 6}
     result = augmenter.evaluate()
-    assert {arm.name for arm in result.arms} == set(diffaug.Config().evaluation.arms)
+    assert {arm.name for arm in result.arms} == set(diffaug.Config().evaluation.compared_arms)
     assert result.verdict.decision in ("use", "do not use", "not decidable")
-    assert len(result.table()) == 5
+    assert len(result.table()) == 6
     study = augmenter.study.path
     html = (study / "report.html").read_text(encoding="utf-8")
     assert result.verdict.text.split(".")[0] in html.replace("&#39;", "'").replace("&#34;", '"')
@@ -192,7 +192,7 @@ def test_the_journal_holds_fit_generate_and_every_trial(augmenter) -> None:
     events = pd.read_json(augmenter.study.journal, lines=True)
     started = events.loc[events["kind"] == "start", "key"].tolist()
     assert started[:3] == ["study", "fit", "generate"]
-    assert len([key for key in started if key.startswith("trial/")]) == 15
+    assert len([key for key in started if key.startswith("trial/")]) == 18
 
 
 def test_a_locked_out_process_writes_nothing(tmp_path, images, small) -> None:
