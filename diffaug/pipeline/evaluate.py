@@ -13,18 +13,19 @@ from diffaug.errors import DataError, Interrupted, UsageError
 from diffaug.evaluation.arms import ARMS
 from diffaug.evaluation.dose import DoseChoice, choose_dose
 from diffaug.evaluation.experiment import Experiment, TrainFunction, run_experiment
-from diffaug.evaluation.leakage import near_copies, require_unseen, same_pixels
+from diffaug.evaluation.leakage import Leak, near_copies, require_unseen, same_pixels
 from diffaug.evaluation.summary import EvaluationResult, summarize
 from diffaug.evaluation.synthetic import SyntheticPool, unfiltered_pool
-from diffaug.evaluation.training import Classifier
+from diffaug.evaluation.training import Classifier, classifier_of
 from diffaug.evaluation.trials import Trial
 from diffaug.pipeline.evaluation_log import RESULT, log_result, log_trial
 from diffaug.pipeline.job import Job
 from diffaug.pipeline.replicates import Replicate
 from diffaug.pipeline.signals import stop_requests
 from diffaug.settings import ARM_ROLES, EvaluationSettings
-from diffaug.study import StageState, begin_stage, finish_stage
+from diffaug.study import StageState, begin_stage, finish_stage, is_stage_of
 from diffaug.synthesis.chunks import ChunkStore
+from diffaug.synthesis.encoder import ClassifierEncoder
 from diffaug.synthesis.pool import MANIFEST
 
 LEAKS = "leaked.json"
@@ -56,12 +57,17 @@ def evaluate_pools(
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"})}
     trained = classifier.name if classifier else getattr(train_fn, "__qualname__", settings.classifier)
     stored["trained"] = trained
-    state = begin_stage(folder, stored, _inputs(catalog, replicates), overwrite=job.overwrite)
-    if state == "finished":
+    inputs = _inputs(catalog, replicates)
+    if is_stage_of(folder, stored, inputs) and storage.committed_facts(folder) is not None:
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
     require_test_images(catalog)
-    test = _unseen_test(job, catalog, replicates, drop=settings.drop_leaked)
+    leaks = _leaks(job, catalog, replicates)  # before the stage begins: a refusal must leave the settings free
+    test = require_unseen(catalog.images("test"), leaks, drop=settings.drop_leaked)
+    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
+    _tell_leaks(job, leaks)
+    if settings.classifier == "features" and classifier is None and train_fn is None:
+        classifier = _on_features(job, catalog)
     with (
         stop_requests() as stop,
         _experiment(
@@ -79,7 +85,7 @@ def evaluate_pools(
         classes=catalog.classes,
         dose=choice.to_dict(),
         training={
-            "classifier": trained,
+            "classifier": classifier.name if classifier else trained,
             "updates": recipe.updates,
             "batch_size": recipe.batch_size,
             "generators": len(replicates),
@@ -164,29 +170,42 @@ def _experiment(
     )
 
 
+def _on_features(job: Job, catalog: Catalog) -> Classifier:
+    """Logistic regression on what a classifier of the real training images sees.
+
+    The encoder has seen the parts of them on which the dose is chosen, with their labels, as the generator has.
+    """
+    job.narrator.say("training an encoder on the real training images ...")
+    encoder = ClassifierEncoder.fit(
+        catalog.images("train"), seed=job.config.seed, purpose="evaluation features", device=job.device
+    )
+    return classifier_of(job.config.evaluation, encoder)
+
+
 def _chunks(replicate: Replicate) -> ChunkStore:
     """What the pool was put together from."""
     facts = storage.committed_facts(replicate.pool.root) or {}
     return ChunkStore(replicate.study.chunks / str(facts.get("chunks")))
 
 
-def _unseen_test(job: Job, catalog: Catalog, replicates: Sequence[Replicate], *, drop: bool) -> LabeledImages:
-    """The test images that no generator has seen; what was left out is told and kept in a file."""
-    items, test, train = catalog.items("test"), catalog.images("test"), catalog.images("train")
+def _leaks(job: Job, catalog: Catalog, replicates: Sequence[Replicate]) -> list[Leak]:
+    """The test images that a generator or the filters have seen."""
+    test, train = catalog.images("test"), catalog.images("train")
     leaks = near_copies(test, train, catalog.units("train"), device=job.device)
+    hashes = [item.pixel_sha256 for item in catalog.items("test")]
     for replicate in replicates:
         rows = Generator.load(replicate.study.generator, device="cpu").rows()
-        if rows is not None:
-            leaks += same_pixels(test.ids, [item.pixel_sha256 for item in items], rows)
-    rest = require_unseen(test, leaks, drop=drop)
+        leaks += [] if rows is None else same_pixels(test.ids, hashes, rows)
+    return leaks
+
+
+def _tell_leaks(job: Job, leaks: Sequence[Leak]) -> None:
     if leaks:
         named = {leak.test_id: {"shows": leak.seen_id, "how": leak.how} for leak in leaks}
         storage.write_json(job.study.evaluation / LEAKS, named)
         job.narrator.warn(
-            f"{len(test) - len(rest)} of {len(test)} test images were seen in training and are left out: "
-            f"{job.study.evaluation / LEAKS}"
+            f"{len(named)} test images were seen in training and are left out: {job.study.evaluation / LEAKS}"
         )
-    return rest
 
 
 def _say_choice(job: Job, choice: DoseChoice) -> None:

@@ -236,7 +236,9 @@ class _Fit:
             },
         )
 
-        self.job.journal.log_dataset(RUN, self.job.study.catalog / TABLE, "train", "training")
+        table = self.job.study.catalog / TABLE
+        if table.is_file():  # a further generator shares the catalog of the first
+            self.job.journal.log_dataset(RUN, table, "train", "training")
 
     def _save_grid(self) -> None:
         seen = self.state.step * self.plan.batch_size

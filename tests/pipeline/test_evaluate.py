@@ -1,0 +1,128 @@
+"""The evaluation as a stage of a study: who trains, on which pools, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from torch import nn
+
+import diffaug
+from diffaug import storage
+from diffaug.errors import DataError, UsageError
+
+ARMS = ["real only", "balanced softmax", "best real + synthetic"]
+
+
+@pytest.fixture
+def augmenter(tmp_path, images, small):
+    settings = {**small, "evaluation.arms": ARMS}
+    found = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
+    found.generate()
+    return found
+
+
+def again(augmenter, **settings):
+    return diffaug.DiffusionAugmenter.open(augmenter.study.path, settings=settings, overwrite=True, verbose=False)
+
+
+def test_the_dose_is_chosen_on_training_images_and_told(augmenter) -> None:
+    result = augmenter.evaluate()
+    assert result.dose["base"] in ("real only", "balanced softmax")
+    assert [row["share"] for row in result.dose["curve"]] == [0.0, 0.15, 0.3, 0.5]
+    assert result.training["classifier"] == "small-cnn"
+
+
+def test_a_function_of_ones_own_is_called_for_every_arm_and_seed(augmenter) -> None:
+    calls = []
+
+    def brightness(training, pixels, seed):
+        calls.append((len(training.images), int(training.is_synthetic.sum()), seed))
+        means = [training.images.pixels[training.images.labels == k].mean() for k in range(3)]
+        return np.abs(pixels.mean(axis=(1, 2, 3))[:, None] - means).argmin(axis=1)
+
+    result = augmenter.evaluate(train_fn=brightness, share=0.3)
+    assert {arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms} == {1.0}
+    trials = [call for call in calls if call[0] >= 31]  # those for the dose have fewer real images
+    assert len({seed for _, _, seed in trials}) == 3
+    assert {synthetic for _, synthetic, _ in trials} == {0, 17}
+    assert result.training["classifier"].endswith("brightness")
+
+
+def test_a_network_of_ones_own_is_trained(augmenter) -> None:
+    def linear(channels, num_classes, image_size):
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+
+    assert "linear" in augmenter.evaluate(classifier=linear).training["classifier"]
+
+
+def test_logistic_regression_on_features_needs_one_network_only(augmenter) -> None:
+    result = again(augmenter, **{"evaluation.classifier": "features", "evaluation.share": 0.3}).evaluate()
+    assert result.training["classifier"].startswith("features of classifier")
+    assert all(arm.metrics["balanced_accuracy"]["sd"] == 0 for arm in result.arms)  # seeds play no part
+
+
+def test_a_thorough_evaluation_trains_a_second_generator_and_the_controls(augmenter) -> None:
+    settings = {"evaluation.thorough": True, "evaluation.arms": None, "evaluation.seeds": 4, "evaluation.share": 0.3}
+    thorough = again(augmenter, **settings)
+    result = thorough.evaluate()
+    assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
+    assert {control.question for control in result.controls} == {
+        *("new content", "more exposure", "shifted prior", "filters")
+    }
+    assert result.training["generators"] == 2
+    folders = (thorough.study.path, thorough.study.path / "replicates" / "1")
+    first, second = (storage.read_json(path / "generator" / "config.json")["training"] for path in folders)
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert first["images seen"] == second["images seen"]
+    seen = [set(pd.read_parquet(path / "generator" / "rows.parquet")["id"]) for path in folders]
+    assert seen[0] == seen[1]  # the second held out the same test images
+    assert thorough.report().is_file()
+
+
+def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, small, tmp_path) -> None:
+    for name in ("dark", "middle", "bright"):
+        for number, file in enumerate(sorted((images / name).iterdir())):
+            target = images / ("test" if number < 2 else "train") / name / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(file, target)
+        (images / name).rmdir()
+    seen = np.asarray(Image.open(images / "train" / "dark" / "005.png"))
+    Image.fromarray(np.clip(seen.astype(int) + 1, 0, 255).astype(np.uint8)).save(images / "test" / "dark" / "000.png")
+    settings = {**small, "evaluation.arms": ARMS}
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
+    augmenter.generate()
+    with pytest.raises(DataError, match=r"1 of 6 test images were seen.*test/dark/000.png = train/dark/005.png"):
+        augmenter.evaluate()
+    result = augmenter.evaluate(drop_leaked=True)
+    assert result.test_counts == {"bright": 2, "dark": 1, "middle": 2}
+    assert list(storage.read_json(tmp_path / "study" / "evaluation" / "leaked.json")) == ["test/dark/000.png"]
+
+
+def test_an_interrupted_evaluation_goes_on_and_says_how(augmenter) -> None:
+    trained = []
+
+    def train(training, pixels, seed):
+        trained.append(seed)
+        if len(trained) == 8:
+            raise KeyboardInterrupt
+        return np.zeros(len(pixels), np.int64)
+
+    with pytest.raises(KeyboardInterrupt):
+        augmenter.evaluate(train_fn=train)
+    before = len(trained)
+    augmenter.evaluate(train_fn=train)
+    once = len(trained)
+    augmenter.evaluate(train_fn=train)
+    assert len(trained) == once > before
+    paths = list((augmenter.study.path / "evaluation" / "trials").glob("*.json"))
+    assert len(paths) == 9
+
+
+def test_another_function_is_another_evaluation(augmenter) -> None:
+    augmenter.evaluate(train_fn=lambda training, pixels, seed: np.zeros(len(pixels), np.int64))
+    with pytest.raises(UsageError, match="trained"):
+        augmenter.evaluate()
