@@ -29,7 +29,8 @@ class Dose:
     """How much of a pool a training uses.
 
     Attributes:
-        share: Of each batch that is synthetic, 0 to 1.
+        share: Of each batch that is synthetic, 0 to 1; where classes are drawn equally often, of the draws of each
+            class that has synthetic images.
         weight: Loss weight of a synthetic image; a real one has 1.
         max_ratio: Synthetic images used of a class, at most, for each real one of it.
     """
@@ -145,7 +146,7 @@ def training_set(
     images = concatenate(train, allowed if arm.uses_synthetic else allowed.select(NOTHING))
     is_synthetic = np.arange(len(images)) >= len(train)
     extra = _extra_draws(arm, images, is_synthetic, allowed, share)
-    draws = np.where(is_synthetic, 0.0, _real_draws(arm, train, images)) * (1 - extra.sum()) + extra
+    draws = np.where(is_synthetic, 0.0, _real_draws(arm, train, images, extra)) + extra
     loss = draws + (dose.weight - 1) * extra  # each image's part in the expected loss
     return TrainingSet(
         images,
@@ -202,18 +203,25 @@ def _synthetic_only(allowed: LabeledImages) -> TrainingSet:
     return TrainingSet(allowed, np.ones(len(allowed), np.bool_))
 
 
-def _real_draws(arm: Arm, train: LabeledImages, images: LabeledImages) -> Floats:
-    """Chance of each image, real ones leading, in a draw of a real one; meaningless for the others."""
+def _real_draws(arm: Arm, train: LabeledImages, images: LabeledImages, extra: Floats) -> Floats:
+    """Chance of each image, real ones leading, in a plain draw of a real one; meaningless for the others.
+
+    Where classes are drawn equally often, synthetic draws of a class take the place of its real ones.
+    """
     if arm.draw == "images":
-        return np.full(len(images), 1 / len(train))
+        return np.full(len(images), (1 - extra.sum()) / len(train))
     counts = train.class_counts
-    return np.asarray(1 / (np.count_nonzero(counts) * counts[images.labels]))
+    of_class = 1 / np.count_nonzero(counts) - np.bincount(images.labels, extra, len(counts))
+    return np.asarray((of_class / counts)[images.labels])
 
 
 def _extra_draws(
     arm: Arm, images: LabeledImages, is_synthetic: NDArray[np.bool_], allowed: LabeledImages, share: float
 ) -> Floats:
-    """Chance of each image in the draws, `share` of all, that are no plain draws of a real one."""
+    """Chance of each image in the draws that are no plain draws of a real one."""
+    if arm.uses_synthetic and arm.draw == "classes":
+        of_class = share / (len(allowed.classes) * np.maximum(allowed.class_counts, 1))
+        return np.where(is_synthetic, of_class[images.labels], 0.0)
     if arm.uses_synthetic:
         return np.where(is_synthetic, share / len(allowed), 0.0)
     if arm.control == "replay":

@@ -65,35 +65,42 @@ class DoseChoice:
         dose: What to add to it.
         folds: Validation parts; 0 where nothing was measured.
         real: The real arms without synthetic images.
-        curve: The doses on `base`.
+        mixed: The real arms with the middle one of the doses.
+        curve: The doses on the arm that did best with it.
     """
 
     base: str
     dose: Dose
     folds: int = 0
     real: tuple[Measured, ...] = ()
+    mixed: tuple[Measured, ...] = ()
     curve: tuple[Measured, ...] = ()
 
-    def to_dict(self) -> dict[str, Any] | None:
-        """For the result; None where nothing was measured. An unlimited `max_ratio` is None."""
-        if not self.folds:
-            return None
+    def to_dict(self) -> dict[str, Any]:
+        """For the result. An unlimited `max_ratio` is None."""
         return {
             "base": self.base,
             "chosen": self.dose.to_dict(),
             "folds": self.folds,
-            "remark": SEEN,
-            "real": [{"arm": one.arm, "balanced_accuracy": {"mean": one.mean, "sd": one.sd}} for one in self.real],
+            "remark": SEEN if self.folds else "not measured: the dose was set, or there was nothing to choose",
+            "real": [_of_arm(one) for one in self.real],
+            "mixed": [{**_of_arm(one), "share": one.dose.share} for one in self.mixed],
+            "curve_base": self.curve[0].arm if self.curve else self.base,
             "curve": [{**one.dose.to_dict(), "mean": one.mean, "sd": one.sd} for one in self.curve],
         }
+
+
+def _of_arm(measured: Measured) -> dict[str, Any]:
+    return {"arm": measured.arm, "balanced_accuracy": {"mean": measured.mean, "sd": measured.sd}}
 
 
 def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> DoseChoice:
     """Chooses the real arm to build on and the dose, by balanced accuracy on three validation parts of train.
 
-    Of equals the earlier arm and the smaller dose win, so zero wins ties. Every finished training is kept on disk and
-    not done again. Where the share is set, or there is no synthetic image, only the arm is chosen; where there is
-    nothing to choose, nothing is trained.
+    Every real arm is trained alone and with a middle dose, since what is best alone need not go best with synthetic
+    images; the one that does gets the other doses too. The best of all is taken; of equals the earlier arm and the
+    smaller dose win, so zero wins ties. Every finished training is kept on disk and not done again. Where the share is
+    set, or there is no synthetic image, only the arm is chosen; where there is nothing to choose, nothing is trained.
 
     Args:
         experiment: What is compared later. Its real arms but the controls may be built on; where no arm builds on the
@@ -108,8 +115,11 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     if len(arms) == len(doses) == 1:
         return DoseChoice(arms[0].name, doses[0])
     validation = _Validation(experiment, _folds(experiment), {})
+    alone = [(arm, NOTHING_ADDED) for arm in arms if NOTHING_ADDED in doses]
+    adding = [dose for dose in doses if dose != NOTHING_ADDED]
+    mixed = [(arm, adding[(len(adding) - 1) // 2]) for arm in arms if adding]
     count = len(validation.folds)
-    steps = count * (len(arms) + (len(doses) > 1) * sum(dose.share > 0 for dose in doses))
+    steps = count * (len(alone) + len(mixed) + max(0, len(adding) - 1))
 
     def measure(ways: Sequence[Way]) -> tuple[Measured, ...]:
         for done in validation.predict(ways):
@@ -117,12 +127,16 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
                 progress(done, steps)
         return tuple(validation.measured(way) for way in ways)
 
-    real = measure([(arm, NOTHING_ADDED) for arm in arms])
-    base = max(real, key=lambda one: one.mean).arm
-    if len(doses) == 1:
-        return DoseChoice(base, doses[0], count, real)
-    curve = measure([(ARMS[base], dose) for dose in doses])
-    return DoseChoice(base, max(curve, key=lambda one: one.mean).dose, count, real, curve)
+    real, with_some = measure(alone), measure(mixed)
+    base = _best(with_some or real).arm
+    curve = measure([(ARMS[base], dose) for dose in doses]) if len(adding) > 1 or (alone and adding) else ()
+    chosen = _best((*real, *curve) or with_some)
+    return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve)
+
+
+def _best(measured: Sequence[Measured]) -> Measured:
+    """The first of the best."""
+    return max(measured, key=lambda one: one.mean)
 
 
 @dataclass(frozen=True)

@@ -95,20 +95,38 @@ def test_new_and_true_images_get_a_share_and_wrong_ones_none(make, tmp_path):
     assert sum(share == 0 for share in noise) >= 3
 
 
-def test_the_best_real_arm_is_built_on_and_zero_repeats_its_figure(make):
+def test_the_arm_that_goes_best_with_synthetic_images_gets_all_doses_and_zero_repeats_its_figure(make):
     choice = choose_dose(make(FRESH))
-    best = max(choice.real, key=lambda one: one.mean)
-    assert (choice.base, [one.arm for one in choice.real]) == (best.arm, ["real only", "oversampling"])
-    assert choice.curve[0].mean == best.mean
-    assert choice.base == "oversampling"
+    arms = ["real only", "oversampling"]
+    assert [one.arm for one in choice.real] == [one.arm for one in choice.mixed] == arms
+    best = max(choice.mixed, key=lambda one: one.mean)
+    assert {one.arm for one in choice.curve} == {best.arm}
+    assert choice.curve[0].mean == choice.real[arms.index(best.arm)].mean
+    chosen = max((*choice.real, *choice.curve), key=lambda one: one.mean)
+    assert (choice.base, choice.dose) == (chosen.arm, chosen.dose)
+
+
+def test_an_arm_that_is_best_alone_is_taken_alone_when_no_mixture_beats_it(make):
+    class Scripted(Linear):
+        """Never errs when trained on images as found, often with synthetic ones, and oftener in any other way."""
+
+        def fit_predict(self, training, pixels, **options):
+            mixed, as_found = training.is_synthetic.any(), training.draw_probabilities is None
+            errors = 0 if as_found else 3 if mixed else 5
+            shown = flat(pixels).reshape(len(pixels), 3, -1).mean(axis=2).argmax(axis=1)
+            answers = np.where(np.arange(len(pixels)) % 10 < errors, (shown + 1) % 3, shown)
+            return np.eye(3, dtype=np.float32)[answers]
+
+    choice = choose_dose(make(FRESH, classifier=Scripted()))
+    assert (choice.base, choice.dose) == ("real only", Dose(0.0))
 
 
 def test_a_finished_choice_is_read_and_progress_counts_every_training_once(make):
     steps = []
     first = make(FRESH)
     choice = choose_dose(first, lambda done, total: steps.append((done, total)))
-    assert len(first.classifier.done) == 3 * (2 + 3)
-    assert steps[-1] == (15, 15) and {total for _, total in steps} == {15}
+    assert len(first.classifier.done) == 3 * (2 + 2 + 2)
+    assert steps[-1] == (18, 18) and {total for _, total in steps} == {18}
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
     again = make(FRESH)
     assert choose_dose(again) == choice
@@ -163,7 +181,7 @@ def test_nothing_to_choose_is_nothing_trained(make, arms):
     experiment = make(FRESH, SETTINGS.model_copy(update={"share": 0.2, "arms": arms}))
     choice = choose_dose(experiment)
     assert choice == DoseChoice("real only", Dose(0.2))
-    assert choice.to_dict() is None
+    assert (choice.to_dict()["chosen"]["share"], choice.to_dict()["folds"]) == (0.2, 0)
     assert experiment.classifier.done == []
 
 
@@ -204,4 +222,4 @@ def test_the_result_says_what_was_measured(make):
     assert content["curve"][1].keys() == {"share", "weight", "max_ratio", "mean", "sd"}
     assert content["real"][0]["balanced_accuracy"].keys() == {"mean", "sd"}
     assert "validation parts" in content["remark"]
-    assert replace(choice, folds=0).to_dict() is None
+    assert "not measured" in replace(choice, folds=0).to_dict()["remark"]
