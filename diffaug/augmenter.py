@@ -16,14 +16,13 @@ from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.training import Classifier, NetworkClassifier
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.catalog import prepare_catalog
-from diffaug.pipeline.evaluate import evaluate_pools, read_evaluation, require_test_images
+from diffaug.pipeline.evaluate import evaluate_study, read_evaluation, require_test_images
 from diffaug.pipeline.export import export_study
 from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.foreign_predictions import judge_predictions
 from diffaug.pipeline.generate import generate_pool, generate_shard
 from diffaug.pipeline.job import Job, open_job
 from diffaug.pipeline.materialize import materialize
-from diffaug.pipeline.replicates import open_replicates, prepare_replicates
 from diffaug.pipeline.study_report import write_study_report
 from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
@@ -237,16 +236,16 @@ class DiffusionAugmenter:
     def evaluate(
         self,
         *,
-        classifier: Backbone | Classifier | None = None,
+        classifier: str | Backbone | Classifier | None = None,
         train_fn: TrainFunction | None = None,
         **settings: Any,
     ) -> EvaluationResult:
         """Trains classifiers with and without the pool on the same updates and writes the report.
 
         Args:
-            classifier: What to train: a function of (channels, number of classes, (height, width)) that makes a
-                network from float NCHW in [-1, 1] to logits, or an object with `name` and `fit_predict`. None: what
-                `evaluation.classifier` names.
+            classifier: What to train: a name, as of the setting; a function of (channels, number of classes, (height,
+                width)) that makes a network from float NCHW in [-1, 1] to logits; or an object with `name` and
+                `fit_predict`. None: as configured.
             train_fn: Your own training instead: called with (training set, test pixels uint8 (N, H, W, C), seed), it
                 returns labels (N,) or probabilities (N, K). See `diffaug.TrainingSet`.
             settings: Settings of the evaluation stage, such as `seeds=10` or `thorough=True`.
@@ -256,13 +255,16 @@ class DiffusionAugmenter:
             DataError: The generator has seen test images.
             Interrupted: Stopped by Ctrl-C; what is finished is kept.
         """
+        if isinstance(classifier, str):
+            settings["classifier"], classifier = classifier, None
+        if settings.get("thorough"):
+            settings = {"arms": None, "seeds": None, "generators": None, **settings}
         self._configure({f"evaluation.{key}": value for key, value in settings.items()})
         trained = NetworkClassifier.of_factory(classifier) if callable(classifier) else classifier
         with self._working(logs=True):
             catalog = self._catalog()
-            replicates = prepare_replicates(self.job, catalog)
-            result = evaluate_pools(self.job, catalog, replicates, classifier=trained, train_fn=train_fn)
-            write_study_report(self.job, catalog, replicates[0].pool, result)
+            result = evaluate_study(self.job, catalog, classifier=trained, train_fn=train_fn)
+            write_study_report(self.job, catalog, Pool.open(self.study.pool), result)
         return result
 
     def judge_predictions(self, file: str | Path) -> EvaluationResult:
@@ -276,7 +278,7 @@ class DiffusionAugmenter:
             DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another.
         """
         with self._working():
-            return judge_predictions(Path(file), study=self.study, catalog=self._catalog())
+            return judge_predictions(Path(file), job=self.job, catalog=self._catalog())
 
     def report(self) -> Path:
         """Writes the report of a finished evaluation again; returns its path.
@@ -285,9 +287,8 @@ class DiffusionAugmenter:
             UsageError: There is no evaluation yet, or the images or the pool changed since.
         """
         with self._working(logs=True):
-            catalog, replicates = self._catalog(), open_replicates(self.job)
-            result = read_evaluation(self.job, catalog, replicates)
-            write_study_report(self.job, catalog, replicates[0].pool, result)
+            catalog, pool = self._catalog(), Pool.open(self.study.pool)
+            write_study_report(self.job, catalog, pool, read_evaluation(self.job, catalog, pool))
         return self.study.report
 
     def export(

@@ -57,7 +57,7 @@ def settings_options(*shortcuts: str) -> Decorator:
         click.option("--config", type=click.Path(path_type=Path), default=None, help="A YAML file of settings."),
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, by dotted key."),
         click.option("--overwrite", is_flag=True, help="Replace what was made with other settings."),
-        click.option("--no-track", is_flag=True, help="Don't log to MLflow."),
+        click.option("--no-track", is_flag=True, help="Don't log to MLflow, in this study."),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing while working."),
         json_option,
     ]
@@ -97,10 +97,11 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     flags = {_SHORTCUTS[name][0]: values[name] for name in _SHORTCUTS if values.get(name) is not None}
     if isinstance(values.get("strategy"), str):
         flags["synthesis.sampling_strategy"] = parse_value(values["strategy"], where="--strategy")
+    if values.get("thorough"):  # what the study remembers gives way to it
+        fewer = dict.fromkeys(("evaluation.arms", "evaluation.seeds", "evaluation.generators"))
+        flags = {**fewer, **flags, "evaluation.thorough": True}
     if values.get("arms") is not None:
         flags["evaluation.arms"] = [name.strip() for name in values["arms"].split(",")]
-    if values.get("thorough"):
-        flags["evaluation.thorough"] = True
     for assignment in values.get("assignments", ()):
         key, separator, text = assignment.partition("=")
         if not separator:

@@ -21,6 +21,6 @@ def command(study: Path, as_json: bool) -> None:
     from diffaug.study import open_study
 
     job = open_job(open_study(study), ConsoleNarrator(), command=typed_command(), record=False)
-    sentences = send_all(job.study, job.config.tracking, job.narrator)
-    click.echo("\n".join(sentences or ["nothing to send: nothing was recorded, or tracking is switched off"]), err=True)
+    sentences = send_all(job.study, job.config.tracking.model_copy(update={"mlflow": True}), job.narrator)
+    click.echo("\n".join(sentences or ["nothing to send: nothing was recorded, or no tracker is installed"]), err=True)
     print_result("sync", as_json, study=study, results={"trackers": logged_links(job.study)}, next_step="")

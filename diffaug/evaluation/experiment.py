@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from diffaug.evaluation.arms import ARMS, Arm, concatenate
 from diffaug.evaluation.crew import Crew, usable_workers
 from diffaug.evaluation.synthetic import SyntheticPool
 from diffaug.evaluation.tasks import Outcome, Selection, Stock, Task, hash_of, run_here, training_of
-from diffaug.evaluation.training import Classifier, TrainingSet, classifier_of, recipe_of
+from diffaug.evaluation.training import Classifier, TrainingSet, classifier_of, identity_of, recipe_of
 from diffaug.evaluation.trials import Trial, read_trial, write_trial
 from diffaug.seeding import derive_seed
 from diffaug.settings import EvaluationSettings
@@ -140,7 +139,7 @@ class Experiment:
 
     @cached_property
     def _context(self) -> Any:
-        trained = _source(self.train_fn) if self.train_fn else self._trained.name
+        trained = identity_of(self.train_fn) if self.train_fn else self._trained.name
         return [trained, asdict(self.recipe), self.device]
 
     @cached_property
@@ -252,15 +251,6 @@ def _checked(train_fn: TrainFunction, training: TrainingSet, pixels: NDArray[np.
             fix=f"return labels, integers of shape ({count},), or probabilities, floats of shape ({count}, {classes})",
         )
     return answer
-
-
-def _source(train_fn: TrainFunction) -> list[str]:
-    """Names a function: with its own text where there is one, so that a changed function is not taken for finished."""
-    name = getattr(train_fn, "__qualname__", type(train_fn).__qualname__)
-    try:
-        return [name, inspect.getsource(train_fn)]
-    except (OSError, TypeError):
-        return [name]
 
 
 def _require_every_class(images: LabeledImages, split: str) -> None:

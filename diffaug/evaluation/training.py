@@ -8,12 +8,12 @@ changes where images come from, and not the class prior that the arm is about.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -94,6 +94,21 @@ class TrainingSet:
         return np.searchsorted(cumulative, draws, side="right").astype(np.int64)
 
 
+def identity_of(function: Callable[..., Any]) -> str:
+    """Names a user's function with a hash of its text, so that a changed function is not taken for the same.
+
+    What is bound by `functools.partial` counts; what the function's text calls or captures does not.
+    """
+    if isinstance(function, partial):
+        bound = repr((function.args, sorted(function.keywords.items())))
+        return f"{identity_of(function.func)} {storage.sha256_bytes(bound.encode())[:8]}"
+    text = function if hasattr(function, "__qualname__") else type(function)
+    try:
+        return f"{text.__qualname__} {storage.sha256_bytes(inspect.getsource(text).encode())[:12]}"
+    except (TypeError, OSError):
+        return text.__qualname__
+
+
 class Classifier(Protocol):
     """Something that can be trained and asked."""
 
@@ -163,12 +178,8 @@ class NetworkClassifier:
 
     @classmethod
     def of_factory(cls, factory: Backbone) -> NetworkClassifier:
-        """A network of the user's own; its name holds a hash of the factory's source code where that can be read."""
-        name = getattr(factory, "__qualname__", type(factory).__qualname__)
-        try:
-            return cls(factory, f"{name} {storage.sha256_bytes(inspect.getsource(factory).encode())[:12]}")
-        except (TypeError, OSError):
-            return cls(factory, name)
+        """A network of the user's own; see `identity_of` for its name."""
+        return cls(factory, identity_of(factory))
 
     def fit_predict(
         self, training: TrainingSet, pixels: NDArray[np.uint8], *, recipe: TrainingRecipe, seed: int, device: str

@@ -16,88 +16,129 @@ from diffaug.evaluation.experiment import Experiment, TrainFunction, run_experim
 from diffaug.evaluation.leakage import Leak, near_copies, require_unseen, same_pixels
 from diffaug.evaluation.summary import EvaluationResult, summarize
 from diffaug.evaluation.synthetic import SyntheticPool, unfiltered_pool
-from diffaug.evaluation.training import Classifier, classifier_of
+from diffaug.evaluation.training import Classifier, classifier_of, identity_of
 from diffaug.evaluation.trials import Trial
-from diffaug.pipeline.evaluation_log import RESULT, log_result, log_trial
+from diffaug.pipeline.evaluation_log import RESULT, Provenance, log_result, log_trial
 from diffaug.pipeline.job import Job
-from diffaug.pipeline.replicates import Replicate
+from diffaug.pipeline.replicates import Replicate, open_replicates, prepare_replicates, replicates_exist
 from diffaug.pipeline.signals import stop_requests
-from diffaug.settings import ARM_ROLES, EvaluationSettings
-from diffaug.study import StageState, begin_stage, finish_stage, is_stage_of
+from diffaug.study import begin_stage, finish_stage, is_stage_of, require_same_settings
 from diffaug.synthesis.chunks import ChunkStore
 from diffaug.synthesis.encoder import ClassifierEncoder
-from diffaug.synthesis.pool import MANIFEST
+from diffaug.synthesis.pool import MANIFEST, Pool
 
 LEAKS = "leaked.json"
+FURTHER_POOLS = "further_pools"
 
 
-def evaluate_pools(
-    job: Job,
-    catalog: Catalog,
-    replicates: Sequence[Replicate],
-    *,
-    classifier: Classifier | None = None,
-    train_fn: TrainFunction | None = None,
+def evaluate_study(
+    job: Job, catalog: Catalog, *, classifier: Classifier | None = None, train_fn: TrainFunction | None = None
 ) -> EvaluationResult:
     """Runs the study's experiment, goes on with one that was stopped, or reads the finished one.
+
+    Everything that could be refused is looked at before a further generator is trained or an older result replaced.
 
     Args:
         job: The job.
         catalog: Its images.
-        replicates: Generators with their pools, the study's own first.
         classifier: What is trained; none: what the settings say.
         train_fn: What is called to train and predict instead.
 
     Raises:
         DataError: The test split lacks a class, or the generator has seen test images.
-        UsageError: The experiment was begun with other settings.
+        UsageError: There is no pool, no such classifier, or the experiment was begun with other settings.
         Interrupted: A stop was asked for; what is finished is on disk.
     """
-    folder, settings = job.study.evaluation, job.config.evaluation
-    stored = {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"})}
-    trained = classifier.name if classifier else getattr(train_fn, "__qualname__", settings.classifier)
-    stored["trained"] = trained
-    inputs = _inputs(catalog, replicates)
-    if is_stage_of(folder, stored, inputs) and storage.committed_facts(folder) is not None:
+    folder, stored = job.study.evaluation, _stored(job, classifier, train_fn)
+    if _is_finished(job, catalog, stored):
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
+    _require_same_settings(job, catalog, stored)
     require_test_images(catalog)
-    leaks = _leaks(job, catalog, replicates)  # before the stage begins: a refusal must leave the settings free
-    test = require_unseen(catalog.images("test"), leaks, drop=settings.drop_leaked)
-    state = begin_stage(folder, stored, inputs, overwrite=job.overwrite)
+    leaks = seen_test_images(job, catalog)
+    test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
+    if classifier is None and train_fn is None:
+        classifier = _named_classifier(job, catalog)
+    replicates = prepare_replicates(job, catalog)
+    begin_stage(
+        folder, {**stored, **_further(replicates)}, _inputs(catalog, replicates[0].pool), overwrite=job.overwrite
+    )
     _tell_leaks(job, leaks)
-    if settings.classifier == "features" and classifier is None and train_fn is None:
-        classifier = _on_features(job, catalog)
     with (
         stop_requests() as stop,
         _experiment(
-            job, catalog, test, replicates, settings, classifier=classifier, train_fn=train_fn, stop_requested=stop
+            job, catalog, test, replicates, classifier=classifier, train_fn=train_fn, stop_requested=stop
         ) as experiment,
     ):
-        choice, trials = _train_all(job, experiment, state)
-        recipe = experiment.recipe
-    result = summarize(
+        provenance = Provenance.of(experiment, replicates, stored["trained"])
+        choice, trials = _train_all(job, experiment, provenance)
+        result = _summarize(experiment, choice, trials, replicates, stored["trained"])
+    storage.write_json(folder / RESULT, result.to_dict())
+    log_result(job, result)
+    finish_stage(folder)
+    return result
+
+
+def _stored(job: Job, classifier: Classifier | None, train_fn: TrainFunction | None) -> dict[str, Any]:
+    """What the outcome depends on, beside images and pools."""
+    settings = job.config.evaluation
+    trained = classifier.name if classifier else identity_of(train_fn) if train_fn else settings.classifier
+    return {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"}), "trained": trained}
+
+
+def _require_same_settings(job: Job, catalog: Catalog, stored: dict[str, Any]) -> None:
+    """Raises UsageError where a finished evaluation would be replaced unasked."""
+    folder = job.study.evaluation
+    facts = None if job.overwrite else storage.committed_facts(folder)
+    if facts and facts["inputs"] == _inputs(catalog, Pool.open(job.study.pool)):
+        before = {name: value for name, value in facts["settings"].items() if name != FURTHER_POOLS}
+        require_same_settings(folder, before, stored)
+
+
+def _is_finished(job: Job, catalog: Catalog, stored: dict[str, Any]) -> bool:
+    if storage.committed_facts(job.study.evaluation) is None or not replicates_exist(job):
+        return False
+    replicates = open_replicates(job)
+    return is_stage_of(job.study.evaluation, {**stored, **_further(replicates)}, _inputs(catalog, replicates[0].pool))
+
+
+def _named_classifier(job: Job, catalog: Catalog) -> Classifier | None:
+    """The classifier that needs this process; none where workers make it, by the name that is known to be right."""
+    settings = job.config.evaluation
+    if settings.classifier != "features":
+        classifier_of(settings)
+        return None
+    job.narrator.say("training an encoder on the real training images ...")
+    return classifier_of(
+        settings,
+        ClassifierEncoder.fit(
+            catalog.images("train"), seed=job.config.seed, purpose="evaluation features", device=job.device
+        ),
+    )
+
+
+def _summarize(
+    experiment: Experiment, choice: DoseChoice, trials: list[Trial], replicates: Sequence[Replicate], trained: str
+) -> EvaluationResult:
+    recipe = experiment.recipe
+    return summarize(
         trials,
-        roles={arm: ARM_ROLES[arm] for arm in settings.compared_arms},
-        train_counts=catalog.images("train").counts_by_name,
+        roles={arm.name: arm.role for arm in experiment.arms},
+        train_counts=experiment.train.counts_by_name,
         synthetic_counts=replicates[0].pool.images().counts_by_name,
-        test_labels=test.labels,
-        classes=catalog.classes,
+        test_labels=experiment.test.labels,
+        classes=experiment.train.classes,
         dose=choice.to_dict(),
         training={
-            "classifier": classifier.name if classifier else trained,
+            "classifier": experiment.classifier.name if experiment.classifier else trained,
             "updates": recipe.updates,
             "batch_size": recipe.batch_size,
             "generators": len(replicates),
         },
     )
-    storage.write_json(folder / RESULT, result.to_dict())
-    finish_stage(folder)
-    log_result(job, result)
-    return result
 
 
-def _train_all(job: Job, experiment: Experiment, state: StageState) -> tuple[DoseChoice, list[Trial]]:
+def _train_all(job: Job, experiment: Experiment, provenance: Provenance) -> tuple[DoseChoice, list[Trial]]:
     """The choice of the dose, then every arm with every seed, narrated and logged."""
     total = len(experiment.arms) * experiment.settings.repetitions
     trials: list[Trial] = []
@@ -106,7 +147,7 @@ def _train_all(job: Job, experiment: Experiment, state: StageState) -> tuple[Dos
         _say_choice(job, choice)
         for trial in run_experiment(experiment, choice):
             trials.append(trial)
-            log_trial(job, state, trial, experiment.train.classes, choice)
+            log_trial(job, trial, choice, provenance)
             job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
     except Interrupted as stop:
         raise Interrupted(stop.what, where=experiment.directory, fix=f"go on with: {job.command}") from stop
@@ -124,35 +165,44 @@ def require_test_images(catalog: Catalog) -> None:
         )
 
 
-def read_evaluation(job: Job, catalog: Catalog, replicates: Sequence[Replicate]) -> EvaluationResult:
-    """The finished evaluation of these images and these pools; nothing is trained.
+def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
+    """The finished evaluation of these images and this pool; nothing is trained.
 
     Raises:
-        UsageError: There is none, or the images or a pool changed since.
+        UsageError: There is none, or the images or the pool changed since.
     """
     folder, fix = job.study.evaluation, f"diffaug evaluate {job.study.path}"
     facts = storage.committed_facts(folder)
     if facts is None:
         raise UsageError("there is no finished evaluation", where=folder, fix=fix)
-    if facts["inputs"] != _inputs(catalog, replicates):
+    if facts["inputs"] != _inputs(catalog, pool):
         raise UsageError("the images or the pool changed since they were evaluated", where=folder, fix=fix)
     return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
 
 
-def _inputs(catalog: Catalog, replicates: Sequence[Replicate]) -> dict[str, str]:
-    pools = [storage.sha256_file(replicate.pool.root / MANIFEST) for replicate in replicates]
-    more = {f"pool {number}": sha256 for number, sha256 in enumerate(pools) if number}
-    return {"catalog": catalog.fingerprint, "pool": pools[0], **more}
+def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
+    """The test images that the study's generator or filters have seen."""
+    test, train = catalog.images("test"), catalog.images("train")
+    leaks = near_copies(test, train, catalog.units("train"), device=job.device)
+    rows = Generator.load(job.study.generator, device="cpu").rows()
+    hashes = [item.pixel_sha256 for item in catalog.items("test")]
+    return leaks + ([] if rows is None else same_pixels(test.ids, hashes, rows))
+
+
+def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:
+    return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
+
+
+def _further(replicates: Sequence[Replicate]) -> dict[str, Any]:
+    """Pools of further generators, which are among the settings: another number of them is the user's decision."""
+    pools = [storage.sha256_file(replicate.pool.root / MANIFEST) for replicate in replicates[1:]]
+    return {FURTHER_POOLS: pools} if pools else {}
 
 
 def _experiment(
-    job: Job,
-    catalog: Catalog,
-    test: LabeledImages,
-    replicates: Sequence[Replicate],
-    settings: EvaluationSettings,
-    **trained: Any,
+    job: Job, catalog: Catalog, test: LabeledImages, replicates: Sequence[Replicate], **trained: Any
 ) -> Experiment:
+    settings = job.config.evaluation
     wants_unfiltered = any(ARMS[arm].synthetic == "unfiltered" for arm in settings.compared_arms)
     return Experiment(
         train=catalog.images("train"),
@@ -170,33 +220,10 @@ def _experiment(
     )
 
 
-def _on_features(job: Job, catalog: Catalog) -> Classifier:
-    """Logistic regression on what a classifier of the real training images sees.
-
-    The encoder has seen the parts of them on which the dose is chosen, with their labels, as the generator has.
-    """
-    job.narrator.say("training an encoder on the real training images ...")
-    encoder = ClassifierEncoder.fit(
-        catalog.images("train"), seed=job.config.seed, purpose="evaluation features", device=job.device
-    )
-    return classifier_of(job.config.evaluation, encoder)
-
-
 def _chunks(replicate: Replicate) -> ChunkStore:
     """What the pool was put together from."""
     facts = storage.committed_facts(replicate.pool.root) or {}
     return ChunkStore(replicate.study.chunks / str(facts.get("chunks")))
-
-
-def _leaks(job: Job, catalog: Catalog, replicates: Sequence[Replicate]) -> list[Leak]:
-    """The test images that a generator or the filters have seen."""
-    test, train = catalog.images("test"), catalog.images("train")
-    leaks = near_copies(test, train, catalog.units("train"), device=job.device)
-    hashes = [item.pixel_sha256 for item in catalog.items("test")]
-    for replicate in replicates:
-        rows = Generator.load(replicate.study.generator, device="cpu").rows()
-        leaks += [] if rows is None else same_pixels(test.ids, hashes, rows)
-    return leaks
 
 
 def _tell_leaks(job: Job, leaks: Sequence[Leak]) -> None:

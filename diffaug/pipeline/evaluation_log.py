@@ -2,38 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from diffaug import storage
 from diffaug.data.catalog import TABLE
+from diffaug.evaluation.arms import ARMS
 from diffaug.evaluation.dose import DoseChoice
+from diffaug.evaluation.experiment import Experiment
 from diffaug.evaluation.summary import EvaluationResult
+from diffaug.evaluation.tasks import hash_of
 from diffaug.evaluation.trials import Trial
 from diffaug.pipeline.job import STUDY_RUN, Job
-from diffaug.study import StageState
+from diffaug.pipeline.replicates import Replicate
 from diffaug.synthesis.pool import MANIFEST
 
 RESULT = "result.json"
 
 
-def log_trial(job: Job, state: StageState, trial: Trial, classes: tuple[str, ...], choice: DoseChoice) -> None:
-    """Records one training as a run of its own; one that an interrupted evaluation has recorded is left alone."""
-    key = f"trial/{trial.arm}/{trial.seed}"
-    if state == "resumed" and job.journal.status(key) == "ended":
+@dataclass(frozen=True)
+class Provenance:
+    """What every training of an evaluation has in common.
+
+    Attributes:
+        classes: Class names.
+        trained: What is trained.
+        manifests: One a generator, in turn for the seeds.
+        train_digest: Names the content of the training images.
+        test_digest: Names that of the test images.
+    """
+
+    classes: tuple[str, ...]
+    trained: str
+    manifests: tuple[Path, ...]
+    train_digest: str
+    test_digest: str
+
+    @classmethod
+    def of(cls, experiment: Experiment, replicates: Sequence[Replicate], trained: str) -> Self:
+        """That of an experiment."""
+        return cls(
+            experiment.train.classes,
+            experiment.classifier.name if experiment.classifier else trained,
+            tuple(replicate.pool.root / MANIFEST for replicate in replicates),
+            hash_of(experiment.train),
+            hash_of(experiment.test),
+        )
+
+
+def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance) -> None:
+    """Records one training as a run of its own; a training that is recorded already is left alone."""
+    key = f"trial/{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"
+    if job.journal.status(key) == "ended":
         return
-    settings = job.config.evaluation
-    params = {
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "classifier": settings.classifier,
-        "base": choice.base,
-        "synthetic_share": choice.dose.share,
-        "synthetic_weight": choice.dose.weight,
-    }
-    job.start_run(key, state, name=f"{trial.arm}, seed {trial.seed}", kind="trial", params=params, arm=trial.arm)
-    recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
-    job.journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
-    job.journal.log_confusion(key, trial.confusion, classes)
-    job.journal.log_dataset(key, job.study.catalog / TABLE, "test", "test")
-    job.journal.log_dataset(key, job.study.pool / MANIFEST, "pool", "synthetic")
-    job.journal.end_run(key)
+    arm, journal, table = ARMS[trial.arm], job.journal, job.study.catalog / TABLE
+    params = {"arm": trial.arm, "seed": trial.seed, "classifier": provenance.trained}
+    if arm.follows_dose:
+        params |= {"synthetic_share": choice.dose.share, "synthetic_weight": choice.dose.weight}
+    if arm.on_best:
+        params["base"] = choice.base
+    tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}
+    journal.start_run(key, name=f"{trial.arm}, seed {trial.seed}", parent=STUDY_RUN, tags=tags, params=params)
+    recall = {f"recall/{name}": value for name, value in zip(provenance.classes, trial.recall, strict=True)}
+    journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
+    journal.log_confusion(key, trial.confusion, provenance.classes)
+    journal.log_dataset(key, table, "train", "training", digest=provenance.train_digest)
+    journal.log_dataset(key, table, "test", "test", digest=provenance.test_digest)
+    if arm.uses_synthetic:
+        manifests = provenance.manifests
+        journal.log_dataset(key, manifests[trial.seed % len(manifests)], "pool", "synthetic")
+    journal.end_run(key)
 
 
 def log_result(job: Job, result: EvaluationResult) -> None:

@@ -236,9 +236,7 @@ class _Fit:
             },
         )
 
-        table = self.job.study.catalog / TABLE
-        if table.is_file():  # a further generator shares the catalog of the first
-            self.job.journal.log_dataset(RUN, table, "train", "training")
+        self.job.journal.log_dataset(RUN, self.job.study.catalog / TABLE, "train", "training")
 
     def _save_grid(self) -> None:
         seen = self.state.step * self.plan.batch_size

@@ -6,26 +6,29 @@ from pathlib import Path
 
 from diffaug import storage
 from diffaug.data.catalog import Catalog
+from diffaug.evaluation.leakage import require_unseen
 from diffaug.evaluation.predictions import read_predictions
 from diffaug.evaluation.summary import EvaluationResult, summarize
-from diffaug.study import Study
+from diffaug.pipeline.evaluate import seen_test_images
+from diffaug.pipeline.job import Job
 from diffaug.synthesis.pool import Pool
 
 
-def judge_predictions(file: Path, *, study: Study | None = None, catalog: Catalog | None = None) -> EvaluationResult:
+def judge_predictions(file: Path, *, job: Job | None = None, catalog: Catalog | None = None) -> EvaluationResult:
     """Compares the arms of a CSV; see `read_predictions` for its columns.
 
     Args:
         file: The CSV.
-        study: Whose test images were predicted; the result is kept in its folder `predictions`. None: the CSV says
-            the true classes itself.
+        job: Whose test images were predicted; the result is kept in the study's folder `predictions`. None: the CSV
+            says the true classes itself.
         catalog: The study's images; given with it.
 
     Raises:
-        DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another.
+        DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another; or the study's
+            generator has seen test images.
         UsageError: The CSV has no real arm, or no claim.
     """
-    if study is None or catalog is None:
+    if job is None or catalog is None:
         found = read_predictions(file)
         return summarize(
             found.trials,
@@ -35,7 +38,9 @@ def judge_predictions(file: Path, *, study: Study | None = None, catalog: Catalo
             test_labels=found.labels,
             classes=found.classes,
         )
-    test, train = catalog.images("test"), catalog.images("train")
+    study, test, train = job.study, catalog.images("test"), catalog.images("train")
+    if storage.committed_facts(study.generator) is not None:
+        require_unseen(test, seen_test_images(job, catalog), drop=False)
     found = read_predictions(
         file,
         classes=catalog.classes,

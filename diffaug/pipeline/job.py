@@ -134,7 +134,7 @@ def _log_study(study: Study, journal: Journal, seed: int) -> None:
     journal.log_artifact(STUDY_RUN, study.config_file)
 
 
-NOT_SETTINGS = {"off_class_confidence", "encoder", "synthetic_weight", "trained"}
+NOT_SETTINGS = {"off_class_confidence", "encoder", "synthetic_weight", "trained", "further_pools"}
 """Recorded with a stage or by an older version, and no settings now."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -46,7 +48,7 @@ def test_a_function_of_ones_own_is_called_for_every_arm_and_seed(augmenter) -> N
 
     result = augmenter.evaluate(train_fn=brightness, share=0.3)
     assert {arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms} == {1.0}
-    trials = [call for call in calls if call[0] >= 31]  # those for the dose have fewer real images
+    trials = [call for call in calls if call[0] - call[1] == 31]  # those for the dose have fewer real images
     assert len({seed for _, _, seed in trials}) == 3
     assert {synthetic for _, synthetic, _ in trials} == {0, 17}
     assert result.training["classifier"].endswith("brightness")
@@ -123,6 +125,82 @@ def test_an_interrupted_evaluation_goes_on_and_says_how(augmenter) -> None:
 
 
 def test_another_function_is_another_evaluation(augmenter) -> None:
-    augmenter.evaluate(train_fn=lambda training, pixels, seed: np.zeros(len(pixels), np.int64))
+    def always(answer, training, pixels, seed):
+        return np.full(len(pixels), answer, np.int64)
+
+    first = augmenter.evaluate(train_fn=partial(always, 0))
     with pytest.raises(UsageError, match="trained"):
-        augmenter.evaluate()
+        augmenter.evaluate(train_fn=partial(always, 1))
+    second = again(augmenter).evaluate(train_fn=partial(always, 1))
+    recall = [result.arms[0].recall["bright"].mean for result in (first, second)]
+    assert recall == [1.0, 0.0]
+
+
+def test_a_wrong_name_leaves_the_finished_evaluation_alone(augmenter) -> None:
+    finished = augmenter.evaluate()
+    with pytest.raises(UsageError, match="resnet-32"):
+        again(augmenter).evaluate(classifier="resnet32")
+    same = diffaug.DiffusionAugmenter.open(augmenter.study.path, settings={"evaluation.classifier": "small-cnn"})
+    assert same.evaluate().to_dict() == finished.to_dict()
+
+
+def test_further_pools_hold_as_many_images_as_the_first_also_after_it_was_extended(augmenter) -> None:
+    augmenter.generate(more={"dark": 3})
+    augmenter.evaluate(generators=2, share=0.3)
+    pools = [diffaug.Pool.open(path) for path in (augmenter.study.path, augmenter.study.path / "replicates" / "1")]
+    counts = [pool.images().counts_by_name for pool in pools]
+    assert counts[0]["dark"] == 3
+    assert counts[0] == counts[1]
+
+
+def test_a_second_generator_for_a_finished_evaluation_needs_overwrite(augmenter) -> None:
+    augmenter.evaluate(share=0.3)
+    with pytest.raises(UsageError, match="generators None -> 2"):
+        augmenter.evaluate(generators=2)
+    assert storage.committed_facts(augmenter.study.evaluation) is not None
+    assert not (augmenter.study.path / "replicates").exists()
+
+
+def test_every_training_is_recorded_once_whatever_was_interrupted(augmenter) -> None:
+    def trial_runs():
+        events = pd.read_json(augmenter.study.journal, lines=True)
+        return events.loc[(events["kind"] == "start") & events["key"].str.startswith("trial/"), "key"].tolist()
+
+    augmenter.evaluate()
+    before = trial_runs()
+    calls = []
+
+    def train(training, pixels, seed):
+        calls.append(seed)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return np.full(len(pixels), seed % 3, np.int64)
+
+    overwriting = again(augmenter)
+    with pytest.raises(KeyboardInterrupt):
+        overwriting.evaluate(train_fn=train)
+    overwriting.evaluate(train_fn=train)
+    after = trial_runs()
+    assert len(set(after)) == len(after) == len(before) + 9
+    assert after[: len(before)] == before
+
+
+def test_runs_say_what_they_were_trained_on(augmenter) -> None:
+    augmenter.evaluate(share=0.3)
+    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+    used = {
+        arm: {event["data"]["name"] for event in events if event["kind"] == "dataset" and f"/{arm}/" in event["key"]}
+        for arm in ARMS
+    }
+    assert used == {
+        "real only": {"train", "test"},
+        "balanced softmax": {"train", "test"},
+        "best real + synthetic": {"train", "test", "pool"},
+    }
+    params = {arm: {} for arm in ARMS}
+    for event in events:
+        if event["kind"] == "params" and event["key"].startswith("trial/"):
+            params[event["key"].split("/")[1]] |= event["data"]["params"]
+    assert params["best real + synthetic"]["synthetic_share"] == "0.3"
+    assert not params["real only"].keys() & {"synthetic_share", "base"}
+    assert [event["data"]["registered_name"] for event in events if event["kind"] == "model"] == ["diffaug-study"]
