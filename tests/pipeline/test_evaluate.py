@@ -51,7 +51,7 @@ def test_a_function_of_ones_own_is_called_for_every_arm_and_seed(augmenter) -> N
     trials = [call for call in calls if call[0] - call[1] == 31]  # those for the dose have fewer real images
     assert len({seed for _, _, seed in trials}) == 3
     assert {synthetic for _, synthetic, _ in trials} == {0, 17}
-    assert result.training["classifier"].endswith("brightness")
+    assert "brightness" in result.training["classifier"]
 
 
 def test_a_network_of_ones_own_is_trained(augmenter) -> None:
