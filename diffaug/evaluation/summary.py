@@ -70,7 +70,8 @@ class EvaluationResult:
         arms: One summary an arm, in the order they were trained.
         comparisons: One a claim, against the best real arm.
         controls: Where a gain comes from, as far as the arms that say so were run.
-        dose: How much synthetic was chosen on validation, and from what; none: it was not chosen.
+        dose: How much synthetic was used, under `chosen`, and the `curve` that it was chosen from on validation; an
+            empty one: it was set by hand; none: not known.
         verdict: The answer.
         schema_version: Of the dictionary.
     """
@@ -154,7 +155,7 @@ def summarize(
         synthetic_counts: Synthetic images by class; empty where not known.
         test_labels: True classes (N,) of the test images, in the order of the trials' predictions.
         classes: Class names (K,).
-        dose: How much synthetic was chosen on validation, under `chosen`, and from what; passed on.
+        dose: How much synthetic was used, under `chosen`, and from what it was chosen; passed on.
         training: How the classifiers were trained; passed on, but for `generators`, G: seed s was trained on images of
             generator s % G.
 
