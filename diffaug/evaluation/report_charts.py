@@ -148,8 +148,8 @@ def group_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def controls_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Differences in balanced accuracy that tell where a gain comes from."""
-    controls = evaluation.get("controls") or []
+    """Differences in balanced accuracy that tell where a gain comes from; at a dose of zero there are none."""
+    controls = [] if dose_is_zero(evaluation.get("dose")) else evaluation.get("controls") or []
     rows = [
         {
             "name": control["question"],

@@ -423,6 +423,14 @@ def test_controls_that_were_not_run_are_said_to_be_missing(path):
     assert "Not measured: it takes the arms" in page.words()
 
 
+@pytest.mark.parametrize("controls", [[], evaluation()["controls"]])
+def test_at_a_dose_of_zero_there_are_no_controls_and_the_reason_is_said(path, controls):
+    _, page = write(path, evaluation=evaluation(dose=dose(share=0.0), controls=controls))
+    words = page.words()
+    assert "Not compared: without synthetic images in any batch" in words
+    assert "Not measured" not in words and "real + synthetic minus replay" not in words
+
+
 def test_roles_differ_in_shape_and_word(path):
     _, page = write(path)
     shapes = [name for name, tag in page.tags if tag.get("class") in ("real", "synthetic", "diagnosis")]
