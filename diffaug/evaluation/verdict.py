@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WORTH_HAVING = 0.01
 NAMED_CLASSES = 3
+FEWEST_SEEDS = 3
 GAIN_PARTS = {"new content": "new content", "more exposure": "more exposure", "shifted prior": "a shifted prior"}
 
 Decision = Literal["use", "do not use", "not decidable"]
@@ -221,7 +222,7 @@ def _dose_in_words(dose: Mapping[str, Any] | None) -> str:
 
 
 def _details(comparison: Comparison, evidence: Evidence) -> str:
-    sentences = [_gains_and_losses(comparison), _sources(evidence.controls), _limits(comparison)]
+    sentences = [_gains_and_losses(comparison), _sources(evidence.controls), _limits(comparison, evidence)]
     return " ".join(filter(None, sentences))
 
 
@@ -241,12 +242,15 @@ def _control(control: Control) -> str:
     return f"{control.question.capitalize()}, '{control.arm}' against '{control.baseline}': {change}."
 
 
-def _limits(comparison: Comparison) -> str:
+def _limits(comparison: Comparison, evidence: Evidence) -> str:
+    sentences = []
     if comparison.seeds_only is None:
-        return "With one seed the interval is about other test images alone, not about other trainings."
+        sentences.append("With one seed the interval is about other test images alone.")
     if comparison.by_generator:
-        return f"By generator: {', '.join(map(_points, comparison.by_generator))} points."
-    return ""
+        sentences.append(f"By generator: {', '.join(map(_points, comparison.by_generator))} points.")
+    if evidence.differences[comparison.arm].seeds < FEWEST_SEEDS:
+        sentences.append(f"Fewer than {FEWEST_SEEDS} seeds hardly tell anything about other trainings.")
+    return " ".join(sentences)
 
 
 def _points(fraction: float) -> str:

@@ -217,6 +217,13 @@ def test_one_seed_is_said_to_be_one():
     assert verdict.test_images_needed > IMAGES
 
 
+@pytest.mark.parametrize(("seeds", "is_said"), [(2, True), (3, False)])
+def test_fewer_than_three_seeds_are_said_to_tell_hardly_anything(seeds, is_said):
+    for mean in (0.05, 0.0, -0.05):
+        text = verdict_of(replace(difference(mean), seeds=seeds)).text
+        assert ("Fewer than 3 seeds hardly tell anything about other trainings." in text) is is_said
+
+
 def test_each_generator_is_named():
     several = replace(difference(0.05), by_generator=(0.062, 0.038))
     assert "By generator: +6.2, +3.8 points." in verdict_of(several).text
