@@ -6,16 +6,16 @@ import json
 import re
 import tempfile
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 from mlflow import MlflowClient
-from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
 from PIL import Image
+from pyarrow.parquet import read_table
 
 from diffaug import storage
 from diffaug.errors import DataError, UsageError
@@ -35,6 +35,14 @@ from diffaug.integrations.mlflow_limits import (
 
 NOTE_TAG = "mlflow.note.content"
 CONFUSION_FILE = "confusion_matrix.png"
+COLUMN_TYPES = {
+    pa.types.is_boolean: DataType.boolean,
+    pa.types.is_integer: DataType.long,
+    pa.types.is_floating: DataType.double,
+    pa.types.is_timestamp: DataType.datetime,
+    pa.types.is_string: DataType.string,
+    pa.types.is_large_string: DataType.string,
+}
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -156,16 +164,11 @@ class EventLogger:
 
     def _dataset(self, data: dict[str, Any]) -> Dataset:
         """The described data set, read once, since every trial of an experiment has the same."""
-        file, digest = self._file(data), str(data.get("digest", ""))[:MAX_DIGEST_LENGTH] or None
+        file = self._file(data)
+        digest = data.get("digest") or storage.sha256_file(file)  # older versions recorded none
         known = (str(file), data["name"], digest)
         if known not in self._datasets:
-            name = cut(data["name"], MAX_NAME_LENGTH)
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", UserWarning
-                )  # about sources and integer columns, both meant as they are
-                described = from_pandas(pd.read_parquet(file), source=file.as_uri(), name=name, digest=digest)
-                self._datasets[known] = Dataset(**described.to_dict())
+            self._datasets[known] = _describe(file, data["name"], digest)
         return self._datasets[known]
 
     def _file(self, data: dict[str, Any]) -> Path:
@@ -173,6 +176,27 @@ class EventLogger:
         if not path.exists():
             raise DataError("the file is no longer there", where=path)
         return path
+
+
+def _describe(file: Path, name: str, digest: str) -> Dataset:
+    """What `mlflow.data.from_pandas` makes of a parquet file, without its warnings, which no thread can hold back."""
+    table = read_table(file)
+    columns = [
+        ColSpec(_column_type(field.type), field.name, required=not table[field.name].null_count)
+        for field in table.schema
+    ]
+    return Dataset(
+        name=cut(name, MAX_NAME_LENGTH),
+        digest=digest[:MAX_DIGEST_LENGTH],
+        source_type="local",
+        source=json.dumps({"uri": file.as_uri()}),
+        schema=json.dumps({"mlflow_colspec": Schema(columns).to_dict()}),
+        profile=json.dumps({"num_rows": table.num_rows, "num_elements": table.num_rows * table.num_columns}),
+    )
+
+
+def _column_type(arrow: pa.DataType) -> DataType | AnyType:
+    return next((kind for holds, kind in COLUMN_TYPES.items() if holds(arrow)), AnyType())
 
 
 def batches(events: Sequence[Event]) -> Iterator[list[Event]]:

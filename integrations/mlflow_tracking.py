@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from diffaug import storage
 from diffaug.errors import DataError, MissingExtraError, UsageError
 from diffaug.evaluation.journal import Event
-from diffaug.evaluation.tracking import State
+from diffaug.evaluation.tracking import State, without_secrets
 from diffaug.settings import TrackingSettings
 from diffaug.study import Study
 
@@ -89,20 +89,19 @@ class MlflowTracker:
             return f"MLflow: {url}"
         if not self._uri.startswith("sqlite:"):
             return f"MLflow: experiment '{state['experiment']}' in the store of MLFLOW_TRACKING_URI"
-        command = f"MLflow: mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
+        command = f"MLflow: mlflow ui --backend-store-uri {shlex.quote(without_secrets(self._uri))}"
         return f"{command}\n{_TRAP.format(fix=_migration(Path.cwd() / 'mlruns'))}" if _is_trap_here() else command
 
     def links(self, state: State) -> dict[str, str | None]:
-        """Ids of the study's run and experiment, the store, and on a server the run's page; without a password."""
+        """Ids of the study's run and experiment, the store, and on a server the run's page; without secrets."""
         run_id = state["runs"].get("study")
-        scheme, _, address = self._uri.rstrip("/").partition("://")
-        store = f"{scheme}://{address.rpartition('@')[2]}" if address else self._uri
+        store = without_secrets(self._uri).rstrip("/")
         page = f"{store}/#/experiments/{state['experiment_id']}" + (f"/runs/{run_id}" if run_id else "")
         return {
             "run_id": run_id,
             "experiment_id": state["experiment_id"],
             "tracking_uri": store,
-            "url": page if scheme in ("http", "https") else None,
+            "url": page if store.startswith(("http:", "https:")) else None,
         }
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from diffaug.evaluation.trials import Trial
 
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 0.01
+WITHOUT_SYNTHETIC = re.compile(
+    r"(?<![^\W_])(?:no|non|not|without|w/?o|(?<![.,])0(?:[.,]0+)?\s*%)[\s_-]*(?:(?:any|added|extra|more)[\s_-]+)*synthetic"
+    r"|synthetic[\s_-]*free(?![^\W_])"
+)
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -53,8 +58,9 @@ def read_predictions(
 
     Columns: `file_name`, `arm` and `predicted`; where they are not known otherwise `label`, the true class; on request
     `seed` (0), `role` (real, claim or diagnosis) or `synthetic` (true or false), without which an arm with "synthetic"
-    in its name is a claim and any other one real; and `p_<class>`, the probability of each class. Others are ignored.
-    Every value is text: the class "01" is not the class "1".
+    in its name is a claim, unless it says "no synthetic" or "without synthetic", and any other one real; and
+    `p_<class>`, the probability of each class. Others are ignored. Every value is text: the
+    class "01" is not the class "1".
 
     Args:
         path: The CSV, UTF-8.
@@ -264,4 +270,8 @@ def _told_roles(lines: Lines) -> Iterable[Role]:
     if "synthetic" in lines.table:
         numbers = lines.convert("synthetic", lambda text: TRUTHS[text.casefold()], "is neither true nor false")
         return ["claim" if number else "real" for number in numbers]
-    return ["claim" if "synthetic" in arm.casefold() else "real" for arm in lines.column("arm")]
+    return [_role_of_name(arm) for arm in lines.column("arm")]
+
+
+def _role_of_name(arm: str) -> Role:
+    return "claim" if "synthetic" in WITHOUT_SYNTHETIC.sub("", arm.casefold()) else "real"

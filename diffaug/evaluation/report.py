@@ -18,7 +18,7 @@ from diffaug.evaluation.report_charts import (
     class_chart,
     controls_chart,
     dose_chart,
-    dose_in_words,
+    dose_sentence,
     group_chart,
 )
 from diffaug.evaluation.report_confusion import common_mistakes, confusion_tables
@@ -32,6 +32,7 @@ from diffaug.evaluation.report_images import (
     tile,
 )
 from diffaug.evaluation.report_pool import Pair, PoolFacts, RejectedSample
+from diffaug.evaluation.verdict import dose_is_zero
 
 PIXELATED_BELOW_PX = 65
 CLASSES_OPEN = 12
@@ -130,7 +131,8 @@ def _charts(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": {**verdict, **looks},
         "claim": claim_of(evaluation),
-        "dose_said": dose_in_words(evaluation.get("dose")),
+        "dose_said": dose_sentence(evaluation),
+        "dose_is_zero": dose_is_zero(evaluation.get("dose")),
         "arms": arms_chart(evaluation),
         "classes": class_chart(evaluation),
         "groups": group_chart(evaluation),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffaug.evaluation.report_format import Interval, deviation_of, interval_of, known
+from diffaug.evaluation.verdict import dose_is_set, dose_is_zero
 
 PRIMARY = "balanced_accuracy"
 METRICS = {
@@ -147,8 +148,8 @@ def group_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def controls_chart(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Differences in balanced accuracy that tell where a gain comes from."""
-    controls = evaluation.get("controls") or []
+    """Differences in balanced accuracy that tell where a gain comes from; at a dose of zero there are none."""
+    controls = [] if dose_is_zero(evaluation.get("dose")) else evaluation.get("controls") or []
     rows = [
         {
             "name": control["question"],
@@ -180,7 +181,7 @@ def _with_gains(rows: Sequence[dict[str, Any]], gains: Mapping[str, Mapping[str,
 def dose_chart(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     """Balanced accuracy on validation images over the synthetic share, a line for each weight and ratio.
 
-    None where no dose was chosen.
+    None where no dose is known; without lines where it was set by hand.
     """
     dose = evaluation.get("dose")
     if not dose:
@@ -199,7 +200,6 @@ def dose_chart(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
             lines.setdefault(_dose_key(point)[1:], []).append({"figures": point, **place})
     return {
         "dose": dose,
-        "chosen": dose_in_words(dose),
         "axis": axis,
         "shares": sorted({(point["figures"]["share"], point["x"]) for line in lines.values() for point in line}),
         "lines": [
@@ -210,12 +210,22 @@ def dose_chart(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def dose_in_words(dose: Mapping[str, Any] | None) -> str:
-    """The dose that was chosen, as part of a sentence; empty where none was."""
+def dose_sentence(evaluation: Mapping[str, Any]) -> str:
+    """The dose and where it comes from; empty where none is known."""
+    dose, counts = evaluation.get("dose"), evaluation["synthetic_counts"]
     if not dose:
         return ""
+    if counts and not any(counts.values()):
+        return "Dose: no synthetic images, since there are none."
+    origin = "set by hand" if dose_is_set(dose) else "chosen on validation images"
+    return f"Dose, {origin}: {_dose_in_words(dose)}."
+
+
+def _dose_in_words(dose: Mapping[str, Any]) -> str:
     share, weight, ratio = _dose_key(dose["chosen"])
-    if not share:
+    if dose_is_zero(dose) and dose_is_set(dose):
+        return "no synthetic images, since their share was set to zero"
+    if dose_is_zero(dose):
         return f"no synthetic images, since none did better on top of “{dose['base']}” on validation images"
     most = f", at most {ratio:g} of a class for each real one" if math.isfinite(ratio) else ""
     return (

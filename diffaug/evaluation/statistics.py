@@ -45,6 +45,11 @@ class Estimate:
     low: float
     high: float
 
+    @classmethod
+    def clipped(cls, mean: float, low: float, high: float) -> Self:
+        """With ends from -1 to 1, as a difference of two shares can't be anything else."""
+        return cls(mean, max(low, -1.0), min(high, 1.0))
+
 
 def tail(chosen_from: int = 1) -> float:
     """Probability beyond one end of a 95 % interval when the best of several arms was compared.
@@ -111,9 +116,9 @@ class CrossedMean:
         """
         if self.resampled is not None:
             low, high = np.quantile(self.resampled, [low_tail, 1 - high_tail])
-            return Estimate(self.mean, float(low), float(high))
+            return Estimate.clipped(self.mean, float(low), float(high))
         error = math.sqrt(self.variance)
-        return Estimate(
+        return Estimate.clipped(
             self.mean, self.mean - self.quantile(low_tail) * error, self.mean + self.quantile(high_tail) * error
         )
 
@@ -122,7 +127,7 @@ class CrossedMean:
         if not self.seeds_degrees_of_freedom:
             return None
         half = float(stats.t.isf(tail(), self.seeds_degrees_of_freedom)) * math.sqrt(self.seed_variance)
-        return Estimate(self.mean, self.mean - half, self.mean + half)
+        return Estimate.clipped(self.mean, self.mean - half, self.mean + half)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from diffaug.evaluation.comparison import (
 from diffaug.evaluation.metrics import METRICS, PRIMARY_METRIC, Group, class_groups, group_recall
 from diffaug.evaluation.statistics import Estimate
 from diffaug.evaluation.trials import Trial
-from diffaug.evaluation.verdict import Evidence, Verdict, decide
+from diffaug.evaluation.verdict import Evidence, Verdict, decide, dose_is_zero
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +69,10 @@ class EvaluationResult:
         training: How the classifiers were trained; empty where not known.
         arms: One summary an arm, in the order they were trained.
         comparisons: One a claim, against the best real arm.
-        controls: Where a gain comes from, as far as the arms that say so were run.
-        dose: How much synthetic was chosen on validation, and from what; none: it was not chosen.
+        controls: Where a gain comes from, as far as the arms that say so were run; none at a dose of zero, at which
+            they all come to the same training.
+        dose: How much synthetic was used, under `chosen`, and the `curve` that it was chosen from on validation; an
+            empty one: it was set by hand; none: not known.
         verdict: The answer.
         schema_version: Of the dictionary.
     """
@@ -154,7 +156,7 @@ def summarize(
         synthetic_counts: Synthetic images by class; empty where not known.
         test_labels: True classes (N,) of the test images, in the order of the trials' predictions.
         classes: Class names (K,).
-        dose: How much synthetic was chosen on validation, under `chosen`, and from what; passed on.
+        dose: How much synthetic was used, under `chosen`, and from what it was chosen; passed on.
         training: How the classifiers were trained; passed on, but for `generators`, G: seed s was trained on images of
             generator s % G.
 
@@ -178,7 +180,7 @@ def summarize(
     evidence = Evidence(
         comparisons=compare(answers, baseline, differences),
         differences=differences,
-        controls=controls(answers),
+        controls=() if dose_is_zero(dose) else controls(answers),
         real_arms=len(answers.named("real")),
         synthetic_images=sum(synthetic_counts.values()) if synthetic_counts else None,
         test_images=len(test_labels),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -25,6 +25,7 @@ ENTRY_POINT_GROUP = "diffaug.trackers"
 EVENTS_PER_SAVE = 200
 LOCK_POLL_SECONDS = 0.05
 MAX_REASON_LENGTH = 300
+LOCAL = ("sqlite://", "file://")
 
 State = dict[str, Any]
 Report = Callable[[int, int], None]
@@ -146,7 +147,7 @@ class Channel:
             self._sentence if error is None else "",
             0 if error is None else self.unsent(),
             "" if error is None else _reason(error),
-            tuple(self._skipped),
+            tuple(map(without_secrets, self._skipped)),
             isinstance(error, MissingExtraError),
         )
 
@@ -167,7 +168,7 @@ class Channel:
         return state
 
     def _save(self, tracker: Tracker, state: State) -> None:
-        links = {"links": tracker.links(state)} if "cursor" in state else {}
+        links = {"links": _public(tracker.links(state))} if "cursor" in state else {}
         storage.write_json(self._record, {**state, **links})
 
 
@@ -182,7 +183,28 @@ def channels(study: Study, settings: TrackingSettings, *, patient: bool = False)
 def logged_links(study: Study) -> dict[str, dict[str, str | None]]:
     """Where the study's run is in each tracker that had something of it, by name; see `Tracker.links`."""
     records = {path.stem: storage.read_json(path) for path in sorted((study.path / "tracking").glob("*.json"))}
-    return {name: record["links"] for name, record in records.items() if "links" in record}
+    return {name: _public(record["links"]) for name, record in records.items() if "links" in record}
+
+
+def without_secrets(text: str) -> str:
+    """The text, its addresses without user, password and query.
+
+    An address in which a query can't be told from a password, as its last @ comes after a ?, is left out but for the
+    scheme. A file may have an @ in its name.
+    """
+
+    def shortened(found: re.Match[str]) -> str:
+        scheme, address = found.groups()
+        if scheme.endswith(LOCAL) and address.startswith("/"):
+            return found[0]
+        secret, _, rest = address.rpartition("@")
+        return scheme + ("…" if "?" in secret else rest)
+
+    return re.sub(r"\?\S+", "", re.sub(r"(\S*?//)(\S*)", shortened, text))
+
+
+def _public(links: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {name: value and without_secrets(value) for name, value in links.items()}
 
 
 @contextmanager
@@ -202,9 +224,8 @@ def _alone(lock: Path, seconds: float) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The error's first line, and its remedy, without the password that an address may hold."""
+    """The error's first line, and its remedy, without the secrets that an address may hold."""
     text = error.what if isinstance(error, DiffaugError) else str(error)
-    first = (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    first = without_secrets((text.strip().splitlines() or [type(error).__name__])[0]).rstrip(".")
     first = first if len(first) <= MAX_REASON_LENGTH else f"{first[:140]} ... {first[-150:]}"
-    remedy = f"; {error.fix}" if isinstance(error, DiffaugError) and error.fix else ""
-    return re.sub(r"//[^/@\s]+@", "//", first + remedy)
+    return first + (f"; {without_secrets(error.fix)}" if isinstance(error, DiffaugError) and error.fix else "")

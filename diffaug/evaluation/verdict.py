@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WORTH_HAVING = 0.01
 NAMED_CLASSES = 3
+FEWEST_SEEDS = 3
 GAIN_PARTS = {"new content": "new content", "more exposure": "more exposure", "shifted prior": "a shifted prior"}
 
 Decision = Literal["use", "do not use", "not decidable"]
@@ -55,7 +56,7 @@ class Evidence:
         real_arms: Number of arms that the baseline is the best of.
         synthetic_images: Size of the pool; none: not known.
         test_images: Size of the test set.
-        dose: How much synthetic was chosen on validation, under `chosen`; none: it was not chosen.
+        dose: How much synthetic was used, under `chosen`; without a `curve` it was set by hand; none: not known.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -71,21 +72,31 @@ def decide(evidence: Evidence) -> Verdict:
     """Reads the verdict off the evidence.
 
     "use": a claim is better than the baseline at the 5 % level, Holm-corrected. "do not use": the intervals of all
-    claims end below a gain of one point, or validation chose a dose of zero. Else "not decidable". The baseline is the
+    claims end below a gain of one point, or the dose is zero. Else "not decidable". The baseline is the
     real arm that did best on the same test images, so chance favours it a little.
     """
     comparisons = evidence.comparisons
     if evidence.synthetic_images == 0:
         return _refuse(_best(comparisons), "There is nothing to use: the pool holds no synthetic image.")
-    if _dose_is_zero(evidence.dose):
+    if dose_is_zero(evidence.dose):
         tried = "on validation no dose of synthetic images that was tried did better than none"
-        reason = tried if evidence.dose and evidence.dose.get("curve") else "their share was set to zero"
-        return _refuse(_best(comparisons), f"Do not use it: {reason}.")
+        untried = "synthetic images were not tried, since their share was set to zero"
+        return _refuse(_best(comparisons), f"Do not use it: {untried if dose_is_set(evidence.dose) else tried}.")
     better = [c for c in comparisons if c.difference.low > 0 and c.p_value_holm < 1 - CONFIDENCE]
     if better:
         return _use(_best(better), evidence)
     open_questions = [c for c in comparisons if c.difference.high >= WORTH_HAVING]
     return _not_decidable(_best(open_questions), evidence) if open_questions else _do_not_use(evidence)
+
+
+def dose_is_zero(dose: Mapping[str, Any] | None) -> bool:
+    """Whether no synthetic image is used at this dose; False where it is not known."""
+    return dose is not None and any(dose["chosen"].get(part) == 0 for part in ("share", "weight", "max_ratio"))
+
+
+def dose_is_set(dose: Mapping[str, Any] | None) -> bool:
+    """Whether the dose was set by hand: it has no curve to be chosen from. False where it is not known."""
+    return dose is not None and not dose.get("curve")
 
 
 def require_gain(result: EvaluationResult, fail_under: float) -> None:
@@ -113,10 +124,6 @@ def require_gain(result: EvaluationResult, fail_under: float) -> None:
 
 def _best(comparisons: Sequence[Comparison]) -> Comparison:
     return max(comparisons, key=lambda comparison: comparison.difference.mean)
-
-
-def _dose_is_zero(dose: Mapping[str, Any] | None) -> bool:
-    return dose is not None and any(dose["chosen"].get(part) == 0 for part in ("share", "weight", "max_ratio"))
 
 
 def _deciding_variance(difference: CrossedMean, evidence: Evidence) -> float:
@@ -209,11 +216,13 @@ def _dose_in_words(dose: Mapping[str, Any] | None) -> str:
     parts = [f"{100 * chosen['share']:.0f} % of each batch", f"loss weight {chosen.get('weight', 1):g}"]
     if ratio is not None and math.isfinite(ratio):
         parts.append(f"at most {ratio:g} for each real image of a class")
+    if dose_is_set(dose):
+        parts.append("set by hand")
     return f", {', '.join(parts)}"
 
 
 def _details(comparison: Comparison, evidence: Evidence) -> str:
-    sentences = [_gains_and_losses(comparison), _sources(evidence.controls), _limits(comparison)]
+    sentences = [_gains_and_losses(comparison), _sources(evidence.controls), _limits(comparison, evidence)]
     return " ".join(filter(None, sentences))
 
 
@@ -233,12 +242,15 @@ def _control(control: Control) -> str:
     return f"{control.question.capitalize()}, '{control.arm}' against '{control.baseline}': {change}."
 
 
-def _limits(comparison: Comparison) -> str:
+def _limits(comparison: Comparison, evidence: Evidence) -> str:
+    sentences = []
     if comparison.seeds_only is None:
-        return "With one seed the interval is about other test images alone, not about other trainings."
+        sentences.append("With one seed the interval is about other test images alone.")
     if comparison.by_generator:
-        return f"By generator: {', '.join(map(_points, comparison.by_generator))} points."
-    return ""
+        sentences.append(f"By generator: {', '.join(map(_points, comparison.by_generator))} points.")
+    if evidence.differences[comparison.arm].seeds < FEWEST_SEEDS:
+        sentences.append(f"Fewer than {FEWEST_SEEDS} seeds hardly tell anything about other trainings.")
+    return " ".join(sentences)
 
 
 def _points(fraction: float) -> str:

@@ -105,6 +105,25 @@ def with_probabilities(table, **changes):
     return table
 
 
+@pytest.mark.parametrize(
+    ("arm", "role"),
+    [
+        *((name, "real") for name in ("no synthetic", "without synthetic", "non-synthetic", "Non_Synthetic images")),
+        *((name, "real") for name in ("nonsynthetic", "w/o synthetic", "not synthetic", "baseline_no_synthetic")),
+        *((name, "real") for name in ("without any synthetic images", "0 % synthetic", "0.0% synthetic")),
+        *((name, "claim") for name in ("synthetic", "SYNTHETIC2", "no filter, synthetic", "30 % synthetic")),
+        ("synthetic-free", "real"),
+        *((name, "claim") for name in ("1.0 % synthetic", "augmentation: no, synthetic: yes", "synthetic, freeze 2")),
+        *(
+            (name, "claim")
+            for name in ("casino synthetic", "synthetic freeze", "no synthetic pretraining, synthetic finetuning")
+        ),
+    ],
+)
+def test_an_arm_without_synthetic_images_by_name_is_real(read, arm, role):
+    assert read(rows(arms=("plain", "with synthetic", arm))).roles[arm] == role
+
+
 def test_probabilities_are_scored_and_rounded_ones_are_normalised(read):
     found = read(with_probabilities(rows()), **STUDY)
     assert found.trials[0].metrics["auroc"] == 1

@@ -356,7 +356,26 @@ def test_the_verdict_says_gain_interval_and_dose(path):
 
 def test_a_dose_of_nothing_is_said(path):
     _, page = write(path, evaluation=evaluation(dose=dose(share=0.0)))
-    assert "Chosen: no synthetic images" in page.words()
+    assert page.words().count("Dose, chosen on validation images: no synthetic images") == 2
+    assert "points of balanced accuracy" not in page.words()
+
+
+@pytest.mark.parametrize(
+    ("share", "words"), [(0.3, "30 % of each batch synthetic"), (0.0, "no synthetic images, since their share was set")]
+)
+def test_a_dose_set_by_hand_has_neither_curve_nor_validation_table(path, share, words):
+    by_hand = dose(share=share) | {"folds": 0, "real": [], "curve": []}
+    _, page = write(path, evaluation=evaluation(dose=by_hand))
+    assert page.words().count(f"Dose, set by hand: {words}") == 2
+    section = page.words().partition("The dose ")[2].partition("What is mistaken")[0]
+    assert "alidation" not in section and "tried" not in section
+
+
+def test_where_only_the_real_arm_was_chosen_its_table_is_shown(path):
+    _, page = write(path, evaluation=evaluation(dose=dose() | {"curve": []}))
+    assert "Dose, set by hand: 30 %" in page.words()
+    assert "“oversampling” was chosen on 3 validation parts" in page.words()
+    assert "All real arms tried" in page.words() and "The generator had seen these parts" not in page.words()
 
 
 def test_the_dose_is_told_to_be_measured_on_seen_validation_images(path):
@@ -402,6 +421,14 @@ def test_each_control_names_its_arms_and_its_interval(path):
 def test_controls_that_were_not_run_are_said_to_be_missing(path):
     _, page = write(path, evaluation=evaluation(controls=[]))
     assert "Not measured: it takes the arms" in page.words()
+
+
+@pytest.mark.parametrize("controls", [[], evaluation()["controls"]])
+def test_at_a_dose_of_zero_there_are_no_controls_and_the_reason_is_said(path, controls):
+    _, page = write(path, evaluation=evaluation(dose=dose(share=0.0), controls=controls))
+    words = page.words()
+    assert "Not compared: without synthetic images in any batch" in words
+    assert "Not measured" not in words and "real + synthetic minus replay" not in words
 
 
 def test_roles_differ_in_shape_and_word(path):

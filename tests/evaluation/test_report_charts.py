@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug.evaluation.report_charts import Axis, class_chart, dose_chart, dose_in_words, group_chart
+from diffaug.evaluation.report_charts import Axis, class_chart, dose_chart, dose_sentence, group_chart
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=20))
@@ -102,8 +102,22 @@ def test_a_curve_of_the_zero_dose_alone():
     ],
 )
 def test_the_dose_in_words(chosen, words):
-    assert dose_in_words(dose(chosen=chosen)["dose"]).startswith(words)
+    said = dose_sentence(dose(chosen=chosen) | {"synthetic_counts": {"a": 3}})
+    assert said.startswith(f"Dose, chosen on validation images: {words}")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_dose_that_was_set_by_hand_was_not_measured(share):
+    given = dose(chosen={"share": share}, folds=0, real=[], curve=[]) | {"synthetic_counts": {"a": 3}}
+    words = "50 % of each batch synthetic" if share else "no synthetic images, since their share was set to zero."
+    assert dose_sentence(given).startswith(f"Dose, set by hand: {words}")
+    assert (dose_chart(given)["lines"], dose_chart(given)["base"]) == ([], None)
+
+
+def test_of_an_empty_pool_there_is_no_dose_to_choose():
+    given = dose(chosen={"share": 0.0}, folds=0, real=[], curve=[]) | {"synthetic_counts": {"a": 0}}
+    assert dose_sentence(given) == "Dose: no synthetic images, since there are none."
 
 
 def test_no_dose():
-    assert dose_chart({"dose": None}) is None and dose_in_words(None) == ""
+    assert dose_chart({"dose": None}) is None and dose_sentence({"dose": None, "synthetic_counts": {}}) == ""

@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 
 from diffaug import storage
-from diffaug.errors import DiffaugError, MissingExtraError
+from diffaug.errors import DiffaugError, MissingExtraError, UsageError
 from diffaug.evaluation import sender, tracking
 from diffaug.evaluation.journal import Journal
 from diffaug.evaluation.sender import Sender, send_all
-from diffaug.evaluation.tracking import logged_links
+from diffaug.evaluation.tracking import logged_links, without_secrets
 from diffaug.narration import SilentNarrator
 from diffaug.settings import TrackingSettings
 from diffaug.study import Study
@@ -415,3 +415,51 @@ def eventually(condition) -> bool:
 
 def our_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("diffaug-")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http://user:p@ss@host: refused", "http://host: refused"),
+        ("(at postgresql://u:a/b@h/db) no", "(at postgresql://h/db) no"),
+        ("url: /api/runs?token=secret (refused)", "url: /api/runs (refused)"),
+        ("https://u:p@h/x?password=p and http://v:q@i", "https://h/x and http://i"),
+        ("http://h/x?password=p@ss refused", "http://… refused"),
+        ("http://u:p?s@h refused", "http://… refused"),
+        ("no file sqlite:////home/me@work/a.db", "no file sqlite:////home/me@work/a.db"),
+        ("me@example.org is unknown: why?", "me@example.org is unknown: why?"),
+    ],
+)
+def test_addresses_are_told_without_their_secrets(text, told):
+    assert without_secrets(text) == told
+
+
+class SecretiveTracker(ListTracker):
+    """Has an address with secrets, and tells them in every way."""
+
+    address = f"http://{'user' * 30}:{'s3cret' * 9}@host?token=s3cret"
+
+    def replay(self, events, state):
+        state["skipped"] = [f"refused by {self.address}"]
+        state["cursor"] = 1
+        raise UsageError(f"can't reach {self.address} {'x' * 300}", fix=f"start {self.address}")
+
+    def links(self, state):
+        return {"tracking_uri": self.address, "url": None}
+
+
+def test_no_secret_is_told_or_kept(study, monkeypatch):
+    five_events(study)
+    install(monkeypatch, tracker_point(SecretiveTracker([])))
+    narrator = Listener()
+    Sender(study, TrackingSettings(), narrator).flush()
+    record = (study.path / "tracking" / "mlflow.json").read_text()
+    for told in (record, *narrator.warned):
+        assert "host" in told and "s3cret" not in told and "user" not in told
+    assert logged_links(study)["mlflow"] == {"tracking_uri": "http://host", "url": None}
+
+
+def test_a_record_of_an_older_version_is_shown_without_its_secrets(study):
+    links = {"tracking_uri": "postgresql://u:a/b@h", "url": None}
+    storage.write_json(study.path / "tracking" / "mlflow.json", {"cursor": 1, "links": links})
+    assert logged_links(study)["mlflow"] == {"tracking_uri": "postgresql://h", "url": None}

@@ -102,6 +102,14 @@ def test_claims_are_compared_with_the_best_real_arm_and_nothing_else_is(result):
     assert [c.question for c in result.controls] == ["new content", "more exposure", "shifted prior"]
 
 
+def test_at_a_dose_of_zero_no_training_is_compared_with_itself(trials):
+    nothing = {**DOSE, "chosen": {"share": 0.0, "weight": 1.0, "max_ratio": None}, "folds": 0}
+    result = summarize(trials, **{**FACTS, "dose": nothing})
+    assert result.controls == ()
+    assert result.verdict.decision == "do not use"
+    assert "adding 12 synthetic images" not in result.verdict.text and "new content" not in result.verdict.text
+
+
 def test_json_round_trip_is_lossless(trials, tmp_path):
     limited = {**DOSE, "chosen": {**DOSE["chosen"], "max_ratio": 5.0}}
     several = {**FACTS["training"], "generators": 2}

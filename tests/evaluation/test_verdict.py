@@ -140,7 +140,13 @@ def test_an_empty_pool_is_nothing_to_use():
     assert "no synthetic image" in verdict.text
 
 
-DOSE = {"base": "balanced softmax", "chosen": {"share": 0.3, "weight": 0.5, "max_ratio": 10.0}}
+DOSE = {
+    "base": "balanced softmax",
+    "chosen": {"share": 0.3, "weight": 0.5, "max_ratio": 10.0},
+    "folds": 3,
+    "curve": [{"share": 0.3, "weight": 0.5, "max_ratio": 10.0, "mean": 0.8, "sd": 0.01}],
+}
+SET = DOSE | {"folds": 0, "real": [], "curve": []}
 
 
 def test_the_dose_is_said_in_words():
@@ -150,13 +156,27 @@ def test_the_dose_is_said_in_words():
         in text
     )
     for unlimited in (None, math.inf):
-        text = verdict_of(difference(0.05), dose={"chosen": {**DOSE["chosen"], "max_ratio": unlimited}}).text
+        text = verdict_of(difference(0.05), dose={**DOSE, "chosen": {**DOSE["chosen"], "max_ratio": unlimited}}).text
         assert "('synthetic arm 0', 30 % of each batch, loss weight 0.5) raised" in text
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.0, -0.05])
+def test_a_dose_that_was_set_by_hand_is_said_to_be(mean):
+    said = "30 % of each batch, loss weight 0.5, at most 10 for each real image of a class, set by hand)"
+    assert said in verdict_of(difference(mean), dose=SET).text
+    assert "set by hand" not in verdict_of(difference(mean), dose=DOSE).text
+
+
+def test_a_dose_that_was_set_to_zero_adds_no_images():
+    verdict = verdict_of(difference(0.05), dose=SET | {"chosen": {"share": 0.0, "weight": 1.0, "max_ratio": None}})
+    assert verdict.decision == "do not use"
+    assert "their share was set to zero" in verdict.text
+    assert "adding" not in verdict.text and "412" not in verdict.text and "validation" not in verdict.text
 
 
 @pytest.mark.parametrize("part", ["share", "weight", "max_ratio"])
 def test_a_dose_of_zero_is_a_reason_not_to_use_it(part):
-    verdict = verdict_of(difference(0.05), dose={"chosen": {**DOSE["chosen"], part: 0.0}})
+    verdict = verdict_of(difference(0.05), dose={**DOSE, "chosen": {**DOSE["chosen"], part: 0.0}})
     assert verdict.decision == "do not use"
     assert "on validation no dose" in verdict.text
     assert "Train with 'balanced softmax'." in verdict.text
@@ -195,6 +215,13 @@ def test_one_seed_is_said_to_be_one():
     assert "With one seed the interval is about other test images alone" in verdict.text
     assert verdict.seeds_needed is None
     assert verdict.test_images_needed > IMAGES
+
+
+@pytest.mark.parametrize(("seeds", "is_said"), [(2, True), (3, False)])
+def test_fewer_than_three_seeds_are_said_to_tell_hardly_anything(seeds, is_said):
+    for mean in (0.05, 0.0, -0.05):
+        text = verdict_of(replace(difference(mean), seeds=seeds)).text
+        assert ("Fewer than 3 seeds hardly tell anything about other trainings." in text) is is_said
 
 
 def test_each_generator_is_named():

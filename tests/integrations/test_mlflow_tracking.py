@@ -421,6 +421,33 @@ def test_a_servers_address_is_given_without_its_password(study, monkeypatch):
     assert not tracker.is_local
 
 
+@pytest.mark.parametrize(
+    ("uri", "store"),
+    [
+        ("http://user:p@ss@host", "http://host"),
+        ("https://host:5000/mlflow/?token=secret", "https://host:5000/mlflow"),
+        ("postgresql://user:a/b@host/db?password=secret", "postgresql://host/db"),
+    ],
+)
+def test_no_part_of_a_secret_is_in_what_is_told(study, monkeypatch, uri, store):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    tracker = mlflow_tracking.MlflowTracker(study, TrackingSettings())
+    state = {"experiment_id": "3", "experiment": "e", "runs": {}}
+    assert tracker.links(state)["tracking_uri"] == store
+    page = f"{store}/#/experiments/3" if uri.startswith("http") else None
+    assert tracker.links(state)["url"] == page
+    where = page or "experiment 'e' in the store of MLFLOW_TRACKING_URI"
+    assert tracker.describe(state) == f"MLflow: {where}"
+
+
+def test_an_at_sign_in_the_name_of_a_file_is_kept(study, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////home/me@work/mlflow.db?timeout=9")
+    tracker = mlflow_tracking.MlflowTracker(study, TrackingSettings())
+    state = {"experiment_id": "3", "experiment": "e", "runs": {}}
+    assert tracker.links(state)["tracking_uri"] == "sqlite:////home/me@work/mlflow.db"
+    assert tracker.describe(state) == "MLflow: mlflow ui --backend-store-uri sqlite:////home/me@work/mlflow.db"
+
+
 def test_links_name_the_run_of_a_local_store(study, record):
     record(study)
     sync(study, TrackingSettings(), SilentNarrator())
