@@ -3,8 +3,8 @@
     python benchmarks/gain.py digits [fashion-lt=FOLDER] [flowers=FOLDER] [cifar10-lt=FOLDER] [--minutes M]
                               [--thorough] [--work FOLDER] [--quick] [--json FILE]
 
-Runs `diffaug run` on each data set: all arms with paired seeds, the dose chosen on validation parts of train, the test
-images touched once. `digits` are the demo's; of `flowers`, a folder of five class folders, a long-tailed subset is
+Does the whole job on each data set: a generator, a pool that fills every class to three times the commonest, all arms
+with paired seeds, the dose chosen on validation parts of train, the test images touched once. `digits` are the demo's; of `flowers`, a folder of five class folders, a long-tailed subset is
 taken (300 training images down to 15, 200 test images a class); the others have `train/` and `test/`. cifar10-lt is
 meant for CUDA: ResNet-32, 200 epochs by the recipe of the long-tail literature.
 
@@ -27,15 +27,19 @@ from diffaug.seeding import numpy_generator
 from measuring import write_report
 
 FLOWERS_COMMONEST, FLOWERS_RAREST, FLOWERS_TEST = 300, 15, 200
+FILLED = 3  # times the commonest class
 CIFAR_UPDATES = 19_400  # 200 epochs of 12,406 images in batches of 128
 MINUTES = {"digits": 2.0, "fashion-lt": 10.0, "flowers": 10.0, "cifar10-lt": 20.0}
+SHARES = (0.0, 0.25, 0.5, 0.7)
 SETTINGS: dict[str, dict[str, Any]] = {
+    "fashion-lt": {"evaluation.updates": 1500},
     "cifar10-lt": {
         "evaluation.classifier": "resnet-32",
         "evaluation.recipe": "sgd",
         "evaluation.batch_size": 128,
+        "evaluation.horizontal_flip": True,
         "evaluation.updates": CIFAR_UPDATES,
-    }
+    },
 }
 PUBLISHED = {
     "cifar10-lt": {
@@ -111,7 +115,7 @@ def long_tailed(source: Path, target: Path) -> Path:
 
 def run(name: str, data: Path, arguments: argparse.Namespace) -> EvaluationResult:
     """The whole job on one data set."""
-    settings = {"tracking.mlflow": False, "seed": arguments.seed, **SETTINGS.get(name, {})}
+    settings = {"tracking.mlflow": False, "seed": arguments.seed, "evaluation.shares": SHARES, **SETTINGS.get(name, {})}
     if arguments.thorough:
         settings["evaluation.thorough"] = True
     if arguments.quick:
@@ -119,8 +123,9 @@ def run(name: str, data: Path, arguments: argparse.Namespace) -> EvaluationResul
     else:
         settings["diffusion.minutes"] = arguments.minutes or MINUTES[name]
     study = arguments.work / f"{name}-{arguments.seed}"
-    augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=not arguments.quick)
-    return augmenter.run(data)
+    augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=not arguments.quick).fit(data)
+    augmenter.generate(lambda counts: dict.fromkeys(counts, FILLED * max(counts.values())), max_synthetic_ratio=None)
+    return augmenter.evaluate()
 
 
 def figures(result: EvaluationResult) -> Mapping[str, Any]:
