@@ -4,9 +4,10 @@
                               [--thorough] [--work FOLDER] [--quick] [--json FILE]
 
 Does the whole job on each data set: a generator, a pool that fills every class to three times the commonest, all arms
-with paired seeds, the dose chosen on validation parts of train, the test images touched once. `digits` are the demo's; of `flowers`, a folder of five class folders, a long-tailed subset is
-taken (300 training images down to 15, 200 test images a class); the others have `train/` and `test/`. cifar10-lt is
-meant for CUDA: ResNet-32, 200 epochs by the recipe of the long-tail literature.
+with paired seeds, the dose chosen on validation parts of train, the test images touched once. `digits` are the demo's;
+of `flowers`, a folder of five class folders, a long-tailed subset is taken (300 training images down to 15, 200 test
+images a class); the others have `train/` and `test/`. cifar10-lt is meant for CUDA: ResNet-32, 200 epochs by the recipe
+of the long-tail literature.
 
 Each data set is a study in the work folder, and a later run goes on where this one stopped.
 """
