@@ -186,7 +186,8 @@ def dose_chart(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     dose = evaluation.get("dose")
     if not dose:
         return None
-    chosen = _dose_key(dose["chosen"])
+    on = dose.get("curve_base", dose["base"])
+    chosen = _dose_key(dose["chosen"]) if on == dose["base"] else None
     spans = [deviation_of(point) for point in dose["curve"]]
     real = {entry["arm"]: deviation_of(entry["balanced_accuracy"]) for entry in dose.get("real") or []}
     base = real.get(dose["base"])
@@ -198,12 +199,14 @@ def dose_chart(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
             heights = {key: round(100 - place, 2) for key, place in places.items()}
             place = {"x": round(100 * point["share"] / widest, 2), **heights, "chosen": _dose_key(point) == chosen}
             lines.setdefault(_dose_key(point)[1:], []).append({"figures": point, **place})
+    main = _dose_key(dose["chosen"])[1:]
     return {
         "dose": dose,
+        "on": on,
         "axis": axis,
         "shares": sorted({(point["figures"]["share"], point["x"]) for line in lines.values() for point in line}),
         "lines": [
-            {"points": line, "main": key == chosen[1:], "weight": key[0], "ratio": _ratio_in_words(key[1])}
+            {"points": line, "main": key == main, "weight": key[0], "ratio": _ratio_in_words(key[1])}
             for key, line in sorted(lines.items())
         ],
         "base": None if base is None else round(100 - axis.at(base["mean"]), 2),
@@ -226,7 +229,7 @@ def _dose_in_words(dose: Mapping[str, Any]) -> str:
     if dose_is_zero(dose) and dose_is_set(dose):
         return "no synthetic images, since their share was set to zero"
     if dose_is_zero(dose):
-        return f"no synthetic images, since none did better on top of “{dose['base']}” on validation images"
+        return f"no synthetic images, since on validation images none did better than “{dose['base']}” alone"
     most = f", at most {ratio:g} of a class for each real one" if math.isfinite(ratio) else ""
     return (
         f"{100 * share:.0f} % of each batch synthetic, at a loss weight of {weight:g}{most}, on top of “{dose['base']}”"

@@ -371,6 +371,24 @@ def test_a_dose_set_by_hand_has_neither_curve_nor_validation_table(path, share, 
     assert "alidation" not in section and "tried" not in section
 
 
+MIXED = [{"arm": "real only", "share": 0.3, "balanced_accuracy": {"mean": 0.721, "sd": 0.01}}]
+
+
+def test_a_real_arm_alone_may_do_better_than_the_one_that_doses_were_tried_on(path):
+    chosen = dose(share=0.0) | {"curve_base": "real only", "mixed": MIXED}
+    _, page = write(path, evaluation=evaluation(dose=chosen))
+    words = page.words()
+    assert "since on validation images none did better than “oversampling” alone" in words
+    assert "on top of “real only”. “oversampling” alone did better" in words
+    assert not [tag for _, tag in page.tags if tag.get("class") == "ring"]
+
+
+def test_what_was_measured_with_a_set_dose_is_shown(path):
+    _, page = write(path, evaluation=evaluation(dose=dose() | {"real": [], "curve": [], "mixed": MIXED}))
+    assert "“oversampling” was chosen on 3 validation parts" in page.words()
+    assert "real only, 30 % synthetic 72.1 ± 1.0" in page.words()
+
+
 def test_where_only_the_real_arm_was_chosen_its_table_is_shown(path):
     _, page = write(path, evaluation=evaluation(dose=dose() | {"curve": []}))
     assert "Dose, set by hand: 30 %" in page.words()
