@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def log_result(job: Job, result: EvaluationResult) -> None:
 def describe(result: EvaluationResult) -> str:
     """The verdict and the arms in Markdown."""
     lines = [
-        f"**{result.verdict.decision}**: {result.verdict.text}",
+        f"**{result.verdict.decision}**: {in_markdown(result.verdict.text)}",
         "",
         "| arm | balanced accuracy | SD | gain over the best real arm, 95 % interval |",
         "|---|---|---|---|",
@@ -103,5 +104,10 @@ def describe(result: EvaluationResult) -> str:
         measured, gain = arm.metrics["balanced_accuracy"], gains.get(arm.name)
         interval = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
         sd = "" if measured["sd"] is None else f"{measured['sd']:.3f}"
-        lines.append(f"| {arm.name} | {measured['mean']:.3f} | {sd} | {interval} |")
+        lines.append(f"| {in_markdown(arm.name)} | {measured['mean']:.3f} | {sd} | {interval} |")
     return "\n".join(lines)
+
+
+def in_markdown(text: str) -> str:
+    """The text as it is, on one line, whatever Markdown would make of its letters."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
