@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,6 +40,8 @@ def backbone_of(name: str, weights: Path | None = None) -> Backbone:
         raise UsageError("there is no file of weights", where=weights, fix="set evaluation.weights to a local file")
     library, _, model = name.partition("/")
     if library in ("torchvision", "timm") and model:
+        import torchvision
+
         known = (
             torchvision.models.list_models(module=torchvision.models) if library == "torchvision" else _timm_models()
         )
@@ -157,6 +158,8 @@ class LibraryBackbone:
         if self.library == "timm":
             timm_model: nn.Module = _timm().create_model(self.name, pretrained=False, num_classes=num_classes)
             return timm_model
+        import torchvision
+
         options = {"aux_logits": False, "init_weights": True} if self.name in AUXILIARY_HEADS else {}
         model: nn.Module = torchvision.models.get_model(self.name, weights=None, num_classes=num_classes, **options)
         return model

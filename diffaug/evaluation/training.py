@@ -25,14 +25,13 @@ from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.errors import UsageError
-from diffaug.evaluation.augmentations import strong_augmentation
 from diffaug.evaluation.backbones import backbone_of
-from diffaug.evaluation.features import FeatureClassifier
 from diffaug.evaluation.weights import last_layer
 from diffaug.seeding import numpy_generator, torch_global_seed
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.batches import Batches, cumulative_chances, network_input
 from diffaug.synthesis.classifier import (
+    Augmentation,
     Backbone,
     TrainingRecipe,
     default_updates,
@@ -145,6 +144,8 @@ def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) 
                 where="evaluation.classifier",
                 fix="leave out evaluation.weights and evaluation.finish, or name a network",
             )
+        from diffaug.evaluation.features import FeatureClassifier
+
         return FeatureClassifier(encoder)
     weights = None if settings.weights is None else Path(settings.weights)
     backbone = backbone_of(settings.classifier, weights)
@@ -219,7 +220,7 @@ def fit_network(
         model,
         recipe=recipe,
         log_prior=training.log_prior,
-        augmentation=strong_augmentation if training.strong_augmentation else None,
+        augmentation=_strong_augmentation() if training.strong_augmentation else None,
         mixed_precision=batches.pixels.is_cuda,
     )
     with torch_global_seed(seed, "classifier dropout"):
@@ -283,6 +284,13 @@ def estimate_batch_norm(model: nn.Module, batches: Batches, steps: range) -> Non
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()
+
+
+def _strong_augmentation() -> Augmentation:
+    """Imports torchvision's transforms, which takes seconds, in the processes that need them."""
+    from diffaug.evaluation.augmentations import strong_augmentation
+
+    return strong_augmentation
 
 
 def _batches(training: TrainingSet, recipe: TrainingRecipe, seed: int, device: str) -> Batches:
