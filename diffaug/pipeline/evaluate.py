@@ -53,7 +53,7 @@ def evaluate_study(
     if _is_finished(job, catalog, stored):
         job.narrator.say(f"evaluation: finished already, kept ({folder})")
         return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
-    _require_same_settings(job, catalog, stored)
+    _require_same_settings(job, _inputs(catalog, Pool.open(job.study.pool)), stored)
     require_test_images(catalog)
     leaks = seen_test_images(job, catalog)
     test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
@@ -86,11 +86,11 @@ def _stored(job: Job, classifier: Classifier | None, train_fn: TrainFunction | N
     return {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"}), "trained": trained}
 
 
-def _require_same_settings(job: Job, catalog: Catalog, stored: dict[str, Any]) -> None:
+def _require_same_settings(job: Job, inputs: dict[str, str], stored: dict[str, Any]) -> None:
     """Raises UsageError where a finished evaluation would be replaced unasked."""
     folder = job.study.evaluation
     facts = None if job.overwrite else storage.committed_facts(folder)
-    if facts and facts["inputs"] == _inputs(catalog, Pool.open(job.study.pool)):
+    if facts and facts["inputs"] == inputs:
         before = {name: value for name, value in facts["settings"].items() if name != FURTHER_POOLS}
         require_same_settings(folder, before, stored)
 
