@@ -56,7 +56,6 @@ class TrainingSet:
         draw_probabilities: (N,), chance of each image in a draw; none: all alike.
         loss_weights: (N,), weight of each image in the loss; none: 1.
         log_prior: (K,), added to the logits in the training loss only.
-        soft_labels: (N, K), class probabilities instead of the labels.
         strong_augmentation: Whether TrivialAugment and MixUp or CutMix follow the shifts.
     """
 
@@ -65,14 +64,11 @@ class TrainingSet:
     draw_probabilities: NDArray[np.float64] | None = None
     loss_weights: NDArray[np.float64] | None = None
     log_prior: NDArray[np.float64] | None = None
-    soft_labels: NDArray[np.float32] | None = None
     strong_augmentation: bool = False
 
     @property
     def label_shares(self) -> NDArray[np.float32]:
-        """Class probabilities (N, K) of the images: 1 for the label unless there are soft labels."""
-        if self.soft_labels is not None:
-            return self.soft_labels
+        """Class probabilities (N, K) of the images: 1 for the label."""
         return np.eye(len(self.images.classes), dtype=np.float32)[self.images.labels]
 
     @property
@@ -301,7 +297,7 @@ def _batches(training: TrainingSet, recipe: TrainingRecipe, seed: int, device: s
         purpose=PURPOSE,
         draw_probabilities=training.draw_probabilities,
         loss_weights=training.loss_weights,
-        soft_labels=training.label_shares if training.strong_augmentation else training.soft_labels,
+        soft_labels=training.label_shares if training.strong_augmentation else None,
         horizontal_flip=recipe.horizontal_flip,
         device=device,
     )

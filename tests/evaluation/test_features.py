@@ -48,7 +48,7 @@ def by_definition(features, targets, log_prior, others):
     return softmax(z @ found[:-1] + found[-1], axis=1)
 
 
-@pytest.mark.parametrize("variant", ["plain", "weighted", "prior", "soft"])
+@pytest.mark.parametrize("variant", ["plain", "weighted", "prior"])
 def test_it_is_the_minimum_of_the_loss_that_a_network_is_trained_on(make_images, variant):
     images, random, classes = make_images((30, 12, 6)), np.random.default_rng(0), 3
     training = TrainingSet(images, np.zeros(len(images), bool))
@@ -58,9 +58,6 @@ def test_it_is_the_minimum_of_the_loss_that_a_network_is_trained_on(make_images,
         training = replace(training, draw_probabilities=draw, loss_weights=random.uniform(0.1, 1, len(images)))
     elif variant == "prior":
         training = replace(training, log_prior=log_prior)
-    elif variant == "soft":
-        soft = random.dirichlet(np.ones(classes), len(images)).astype(np.float32)
-        training = replace(training, soft_labels=soft)
     others = make_images((5, 5, 5), seed=9).pixels
     features = MeanByColumn().features(images.pixels)
     expected = by_definition(

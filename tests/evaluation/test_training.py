@@ -100,27 +100,6 @@ def test_the_plain_training_is_the_judges(real):
     assert_same_weights(fit(real).state_dict(), judges.state_dict())
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_one_hot_soft_labels_train_the_same_bits_as_labels(both, weighted, optimizer):
-    if weighted:
-        both = replace(both, loss_weights=np.linspace(0.3, 1, 28), log_prior=np.log([0.5, 0.3, 0.2]))
-    soft = replace(both, soft_labels=np.eye(3, dtype=np.float32)[both.images.labels])
-    recipe = replace(RECIPE, optimizer=optimizer)
-    assert_same_weights(fit(both, recipe).state_dict(), fit(soft, recipe).state_dict())
-
-
-def test_soft_labels_are_learnt():
-    blank = np.full((20, 4, 4, 1), 200, np.uint8)
-    shares = np.tile(np.float32([0.7, 0.2, 0.1]), (20, 1))
-    images = LabeledImages(blank, np.zeros(20, np.int64), ("a", "b", "c"), ("",) * 20)
-    recipe = TrainingRecipe(300, batch_size=32, learning_rate=0.02, weight_decay=0)
-    predicted = NetworkClassifier(linear, "linear").fit_predict(
-        TrainingSet(images, np.zeros(20, bool), soft_labels=shares), blank[:1], recipe=recipe, seed=0, device="cpu"
-    )
-    assert_allclose(predicted, shares[:1], atol=0.02)
-
-
 @pytest.mark.parametrize("strong", [False, True])
 def test_the_same_seed_repeats_itself_and_leaves_the_global_generator_alone(both, strong):
     def with_dropout(channels, num_classes, image_size):
