@@ -9,6 +9,7 @@ images are new to the generator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -99,8 +100,11 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
 
     Every real arm is trained alone and with a middle dose, since what is best alone need not go best with synthetic
     images; the one that does gets the other doses too. The best of all is taken; of equals the earlier arm and the
-    smaller dose win, so zero wins ties. Every finished training is kept on disk and not done again. Where the share is
-    set, or there is no synthetic image, only the arm is chosen; where there is nothing to choose, nothing is trained.
+    smaller dose win, so zero wins ties. Images that the generator has seen flatter large doses, so of the doses within
+    one standard error of the best the smallest is taken (Breiman et al. 1984, section 3.4.3).
+
+    Every finished training is kept on disk and not done again. Where the share is set, or there is no synthetic image,
+    only the arm is chosen; where there is nothing to choose, nothing is trained.
 
     Args:
         experiment: What is compared later. Its real arms but the controls may be built on; where no arm builds on the
@@ -130,8 +134,16 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     real, with_some = measure(alone), measure(mixed)
     base = _best(with_some or real).arm
     curve = measure([(ARMS[base], dose) for dose in doses]) if len(adding) > 1 or (alone and adding) else ()
-    chosen = _best((*real, *curve) or with_some)
+    chosen = smallest_of_the_good(real, curve or with_some, count)
     return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve)
+
+
+def smallest_of_the_good(alone: Sequence[Measured], doses: Sequence[Measured], folds: int) -> Measured:
+    """The best; where that adds synthetic images, the smallest dose within one standard error of it that helps too."""
+    best = _best((*alone, *doses))
+    limit = max([best.mean - best.sd / math.sqrt(folds), *(math.nextafter(one.mean, inf) for one in alone)])
+    good = [one for one in doses if one.arm == best.arm and one.dose != NOTHING_ADDED and one.mean >= limit]
+    return good[0] if best.dose != NOTHING_ADDED else best
 
 
 def _best(measured: Sequence[Measured]) -> Measured:

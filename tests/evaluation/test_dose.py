@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.arms import Dose
-from diffaug.evaluation.dose import DoseChoice, choose_dose
+from diffaug.evaluation.dose import DoseChoice, Measured, choose_dose, smallest_of_the_good
 from diffaug.evaluation.experiment import Experiment
 from diffaug.evaluation.synthetic import SyntheticPool
 from diffaug.settings import EvaluationSettings
@@ -89,7 +89,7 @@ def test_new_and_true_images_get_a_share_and_wrong_ones_none(make, tmp_path):
         wrong = pool_of(drawn((60, 60, 60), seed + 50, "noise", labels_are_noise=True))
         for pool, shares in [(true, fresh), (wrong, noise)]:
             choice = choose_dose(make(pool, counts=(60, 30, 15), world=seed, directory=tmp_path / str(seed)))
-            assert choice.dose == max(choice.curve, key=lambda one: one.mean).dose
+            assert (choice.dose.share == 0) == (max(choice.curve, key=lambda one: one.mean).dose.share == 0)
             shares.append(choice.dose.share)
     assert sum(share > 0 for share in fresh) == 4
     assert sum(share == 0 for share in noise) >= 3
@@ -102,8 +102,23 @@ def test_the_arm_that_goes_best_with_synthetic_images_gets_all_doses_and_zero_re
     best = max(choice.mixed, key=lambda one: one.mean)
     assert {one.arm for one in choice.curve} == {best.arm}
     assert choice.curve[0].mean == choice.real[arms.index(best.arm)].mean
-    chosen = max((*choice.real, *choice.curve), key=lambda one: one.mean)
-    assert (choice.base, choice.dose) == (chosen.arm, chosen.dose)
+    assert choice.base == max((*choice.real, *choice.curve), key=lambda one: one.mean).arm
+
+
+@pytest.mark.parametrize(
+    ("alone", "means", "sd", "share"),
+    [
+        (0.8, [0.8, 0.88, 0.89, 0.9], 0.04, 0.15),  # all within one standard error, 0.023
+        (0.8, [0.8, 0.85, 0.89, 0.9], 0.04, 0.3),
+        (0.8, [0.8, 0.85, 0.86, 0.9], 0.04, 0.5),
+        (0.895, [0.8, 0.88, 0.89, 0.9], 0.04, 0.5),  # smaller doses are no better than nothing
+        (0.9, [0.8, 0.88, 0.89, 0.9], 0.04, 0.0),
+        (0.8, [0.8, 0.9, 0.9, 0.9], 0.0, 0.15),
+    ],
+)
+def test_of_doses_that_are_about_as_good_the_smallest_is_taken(alone, means, sd, share):
+    curve = [Measured("a", Dose(s), mean, sd) for s, mean in zip((0.0, 0.15, 0.3, 0.5), means, strict=True)]
+    assert smallest_of_the_good([Measured("b", Dose(0.0), alone, sd), curve[0]], curve, 3).dose.share == share
 
 
 def test_an_arm_that_is_best_alone_is_taken_alone_when_no_mixture_beats_it(make):
