@@ -154,7 +154,7 @@ def run(
     augmenter.fit(arguments.data).generate()
     result = augmenter.evaluate()
     distances = measure_distances(extractor, test, draw(augmenter, arguments.per_class))
-    accuracy = {arm.name: arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms}
+    accuracy = {arm.name: arm.mean() for arm in result.arms}
     return {
         "variant": variant,
         "seed": seed,

@@ -67,7 +67,7 @@ def run(data: Path, study: Path, seed: int, minutes: float) -> tuple[diffaug.Dif
     ).fit(data)
     augmenter.generate()
     result = augmenter.evaluate()
-    accuracy = {arm.name: arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms}
+    accuracy = {arm.name: arm.mean() for arm in result.arms}
     best = max(result.comparisons, key=lambda comparison: comparison.difference.mean)
     row = {
         "seed": seed,

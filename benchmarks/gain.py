@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n{name}\n{table.round(4).to_string(index=False)}\n{result.verdict.text}", flush=True)
         for method, percent in PUBLISHED.get(name, {}).items():
             print(f"  published: {method} {percent}")
-        rows += [{"set": name, "verdict": result.verdict.decision, **row} for row in table.to_dict("records")]
+        about = {"set": name, "verdict": result.verdict.decision}
+        rows += [{**about, **{str(key): value for key, value in row.items()}} for row in table.to_dict("records")]
         summary |= {f"{name}.{key}": value for key, value in figures(result).items()}
     write_report(arguments.json, summary, rows)
 
@@ -132,7 +133,7 @@ def run(name: str, data: Path, arguments: argparse.Namespace) -> EvaluationResul
 def figures(result: EvaluationResult) -> Mapping[str, Any]:
     """The goal figures of one data set, as fractions; of the comparison that the verdict is about."""
     claim = next(c for c in result.comparisons if c.arm == result.verdict.arm)
-    accuracy = next(arm for arm in result.arms if arm.name == claim.arm).metrics["balanced_accuracy"]["mean"]
+    accuracy = next(arm for arm in result.arms if arm.name == claim.arm).mean()
     few = claim.group_gain.get("few")
     return {
         "gain_over_best_real": claim.difference.mean,

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.types.schema import AnyType, ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 from pyarrow.parquet import read_table
 
@@ -43,6 +43,7 @@ COLUMN_TYPES = {
     pa.types.is_string: DataType.string,
     pa.types.is_large_string: DataType.string,
 }
+ANY = AnyType()  # type: ignore[no-untyped-call]
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -181,7 +182,7 @@ class EventLogger:
 def _describe(file: Path, name: str, digest: str) -> Dataset:
     """What `mlflow.data.from_pandas` makes of a parquet file, without its warnings, which no thread can hold back."""
     table = read_table(file)
-    columns = [
+    columns: list[ColSpec | TensorSpec] = [
         ColSpec(_column_type(field.type), field.name, required=not table[field.name].null_count)
         for field in table.schema
     ]
@@ -196,7 +197,7 @@ def _describe(file: Path, name: str, digest: str) -> Dataset:
 
 
 def _column_type(arrow: pa.DataType) -> DataType | AnyType:
-    return next((kind for holds, kind in COLUMN_TYPES.items() if holds(arrow)), AnyType())
+    return next((kind for holds, kind in COLUMN_TYPES.items() if holds(arrow)), ANY)
 
 
 def batches(events: Sequence[Event]) -> Iterator[list[Event]]:

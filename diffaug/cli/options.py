@@ -156,7 +156,7 @@ def print_verdict(result: EvaluationResult) -> None:
     measures = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
     for heading in measures.values():
         table.add_column(heading, justify="right")
-    for arm in sorted(result.arms, key=lambda arm: -(arm.metrics["balanced_accuracy"]["mean"] or 0.0)):
+    for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
         table.add_row(arm.name, *(_mean_and_sd(arm.metrics[name]) for name in measures))
     console.print(table)
     console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")

@@ -55,6 +55,12 @@ class ArmSummary:
     group_recall: dict[Group, Spread]
     confusion: list[list[float]]
 
+    def mean(self, metric: str = PRIMARY_METRIC) -> float:
+        """The metric's mean over seeds."""
+        mean = self.metrics[metric]["mean"]
+        assert mean is not None
+        return mean
+
 
 @dataclass(frozen=True)
 class EvaluationResult:

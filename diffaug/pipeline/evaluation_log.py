@@ -100,7 +100,7 @@ def describe(result: EvaluationResult) -> str:
         "|---|---|---|---|",
     ]
     gains = {comparison.arm: comparison.difference for comparison in result.comparisons}
-    for arm in sorted(result.arms, key=lambda arm: -(arm.metrics["balanced_accuracy"]["mean"] or 0.0)):
+    for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
         measured, gain = arm.metrics["balanced_accuracy"], gains.get(arm.name)
         interval = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
         sd = "" if measured["sd"] is None else f"{measured['sd']:.3f}"
