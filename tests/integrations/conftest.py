@@ -129,9 +129,12 @@ def record(tiny_generator) -> Callable[[Study], Journal]:
     return record_events
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def flask_server(tmp_path_factory, empty_store) -> Iterator[str]:
-    """The address of MLflow's own server, in a thread, with a store of its own and artifacts sent through it."""
+    """The address of MLflow's own server, in a thread, with a store of its own and artifacts sent through it.
+
+    Its settings are the process's environment, so it is not there for tests of other modules.
+    """
     from mlflow.server import app, handlers
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -152,6 +155,9 @@ def flask_server(tmp_path_factory, empty_store) -> Iterator[str]:
         for name, value in environment.items():
             patch.setenv(name, value)
         handlers.initialize_backend_stores(store, None, root)
+        # It makes its store the registry of this whole process, clients of other stores included.
+        mlflow.set_registry_uri("")
+        patch.delenv("MLFLOW_REGISTRY_URI", raising=False)
         server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.port}"
