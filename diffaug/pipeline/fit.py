@@ -158,6 +158,7 @@ class _Fit:
         self.state = new_state(plan, self.settings, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
         self.losses: list[Tensor] = []
+        self.logged_at = 0.0
 
     def run(self, stage: StageState) -> None:
         """Trains to the end of the plan and writes the artifact's files."""
@@ -166,7 +167,7 @@ class _Fit:
         self._start_log(stage)
         if self.state.step == 0:
             self._save_grid()  # the noise that the later grids begin from; MLflow's slider starts at step 0
-        began = time.monotonic()
+        began = self.logged_at = time.monotonic()
         training = Training(self.images, self.plan, self.settings, self.job.device, self.job.config.seed)
         with stop_requests() as stop_requested, taking_part("train", training, self.state) as workers:
             self._train(workers, stop_requested)
@@ -211,8 +212,15 @@ class _Fit:
         if record.step % self.interval and record.step != self.plan.steps:
             return
         loss = float(torch.stack(self.losses).mean())
+        now, images = time.monotonic(), len(self.losses) * self.plan.batch_size
+        metrics = {
+            "loss": loss,
+            "learning_rate": record.learning_rate,
+            "skipped_steps": float(self.state.skipped),
+            "images_per_second": images / max(now - self.logged_at, 1e-9),
+        }
         self.losses.clear()
-        metrics = {"loss": loss, "learning_rate": record.learning_rate, "skipped_steps": float(self.state.skipped)}
+        self.logged_at = now
         self.job.journal.log_metrics(RUN, metrics, step=record.images_seen)
         detail = f"{record.images_seen} images, loss {loss:.3f}"
         self.job.narrator.progress("training", record.step, self.plan.steps, detail)
