@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.evaluation.leakage import require_unseen
-from diffaug.evaluation.predictions import read_predictions
+from diffaug.evaluation.predictions import Predictions, read_predictions
 from diffaug.evaluation.summary import EvaluationResult, summarize
 from diffaug.pipeline.evaluate import seen_test_images
 from diffaug.pipeline.job import Job
@@ -29,17 +30,9 @@ def judge_predictions(file: Path, *, job: Job | None = None, catalog: Catalog | 
         UsageError: The CSV has no real arm, or no claim.
     """
     if job is None or catalog is None:
-        found = read_predictions(file)
-        return summarize(
-            found.trials,
-            roles=found.roles,
-            train_counts={},
-            synthetic_counts={},
-            test_labels=found.labels,
-            classes=found.classes,
-        )
-    study, test, train = job.study, catalog.images("test"), catalog.images("train")
-    if storage.committed_facts(study.generator) is not None:
+        return _judge(read_predictions(file))
+    test, train = catalog.images("test"), catalog.images("train")
+    if storage.committed_facts(job.study.generator) is not None:
         require_unseen(test, seen_test_images(job, catalog), drop=False)
     found = read_predictions(
         file,
@@ -48,14 +41,21 @@ def judge_predictions(file: Path, *, job: Job | None = None, catalog: Catalog | 
         labels=test.labels,
         train_counts=list(train.counts_by_name.values()),
     )
-    pooled = storage.committed_facts(study.pool) is not None
-    result = summarize(
+    has_pool = storage.committed_facts(job.study.pool) is not None
+    synthetic = Pool.open(job.study.pool).images().counts_by_name if has_pool else {}
+    result = _judge(found, train.counts_by_name, synthetic)
+    storage.write_json(job.study.predictions / f"{file.stem}.json", result.to_dict())
+    return result
+
+
+def _judge(
+    found: Predictions, train_counts: Mapping[str, int] | None = None, synthetic_counts: Mapping[str, int] | None = None
+) -> EvaluationResult:
+    return summarize(
         found.trials,
         roles=found.roles,
-        train_counts=train.counts_by_name,
-        synthetic_counts=Pool.open(study.pool).images().counts_by_name if pooled else {},
+        train_counts=train_counts or {},
+        synthetic_counts=synthetic_counts or {},
         test_labels=found.labels,
         classes=found.classes,
     )
-    storage.write_json(study.predictions / f"{file.stem}.json", result.to_dict())
-    return result
