@@ -13,6 +13,7 @@ from diffaug.diffusion.planning import Plan
 from diffaug.errors import UsageError
 from diffaug.evaluation.experiment import TrainFunction
 from diffaug.evaluation.summary import EvaluationResult
+from diffaug.evaluation.tracking import logged_links
 from diffaug.evaluation.training import Classifier, NetworkClassifier
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.catalog import prepare_catalog
@@ -345,6 +346,11 @@ class DiffusionAugmenter:
     def generator_(self) -> Generator:
         """The trained generator."""
         return Generator.load(self.study.generator, device=self.job.device)
+
+    @property
+    def runs_(self) -> dict[str, dict[str, str | None]]:
+        """Where the study's run is, by tracker: `run_id`, `experiment_id`, `tracking_uri` and, for a server, `url`."""
+        return logged_links(self.study)
 
     @property
     def classes_(self) -> tuple[str, ...]:

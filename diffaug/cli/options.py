@@ -179,8 +179,6 @@ def finish_evaluation(
     Raises:
         QualityGateError: The gain is not surely at least `fail_under` points.
     """
-    from diffaug.evaluation.tracking import logged_links
-
     report = augmenter.study.report
     if not as_json:
         print_verdict(result)
@@ -188,7 +186,7 @@ def finish_evaluation(
         for sentence in augmenter.trackers_:
             click.echo(sentence, err=True)
     _require_gain(result, fail_under)
-    results = {**result.to_dict(), "report": str(report), "trackers": logged_links(augmenter.study)}
+    results = {**result.to_dict(), "report": str(report), "trackers": augmenter.runs_}
     print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {report}")
 
 
