@@ -62,7 +62,7 @@ class Arm:
             images ("replay"), or the class prior alone ("prior").
         synthetic: Which synthetic images it uses.
         real: Whether it uses real images.
-        on_best: Whether draw, loss and augmentation are those of the real arm that did best on validation.
+        on_best: Whether draw, loss and augmentation are those of the real arm that was chosen on validation.
     """
 
     name: str
@@ -114,7 +114,7 @@ def resolved(arm: Arm, share: float, base: Arm | None = None) -> Arm:
     Args:
         arm: Any arm.
         share: Synthetic share of a batch.
-        base: The real arm that did best on validation; only for an arm `on_best`.
+        base: The real arm that was chosen on validation; only for an arm `on_best`.
     """
     if arm.on_best:
         if base is None:
@@ -133,7 +133,7 @@ def training_set(
         train: N real images, at least one a class.
         synthetic: Synthetic images, those that the arm asks for; may be empty or lack classes.
         dose: How much of them.
-        base: The real arm that did best on validation; only for an arm `on_best`.
+        base: The real arm that was chosen on validation; only for an arm `on_best`.
 
     Raises:
         DataError: Real and synthetic images differ in classes or shape, or there is nothing to train on.

@@ -1,10 +1,10 @@
 """The dose: how much of each batch is synthetic, chosen without a look at the test images.
 
-The training images are parted into folds. The real arm that does best on the parts left out is taken, and synthetic
-images are added to it in a few doses; zero is one of them. The generator has seen what is left out here, which flatters
-the synthetic images. What of it is plain copying is taken away: a synthetic image that varies an image of the part
-left out, or is nearest to one, is not trained on. What remains is in the choice, not in the verdict, since the test
-images are new to the generator.
+The training images are parted into folds. The real arm that goes best with synthetic images on the parts left out gets
+them in a few doses; none at all, on whichever real arm is best alone, is one of the choices. The generator has seen
+what is left out here, which flatters the synthetic images. What of it is plain copying is taken away: a synthetic image
+that varies an image of the part left out, or is nearest to one, is not trained on. What remains is in the choice, not
+in the verdict, since the test images are new to the generator.
 """
 
 from __future__ import annotations
