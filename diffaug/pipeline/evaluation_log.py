@@ -71,7 +71,7 @@ def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance
     journal.log_confusion(key, trial.confusion, provenance.classes)
     journal.log_dataset(key, table, "train", "training", digest=provenance.train_digest)
     journal.log_dataset(key, table, "test", "test", digest=provenance.test_digest)
-    if arm.uses_synthetic:
+    if arm.uses_synthetic and (choice.dose.share or not arm.real):
         manifests = provenance.manifests
         journal.log_dataset(key, manifests[trial.seed % len(manifests)], "pool", "synthetic")
     journal.end_run(key)

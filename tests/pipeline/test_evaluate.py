@@ -124,6 +124,19 @@ def test_an_interrupted_evaluation_goes_on_and_says_how(augmenter) -> None:
     assert len(paths) == 9
 
 
+def test_at_a_dose_of_zero_no_run_claims_the_pool(augmenter) -> None:
+    augmenter.evaluate(share=0.0)
+    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+    trials = [event for event in events if event["kind"] == "dataset" and event["key"].startswith("trial/")]
+    assert {event["data"]["name"] for event in trials} == {"train", "test"}
+
+
+def test_the_training_records_its_speed(augmenter) -> None:
+    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+    speeds = [e["data"]["metrics"]["images_per_second"] for e in events if "loss" in e["data"].get("metrics", {})]
+    assert speeds and all(0 < speed < 1e6 for speed in speeds)
+
+
 def test_another_function_is_another_evaluation(augmenter) -> None:
     def always(answer, training, pixels, seed):
         return np.full(len(pixels), answer, np.int64)
