@@ -70,7 +70,7 @@ def unpack_state(state: TrainingState, content: bytes, counters: Mapping[str, in
     state.loss.load_state_dict(_section(tensors, "model"))
     state.averaged.load_state_dict(_section(tensors, "averaged"))
     moments = {moment: _section(tensors, moment) for moment in (*MOMENTS, "step")}
-    for name, parameter in state.loss.named_parameters():
+    for name, parameter in state.trained.items():
         if name in moments["step"]:
             state.optimizer.state[parameter] = {
                 "step": moments["step"][name].to(parameter.device),
@@ -97,7 +97,7 @@ def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
     tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.state_dict().items()}
     for section in SNAPSHOTS:
         tensors |= {f"{section}.{name}": tensor for name, tensor in (getattr(state, section) or {}).items()}
-    for name, parameter in state.loss.named_parameters():
+    for name, parameter in state.trained.items():
         moments = state.optimizer.state.get(parameter, {})
         tensors |= {f"{moment}.{name}": moments[moment] for moment in (*MOMENTS, "step") if moment in moments}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffaug import seeding
 from diffaug.diffusion.batches import Batch, TrainingData, draw_batch
@@ -25,6 +25,7 @@ from diffaug.diffusion.devices import use_fast_kernels
 from diffaug.diffusion.loss import TrainingLoss
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.schedules import ema_decay_at, learning_rate_at
+from diffaug.diffusion.weight_blocks import join_weights
 from diffaug.distributed import ALONE, Workers
 from diffaug.errors import DiffaugError
 from diffaug.settings import DiffusionSettings
@@ -35,6 +36,7 @@ CHECK_EVERY = 16
 MAX_SKIPPED_IN_A_ROW = 16
 MAX_ROLLBACKS = 3
 GUIDE_SHARE = 1 / 16
+DENOISER = "denoiser"
 
 Weights = dict[str, Tensor]
 
@@ -46,6 +48,8 @@ class TrainingState:
     Attributes:
         loss: The network being trained, inside its loss.
         averaged: The network's exponential moving average, which is what samples.
+        trained: What the optimiser changes, by name: the network's joined weights, and what else the loss learns.
+        average: The average's joined weights.
         optimizer: AdamW.
         step: Steps done.
         skipped: Steps without an update because a gradient was not finite, a scalar tensor on the device.
@@ -59,6 +63,8 @@ class TrainingState:
 
     loss: TrainingLoss
     averaged: Denoiser
+    trained: dict[str, nn.Parameter]
+    average: Tensor
     optimizer: torch.optim.AdamW
     step: int = 0
     skipped: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -126,11 +132,14 @@ def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -
     if plan.compiled:
         loss.compile(dynamic=False)
     averaged = copy.deepcopy(loss.denoiser).eval().requires_grad_(False)
+    trained = {DENOISER: join_weights(loss.denoiser)}
+    trained |= {name: one for name, one in loss.named_parameters() if not name.startswith(DENOISER)}
     optimizer = torch.optim.AdamW(
-        loss.parameters(), lr=plan.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True
+        trained.values(), lr=plan.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True
     )
     zero = torch.zeros((), device=device)
-    return TrainingState(loss, averaged, optimizer, skipped=zero, skipped_in_a_row=zero.clone())
+    average = join_weights(averaged).data
+    return TrainingState(loss, averaged, trained, average, optimizer, skipped=zero, skipped_in_a_row=zero.clone())
 
 
 def train(
@@ -216,7 +225,7 @@ class _Gradients:
     def _backward(self, batch: Batch, whole: int) -> Tensor:
         """One pass over this process's part of a batch of `whole` images; the last backward exchanges gradients."""
         device = batch.x0.device.type
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad(set_to_none=False)
         logged = torch.zeros((), device=batch.x0.device)
         parts = list(zip(*(column.tensor_split(self.state.micro_batches) for column in batch), strict=True))
         with seeding.torch_global_seed(self.seed, "dropout", self.state.step, self.workers.rank):
@@ -239,17 +248,13 @@ def _update(state: TrainingState, ema_decay: float) -> None:
 
     The fused optimiser skips the update by itself when `found_inf` is 1, so the host never waits for the answer.
     """
-    norm = torch.nn.utils.clip_grad_norm_(state.loss.parameters(), MAX_GRADIENT_NORM, foreach=True)
+    norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), MAX_GRADIENT_NORM, foreach=True)
     bad = (~torch.isfinite(norm)).float()
     state.optimizer.found_inf = bad  # type: ignore[attr-defined]
     state.optimizer.step()
     state.skipped += bad
     state.skipped_in_a_row.add_(1).mul_(bad)
-    with torch.no_grad():
-        averaged: list[Tensor] = list(state.averaged.parameters())
-        change = torch._foreach_sub(list(state.denoiser.parameters()), averaged)
-        torch._foreach_mul_(change, (1 - ema_decay) * (1 - bad))
-        torch._foreach_add_(averaged, change)
+    state.average.lerp_(state.trained[DENOISER].detach(), (1 - ema_decay) * (1 - bad))
 
 
 def _roll_back(state: TrainingState, learning_rate: float) -> None:

@@ -77,7 +77,7 @@ def test_augmentation_does_not_leak_into_samples() -> None:
     state, data = fit(
         pixels.astype(np.uint8),
         np.zeros(256, dtype=np.int64),
-        128 * 250,
+        128 * 350,
         augmentation=0.5,
         augmentation_strength=1.0,
         horizontal_flip=False,
