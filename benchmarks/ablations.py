@@ -6,7 +6,7 @@
 DATA has class folders in `train/` and `test/`. Each variant changes a default and trains generators of several seeds
 for the same time, or on the same number of images. Each is judged by its unfiltered samples' kernel distance to the
 real test images (fidelity.py), and by its pool: balanced accuracy of a classifier with balanced softmax, trained
-without and with the synthetic images. Differences to the default are of equal seeds.
+without synthetic images and with 30 % of them in each batch. Differences to the default are of equal seeds.
 
 Each variant and seed is a study in the work folder, named by its settings; a later run goes on where this one stopped.
 """
@@ -30,6 +30,7 @@ from measuring import write_report
 from ours import draw
 
 ARMS = ("balanced softmax", "best real + synthetic")
+SHARE = 0.3
 DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
@@ -123,6 +124,7 @@ def settings_of(variant: str, seed: int, arguments: argparse.Namespace) -> dict[
         "tracking.mlflow": False,
         "evaluation.arms": list(ARMS),
         "evaluation.seeds": arguments.repetitions,
+        "evaluation.share": SHARE,  # chosen each time, it would be one more difference
     }
     return shared | quick | budget | VARIANTS[variant]
 

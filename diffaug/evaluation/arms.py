@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,20 +33,25 @@ class Dose:
             class that has synthetic images.
         weight: Loss weight of a synthetic image; a real one has 1.
         max_ratio: Synthetic images used of a class, at most, for each real one of it.
+        without: Names of the classes that get no synthetic images.
     """
 
     share: float
     weight: float = 1.0
     max_ratio: float = math.inf
+    without: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity: `max_ratio` is None where there is no limit."""
-        return {"share": self.share, "weight": self.weight, "max_ratio": _finite(self.max_ratio)}
+        return asdict(self) | {"max_ratio": _finite(self.max_ratio), "without": list(self.without)}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, float | None]) -> Self:
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        return cls(**{name: math.inf if value is None else value for name, value in content.items()})
+        ratio = content["max_ratio"]
+        return cls(
+            **{**content, "max_ratio": math.inf if ratio is None else ratio, "without": tuple(content["without"])}
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def training_set(
     Raises:
         DataError: Real and synthetic images differ in classes or shape, or there is nothing to train on.
     """
-    allowed = synthetic.select(allowed_positions(train, synthetic, dose.max_ratio))
+    allowed = synthetic.select(allowed_positions(train, synthetic, dose))
     share = dose.share if len(allowed) else 0.0
     arm = resolved(arm, share, base)
     if not arm.real:
@@ -158,9 +163,10 @@ def training_set(
     )
 
 
-def allowed_positions(train: LabeledImages, synthetic: LabeledImages, max_ratio: float) -> NDArray[np.int64]:
-    """Positions of the synthetic images in use: of each class the first ones, at most `max_ratio` a real image."""
-    most = np.floor(max_ratio * train.class_counts)
+def allowed_positions(train: LabeledImages, synthetic: LabeledImages, dose: Dose) -> NDArray[np.int64]:
+    """Positions of the synthetic images in use: the first ones of each class that the dose gives some to."""
+    most = np.floor(dose.max_ratio * train.class_counts)
+    most[[synthetic.classes.index(name) for name in dose.without]] = 0
     order = np.argsort(synthetic.labels, kind="stable")
     starts = np.cumsum(synthetic.class_counts) - synthetic.class_counts
     rank = np.empty(len(synthetic), np.int64)

@@ -231,8 +231,11 @@ def _dose_in_words(dose: Mapping[str, Any]) -> str:
     if dose_is_zero(dose):
         return f"no synthetic images, since on validation images none did better than “{dose['base']}” alone"
     most = f", at most {ratio:g} of a class for each real one" if math.isfinite(ratio) else ""
+    none = ", ".join(dose["chosen"].get("without", ()))
+    left_out = f"; none for {none}, recognised less often with them on validation images" if none else ""
     return (
-        f"{100 * share:.0f} % of each batch synthetic, at a loss weight of {weight:g}{most}, on top of “{dose['base']}”"
+        f"{100 * share:.0f} % of each batch synthetic, at a loss weight of {weight:g}{most}, on top of "
+        f"“{dose['base']}”{left_out}"
     )
 
 

@@ -216,6 +216,8 @@ def _dose_in_words(dose: Mapping[str, Any] | None) -> str:
     parts = [f"{100 * chosen['share']:.0f} % of each batch", f"loss weight {chosen.get('weight', 1):g}"]
     if ratio is not None and math.isfinite(ratio):
         parts.append(f"at most {ratio:g} for each real image of a class")
+    if chosen.get("without"):
+        parts.append(f"none for {', '.join(chosen['without'])}")
     if dose_is_set(dose):
         parts.append("set by hand")
     return f", {', '.join(parts)}"

@@ -242,3 +242,7 @@ def _say_choice(job: Job, choice: DoseChoice) -> None:
     doses = [f"{one.dose.share:.0%} {one.mean:.3f}" for one in choice.curve]
     if doses:
         job.narrator.say(f"synthetic share of a batch: {', '.join(doses)}; takes {choice.dose.share:.0%}")
+    if choice.selective:
+        names = ", ".join(choice.selective.dose.without)
+        taken = "which is taken" if choice.dose.without else "which is no better"
+        job.narrator.say(f"without synthetic images of {names}: {choice.selective.mean:.3f}, {taken}")

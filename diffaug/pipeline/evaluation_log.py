@@ -62,6 +62,7 @@ def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance
     params = {"arm": trial.arm, "seed": trial.seed, "classifier": provenance.trained}
     if arm.follows_dose:
         params |= {"synthetic_share": choice.dose.share, "synthetic_weight": choice.dose.weight}
+        params |= {"synthetic_without": ", ".join(choice.dose.without)} if choice.dose.without else {}
     if arm.on_best:
         params["base"] = choice.base
     tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}

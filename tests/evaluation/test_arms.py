@@ -176,7 +176,7 @@ def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, r
         if used[label] + 1 <= ratio * real[label]:
             used[label] += 1
             expected.append(position)
-    assert allowed_positions(train, synthetic, ratio).tolist() == expected
+    assert allowed_positions(train, synthetic, Dose(0.5, max_ratio=ratio)).tolist() == expected
 
 
 def test_sets_that_do_not_fit_are_an_error(train, make_images):

@@ -233,8 +233,8 @@ def test_the_result_says_what_was_measured(make):
     choice = choose_dose(make(FRESH))
     content = choice.to_dict()
     assert content["base"] == "oversampling" and content["folds"] == 3
-    assert content["chosen"] == {"share": choice.dose.share, "weight": 1.0, "max_ratio": None}
-    assert content["curve"][1].keys() == {"share", "weight", "max_ratio", "mean", "sd"}
+    assert content["chosen"] == {"share": choice.dose.share, "weight": 1.0, "max_ratio": None, "without": []}
+    assert content["curve"][1].keys() == {"share", "weight", "max_ratio", "without", "mean", "sd"}
     assert content["real"][0]["balanced_accuracy"].keys() == {"mean", "sd"}
     assert "validation parts" in content["remark"]
     assert "not measured" in replace(choice, folds=0).to_dict()["remark"]
