@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class DiffaugError(Exception):
@@ -56,9 +57,14 @@ class MissingExtraError(DiffaugError):
 
 
 class QualityGateError(DiffaugError):
-    """A quality threshold that the user asked for was not reached."""
+    """A quality threshold that the user asked for was not reached.
+
+    Attributes:
+        results: What was measured all the same, for `--json`.
+    """
 
     exit_code = 5
+    results: Mapping[str, Any] | None = None
 
 
 class DamagedError(DiffaugError):

@@ -14,7 +14,7 @@ import click
 
 from diffaug import __version__
 from diffaug.distributed import launched_together
-from diffaug.errors import DataError, DiffaugError, Interrupted
+from diffaug.errors import DataError, DiffaugError, Interrupted, QualityGateError
 
 COMMANDS = {
     "demo": "The whole job on bundled digits, in minutes.",
@@ -92,6 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     as_json = "--json" in arguments and (not launched_together() or os.environ["RANK"] == "0")
     try:
         _run(arguments)
+    except QualityGateError as error:
+        details = {"fix": error.fix, "where": error.where, "results": error.results}
+        _fail(str(error), error.exit_code, as_json, **details)
     except DiffaugError as error:
         _fail(str(error), error.exit_code, as_json, fix=error.fix, where=error.where)
     except click.ClickException as error:
@@ -138,7 +141,7 @@ def _usage_hint(error: click.ClickException) -> str | None:
 def _fail(message: str, exit_code: int, as_json: bool, **details: Any) -> None:
     if as_json:
         content = {"schema_version": 1, "status": "error", "exit_code": exit_code, "message": message, **details}
-        click.echo(json.dumps(content))
+        click.echo(json.dumps(content, default=str))
     lines = [f"error: {message}"]
     if details.get("fix") and details["fix"] not in message:
         lines.append(f"  fix:   {details['fix']}")

@@ -16,6 +16,8 @@ from diffaug.cli.options import (
 )
 from diffaug.errors import UsageError
 
+OF_TRAININGS = ("seeds", "updates", "classifier", "arms", "thorough")
+
 
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path), required=False)
@@ -36,6 +38,9 @@ def command(
     from diffaug.augmenter import DiffusionAugmenter
     from diffaug.pipeline.foreign_predictions import judge_predictions
 
+    unused = [f"--{name}" for name in OF_TRAININGS if predictions and options[name]]
+    if unused:
+        raise UsageError(f"{', '.join(unused)}: --predictions trains nothing", fix="leave out what is for trainings")
     if study is None:
         if predictions is None:
             raise UsageError("give a STUDY, or --predictions CSV", fix="diffaug evaluate runs/data")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from diffaug.distributed import launched_together
-from diffaug.errors import UsageError
+from diffaug.errors import QualityGateError, UsageError
 from diffaug.narration import printable
 from diffaug.yaml_files import parse_value
 
@@ -185,8 +185,8 @@ def finish_evaluation(
         click.echo(f"report: {report}", err=True)
         for sentence in augmenter.trackers_:
             click.echo(sentence, err=True)
-    _require_gain(result, fail_under)
     results = {**result.to_dict(), "report": str(report), "trackers": augmenter.runs_}
+    _require_gain(result, fail_under, results)
     print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {report}")
 
 
@@ -198,12 +198,18 @@ def finish_predictions(result: EvaluationResult, study: Path | None, fail_under:
     """
     if not as_json:
         print_verdict(result)
-    _require_gain(result, fail_under)
-    print_result("evaluate", as_json, study=study, results=result.to_dict(), next_step="")
+    results = result.to_dict()
+    _require_gain(result, fail_under, results)
+    print_result("evaluate", as_json, study=study, results=results, next_step="")
 
 
-def _require_gain(result: EvaluationResult, fail_under: float | None) -> None:
+def _require_gain(result: EvaluationResult, fail_under: float | None, results: Mapping[str, Any]) -> None:
     from diffaug.evaluation.verdict import require_gain
 
-    if fail_under is not None:
+    if fail_under is None:
+        return
+    try:
         require_gain(result, fail_under / 100)
+    except QualityGateError as error:
+        error.results = results
+        raise

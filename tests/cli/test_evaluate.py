@@ -57,6 +57,21 @@ def test_the_gate_is_open_or_exits_with_5_and_says_what_was_reached(capsys, tmp_
     assert "20" in captured.err
 
 
+def test_a_closed_gate_still_gives_programs_the_results(capsys, tmp_path) -> None:
+    file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85})
+    assert exit_code("evaluate", "--predictions", str(file), "--fail-under", "20", "--json") == 5
+    content = json.loads(capsys.readouterr().out)
+    assert (content["status"], content["exit_code"]) == ("error", 5)
+    assert content["results"]["verdict"]["decision"] == "use"
+
+
+@pytest.mark.parametrize("option", [["--seeds", "3"], ["--arms", "real only,real + synthetic"], ["--thorough"]])
+def test_options_for_trainings_are_refused_beside_predictions(capsys, tmp_path, option) -> None:
+    file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85}, images=20)
+    assert exit_code("evaluate", "--predictions", str(file), *option) == 2
+    assert f"{option[0]}: --predictions trains nothing" in capsys.readouterr().err
+
+
 def test_a_csv_with_a_gap_names_it(capsys, tmp_path) -> None:
     file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85}, images=20)
     pd.read_csv(file).iloc[:-1].to_csv(file, index=False)

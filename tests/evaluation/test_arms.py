@@ -164,8 +164,9 @@ def test_only_synthetic_images_of_an_empty_pool_are_an_error(train, synthetic):
     labels=st.lists(st.integers(0, 2), max_size=30),
     real=st.lists(st.integers(1, 5), min_size=3, max_size=3),
     ratio=st.one_of(st.just(np.inf), st.floats(0, 4)),
+    without=st.sets(st.sampled_from("abc")),
 )
-def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, ratio):
+def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, ratio, without):
     def images(labels):
         labels = np.array(labels, np.int64)
         return LabeledImages(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, ("a", "b", "c"), ("",) * len(labels))
@@ -173,10 +174,10 @@ def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, r
     train, synthetic = images(np.repeat([0, 1, 2], real)), images(labels)
     expected, used = [], [0, 0, 0]
     for position, label in enumerate(labels):
-        if used[label] + 1 <= ratio * real[label]:
+        if "abc"[label] not in without and used[label] + 1 <= ratio * real[label]:
             used[label] += 1
             expected.append(position)
-    assert allowed_positions(train, synthetic, Dose(0.5, max_ratio=ratio)).tolist() == expected
+    assert allowed_positions(train, synthetic, Dose(0.5, max_ratio=ratio, without=tuple(without))).tolist() == expected
 
 
 def test_sets_that_do_not_fit_are_an_error(train, make_images):
@@ -186,7 +187,7 @@ def test_sets_that_do_not_fit_are_an_error(train, make_images):
         concatenate(train, make_images([1, 1, 1], channels=3))
 
 
-@pytest.mark.parametrize("dose", [Dose(0.3), Dose(0.2, 0.5, 3.0)])
+@pytest.mark.parametrize("dose", [Dose(0.3), Dose(0.2, 0.5, 3.0, ("cat", "dog"))])
 def test_a_dose_survives_json(dose):
     assert Dose.from_dict(dose.to_dict()) == dose
     assert dose.to_dict()["max_ratio"] in (None, 3.0)

@@ -136,6 +136,41 @@ def test_an_arm_that_is_best_alone_is_taken_alone_when_no_mixture_beats_it(make)
     assert (choice.base, choice.dose) == ("real only", Dose(0.0))
 
 
+class Oracle(Linear):
+    """Knows every image; without synthetic images it misses half of "c", with them a quarter of "b".
+
+    Args:
+        images: What it knows.
+        blames_b: Whether it is the synthetic images of "b" that make it miss some, not those of any class.
+    """
+
+    def __init__(self, images, *, blames_b):
+        super().__init__()
+        self.labels = {pixels.tobytes(): label for pixels, label in zip(images.pixels, images.labels, strict=True)}
+        self.blames_b = blames_b
+
+    def fit_predict(self, training, pixels, **options):
+        self.done.append(training)
+        shown = set(training.images.labels[training.is_synthetic].tolist())
+        misses_b = 1 in shown if self.blames_b else bool(shown)
+        true = np.array([self.labels[image.tobytes()] for image in pixels])
+        nth = np.arange(len(true))
+        missed = (true == 2) & (nth % 2 == 0) & (not shown) | (true == 1) & (nth % 4 == 0) & misses_b
+        return np.eye(3, dtype=np.float32)[np.where(missed, 0, true)]
+
+
+@pytest.mark.parametrize("blames_b", [True, False])
+def test_a_class_that_synthetic_images_made_worse_goes_without_if_that_helps(make, blames_b):
+    classifier = Oracle(drawn((60, 12, 6), 0, "train"), blames_b=blames_b)
+    steps = []
+    choice = choose_dose(make(FRESH, classifier=classifier), lambda *step: steps.append(step))
+    assert choice.selective is not None and choice.selective.dose.without == ("b",)
+    assert choice.dose == Dose(0.15, without=("b",) if blames_b else ())
+    assert (choice.selective.mean == 1.0) == blames_b
+    assert steps[-1] == (21, 21)
+    assert choice.to_dict()["selective"]["without"] == ["b"]
+
+
 def test_a_finished_choice_is_read_and_progress_counts_every_training_once(make):
     steps = []
     first = make(FRESH)
