@@ -58,6 +58,9 @@ class DataSettings(Settings):
         0.2, description="Share of each class held out for testing where the data has no test split."
     )
     min_train_images: PositiveInt = Field(2, description="Smallest number of training images a class may have.")
+    near_duplicates: bool = Field(
+        True, description="Keep images that show nearly the same picture on one side of every split."
+    )
 
 
 class DiffusionSettings(Settings):

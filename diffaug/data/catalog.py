@@ -23,10 +23,10 @@ from diffaug.errors import UsageError
 from diffaug.settings import DataSettings
 
 COLUMNS = (
-    *("path", "label", "split", "group", "sha256", "pixel_sha256"),
+    *("path", "label", "split", "group", "sha256", "pixel_sha256", "picture"),
     *("width", "height", "mode", "verdict", "note"),
 )
-ITEM_COLUMNS = ("path", "label", "group", "pixel_sha256")
+ITEM_COLUMNS = ("path", "label", "group", "pixel_sha256", "picture")
 
 
 TABLE = "table.parquet"
@@ -38,8 +38,9 @@ class Catalog:
 
     Attributes:
         table: One row a file, sorted by path, also those that can't be used. Columns: `COLUMNS`; path is relative
-            to `root`, split and group are empty where there is none, width and height are those of the upright
-            image in px. A row is in use when its split isn't empty.
+            to `root`, split and group are empty where there is none, picture is the path of the first file that
+            shows nearly the same picture and empty where no other one does, width and height are those of the
+            upright image in px. A row is in use when its split isn't empty.
         classes: Sorted class names.
         image_size: Height and width in px that all images were brought to.
         channels: 1 grey, 3 RGB.
@@ -75,7 +76,7 @@ class Catalog:
         return [Item(*row) for row in rows[list(ITEM_COLUMNS)].itertuples(index=False)]
 
     def units(self, split: Split) -> NDArray[np.int64]:
-        """One number for each image of a split, int64 (N,); images of one group or of equal pixels have the same."""
+        """One number for each image of a split, int64 (N,); images of one group or one picture have the same."""
         items = self.items(split)
         names = unit_names(items)
         return np.unique([names[item.path] for item in items], return_inverse=True)[1].astype(np.int64)
@@ -122,7 +123,14 @@ class Catalog:
         )
 
 
-def build_catalog(root: Path, settings: DataSettings, *, seed: int, progress: Progress | None = None) -> Catalog:
+def build_catalog(
+    root: Path,
+    settings: DataSettings,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+    comparing: Progress | None = None,
+) -> Catalog:
     """Reads a data folder.
 
     Args:
@@ -130,6 +138,7 @@ def build_catalog(root: Path, settings: DataSettings, *, seed: int, progress: Pr
         settings: Working size, channels, test share and the smallest class.
         seed: Decides which images are held out where the data names no test split.
         progress: Called with (files done, files in all).
+        comparing: Called with (images compared, images in all), while near-duplicates are looked for.
 
     Raises:
         UsageError: `root` is missing or a file.
@@ -141,6 +150,7 @@ def build_catalog(root: Path, settings: DataSettings, *, seed: int, progress: Pr
     loaded, pixels = load_images(paths, settings, progress or (lambda done, total: None))
     table = pd.DataFrame(map(_row, found.entries, loaded), columns=COLUMNS)
     problems.require_images(table, root)
+    table["picture"] = _pictures(table, pixels, comparing) if settings.near_duplicates else ""
     test_was_given = any(entry.split == "test" for entry in found.entries)
     table["split"] = _splits(table, None if test_was_given else settings.test_fraction, seed)
     problems.require_training_images(table, found.classes, settings, test_was_given=test_was_given, root=root)
@@ -154,7 +164,7 @@ def build_catalog(root: Path, settings: DataSettings, *, seed: int, progress: Pr
         root=root.resolve(),
         fingerprint=storage.fingerprint([identity, height, width, channels]),
         pixels=pixels,
-        problems=[*found.remarks, *problems.find_problems(table, found.classes)],
+        problems=[*found.remarks, *problems.find_problems(table, found.classes, settings)],
         scan_fingerprint=_scan_fingerprint(found),
     )
 
@@ -192,8 +202,21 @@ def _scan_fingerprint(found: Scan) -> str:
 
 
 def _row(entry: Entry, loaded: Loaded) -> dict[str, Any]:
-    row = {**vars(loaded.decoded), **vars(entry), "pixel_sha256": loaded.pixel_sha256}
+    row = {**vars(loaded.decoded), **vars(entry), "pixel_sha256": loaded.pixel_sha256, "picture": ""}
     return {name: "" if row[name] is None else row[name] for name in COLUMNS}
+
+
+def _pictures(table: pd.DataFrame, pixels: NDArray[np.uint8], progress: Progress | None) -> list[str]:
+    """For each row the path of the first file that shows nearly the same picture; empty where no other one does."""
+    from diffaug.data.near_duplicates import near_duplicates
+
+    paths = table["path"][table["verdict"] == "ok"].to_numpy()
+    if len(paths) > problems.MOST_COMPARED:
+        return [""] * len(table)
+    first = near_duplicates(pixels, progress)
+    repeated = np.bincount(first)[first] > 1
+    shown = dict(zip(paths, np.where(repeated, paths[first], ""), strict=True))
+    return [shown.get(path, "") for path in table["path"]]
 
 
 def _splits(table: pd.DataFrame, test_fraction: float | None, seed: int) -> list[str]:
@@ -206,9 +229,10 @@ def _splits(table: pd.DataFrame, test_fraction: float | None, seed: int) -> list
     """
     ok = table["verdict"] == "ok"
     split = table["split"].where(table["split"] != "", "train").where(ok, "")
-    leaked = leaks({name: table["pixel_sha256"][split == name] for name in SPLITS})
-    for name, hashes in leaked.items():
-        split[(split == name) & table["pixel_sha256"].isin(hashes)] = ""
+    for column in ("pixel_sha256", "picture"):
+        leaked = leaks({name: table[column][(split == name) & (table[column] != "")] for name in SPLITS})
+        for name, pictures in leaked.items():
+            split[(split == name) & table[column].isin(pictures)] = ""
     if test_fraction is not None:
         rows = table[split == "train"][list(ITEM_COLUMNS)]
         items = [Item(*row) for row in rows.itertuples(index=False)]

@@ -13,6 +13,7 @@ from diffaug.data.splits import images_needed
 from diffaug.errors import DataError
 from diffaug.settings import DataSettings
 
+MOST_COMPARED = 20_000
 FEW_TRAINING_IMAGES = 8  # below it a generator mostly repeats what it was shown
 
 _MEANING: dict[Verdict, str] = {
@@ -32,12 +33,13 @@ def split_counts(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return counts.reindex(index=list(classes), columns=list(SPLITS), fill_value=0)
 
 
-def find_problems(table: pd.DataFrame, classes: Sequence[str]) -> list[str]:
-    """Sentences on a catalog's table; see `Catalog.table` for its columns."""
+def find_problems(table: pd.DataFrame, classes: Sequence[str], settings: DataSettings) -> list[str]:
+    """Sentences on a catalog's table, made with these settings; see `Catalog.table` for its columns."""
     ok = table[table["verdict"] == "ok"]
     return [
         *_unusable(table),
         *_copies(ok),
+        *_near_duplicates(ok, settings),
         *_conflicts(ok),
         *_leaks(ok),
         *_crossing_groups(ok),
@@ -93,15 +95,25 @@ def _copies(ok: pd.DataFrame) -> list[str]:
     return tally("files that repeat the pixels of another one of their class", list(copies))
 
 
+def _near_duplicates(ok: pd.DataFrame, settings: DataSettings) -> list[str]:
+    if settings.near_duplicates and len(ok) > MOST_COMPARED:
+        return [
+            f"{len(ok)} images: those that show nearly the same picture are looked for among {MOST_COMPARED} at most"
+        ]
+    shown = list(ok["path"][(ok["picture"] != "") & (ok["picture"] != ok["path"])])
+    return tally("files that show nearly the same picture as another one, and are kept on its side of a split", shown)
+
+
 def _conflicts(ok: pd.DataFrame) -> list[str]:
-    labels = ok.groupby("pixel_sha256")["label"].transform("nunique")
-    same = ok[labels > 1].groupby("pixel_sha256")["path"]
+    picture = ok["picture"].where(ok["picture"] != "", ok["pixel_sha256"])
+    labels = ok.groupby(picture)["label"].transform("nunique")
+    same = ok[labels > 1].groupby(picture)["path"]
     return tally("pictures that have two labels", [" = ".join(paths) for _, paths in same])
 
 
 def _leaks(ok: pd.DataFrame) -> list[str]:
     left_out = ok["path"][ok["split"] == ""]
-    return tally("files left out since the test or val split holds the same pixels (leakage)", list(left_out))
+    return tally("files left out since the test or val split holds the same picture (leakage)", list(left_out))
 
 
 def _crossing_groups(ok: pd.DataFrame) -> list[str]:

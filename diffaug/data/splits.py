@@ -18,12 +18,14 @@ class Item:
         label: Its class.
         group: What must stay on one side; empty: nothing beyond the image itself.
         pixel_sha256: Items of equal pixels stay on one side too.
+        picture: So do items that show nearly the same picture; empty: no other one does.
     """
 
     path: str
     label: str
     group: str
     pixel_sha256: str
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def choose_holdout(items: Sequence[Item], *, fraction: float, limit: int, smalle
 
 
 def unit_names(items: Sequence[Item]) -> dict[str, str]:
-    """For each path a name that all items share which belong together by group or equal pixels."""
+    """For each path a name that all items share which belong together by group, equal pixels or the same picture."""
     return {path: unit.name for unit in _units(items) for path in unit.paths}
 
 
@@ -108,16 +110,16 @@ def images_needed(train_images: int, test_fraction: float) -> int:
     return total
 
 
-def leaks(hashes: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """For each split, the pixel hashes that must leave it since a stricter split holds them.
+def leaks(pictures: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """For each split, the pictures that must leave it since a stricter split holds them.
 
     Args:
-        hashes: Pixel hashes by split; test is stricter than val, and val than train.
+        pictures: Names of pictures by split; test is stricter than val, and val than train.
     """
     seen: set[str] = set()
     result: dict[str, set[str]] = {}
     for split in ("test", "val", "train"):
-        own = set(hashes.get(split, ()))
+        own = set(pictures.get(split, ()))
         result[split] = own & seen
         seen |= own
     return result
@@ -134,7 +136,7 @@ def _smallest_spare(units: Sequence[_Unit], label: str, training: Counter[str]) 
 
 
 def _units(items: Sequence[Item]) -> list[_Unit]:
-    """Connected components of the items under 'same group' and 'same pixels'."""
+    """Connected components of the items under 'same group', 'same pixels' and 'same picture'."""
     parent: dict[str, str] = {}
 
     def find(key: str) -> str:
@@ -143,9 +145,10 @@ def _units(items: Sequence[Item]) -> list[_Unit]:
         return key
 
     for item in items:
-        for tie in (f"group {item.group}" if item.group else "", f"pixels {item.pixel_sha256}"):
-            if tie:
-                parent[find(tie)] = find(f"path {item.path}")
+        ties = {"group": item.group, "pixels": item.pixel_sha256, "picture": item.picture}
+        for kind, name in ties.items():
+            if name:
+                parent[find(f"{kind} {name}")] = find(f"path {item.path}")
     members: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
         members[find(f"path {item.path}")].append(item)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COPY_RATIO = 1 / 3
-GENERATED = -1
+from diffaug.data.near_copies import COPY_RATIO
+
 CHUNK = 64
 
 

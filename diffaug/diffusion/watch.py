@@ -19,8 +19,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from diffaug import seeding
 from diffaug.data.images import LabeledImages
+from diffaug.data.near_copies import GENERATED
 from diffaug.diffusion.batches import TrainingData
-from diffaug.diffusion.copies import GENERATED, Share, copies_among, neighbour_ratios
+from diffaug.diffusion.copies import Share, copies_among, neighbour_ratios
 from diffaug.diffusion.guidance import conditional
 from diffaug.diffusion.holdout import SMALLEST_CLASS, Holdout
 from diffaug.diffusion.planning import Plan

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from diffaug.data.entries import listed
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.copies import COPY_RATIO
+from diffaug.data.near_copies import COPY_RATIO, CopyDetector
 from diffaug.errors import DataError
-from diffaug.synthesis.near_copies import CopyDetector
 
 MEND = (
     "take them out of the test images, train a generator without them, "

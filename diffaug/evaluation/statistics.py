@@ -29,7 +29,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from diffaug.seeding import numpy_generator
 

@@ -73,6 +73,7 @@ def _build(job: Job, root: Path) -> Catalog:
         job.config.data,
         seed=job.config.seed,
         progress=lambda done, total: job.narrator.progress("reading images", done, total),
+        comparing=lambda done, total: job.narrator.progress("comparing images", done, total),
     )
     catalog.save(job.study.catalog, settings=catalog_settings(job.config))
     return catalog

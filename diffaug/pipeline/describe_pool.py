@@ -15,8 +15,8 @@ from PIL import Image
 from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
+from diffaug.data.near_copies import GENERATED
 from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.copies import GENERATED
 from diffaug.evaluation.report_pool import QUALITY
 from diffaug.pipeline.job import GENERATE_RUN, Job
 from diffaug.pipeline.train_split import TrainSplit

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffaug import storage
 from diffaug.data.images import LabeledImages
+from diffaug.data.near_copies import CopyDetector, Matches, copy_threshold, descriptor_maps
 from diffaug.settings import SynthesisSettings
 from diffaug.synthesis import filters
 from diffaug.synthesis.candidates import Candidates, Judgement
@@ -22,7 +23,6 @@ from diffaug.synthesis.crossfit import ALWAYS_TRAINED_ON, FoldModels, assign_fol
 from diffaug.synthesis.duplicates import duplicate_thresholds, find_duplicates
 from diffaug.synthesis.encoder import Description, Encoder
 from diffaug.synthesis.filters import Calibration
-from diffaug.synthesis.near_copies import CopyDetector, Matches, copy_threshold, descriptor_maps
 
 STATE = "judge.safetensors"
 VERSION = 1

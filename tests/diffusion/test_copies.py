@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest
 
-from diffaug.diffusion.copies import COPY_RATIO, GENERATED, Share, copies_among, neighbour_ratios
+from diffaug.data.near_copies import COPY_RATIO, GENERATED
+from diffaug.diffusion.copies import Share, copies_among, neighbour_ratios
 
 
 @given(st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))

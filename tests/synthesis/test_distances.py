@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from diffaug.diffusion.copies import GENERATED
+from diffaug.data.near_copies import GENERATED
 from diffaug.synthesis.distances import (
     MIN_HELD_OUT,
     Described,

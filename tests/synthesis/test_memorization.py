@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from diffaug.data.images import LabeledImages
+from diffaug.data.near_copies import COPY_RATIO, GENERATED
 from diffaug.diffusion.batches import TrainingData
-from diffaug.diffusion.copies import COPY_RATIO, GENERATED, Share
+from diffaug.diffusion.copies import Share
 from diffaug.diffusion.guidance import conditional
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.planning import make_plan

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from diffaug.diffusion.copies import COPY_RATIO
-from diffaug.synthesis.near_copies import (
+from diffaug.data.near_copies import (
     FINE,
     WHOLE,
     CopyDetector,
@@ -19,6 +18,7 @@ from diffaug.synthesis.near_copies import (
     descriptor_maps,
     registered_distances,
 )
+from diffaug.diffusion.copies import COPY_RATIO
 
 Pixels = NDArray[np.uint8]
 
@@ -128,7 +128,7 @@ def test_the_threshold_is_the_share_of_training_images_and_never_below_the_publi
 
 def test_the_threshold_of_many_images_is_taken_from_some(detector, monkeypatch) -> None:
     whole = copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=0)
-    monkeypatch.setattr("diffaug.synthesis.near_copies.CALIBRATED_ON", 30)
+    monkeypatch.setattr("diffaug.data.near_copies.CALIBRATED_ON", 30)
     some = {copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=seed) for seed in range(3)}
     assert len(some) > 1
     assert all(abs(one - whole) < 0.15 for one in some)

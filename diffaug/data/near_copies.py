@@ -8,6 +8,7 @@ in relation to that of the next one of another unit (Gu et al. 2023, arXiv 2310.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from diffaug.diffusion.copies import COPY_RATIO, GENERATED
 from diffaug.seeding import numpy_generator
 
+COPY_RATIO = 1 / 3
+GENERATED = -1
 THUMBNAIL, FINE, COARSE = 32, 16, 8  # largest sides in px: registered, compared, searched
 CROP_SIDE, CROP_POSITIONS = 0.9, (-1.0, -1 / 3, 1 / 3, 1.0)  # positions in shares of the room that a crop has
 SURELY_NEW = 2 / 3
@@ -60,7 +62,7 @@ class CopyDetector:
     """
 
     def __init__(self, pixels: NDArray[np.uint8], units: NDArray[np.int64], device: str = "cpu") -> None:
-        self._thumbnails = _thumbnails(pixels, device)
+        self._thumbnails = thumbnails(pixels, device)
         self._units = torch.from_numpy(np.array(units)).to(device)
         self._windows = _search_windows(device)
         whole = torch.cat([describe(part, COARSE) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE)])
@@ -99,14 +101,11 @@ class CopyDetector:
         )
 
     def _match(self, pixels: NDArray[np.uint8], own: NDArray[np.int64]) -> Matches:
-        queries = _thumbnails(pixels, str(self._thumbnails.device))
+        queries = thumbnails(pixels, str(self._thumbnails.device))
         excluded = torch.from_numpy(own).to(queries.device)[:, None] == self._units
         found, windows = self._search(queries, excluded)
         images = found % len(self._thumbnails)
-        references = self._thumbnails[images]
-        mirrored = (found >= len(self._thumbnails))[:, :, None, None, None]
-        references = torch.where(mirrored, references.flip(4), references)
-        distances = registered_distances(describe(queries, FINE), references, windows)
+        distances = registered_distances(describe(queries, FINE), either_way(self._thumbnails, found), windows)
         distances = distances.masked_fill(excluded.gather(1, images), torch.inf)
         first = distances.argmin(dim=1, keepdim=True)
         nearest, second = distances.gather(1, first), _next_unit(distances, self._units[images], first)
@@ -164,7 +163,14 @@ def copy_threshold(
     return min(max(COPY_RATIO, float(ratios[int(share * len(ratios))])), highest)
 
 
-def registered_distances(queries: Tensor, references: Tensor, windows: Tensor) -> Tensor:
+def registered_distances(
+    queries: Tensor,
+    references: Tensor,
+    windows: Tensor,
+    *,
+    registered: Sequence[int] = REGISTERED,
+    beyond: float = 0.0,
+) -> Tensor:
     """Distances between images once each reference is moved and scaled to fit its query.
 
     Gauss-Newton on position and scale, as in the registration of Lucas and Kanade (1981). Only the references that
@@ -174,24 +180,26 @@ def registered_distances(queries: Tensor, references: Tensor, windows: Tensor) -
         queries: Descriptions (N, F) by `describe` at `FINE`.
         references: Thumbnails (N, S, C, H, W).
         windows: (N, S, 3), where to begin, as `describe` takes them.
+        registered: How many references take each step.
+        beyond: How far a window may leave the image, in shares of its side; pixels there repeat those of the border.
 
     Returns:
         (N, S), the smallest distance met.
     """
     best = torch.full(windows.shape[:2], torch.inf, device=windows.device)
     rows = torch.arange(len(windows), device=windows.device)[:, None]
-    for number in REGISTERED:
+    for number in registered:
         chosen = best.topk(min(number, best.shape[1]), dim=1, largest=False).indices
         repeated = queries.repeat_interleave(chosen.shape[1], dim=0)
         distances, moved = _registration_step(
-            repeated, references[rows, chosen].flatten(0, 1), windows[rows, chosen].flatten(0, 1)
+            repeated, references[rows, chosen].flatten(0, 1), windows[rows, chosen].flatten(0, 1), beyond
         )
         best[rows, chosen] = torch.minimum(best[rows, chosen], distances.reshape(chosen.shape))
         windows = windows.index_put((rows, chosen), moved.reshape(*chosen.shape, 3))
     return best
 
 
-def _registration_step(queries: Tensor, references: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
+def _registration_step(queries: Tensor, references: Tensor, windows: Tensor, beyond: float) -> tuple[Tensor, Tensor]:
     """One step for P pairs: the smaller of the distances (P,) before and after it, and the windows (P, 3) after it."""
     step = 0.25 / max(references.shape[2:])
     described = describe(references, FINE, windows)
@@ -206,7 +214,7 @@ def _registration_step(queries: Tensor, references: Tensor, windows: Tensor) -> 
     normal = jacobian.mT @ jacobian
     damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] + 1e-6
     normal = normal + damping * torch.eye(3, device=windows.device)
-    moved = _inside(windows + torch.linalg.solve(normal, jacobian.mT @ residual[:, :, None])[:, :, 0])
+    moved = _inside(windows + torch.linalg.solve(normal, jacobian.mT @ residual[:, :, None])[:, :, 0], beyond)
     after = (queries - describe(references, FINE, moved)).norm(dim=1)
     return torch.minimum(residual.norm(dim=1), after), moved
 
@@ -233,13 +241,13 @@ def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor
 
 def descriptor_maps(pixels: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
     """uint8 (N, H, W, C) to float32 (N, C, h, w) of length 1: at most 16 px, without mean and contrast."""
-    images = _thumbnails(pixels, device)
+    images = thumbnails(pixels, device)
     count, channels, height, width = images.shape
     maps = describe(images, FINE).reshape(count, channels, _averaged(height, FINE), _averaged(width, FINE))
     return maps.cpu().numpy()
 
 
-def _thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
+def thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
     """uint8 (N, H, W, C) to float (N, C, h, w) of 0 to 255, at most 32 px."""
     parts = []
     for start in range(0, max(1, len(pixels)), IMAGES_AT_ONCE):
@@ -249,6 +257,13 @@ def _thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
         height, width = (min(THUMBNAIL, side) for side in images.shape[2:])
         parts.append(functional.adaptive_avg_pool2d(images, (height, width)))
     return torch.cat(parts)
+
+
+def either_way(images: Tensor, found: Tensor) -> Tensor:
+    """Images (N, S, C, H, W) by position (N, S) among M; from M on they are the same ones, mirrored."""
+    mirrored = (found >= len(images))[:, :, None, None, None]
+    chosen = images[found % len(images)]
+    return torch.where(mirrored, chosen.flip(4), chosen)
 
 
 def _search_windows(device: str) -> Tensor:
@@ -272,8 +287,8 @@ def _averaged(size: int, side: int) -> int:
     return size // -(-size // side)
 
 
-def _inside(windows: Tensor) -> Tensor:
-    """Windows (P, 3) moved and shrunk into the image."""
+def _inside(windows: Tensor, beyond: float) -> Tensor:
+    """Windows (P, 3) moved and shrunk into the image and a margin."""
     sides = windows[:, 2:].clamp(SMALLEST_SIDE, 1)
-    reach = (1 - sides) / 2
+    reach = (1 - sides) / 2 + beyond
     return torch.cat([(windows[:, :2] - 0.5).clamp(-reach, reach) + 0.5, sides], dim=1)
