@@ -1,4 +1,4 @@
-"""Networks from under one to seventy million parameters."""
+"""Networks from half a million to nearly sixty million parameters."""
 
 from __future__ import annotations
 

@@ -147,13 +147,10 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     base = _best(with_some or real).arm
     curve = measure([(ARMS[base], dose) for dose in doses]) if len(adding) > 1 or (alone and adding) else ()
     chosen = smallest_of_the_good(real, curve or with_some, count)
-    selective = None
-    if chosen.dose != NOTHING_ADDED in doses:
-        worse = validation.made_worse(ARMS[chosen.arm], chosen.dose)
-        if 0 < len(worse) < np.count_nonzero(experiment.train.class_counts):
-            (selective,) = measure([(ARMS[chosen.arm], replace(chosen.dose, without=worse))], more=count)
-            chosen = _best((chosen, selective))
-    return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve, selective)
+    fewer = validation.without_losers(chosen) if alone and chosen.dose != NOTHING_ADDED else []
+    selective = measure(fewer, more=count * len(fewer))
+    chosen = _best((chosen, *selective))
+    return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve, next(iter(selective), None))
 
 
 def smallest_of_the_good(alone: Sequence[Measured], doses: Sequence[Measured], folds: int) -> Measured:
@@ -220,14 +217,16 @@ class _Validation:
         together = _balanced(np.concatenate(correct), np.concatenate(labels))
         return Measured(way[0].name, way[1], together, float(np.std(by_fold, ddof=1)))
 
-    def made_worse(self, arm: Arm, dose: Dose) -> tuple[str, ...]:
-        """Names of the classes of which fewer images were recognised with a dose than without."""
+    def without_losers(self, chosen: Measured) -> list[Way]:
+        """The dose without the classes of which it made fewer be recognised than none did, if some and not all are."""
+        arm, classes = ARMS[chosen.arm], self.experiment.train.classes
         labels = np.concatenate([fold.labels for fold in self.folds])
         without, with_dose = (
-            np.bincount(labels, np.concatenate([self.correct[self._name((arm, one), fold)] for fold in self.folds]))
-            for one in (NOTHING_ADDED, dose)
+            np.bincount(labels, np.concatenate([self.correct[self._name((arm, dose), fold)] for fold in self.folds]))
+            for dose in (NOTHING_ADDED, chosen.dose)
         )
-        return tuple(self.experiment.train.classes[label] for label in np.flatnonzero(with_dose < without))
+        losers = tuple(classes[label] for label in np.flatnonzero(with_dose < without))
+        return [(arm, replace(chosen.dose, without=losers))] if 0 < len(losers) < len(classes) else []
 
     def _name(self, way: Way, fold: _Fold) -> str:
         return self.experiment.fingerprint(fold.task(way))

@@ -20,7 +20,8 @@ def scene(seed: int) -> Pixels:
     random = np.random.default_rng(seed)
     noise = Image.fromarray(random.integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
     soft = np.asarray(noise.filter(ImageFilter.GaussianBlur(4)), np.float64)[:, :, None]
-    return np.clip((soft - soft.mean()) * random.uniform(4, 6, 3) + 128, 0, 255).astype(np.uint8)
+    image: Pixels = np.clip((soft - soft.mean()) * random.uniform(4, 6, 3) + 128, 0, 255).astype(np.uint8)
+    return image
 
 
 def compressed(image: Pixels) -> Pixels:
