@@ -22,6 +22,7 @@ OTHER_VALUES = {
     "data.channels": 1,
     "data.test_fraction": 0.3,
     "data.min_train_images": 5,
+    "data.near_duplicates": False,
     "diffusion.minutes": 2.5,
     "diffusion.images": 5000,
     "diffusion.preset": "medium",
