@@ -351,7 +351,7 @@ def test_the_verdict_says_gain_interval_and_dose(path):
     _, page = write(path)
     box = page.words().partition("Skip to the content")[2].partition("Ways to train")[0]
     assert "+3.4 points of balanced accuracy, 95 % interval +1.4 to +5.4" in box
-    assert "30 % of each batch synthetic, at a loss weight of 1, on top of “oversampling”" in box
+    assert "30 % of each batch synthetic, at a loss weight of 1; it went best with “oversampling”" in box
 
 
 def test_a_dose_of_nothing_is_said(path):
