@@ -17,6 +17,7 @@ from torch import Tensor
 from diffaug.data.near_copies import (
     COARSE,
     FINE,
+    IMAGES_AT_ONCE,
     QUERIES_AT_ONCE,
     SHORTLIST,
     WHOLE,
@@ -50,8 +51,8 @@ def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], No
     if len(pixels) < 2:
         return np.arange(len(pixels))
     images = thumbnails(pixels, "cpu")
-    described = torch.cat([describe(part, COARSE) for part in torch.split(images, 1024)])
-    mirrored = torch.cat([describe(part.flip(3), COARSE) for part in torch.split(images, 1024)])
+    described = torch.cat([describe(part, COARSE) for part in torch.split(images, IMAGES_AT_ONCE)])
+    mirrored = torch.cat([describe(part.flip(3), COARSE) for part in torch.split(images, IMAGES_AT_ONCE)])
     either = torch.cat([described, mirrored])
     pairs = [np.empty((0, 2), np.int64)]
     for start in range(0, len(images), QUERIES_AT_ONCE):

@@ -97,10 +97,9 @@ def _copies(ok: pd.DataFrame) -> list[str]:
 
 def _near_duplicates(ok: pd.DataFrame, settings: DataSettings) -> list[str]:
     if settings.near_duplicates and len(ok) > MOST_COMPARED:
-        return [
-            f"{len(ok)} images: those that show nearly the same picture are looked for among {MOST_COMPARED} at most"
-        ]
-    shown = list(ok["path"][(ok["picture"] != "") & (ok["picture"] != ok["path"])])
+        return [f"with more than {MOST_COMPARED} images, those that show nearly the same picture are not looked for"]
+    again = (ok["picture"] != "") & (ok["picture"] != ok["path"]) & ~ok.duplicated("pixel_sha256")
+    shown = list(ok["path"][again])
     return tally("files that show nearly the same picture as another one, and are kept on its side of a split", shown)
 
 

@@ -123,3 +123,21 @@ def test_one_picture_with_two_labels_is_told(tmp_path: Path) -> None:
     write(tmp_path, "b/other.png", compressed(scene(0)))
     problems = build_catalog(tmp_path, DataSettings(), seed=0).problems
     assert any("two labels" in problem and "a/00.png = b/other.png" in problem for problem in problems)
+
+
+def test_files_that_are_equal_are_not_told_twice(tmp_path: Path) -> None:
+    for number in range(16):
+        write(tmp_path, f"{'ab'[number % 2]}/{number:02}.png", scene(number))
+    write(tmp_path, "a/equal.png", scene(0))
+    problems = build_catalog(tmp_path, DataSettings(), seed=0).problems
+    assert any("repeat the pixels" in problem for problem in problems)
+    assert not any("nearly the same picture" in problem for problem in problems)
+
+
+def test_what_is_not_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(16):
+        write(tmp_path, f"{'ab'[number % 2]}/{number:02}.png", scene(number // 2))
+    monkeypatch.setattr("diffaug.data.problems.MOST_COMPARED", 15)
+    catalog = build_catalog(tmp_path, DataSettings(), seed=0)
+    assert (catalog.table["picture"] == "").all()
+    assert any("are not looked for" in problem for problem in catalog.problems)
