@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +15,7 @@ from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.tracking import logged_links
 from diffaug.evaluation.training import Classifier, NetworkClassifier
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
+from diffaug.pipeline.arguments import Strategy, minutes_of, strategy_in_words
 from diffaug.pipeline.catalog import prepare_catalog
 from diffaug.pipeline.evaluate import evaluate_study, read_evaluation, require_test_images
 from diffaug.pipeline.export import export_study
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from diffaug.data.catalog import Catalog
-
-Strategy = str | float | Mapping[Any, int] | list[str] | Callable[..., Any] | None
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-_MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, None: 1.0}
 
 
 class DiffusionAugmenter:
@@ -80,7 +75,7 @@ class DiffusionAugmenter:
         verbose: bool = True,
         command: str | None = None,
     ) -> None:
-        given = {"diffusion.minutes": _minutes(time_budget), "seed": seed, "device": device}
+        given = {"diffusion.minutes": minutes_of(time_budget), "seed": seed, "device": device}
         self._flags = {**(settings or {}), **{key: value for key, value in given.items() if value is not None}}
         self._study_path = None if study is None else Path(study)
         self._recipe, self._file = recipe, None if config is None else Path(config)
@@ -227,11 +222,8 @@ class DiffusionAugmenter:
             return generate_shard(self.job, catalog, generator, shard=shard, shards=shards, encoder=encoder)
 
     def _configure_synthesis(self, sampling_strategy: Strategy, settings: Mapping[str, Any]) -> None:
-        if callable(sampling_strategy):
-            sampling_strategy = dict(sampling_strategy(self.class_counts_))
-        if isinstance(sampling_strategy, Mapping):
-            sampling_strategy = {str(key): total for key, total in sampling_strategy.items()}
-        chosen = {"sampling_strategy": sampling_strategy} if sampling_strategy is not None else {}
+        strategy = strategy_in_words(sampling_strategy, lambda: self.class_counts_)
+        chosen = {"sampling_strategy": strategy} if strategy is not None else {}
         self._configure({f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()})
 
     def evaluate(
@@ -316,8 +308,7 @@ class DiffusionAugmenter:
             UsageError: There is no pool yet, an unknown format, or a folder that can't be used.
             DamagedError: An image of the pool was changed.
         """
-        seed = self.config.seed
-        settings = ExportSettings(Path(out), format, only, tuple(splits), shard_size, seed, overwrite)
+        settings = ExportSettings(Path(out), format, only, tuple(splits), shard_size, self.config.seed, overwrite)
         with self._working():
             return export_study(self.job, self._catalog(), settings)
 
@@ -407,12 +398,3 @@ class DiffusionAugmenter:
 
     def _catalog(self) -> Catalog:
         return prepare_catalog(self.job)
-
-
-def _minutes(budget: str | float | None) -> float | None:
-    if budget is None or isinstance(budget, int | float):
-        return budget
-    match = _DURATION.fullmatch(budget.strip())
-    if not match:
-        raise UsageError(f"can't read the time budget '{budget}'", fix="write it like 10m, 90s or 1.5h")
-    return float(match[1]) * _MINUTES[match[2]]
