@@ -158,6 +158,8 @@ def test_the_dose_is_said_in_words():
     for unlimited in (None, math.inf):
         text = verdict_of(difference(0.05), dose={**DOSE, "chosen": {**DOSE["chosen"], "max_ratio": unlimited}}).text
         assert "('synthetic arm 0', 30 % of each batch, loss weight 0.5) raised" in text
+    fewer = {**DOSE, "chosen": {**DOSE["chosen"], "max_ratio": None, "without": ["cat", "dog"]}}
+    assert "loss weight 0.5, none for cat, dog) raised" in verdict_of(difference(0.05), dose=fewer).text
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.0, -0.05])
