@@ -214,7 +214,7 @@ class UNet(nn.Module):
         hidden = self.middle2(self.attention(self.middle1(hidden, next(films))), next(films))
         for layer in self.up:
             if isinstance(layer, ResidualBlock):
-                # The mean instead of both side by side: as good for the time it takes, and a third faster.
+                # The mean instead of both side by side: half the work of the convolution that follows.
                 hidden = layer(torch.lerp(hidden, skips.pop(), 0.5), next(films))
             else:
                 hidden = functional.interpolate(layer(hidden), scale_factor=2.0, mode="nearest")
