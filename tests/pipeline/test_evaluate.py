@@ -15,6 +15,9 @@ from torch import nn
 import diffaug
 from diffaug import storage
 from diffaug.errors import DataError, UsageError
+from diffaug.evaluation.arms import Dose
+from diffaug.evaluation.dose import DoseChoice, Measured
+from diffaug.pipeline import evaluate
 
 ARMS = ["real only", "balanced softmax", "best real + synthetic"]
 
@@ -129,6 +132,22 @@ def test_at_a_dose_of_zero_no_run_claims_the_pool(augmenter) -> None:
     events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
     trials = [event for event in events if event["kind"] == "dataset" and event["key"].startswith("trial/")]
     assert {event["data"]["name"] for event in trials} == {"train", "test"}
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_classes_left_without_synthetic_images_are_told_and_recorded(augmenter, monkeypatch, capsys, taken) -> None:
+    dose, fewer = Dose(0.3), Dose(0.3, without=("bright",))
+    choice = DoseChoice("real only", fewer if taken else dose, selective=Measured("real only", fewer, 0.75, 0.1))
+    monkeypatch.setattr(evaluate, "choose_dose", lambda experiment, progress: choice)
+    loud = diffaug.DiffusionAugmenter.open(augmenter.study.path)
+    loud.evaluate()
+    end = "which is taken" if taken else "which is no better"
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"without synthetic images of {fewer.without[0]}: 0.750, {end}" in told
+    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+    params = [event["data"]["params"] for event in events if event["kind"] == "params" and "best real" in event["key"]]
+    left_out = {one["synthetic_without"] for one in params if "synthetic_without" in one}
+    assert left_out == ({fewer.without[0]} if taken else set())
 
 
 def test_the_training_records_its_speed(augmenter) -> None:
