@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ablations
+import gain
 import numpy as np
 import pytest
 import quality_per_minute
@@ -328,6 +329,23 @@ class TestAblations:
         assert [line["kid change"] for line in table] == pytest.approx([0, -0.1, -0.05])
         summary = ablations.summarize(table)
         assert (summary["better_by_kid"], summary["better_by_accuracy"]) == ("always", "")
+
+
+def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_path, monkeypatch) -> None:
+    settings = {**small, "evaluation.arms": ["real only", "oversampling", "real + synthetic"]}
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
+    augmenter.generate()
+    result = augmenter.evaluate(share=0.3)
+    trained = []
+
+    def learn(self: Any, training: Any, pixels: Any, *, recipe: Any, seed: int, device: str) -> Any:
+        trained.append((recipe.updates, training.draw_probabilities is not None, seed))
+        return np.eye(3)[np.arange(len(pixels)) % 3]
+
+    monkeypatch.setattr("diffaug.evaluation.training.NetworkClassifier.fit_predict", learn)
+    accuracies = gain.accuracies_at_default_updates(augmenter, result)
+    assert trained == [(400, classes, seed) for classes in (False, True) for seed in range(3)]
+    assert accuracies.keys() == {"real only", "oversampling"}
 
 
 def test_our_size_is_the_nearest_that_a_width_gives(digits: Any) -> None:
