@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffaug.augment.dataset import AugmentedDataset as AugmentedDataset
     from diffaug.augment.labels import get_targets as get_targets
+    from diffaug.augment.mixed_batches import MixedBatchSampler as MixedBatchSampler
+    from diffaug.augment.transforms import SyntheticReplace as SyntheticReplace
     from diffaug.augmenter import DiffusionAugmenter as DiffusionAugmenter
     from diffaug.diffusion.artifact import Generator as Generator
     from diffaug.errors import DiffaugError as DiffaugError
@@ -27,8 +29,10 @@ _HOMES = {
     "DiffusionAugmenter": "diffaug.augmenter",
     "EvaluationResult": "diffaug.evaluation.summary",
     "Generator": "diffaug.diffusion.artifact",
+    "MixedBatchSampler": "diffaug.augment.mixed_batches",
     "ModuleEncoder": "diffaug.synthesis.encoder",
     "Pool": "diffaug.synthesis.pool",
+    "SyntheticReplace": "diffaug.augment.transforms",
     "get_targets": "diffaug.augment.labels",
     "seed_worker": "diffaug.seeding",
     "timm_encoder": "diffaug.synthesis.encoder",
@@ -41,8 +45,10 @@ __all__ = [
     "DiffusionAugmenter",
     "EvaluationResult",
     "Generator",
+    "MixedBatchSampler",
     "ModuleEncoder",
     "Pool",
+    "SyntheticReplace",
     "__version__",
     "get_targets",
     "seed_worker",

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import os
 import random
-from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
 from torch.utils.data import get_worker_info
 
-from diffaug.augment.forms import ImageForm
-from diffaug.errors import MissingExtraError, UsageError
+from diffaug.augment.lookup import OnProblem, PoolLookup, must_skip, pool_path, replaceable_form
+from diffaug.errors import MissingExtraError
 from diffaug.seeding import derive_seed, numpy_generator
 from diffaug.synthesis.pool import Pool
 
@@ -33,16 +32,7 @@ except ModuleNotFoundError as error:
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 
 UNREPLACEABLE = frozenset({"images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints"})
-CACHED_IMAGES = 128
 NO_IMAGE = -1
-
-OnProblem = Literal["error", "skip"]
-
-
-def _pool_path(value: Any) -> Any:
-    if isinstance(value, Pool):
-        return str(value.root)
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -76,7 +66,7 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
     class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
         """Checks the arguments."""
 
-        pool: Annotated[str, BeforeValidator(_pool_path)]
+        pool: Annotated[str, BeforeValidator(pool_path)]
         label_key: str
         on_unknown_label: OnProblem
         on_annotations: OnProblem
@@ -95,7 +85,7 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         self.on_unknown_label = on_unknown_label
         self.on_annotations = on_annotations
         self._other_targets: frozenset[str] = UNREPLACEABLE
-        self._source: _PoolReader | None = None
+        self._lookup = PoolLookup(str(pool))
         self._worker_seed: int | None = None
 
     @property
@@ -111,14 +101,7 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         """The pool's image in the form of `img`, or `img` itself where there is none."""
         if pool_index == NO_IMAGE:
             return img
-        form = ImageForm.of(img)
-        if form is None:
-            raise UsageError(
-                f"can't replace an image of shape {img.shape} and type {img.dtype}",
-                where=type(self).__name__,
-                fix="place it before Normalize, where images are uint8 or floats in [0, 1] of 1 or 3 channels",
-            )
-        replacement: NDArray[Any] = form.convert(self._reader.read(pool_index))
+        replacement: NDArray[Any] = replaceable_form(img).convert(self._lookup.read(pool_index))
         return replacement
 
     if hasattr(A.BasicTransform, "sample_parameters"):  # AlbumentationsX from 2.4 on
@@ -149,58 +132,11 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
 
     def _choose(self, data: dict[str, Any], generator: np.random.Generator) -> int:
         """Position in the pool of the image to use, `NO_IMAGE` for none."""
-        stale = sorted(key for key in self._other_targets if _holds_something(data.get(key)))
-        if stale:
-            return self._problem(
-                self.on_annotations,
-                f"{', '.join(stale)} would no longer fit the image once it is replaced",
-                "pass images without annotations, or set on_annotations='skip'",
-            )
-        label = _plain(data[self.label_key])
-        class_index = self._reader.class_index(label)
-        if class_index is None:
-            return self._problem(
-                self.on_unknown_label,
-                f"label {label!r} is not one of the pool's classes {list(self._reader.pool.classes)}",
-                "pass the class name or its index in that order, or set on_unknown_label='skip'",
-            )
-        candidates = self._reader.pool.indices_of(class_index)
+        stale = [key for key in self._other_targets if _holds_something(data.get(key))]
+        if must_skip(stale, self.on_annotations):
+            return NO_IMAGE
+        candidates = self._lookup.candidates(data[self.label_key], self.on_unknown_label)
         return int(generator.choice(candidates)) if len(candidates) else NO_IMAGE
-
-    def _problem(self, reaction: OnProblem, what: str, fix: str) -> int:
-        if reaction == "error":
-            raise UsageError(what, where=type(self).__name__, fix=fix)
-        return NO_IMAGE
-
-    @property
-    def _reader(self) -> _PoolReader:
-        if self._source is None:
-            self._source = _PoolReader(str(self.pool))
-        return self._source
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_source": None}
-
-
-class _PoolReader:
-    """An open pool with its most recently used images."""
-
-    def __init__(self, path: str) -> None:
-        self.pool = Pool.open(path)
-        self.read = lru_cache(CACHED_IMAGES)(self.pool.read)
-
-    def class_index(self, label: Any) -> int | None:
-        """Index of a class given by name or index."""
-        if isinstance(label, str):
-            return self.pool.class_to_idx.get(label)
-        known = isinstance(label, int) and 0 <= label < len(self.pool.classes)
-        return label if known else None
-
-
-def _plain(label: Any) -> Any:
-    """A NumPy or torch scalar as a Python one."""
-    array = np.asarray(label)
-    return array.item() if array.size == 1 else label
 
 
 def _holds_something(annotation: Any) -> bool:
