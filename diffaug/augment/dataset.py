@@ -41,6 +41,7 @@ class AugmentedDataset(Dataset[Any]):
         transform: For synthetic images only, which it gets as PIL (as an array by keyword, if it is one of
             albumentations'); none: the dataset's own.
         labels: Labels of the real items, where the dataset doesn't show them; see `get_targets`.
+        classes: Names of labels 0, 1, ..., where the dataset doesn't show them and the pool's are no numbers.
 
     Attributes:
         dataset: The real items.
@@ -49,8 +50,8 @@ class AugmentedDataset(Dataset[Any]):
         targets: Class index of every item, before `target_transform`.
 
     Raises:
-        UsageError: There is no finished pool, the classes of dataset and pool differ, or a synthetic image
-            can't take the form of the dataset's items.
+        UsageError: There is no finished pool, the classes of dataset and pool differ or can't be told from numbers
+            alone, or a synthetic image can't take the form of the dataset's items.
         DataError: The dataset's labels can't be read.
     """
 
@@ -61,13 +62,15 @@ class AugmentedDataset(Dataset[Any]):
         *,
         transform: Callable[..., Any] | None = None,
         labels: Sequence[Any] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.dataset = dataset
         self.pool = pool if isinstance(pool, Pool) else Pool.open(os.fspath(pool))
         found = get_targets(dataset, labels)
         if not found:
             raise UsageError("the dataset has no items, so there is no form that synthetic ones could take")
-        self.class_to_idx, of_pool = _match_classes(found, get_class_to_idx(dataset), self.pool.classes)
+        of_dataset = get_class_to_idx(dataset) if classes is None else {name: k for k, name in enumerate(classes)}
+        self.class_to_idx, of_pool = _match_classes(found, of_dataset, self.pool.classes)
         self.targets = [self.class_to_idx[label] if isinstance(label, str) else label for label in found]
         self.targets += [of_pool[label] for label in self.pool.labels]
         self._real_count = len(found)
@@ -220,8 +223,11 @@ def _indices_of_pool_classes(
 ) -> dict[str, int] | None:
     """The dataset's index for each of the pool's classes, or None where the classes are others.
 
-    Matched by name where the dataset has names, a class's folder name counting as its name; else by number:
-    the one that a pool class is called by, as "10" sorts before "2", or its position.
+    Matched by name where the dataset has names, a class's folder name counting as its name; else by the number
+    that a pool class is called by, as "10" sorts before "2".
+
+    Raises:
+        UsageError: Labels are numbers and names are unknown, so that any order of the classes could be meant.
     """
     if dataset_classes is not None:
         by_folder = {storage.safe_names([name])[name]: index for name, index in dataset_classes.items()}
@@ -229,8 +235,14 @@ def _indices_of_pool_classes(
     numbers = {name: int(name) for name in pool_classes if name.isdecimal()}
     if len(set(numbers.values())) == len(pool_classes):
         return numbers
-    same_count = isinstance(labels[0], str) or max(map(int, labels)) + 1 == len(pool_classes)
-    return {name: index for index, name in enumerate(pool_classes)} if same_count else None
+    if isinstance(labels[0], str):
+        return {name: index for index, name in enumerate(pool_classes)}
+    if max(map(int, labels)) + 1 != len(pool_classes):
+        return None
+    raise UsageError(
+        f"the dataset's labels are numbers, and the pool's classes are called {', '.join(pool_classes)}",
+        fix=f"name the classes in the order of their numbers, such as classes={tuple(pool_classes)}",
+    )
 
 
 def _inherited_transform(dataset: Any) -> Callable[..., Any] | None:

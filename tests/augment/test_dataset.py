@@ -61,11 +61,11 @@ def augmented(folder: Path, pool: Pool) -> AugmentedDataset:
 
 
 class Items(Dataset):
-    """Given items; keyword arguments become attributes."""
+    """Given items, of the pool's classes; keyword arguments become attributes."""
 
     def __init__(self, items: list[Any], **attributes: Any) -> None:
         self.items = items
-        vars(self).update(attributes)
+        vars(self).update({"classes": CLASSES, **attributes})
 
     def __len__(self) -> int:
         return len(self.items)
@@ -121,12 +121,18 @@ def test_classes_are_matched_by_name(pool: Pool) -> None:
     assert [augmented[index][1] for index in range(REAL, REAL + 3)] == [1, 1, 0]
 
 
-def test_classes_without_names_are_matched_by_number(pool: Pool) -> None:
-    augmented = AugmentedDataset(TensorDataset(torch.zeros(3, 3, 8, 8), torch.tensor([1, 0, 1])), pool)
+def test_numbers_without_names_are_not_guessed(pool: Pool) -> None:
+    dataset = TensorDataset(torch.zeros(3, 3, 8, 8), torch.tensor([1, 0, 1]))
+    with pytest.raises(UsageError, match="called cat, dog") as caught:
+        AugmentedDataset(dataset, pool)
+    assert caught.value.fix is not None and "classes=('cat', 'dog')" in caught.value.fix
 
-    assert augmented.classes == ["cat", "dog"]
-    assert augmented.targets == [1, 0, 1, 0, 0, 1, 1, 1, 1]
-    assert torch.equal(augmented[3][1], torch.tensor(0))
+    augmented = AugmentedDataset(dataset, pool, classes=["dog", "cat"])
+    assert augmented.classes == ["dog", "cat"]
+    assert augmented.targets == [1, 0, 1, 1, 1, 0, 0, 0, 0]
+    assert torch.equal(augmented[3][1], torch.tensor(1))
+    with pytest.raises(UsageError, match="classes of dataset and pool differ"):
+        AugmentedDataset(dataset, pool, classes=["dog", "bird"])
 
 
 def test_classes_called_by_numbers_are_matched_by_them(make_pool: Any, tmp_path: Path) -> None:
@@ -164,7 +170,7 @@ def test_items_labelled_by_name_get_names(pool: Pool) -> None:
         labelled(torch.zeros(3, 8, 8), classes=["cat", "horse"]),
         labelled(torch.zeros(3, 8, 8), classes=["cat", "dog", "horse"]),
         Items([(torch.zeros(3, 8, 8), 2)], targets=[2]),
-        Items([(torch.zeros(3, 8, 8), 0)], targets=[0]),
+        Items([(torch.zeros(3, 8, 8), 0)], targets=[0], classes=["cat"]),
         Items([(torch.zeros(3, 8, 8), "horse")], targets=["horse"]),
     ],
 )
@@ -279,7 +285,7 @@ def test_the_transform_is_found_through_wrappers_and_the_target_transform_too(fo
 def test_it_is_the_first_item_of_the_subset_that_counts(pool: Pool) -> None:
     class Sizes(Dataset):
         def __init__(self) -> None:
-            self.transform, self.targets = seen_size, [1, 0]
+            self.transform, self.targets, self.classes = seen_size, [1, 0], CLASSES
 
         def __len__(self) -> int:
             return 2
@@ -325,7 +331,7 @@ class AlbumentationsStyle(Dataset):
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
-        self.targets = [0, 1]
+        self.targets, self.classes = [0, 1], CLASSES
 
     def __len__(self) -> int:
         return 2
