@@ -23,7 +23,7 @@ from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.foreign_predictions import judge_predictions
 from diffaug.pipeline.generate import generate_pool, generate_shard
 from diffaug.pipeline.job import Job, open_job
-from diffaug.pipeline.materialize import materialize
+from diffaug.pipeline.materialize import folder_of_dataset, materialize
 from diffaug.pipeline.study_report import write_study_report
 from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
@@ -109,7 +109,7 @@ class DiffusionAugmenter:
 
         Args:
             data: A folder (class folders, train/val/test folders, or a CSV of file_name,label), or a labelled
-                torch Dataset, whose images are written as PNG into `<study>-images`.
+                torch Dataset, whose images are written as PNG into `<study>-images-<their hash>`.
 
         Raises:
             DataError: The images can't be used as they are.
@@ -149,7 +149,10 @@ class DiffusionAugmenter:
             path = self._study_path or default_study_path(root)
         else:
             path = self._study_path or default_study_path(Path("dataset"))
-            root = materialize(data, path.parent / f"{path.name}-images")
+            root = folder_of_dataset(data, path)
+            if path.exists():  # a study of other images is refused before any are written
+                open_or_create_study(path, root)
+            materialize(data, root)
         self._open(open_or_create_study(path, root))
         return self
 

@@ -154,6 +154,29 @@ def test_a_torch_dataset_is_fitted_too(tmp_path, small) -> None:
     assert sorted(map(bytes, written)) == sorted(map(bytes, expected))
 
 
+def test_another_dataset_is_refused_before_anything_is_written_and_the_first_study_goes_on(tmp_path, small) -> None:
+    def dataset(seed: int) -> TensorDataset:
+        images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(images, torch.tensor([0] * 28 + [1] * 12))
+
+    study = tmp_path / "study"
+    first = diffaug.DiffusionAugmenter(study=study, settings=small, verbose=False).fit(dataset(0))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"}
+    with pytest.raises(UsageError, match="belongs to other data"):
+        diffaug.DiffusionAugmenter(study=study, settings=small, verbose=False).fit(dataset(1))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"} == before
+    assert len(first.generate())
+    diffaug.DiffusionAugmenter(study=study, settings=small, verbose=False).fit(dataset(0))
+
+
+def test_images_of_the_user_beside_a_study_are_no_place_for_a_dataset(tmp_path, small, make_classes) -> None:
+    own = make_classes(tmp_path / "study-images", {"0": 9, "1": 9})
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*")}
+    dataset = TensorDataset(torch.rand(6, 1, 8, 8), torch.tensor([0, 1] * 3))
+    diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=small, verbose=False).attach(dataset)
+    assert {path: path.stat().st_mtime_ns for path in own.rglob("*")} == before
+
+
 def test_a_normalised_dataset_is_refused_with_the_remedy(tmp_path, small) -> None:
     dataset = TensorDataset(torch.randn(8, 1, 8, 8), torch.tensor([0, 1] * 4))
     with pytest.raises(DataError, match="without normalisation"):
