@@ -90,6 +90,35 @@ def test_sampling_strategies(augmenter) -> None:
     assert pool.manifest["label"].value_counts().to_dict() == {"bright": 4, "dark": 2}
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("synthesis.sampling_strategy", "minorty", "synthesis.sampling_strategy, from flag"),
+        ("synthesis.sampling_strategy", {"brght": 40}, "synthesis.sampling_strategy, from flag"),
+        ("evaluation.classifier", "torchvision/resnet81", "resnet81"),
+        ("evaluation.weights", "nope.pt", "nope.pt"),
+    ],
+)
+def test_run_refuses_before_training_what_a_later_stage_could_not_use(
+    tmp_path, images, small, setting, value, told
+) -> None:
+    study = tmp_path / "study"
+    augmenter = diffaug.DiffusionAugmenter(study=study, settings={**small, setting: value}, verbose=False)
+    with pytest.raises(UsageError) as caught:
+        augmenter.run(images)
+    assert told in str(caught.value)
+    assert not (study / "generator").exists()
+
+
+def test_a_wrong_strategy_that_the_study_holds_is_said_to_be_from_there(tmp_path, images, small) -> None:
+    study, wrong = tmp_path / "study", {**small, "synthesis.sampling_strategy": "minorty"}
+    with pytest.raises(UsageError, match="from flag"):
+        diffaug.DiffusionAugmenter(study=study, settings=wrong, verbose=False).fit(images)
+    with pytest.raises(UsageError, match="from study"):
+        diffaug.DiffusionAugmenter(study=study, verbose=False).fit(images)
+    assert not (study / "generator").exists()
+
+
 def test_a_callable_strategy_gets_the_counts(augmenter) -> None:
     pool = augmenter.generate(lambda counts: {name: counts["dark"] for name in counts if name == "middle"})
     assert pool.manifest["label"].value_counts().to_dict() == {"middle": 6}

@@ -26,6 +26,7 @@ from diffaug.pipeline.filling import Filling
 from diffaug.pipeline.job import Job
 from diffaug.settings import SynthesisSettings
 from diffaug.study import Study
+from diffaug.temporaries import host
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SETTINGS = {
@@ -212,10 +213,19 @@ def test_only_the_chunks_of_the_pool_are_kept(study: Path, pool: Path) -> None:
 
 
 def test_nothing_to_generate_makes_an_empty_pool(study: Path) -> None:
-    leftover = study / "chunks" / ".extension.json.999999.tmp"
+    leftover = study / "chunks" / f".extension.json.{host()}.999999.tmp"
     storage.write_unfinished(leftover, b"cut short")
     assert len(opened(study).generate(sampling_strategy={"dark": 16})) == 0
     assert not leftover.exists()
+
+
+def test_a_damaged_judge_is_trained_again_where_overwriting_is_asked_for(study: Path) -> None:
+    opened(study).generate()
+    file = study / "judge" / "judge.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedError, match="changed"):
+        opened(study).generate(more={"bright": 2})
+    assert len(opened(study, overwrite=True).generate(guidance_scale=1.5))
 
 
 def test_another_encoder_never_replaces_a_pool_unasked(study: Path) -> None:
