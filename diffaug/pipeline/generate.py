@@ -23,7 +23,6 @@ from diffaug.study import StageState, begin_stage, is_stage_of, require_same_set
 from diffaug.synthesis.chunks import ChunkMaker
 from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.filters import OFF_CLASS, OUT_OF_DISTRIBUTION
-from diffaug.synthesis.judge import discard_damaged
 from diffaug.synthesis.merging import write_pool
 from diffaug.synthesis.origins import expected_origins
 from diffaug.synthesis.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, Pool
@@ -110,8 +109,12 @@ def generate_shard(
 def _prepare(
     job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int], encoder: Encoder | None
 ) -> Filling:
-    if job.overwrite:
-        discard_damaged(job.study.judge)
+    """What filling takes; a judge whose files were changed is trained anew where overwriting is asked for."""
+    try:
+        storage.committed_facts(job.study.judge, verify=True)
+    except DamagedError:
+        if job.overwrite:
+            storage.discard_directory(job.study.judge)
     return prepare_filling(job, catalog, generator, targets, encoder)
 
 
@@ -219,8 +222,8 @@ def _finish_log(job: Job, pool: Pool) -> None:
 
 def _tell_uncalibrated(job: Job, filling: Filling) -> None:
     """Names the classes with synthetic images that two of the filters could not judge."""
-    classes = filling.maker.generator.classes
-    names = [classes[index] for index in filling.judge.uncalibrated if filling.targets[classes[index]]]
+    calibrated = set(filling.judge.off_class.labels.tolist())
+    names = [merge.label for merge in filling.merges if merge.target and merge.class_index not in calibrated]
     if names and {OFF_CLASS, OUT_OF_DISTRIBUTION} & set(job.config.synthesis.filters):
         job.narrator.warn(
             "not judged by the off-class and distance filters, since no training image could be left out to calibrate "

@@ -16,7 +16,6 @@ from torch import Tensor
 from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.data.near_copies import CopyDetector, Matches, copy_threshold, descriptor_maps
-from diffaug.errors import DamagedError
 from diffaug.settings import SynthesisSettings
 from diffaug.synthesis import filters
 from diffaug.synthesis.candidates import Candidates, Judgement
@@ -94,11 +93,6 @@ class CalibratedJudge:
     copy_threshold: float
     duplicate_thresholds: NDArray[np.float32]
     device: str
-
-    @property
-    def uncalibrated(self) -> tuple[int, ...]:
-        """Classes that neither the off-class nor the distance filter judges, since no image could be left out."""
-        return tuple(sorted({*range(len(self.saturation_limits))} - set(self.off_class.labels.tolist())))
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -203,14 +197,6 @@ def prepare_judge(
             storage.write_bytes(staging / STATE, save(state))
     fingerprint = storage.fingerprint([facts, storage.sha256_file(folder / STATE)])
     return preparation.judge(load_file(folder / STATE), detector, fingerprint)
-
-
-def discard_damaged(folder: Path) -> None:
-    """Removes a judge whose files were changed since they were written, so that it is trained anew."""
-    try:
-        storage.committed_facts(folder, verify=True)
-    except DamagedError:
-        storage.discard_directory(folder)
 
 
 @dataclass(frozen=True)
