@@ -13,7 +13,7 @@ from diffaug.errors import UsageError
 from diffaug.evaluation.experiment import TrainFunction
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.tracking import logged_links
-from diffaug.evaluation.training import Classifier, NetworkClassifier
+from diffaug.evaluation.training import Classifier, NetworkClassifier, classifier_of
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.arguments import Strategy, minutes_of, strategy_in_words
 from diffaug.pipeline.catalog import prepare_catalog
@@ -23,7 +23,8 @@ from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.foreign_predictions import judge_predictions
 from diffaug.pipeline.generate import generate_pool, generate_shard
 from diffaug.pipeline.job import Job, open_job
-from diffaug.pipeline.materialize import materialize
+from diffaug.pipeline.materialize import folder_of_dataset, materialize
+from diffaug.pipeline.pool_request import targets_asked_for
 from diffaug.pipeline.study_report import write_study_report
 from diffaug.settings import Config
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
@@ -109,7 +110,7 @@ class DiffusionAugmenter:
 
         Args:
             data: A folder (class folders, train/val/test folders, or a CSV of file_name,label), or a labelled
-                torch Dataset, whose images are written as PNG into `<study>-images`.
+                torch Dataset, whose images are written as PNG into `<study>-images-<their hash>`.
 
         Raises:
             DataError: The images can't be used as they are.
@@ -131,12 +132,16 @@ class DiffusionAugmenter:
         """
         self.attach(data)
         require_test_images(self.inspect())
+        if self.config.evaluation.classifier != "features":  # which needs the training images' encoder
+            classifier_of(self.config.evaluation)
         self._fit().generate()
         return self.evaluate()
 
     def _fit(self) -> Self:
         with self._working(logs=True):
-            fit_generator(self.job, self._catalog())
+            catalog = self._catalog()
+            targets_asked_for(self.job, catalog)  # a wrong strategy is better known before hours of training
+            fit_generator(self.job, catalog)
         return self
 
     def attach(self, data: str | Path | Dataset[Any]) -> Self:
@@ -149,7 +154,10 @@ class DiffusionAugmenter:
             path = self._study_path or default_study_path(root)
         else:
             path = self._study_path or default_study_path(Path("dataset"))
-            root = materialize(data, path.parent / f"{path.name}-images")
+            root = folder_of_dataset(data, path)
+            if path.exists():  # a study of other images is refused before any are written
+                open_or_create_study(path, root)
+            materialize(data, root)
         self._open(open_or_create_study(path, root))
         return self
 
@@ -240,7 +248,8 @@ class DiffusionAugmenter:
                 width)) that makes a network from float NCHW in [-1, 1] to logits; or an object with `name` and
                 `fit_predict`. None: as configured.
             train_fn: Your own training instead: called with (training set, test pixels uint8 (N, H, W, C), seed), it
-                returns labels (N,) or probabilities (N, K). See `diffaug.TrainingSet`.
+                returns labels (N,) or probabilities (N, K). See
+                `diffaug.evaluation.training.TrainingSet`.
             settings: Settings of the evaluation stage, such as `seeds=10` or `thorough=True`.
 
         Raises:

@@ -167,8 +167,9 @@ def _validate(merged: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
         deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of a union, the branch that fitted best
         key = ".".join(map(str, deepest["loc"][: 2 if deepest["loc"][0] in SECTIONS else 1]))
         sources = dict.fromkeys(origin for name, origin in origins.items() if f"{name}.".startswith(f"{key}."))
+        one_word = deepest["type"] == "tuple_type" and isinstance(deepest["input"], str)
         raise UsageError(
             f"setting '{key}': {deepest['msg'].removeprefix('Value error, ')} (got {deepest['input']!r})",
             where=", ".join(sources) or None,
-            fix=known_keys().get(key),
+            fix=f"write a list: {key}=[{deepest['input']}]" if one_word else known_keys().get(key),
         ) from error

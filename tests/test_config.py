@@ -382,3 +382,9 @@ def test_the_arms_compared_by_default_leave_out_controls_and_diagnoses():
 def test_a_thorough_evaluation_fills_in_what_is_not_set():
     settings = resolve({"evaluation.thorough": True, "evaluation.seeds": 4}, environment={}).config.evaluation
     assert (settings.compared_arms, settings.repetitions, settings.num_generators) == (ARM_NAMES, 4, 2)
+
+
+def test_one_word_where_a_list_belongs_says_how_to_write_it() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve({"synthesis.filters": "copy"}, environment={})
+    assert caught.value.fix == "write a list: synthesis.filters=[copy]"

@@ -198,7 +198,7 @@ def test_a_foreign_study_record_is_refused(tmp_path, data, content):
 def test_an_empty_folder_and_one_where_a_start_was_killed_become_a_study(tmp_path, data):
     (tmp_path / "empty").mkdir()
     (tmp_path / "killed").mkdir()
-    (tmp_path / "killed" / ".study.json.123.tmp").touch()
+    (tmp_path / "killed" / ".study.json.0123abcd.123.tmp").touch()
     for name in ("empty", "killed"):
         assert open_or_create_study(tmp_path / name, data).facts["data"] == str(data)
 

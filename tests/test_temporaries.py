@@ -1,10 +1,12 @@
 import ctypes
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from diffaug.temporaries import exchange, is_temporary, remove_leftovers, temporary_name
+from diffaug.temporaries import FOREIGN_SECONDS, exchange, host, is_temporary, remove_leftovers, temporary_name
 
 
 @pytest.fixture(params=["one step", "renames"])
@@ -51,11 +53,11 @@ def test_exchange_with_nothing_to_put_there_keeps_the_old_one(pair):
 
 def test_only_what_dead_processes_left_is_removed(tmp_path):
     dead = dead_process()
-    leftovers = [tmp_path / f".a.bin.{dead}.tmp", tmp_path / f".folder.{dead}.tmp", tmp_path / f".link.{dead}.tmp"]
+    leftovers = [tmp_path / f".{name}.{host()}.{dead}.tmp" for name in ("a.bin", "folder", "link")]
     kept = [
         temporary_name(tmp_path / "mine"),
-        tmp_path / ".of init.1.tmp",
-        tmp_path / f"visible.{dead}.tmp",
+        tmp_path / f".of init.{host()}.1.tmp",
+        tmp_path / f"visible.{host()}.{dead}.tmp",
         tmp_path / ".notes.tmp",
         tmp_path / "target",
     ]
@@ -74,11 +76,35 @@ def test_a_process_of_another_user_counts_as_running(tmp_path, monkeypatch):
     def not_ours(*_):
         raise PermissionError
 
-    leftover = tmp_path / f".a.bin.{dead_process()}.tmp"
+    leftover = tmp_path / f".a.bin.{host()}.{dead_process()}.tmp"
     leftover.touch()
     monkeypatch.setattr(os, "kill", not_ours)
     remove_leftovers([leftover])
     assert leftover.exists()
+
+
+@pytest.mark.parametrize("number", ["own", "dead"])
+def test_what_another_host_left_is_removed_when_it_is_a_day_old(tmp_path, number):
+    """Process numbers mean nothing elsewhere: the same one may be alive there and dead here, or the other way round."""
+    process = os.getpid() if number == "own" else dead_process()
+    old, young = (tmp_path / f".{name}.0123abcd.{process}.tmp" for name in ("old", "young"))
+    for path in (old, young):
+        path.mkdir()
+    os.utime(old, (0, time.time() - FOREIGN_SECONDS - 60))
+    remove_leftovers([old, young, tmp_path / f".gone.0123abcd.{process}.tmp"])
+    assert list(tmp_path.iterdir()) == [young]
+
+
+def test_processes_of_one_number_in_two_containers_share_no_name(tmp_path, monkeypatch):
+    def named(machine: str) -> Path:
+        host.cache_clear()
+        monkeypatch.setattr(socket, "gethostname", lambda: machine)
+        return temporary_name(tmp_path / "target")
+
+    first, second = named("one"), named("two")
+    host.cache_clear()
+    assert first != second
+    assert is_temporary(first)
 
 
 def test_temporary_names_are_recognised_and_lie_beside_their_target():

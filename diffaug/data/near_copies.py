@@ -75,6 +75,7 @@ class CopyDetector:
             ],
             dim=1,
         )  # (windows, 2 M, components)
+        self._squares = self._variants.square().sum(dim=2)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
@@ -120,15 +121,12 @@ class CopyDetector:
         """
         described = describe(queries, COARSE) @ self._basis
         best = torch.full((len(queries), self._variants.shape[1]), torch.inf, device=queries.device)
-        chosen = torch.zeros_like(best, dtype=torch.int64)
-        for number, variant in enumerate(self._variants):
-            order = variant.square().sum(dim=1) - 2 * described @ variant.T
-            nearer = order < best
-            best = torch.where(nearer, order, best)
-            chosen.masked_fill_(nearer, number)
+        for variant, squares in zip(self._variants, self._squares, strict=True):
+            torch.minimum(best, torch.addmm(squares, described, variant.T, alpha=-2), out=best)
         best = best.masked_fill(excluded.repeat(1, 2), torch.inf)
         found = best.topk(min(SHORTLIST, best.shape[1]), dim=1, largest=False).indices
-        return found, self._windows[chosen.gather(1, found)]
+        products = torch.einsum("vnsc,nc->vns", self._variants[:, found], described)
+        return found, self._windows[(self._squares[:, found] - 2 * products).argmin(dim=0)]
 
 
 def _next_unit(distances: Tensor, units: Tensor, first: Tensor) -> Tensor:

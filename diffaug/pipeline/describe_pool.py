@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from diffaug.synthesis.encoder import Description
 from diffaug.synthesis.judge import CalibratedJudge
 from diffaug.synthesis.membership import MembershipErrors, denoising_errors, pair
 from diffaug.synthesis.memorization import CheckedCandidates, PoolAudit, audit_pool
-from diffaug.synthesis.pool import AUDIT, Pool
+from diffaug.synthesis.pool import AUDIT, SUMMARY, Pool
 from diffaug.synthesis.quality import Encoded, PoolQuality, measure_quality
 from diffaug.synthesis.sheets import accepted_sheet, nearest_sheet, rejected_sheet
 
@@ -47,8 +48,11 @@ def describe_pool(
     """
     real, synthetic = catalog.images("train"), pool.images()
     quality = _quality(judge, real, synthetic, job.config.seed)
-    candidates = _checked(pool.manifest, rejected, judge.copy_threshold)
-    audit = _audit(job.config, TrainSplit.of(catalog, generator), generator, pool, candidates)
+    summary = storage.read_json(pool.root / SUMMARY)
+    given_up = [label for label, outcome in summary.items() if outcome["accepted"] < outcome["wanted"]]
+    candidates = _checked(pool.manifest, rejected, judge.copy_threshold, given_up)
+    split, origins = TrainSplit.of(catalog, generator), tuple(pool.manifest["origin"])
+    audit = _audit(job.config, split, generator, synthetic, candidates=candidates, origins=origins)
     folder = job.study.pool_report
     with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
         storage.write_json(staging / QUALITY, quality.to_dict())
@@ -83,13 +87,18 @@ def _described(split: TrainSplit, held: bool, *, mirrored: bool = False) -> Desc
 
 
 def _audit(
-    config: Config, real: TrainSplit, generator: Generator, pool: Pool, candidates: CheckedCandidates
+    config: Config,
+    real: TrainSplit,
+    generator: Generator,
+    synthetic: LabeledImages,
+    *,
+    candidates: CheckedCandidates,
+    origins: tuple[str, ...],
 ) -> PoolAudit:
-    synthetic = pool.images()
     units = np.full(len(synthetic), GENERATED, np.int64)
     return audit_pool(
         Described(small_pictures(synthetic.pixels), synthetic.labels, units),
-        tuple(pool.manifest["origin"]),
+        origins,
         candidates,
         trained=_described(real, False, mirrored=config.diffusion.horizontal_flip),
         held=_described(real, True),
@@ -99,14 +108,18 @@ def _audit(
     )
 
 
-def _checked(manifest: pd.DataFrame, rejected: pd.DataFrame, copy_threshold: float) -> CheckedCandidates:
-    """The candidates up to each class's last image, beyond which accepted ones are not recorded.
+def _checked(
+    manifest: pd.DataFrame, rejected: pd.DataFrame, copy_threshold: float, given_up: Sequence[str]
+) -> CheckedCandidates:
+    """The candidates up to each class's last image, beyond which accepted ones are not recorded, if there are any.
 
-    A copy is one whether or not the filter for copies is on, or another reason came first.
+    Of a class that was given up there are none, so all its candidates count. A copy is one whether or not the filter
+    for copies is on, or another reason came first.
     """
     columns = ["class_index", "origin", "copy_ratio"]
     last = rejected["class_index"].map(manifest.groupby("class_index")["index"].max())
-    candidates = pd.concat([manifest[columns], rejected.loc[~(rejected["index"] > last), columns]])
+    looked_at = ~(rejected["index"] > last) | rejected["label"].isin(given_up)
+    candidates = pd.concat([manifest[columns], rejected.loc[looked_at, columns]])
     return CheckedCandidates(
         (candidates["copy_ratio"] < copy_threshold).to_numpy(bool),
         candidates["class_index"].to_numpy(np.int64),
@@ -174,8 +187,9 @@ def _tell(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:
         rows.append([label, str(found.images), *cells, str(found.copies.count), _said(nearness, ".2f")])
     job.narrator.table(f"The pool, in features of {quality.encoder}", columns, rows)
     job.narrator.say(
-        "confirmed: a classifier of the real images agrees; copies: of training images, among what was generated, not "
-        "in the pool; nearness: distance to training images against that of images never trained on, 1 being no nearer"
+        "confirmed: the classifiers that filter the pool agree, so with the off-class filter it is high; copies: of "
+        "training images, among what was generated, not in the pool; nearness: distance to training images against "
+        "that of images never trained on, 1 being no nearer"
     )
     for note in audit.notes:
         job.narrator.say(note)

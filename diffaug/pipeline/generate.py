@@ -22,6 +22,7 @@ from diffaug.pipeline.workers import helped
 from diffaug.study import StageState, begin_stage, is_stage_of, require_same_settings, stage_settings
 from diffaug.synthesis.chunks import ChunkMaker
 from diffaug.synthesis.encoder import Encoder
+from diffaug.synthesis.filters import OFF_CLASS, OUT_OF_DISTRIBUTION
 from diffaug.synthesis.merging import write_pool
 from diffaug.synthesis.origins import expected_origins
 from diffaug.synthesis.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, Pool
@@ -62,7 +63,7 @@ def generate_pool(
             if job.journal.status(GENERATE_RUN) == "open":  # stopped between the commit and its record
                 _finish_log(job, pool)
             return pool
-        filling = prepare_filling(job, catalog, generator, targets, encoder)
+        filling = _prepare(job, catalog, generator, targets, encoder)
         _show_targets(job, filling.maker, catalog.images("train"), targets)
         _start_log(job, state, targets)
     order = {
@@ -98,11 +99,23 @@ def generate_shard(
         targets = targets_of(job, request, finished=finished)
         if targets is None:
             return {}
-        filling = prepare_filling(job, catalog, generator, targets, encoder)
+        filling = _prepare(job, catalog, generator, targets, encoder)
     missing = filling.run_shard(job, shard, shards)
     lacking = ", ".join(f"'{label}' {number} of {targets[label]}" for label, number in missing.items())
     job.narrator.say(f"shard {shard} of {shards} is done; still missing: {lacking or 'nothing'}")
     return missing
+
+
+def _prepare(
+    job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int], encoder: Encoder | None
+) -> Filling:
+    """What filling takes; a judge whose files were changed is trained anew where overwriting is asked for."""
+    try:
+        storage.committed_facts(job.study.judge, verify=True)
+    except DamagedError:
+        if job.overwrite:
+            storage.discard_directory(job.study.judge)
+    return prepare_filling(job, catalog, generator, targets, encoder)
 
 
 def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: Filling) -> Pool:
@@ -133,6 +146,7 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: Filling) 
         _describe(job, catalog, filling, staging)
     pool = Pool.open(folder)
     _finish_log(job, pool)
+    _tell_uncalibrated(job, filling)
     keep_for_extension(job.study.chunks, request, filling.targets, filling.store.folder)
     return pool
 
@@ -204,6 +218,17 @@ def _finish_log(job: Job, pool: Pool) -> None:
     job.journal.end_run(GENERATE_RUN)
     rejections = f", {sum(rejected.values())} rejected ({_by_reason(rejected)})" if rejected else ""
     job.narrator.say(f"pool of {len(pool)} images written to {pool.root}{rejections}")
+
+
+def _tell_uncalibrated(job: Job, filling: Filling) -> None:
+    """Names the classes with synthetic images that two of the filters could not judge."""
+    calibrated = set(filling.judge.off_class.labels.tolist())
+    names = [merge.label for merge in filling.merges if merge.target and merge.class_index not in calibrated]
+    if names and {OFF_CLASS, OUT_OF_DISTRIBUTION} & set(job.config.synthesis.filters):
+        job.narrator.warn(
+            "not judged by the off-class and distance filters, since no training image could be left out to calibrate "
+            f"them: {', '.join(names)}"
+        )
 
 
 def _by_reason(counts: dict[str, int]) -> str:

@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diffaug import storage
 from diffaug.augment.labels import get_class_to_idx
-from diffaug.errors import DataError
+from diffaug.data.decode import _decode_image, pixel_sha256
+from diffaug.errors import DataError, UsageError
+
+AS_THEY_ARE = ("L", "RGB", "F")  # Pillow's modes whose values are those of a grey or RGB array
 
 
-def materialize(dataset: Any, folder: Path) -> Path:
-    """Writes every item of a map-style dataset of (image, label) pairs as PNG below `folder`.
+def folder_of_dataset(dataset: Any, study: Path) -> Path:
+    """Where `materialize` puts a dataset's images: beside the study, named by their classes and pixels.
+
+    So other images never meet these, and a study knows by its data folder whether a dataset is its own.
+
+    Args:
+        dataset: As of `materialize`; every item is read.
+        study: The study's folder.
+
+    Raises:
+        DataError: An item is no labelled image.
+    """
+    contents = [[name, pixel_sha256(pixels)] for name, pixels in _items(dataset)]
+    return study.parent / f"{study.name}-images-{storage.fingerprint(contents)}" / "images"
+
+
+def materialize(dataset: Any, folder: Path) -> None:
+    """Writes every item of a map-style dataset of (image, label) pairs as PNG, unless that was done before.
 
     Args:
         dataset: Items are (image, label), the image PIL, uint8 array (H, W[, C]), or tensor (C, H, W), a float
             one in [0, 1]. Labels are indices by the dataset's `class_to_idx` or `classes`, or anything printable.
-        folder: Where to write; images that are there already, with the same pixels, are kept, and those that an
-            earlier call wrote and this one doesn't are removed.
-
-    Returns:
-        `folder`.
+        folder: Of `folder_of_dataset`.
 
     Raises:
-        DataError: An item is something else.
+        DataError: An item is something else, or the dataset gives other images each time.
+        UsageError: Something that diffaug did not write has the folder's place.
     """
+    home, contents = folder.parent, []
+    if (home / storage.DONE).is_file():
+        return
+    if home.exists():
+        fix = "move it away, or choose another study"
+        raise UsageError("images were to be written here, and something else is there", where=home, fix=fix)
+    with storage.new_directory(home, {}) as staging:
+        for name, pixels in _items(dataset):
+            storage.write_unfinished(staging / folder.name / name, storage.png_bytes(pixels))
+            contents.append([name, pixel_sha256(pixels)])
+        if not home.name.endswith(storage.fingerprint(contents)):
+            raise DataError(
+                "the dataset gives other images each time it is read, and a study is of certain images",
+                fix="pass it without random transforms; training changes the images at random by itself",
+            )
+
+
+def _items(dataset: Any) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """File name below the folder and pixels of every item."""
     names = {index: name for name, index in (get_class_to_idx(dataset) or {}).items()}
-    written: set[Path] = set()
     for index in range(len(dataset)):
         image, label = _pair(dataset[index], index)
         name = _class_name(label.item() if hasattr(label, "item") else label, names, index)
-        content = storage.png_bytes(_pixels(image, index))
-        path = storage.safe_join(folder, storage.safe_names([name])[name], f"{index:06d}.png")
-        if not (path.is_file() and path.read_bytes() == content):
-            storage.write_bytes(path, content)
-        written.add(path)
-    for stale in set(folder.glob(f"*/{'[0-9]' * 6}.png")) - written:
-        stale.unlink()
-    return folder
+        yield f"{storage.safe_names([name])[name]}/{index:06d}.png", _pixels(image, index)
 
 
 def _pair(item: Any, index: int) -> tuple[Any, Any]:
@@ -61,6 +89,8 @@ def _class_name(label: Any, names: Mapping[int, str], index: int) -> str:
 
 
 def _pixels(image: Any, index: int) -> NDArray[np.uint8]:
+    if isinstance(image, Image.Image) and image.mode not in AS_THEY_ARE:
+        image = _decode_image(image).pixels
     array = np.asarray(image)
     if hasattr(image, "detach"):
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array

@@ -63,8 +63,7 @@ def pool_request(
         generator.class_index(label)
         if number < 1:
             raise UsageError(f"{number} more images of class '{label}' make no sense", fix="give a number above 0")
-    counts = catalog.images("train").counts_by_name
-    targets = resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
+    targets = targets_asked_for(job, catalog)
     trained_on = (storage.committed_facts(job.study.generator) or {})["inputs"]["catalog"]
     if trained_on != catalog.fingerprint:
         raise UsageError(
@@ -75,6 +74,21 @@ def pool_request(
     stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
     stored |= {"encoder": encoder.name} if encoder else {}
     return PoolRequest(stored, pool_inputs(catalog, generator), targets, dict(more))
+
+
+def targets_asked_for(job: Job, catalog: Catalog) -> dict[str, int]:
+    """Images to add to each class by the settings, without any extension.
+
+    Raises:
+        UsageError: The strategy is impossible; the error says where it was set.
+    """
+    settings, key = job.config.synthesis, "synthesis.sampling_strategy"
+    counts = catalog.images("train").counts_by_name
+    try:
+        return resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
+    except UsageError as error:
+        origin = job.resolved.origins.get(key, "default")
+        raise UsageError(error.what, where=f"{key}, from {origin}", fix=error.fix) from error
 
 
 def targets_of(job: Job, request: PoolRequest, *, finished: bool) -> dict[str, int] | None:

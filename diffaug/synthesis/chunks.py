@@ -6,6 +6,8 @@ process may compute it, and all of it is in one file that is there as a whole or
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from diffaug.synthesis.candidates import SAMPLED, VARIATION, Candidates, Judge
 from diffaug.synthesis.origins import ChunkPlan, plan_chunk
 
 REASON, PNG, DESCRIPTOR = "reason", "png", "descriptor"
+SUFFIX, SHA256_BYTES = ".chunk", 32
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,12 @@ class ChunkStore:
 
     def finished(self, class_index: int) -> set[int]:
         """Numbers of a class's finished chunks."""
-        return {int(path.stem) for path in self._folder(class_index).glob("*.parquet") if path.stem.isdecimal()}
+        return {int(path.stem) for path in self._folder(class_index).glob(f"*{SUFFIX}") if path.stem.isdecimal()}
 
     def write(self, class_index: int, number: int, chunk: pd.DataFrame) -> None:
-        """Keeps a chunk; it is there as a whole or not at all."""
-        storage.write_parquet(self._path(class_index, number), chunk)
+        """Keeps a chunk, the sha256 of its parquet and that; it is there as a whole or not at all."""
+        content = chunk.to_parquet(index=False)
+        storage.write_bytes(self._path(class_index, number), hashlib.sha256(content).digest() + content)
 
     def read(self, class_index: int, number: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """A finished chunk as `ChunkMaker.make` made it.
@@ -143,13 +147,12 @@ class ChunkStore:
             DamagedError: The file was changed since.
         """
         path = self._path(class_index, number)
-        try:
-            chunk = pd.read_parquet(path, columns=None if columns is None else list(columns))
-        except (OSError, ValueError) as error:
-            raise self._damaged(path, str(error)) from error
-        if PNG in chunk and list(map(storage.sha256_bytes, chunk[PNG])) != chunk["sha256"].tolist():
-            raise self._damaged(path, "an image in it was changed")
-        return chunk
+        stored = path.read_bytes()
+        sha256, content = stored[:SHA256_BYTES], stored[SHA256_BYTES:]
+        if hashlib.sha256(content).digest() != sha256:
+            fix = "remove it: it is made again"
+            raise DamagedError("a chunk of the pool was changed after it was written", where=path, fix=fix)
+        return pd.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns))
 
     @contextmanager
     def claim(self, class_index: int, number: int) -> Iterator[bool]:
@@ -164,8 +167,4 @@ class ChunkStore:
         return self.folder / f"{class_index:04d}"
 
     def _path(self, class_index: int, number: int) -> Path:
-        return self._folder(class_index) / f"{number:06d}.parquet"
-
-    @staticmethod
-    def _damaged(path: Path, what: str) -> DamagedError:
-        return DamagedError(f"a chunk of the pool is damaged: {what}", where=path, fix="remove it: it is made again")
+        return self._folder(class_index) / f"{number:06d}{SUFFIX}"

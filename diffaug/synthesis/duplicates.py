@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 ROWS_AT_ONCE = 256
 ROUNDING = 1e-3
+APART = 2 / 3
+"""Share of the distances between real images below which two images show the same.
+
+A pool can hold many times more images than a class has real ones, and the more there are, the nearer the nearest one.
+"""
 
 Maps = NDArray[np.float32]
 """Described images (N, C, h, w), each of length 1."""
@@ -27,7 +32,7 @@ def duplicate_thresholds(
     """For each class the distance below which two images show the same.
 
     Chosen so that at most the share of the real images, in all classes and in its own, is as near to another unit of
-    its class.
+    its class, and then closer by a third, see `APART`.
 
     Args:
         maps: (N, C, h, w) of the real images.
@@ -48,7 +53,7 @@ def duplicate_thresholds(
             nearest[rows] = distances.min(axis=1, initial=np.inf)
     of_all = _lower_quantile(nearest, share)
     limits = [min(of_all, _lower_quantile(nearest[labels == label], share)) for label in range(num_classes)]
-    return np.array(limits, np.float32)
+    return np.array(limits, np.float32) * np.float32(APART)
 
 
 def find_duplicates(maps: Maps, threshold: float, known: int = 0) -> NDArray[np.bool_]:

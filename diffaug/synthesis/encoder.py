@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError, MissingExtraError
 from diffaug.seeding import torch_global_seed
@@ -211,8 +210,11 @@ def timm_encoder(name: str, *, pretrained: bool = False, device: str = "cpu") ->
 
 
 def _named(name: str, module: nn.Module) -> str:
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-    return f"{name} {storage.sha256_bytes(save(tensors))[:12]}"
+    digest = hashlib.sha256()
+    for key, tensor in module.state_dict().items():  # one by one: tied weights share their memory
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return f"{name} {digest.hexdigest()[:12]}"
 
 
 def _batches(pixels: NDArray[np.uint8], device: str) -> Iterator[Tensor]:

@@ -131,7 +131,7 @@ def _write_images(items: ExportItems, positions: NDArray[np.int64], paths: list[
 
     def write(image: tuple[int, Path]) -> None:
         position, path = image
-        storage.write_bytes(path, items.png(position))
+        storage.write_unfinished(path, items.png(position))
 
     # Closed in any case, so that no thread still writes when an interrupted export is cleared away.
     with closing(in_threads(write, zip(positions.tolist(), paths, strict=True))) as written:

@@ -36,7 +36,8 @@ class ClassQuality:
         density: How many real images are around a synthetic one, see `density_coverage`.
         coverage: Share of real images with a synthetic one around.
         confirmed: Share of all synthetic images that the classifier of the real ones gives the class they were made
-            for: the accuracy of training on real and testing on synthetic.
+            for: the accuracy of training on real and testing on synthetic. The off-class filter asks the same
+            classifiers, so of a filtered pool it tells little about the labels.
         missing: What the figures that are None need, empty where none is.
     """
 

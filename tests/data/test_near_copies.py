@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from diffaug.data.near_copies import (
+    COARSE,
     FINE,
     WHOLE,
     CopyDetector,
@@ -17,6 +18,7 @@ from diffaug.data.near_copies import (
     describe,
     descriptor_maps,
     registered_distances,
+    thumbnails,
 )
 from diffaug.diffusion.copies import COPY_RATIO
 
@@ -93,6 +95,19 @@ def test_colour_and_odd_shapes_are_compared_too() -> None:
     matches = CopyDetector(images, np.arange(30)).match(images[:, :, ::-1])
     assert matches.nearest.tolist() == list(range(30))
     assert np.all(matches.ratios < COPY_RATIO)
+
+
+def test_the_search_finds_the_nearest_variants_of_all(detector) -> None:
+    queries = blobs(9, seed=5)
+    excluded = torch.zeros(9, 60, dtype=torch.bool)
+    excluded[:, 7] = True
+    found, windows = detector._search(thumbnails(queries, "cpu"), excluded)
+    described = describe(thumbnails(queries, "cpu"), COARSE) @ detector._basis
+    distances = torch.cdist(described[None].expand(len(detector._variants), -1, -1), detector._variants)
+    nearest, chosen = distances.min(dim=0)
+    nearest[:, [7, 67]] = torch.inf
+    assert found.tolist() == nearest.argsort(dim=1)[:, : found.shape[1]].tolist()
+    assert torch.equal(windows, detector._windows[chosen.gather(1, found)])
 
 
 def test_large_images_are_compared_as_thumbnails() -> None:

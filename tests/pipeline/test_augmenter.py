@@ -90,6 +90,35 @@ def test_sampling_strategies(augmenter) -> None:
     assert pool.manifest["label"].value_counts().to_dict() == {"bright": 4, "dark": 2}
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("synthesis.sampling_strategy", "minorty", "synthesis.sampling_strategy, from flag"),
+        ("synthesis.sampling_strategy", {"brght": 40}, "synthesis.sampling_strategy, from flag"),
+        ("evaluation.classifier", "torchvision/resnet81", "resnet81"),
+        ("evaluation.weights", "nope.pt", "nope.pt"),
+    ],
+)
+def test_run_refuses_before_training_what_a_later_stage_could_not_use(
+    tmp_path, images, small, setting, value, told
+) -> None:
+    study = tmp_path / "study"
+    augmenter = diffaug.DiffusionAugmenter(study=study, settings={**small, setting: value}, verbose=False)
+    with pytest.raises(UsageError) as caught:
+        augmenter.run(images)
+    assert told in str(caught.value)
+    assert not (study / "generator").exists()
+
+
+def test_a_wrong_strategy_that_the_study_holds_is_said_to_be_from_there(tmp_path, images, small) -> None:
+    study, wrong = tmp_path / "study", {**small, "synthesis.sampling_strategy": "minorty"}
+    with pytest.raises(UsageError, match="from flag"):
+        diffaug.DiffusionAugmenter(study=study, settings=wrong, verbose=False).fit(images)
+    with pytest.raises(UsageError, match="from study"):
+        diffaug.DiffusionAugmenter(study=study, verbose=False).fit(images)
+    assert not (study / "generator").exists()
+
+
 def test_a_callable_strategy_gets_the_counts(augmenter) -> None:
     pool = augmenter.generate(lambda counts: {name: counts["dark"] for name in counts if name == "middle"})
     assert pool.manifest["label"].value_counts().to_dict() == {"middle": 6}
@@ -152,6 +181,29 @@ def test_a_torch_dataset_is_fitted_too(tmp_path, small) -> None:
     written = np.concatenate([catalog.images("train").pixels, catalog.images("test").pixels])
     expected = np.rint(images.numpy() * 255).astype(np.uint8).reshape(40, 8, 8, 1)
     assert sorted(map(bytes, written)) == sorted(map(bytes, expected))
+
+
+def test_another_dataset_is_refused_before_anything_is_written_and_the_first_study_goes_on(tmp_path, small) -> None:
+    def dataset(seed: int) -> TensorDataset:
+        images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(images, torch.tensor([0] * 28 + [1] * 12))
+
+    study = tmp_path / "study"
+    first = diffaug.DiffusionAugmenter(study=study, settings=small, verbose=False).fit(dataset(0))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"}
+    with pytest.raises(UsageError, match="belongs to other data"):
+        diffaug.DiffusionAugmenter(study=study, settings=small, verbose=False).fit(dataset(1))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.suffix != ".lock"} == before
+    assert len(first.generate())
+    diffaug.DiffusionAugmenter(study=study, settings=small, verbose=False).fit(dataset(0))
+
+
+def test_images_of_the_user_beside_a_study_are_no_place_for_a_dataset(tmp_path, small, make_classes) -> None:
+    own = make_classes(tmp_path / "study-images", {"0": 9, "1": 9})
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*")}
+    dataset = TensorDataset(torch.rand(6, 1, 8, 8), torch.tensor([0, 1] * 3))
+    diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=small, verbose=False).attach(dataset)
+    assert {path: path.stat().st_mtime_ns for path in own.rglob("*")} == before
 
 
 def test_a_normalised_dataset_is_refused_with_the_remedy(tmp_path, small) -> None:

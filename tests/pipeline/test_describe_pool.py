@@ -14,10 +14,10 @@ from diffaug import storage
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.artifact import Generator
 from diffaug.narration import SilentNarrator
-from diffaug.pipeline.describe_pool import describe_pool
+from diffaug.pipeline.describe_pool import _checked, describe_pool
 from diffaug.settings import SynthesisSettings
 from diffaug.synthesis.judge import CalibratedJudge, prepare_judge
-from diffaug.synthesis.pool import MANIFEST, Pool
+from diffaug.synthesis.pool import MANIFEST, SUMMARY, Pool
 
 SETTINGS = {
     "diffusion.images": 1280,
@@ -83,6 +83,8 @@ def write(
     columns = ["file", "label", "class_index", "origin", "index", "copy_ratio", "nearest", "sha256", "reason"]
     accepted, refused = (pd.DataFrame(rows, columns=columns) for rows in tables.values())
     storage.write_parquet(root / MANIFEST, accepted.drop(columns="reason"))
+    full = {name: {"wanted": int((labels == label).sum())} for label, name in enumerate(CLASSES)}
+    storage.write_json(root / SUMMARY, {name: {**one, "accepted": one["wanted"]} for name, one in full.items()})
     storage.commit_directory(root, {"classes": list(CLASSES), "image_size": [8, 8], "channels": 1})
     return Pool.open(root), refused
 
@@ -219,6 +221,16 @@ def test_an_empty_pool_is_described_by_what_was_rejected(describe) -> None:
     assert [row[:2] for row in rows] == [["dark", "0"]]
     assert any(reason.startswith("class 'dark': 30 of 30 candidates") for reason in audit.reasons)
     assert sorted(file.name for file in folder.glob("*.png")) == ["rejected.png"]
+
+
+@pytest.mark.parametrize(("given_up", "looked_at"), [([], 3), (["bright"], 6)])
+def test_candidates_after_the_last_image_count_where_the_class_was_given_up(given_up, looked_at) -> None:
+    """Of a full class, images accepted after the last one are not recorded, so neither are copies looked at there."""
+    common = {"class_index": 0, "label": "bright", "origin": "sampled"}
+    manifest = pd.DataFrame([{**common, "index": index, "copy_ratio": 0.9} for index in (0, 2)])
+    rejected = pd.DataFrame([{**common, "index": index, "copy_ratio": 0.1} for index in (1, 3, 4, 5)])
+    checked = _checked(manifest, rejected, 1 / 3, given_up)
+    assert (int(checked.copied.sum()), len(checked.copied)) == (looked_at - 2, looked_at)
 
 
 def test_describing_again_gives_the_same_bytes(describe) -> None:

@@ -22,10 +22,12 @@ from diffaug.cli import main
 from diffaug.diffusion.artifact import Generator
 from diffaug.errors import DamagedError, UsageError
 from diffaug.evaluation.journal import read_events
+from diffaug.narration import SilentNarrator
 from diffaug.pipeline.filling import Filling
 from diffaug.pipeline.job import Job
 from diffaug.settings import SynthesisSettings
 from diffaug.study import Study
+from diffaug.temporaries import host
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SETTINGS = {
@@ -212,10 +214,35 @@ def test_only_the_chunks_of_the_pool_are_kept(study: Path, pool: Path) -> None:
 
 
 def test_nothing_to_generate_makes_an_empty_pool(study: Path) -> None:
-    leftover = study / "chunks" / ".extension.json.999999.tmp"
+    leftover = study / "chunks" / f".extension.json.{host()}.999999.tmp"
     storage.write_unfinished(leftover, b"cut short")
     assert len(opened(study).generate(sampling_strategy={"dark": 16})) == 0
     assert not leftover.exists()
+
+
+def test_a_class_that_two_filters_cannot_judge_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All images of "one" show one picture, so none can be left out to see how a real one scores."""
+    random, told = np.random.default_rng(0), []
+    for name, count in (("many", 12), ("few", 6), ("one", 3)):
+        for number in range(count):
+            pixels = np.full((8, 8), 200) if name == "one" else random.integers(0, 256, (8, 8))
+            pixels[0, 0] = 9
+            file = tmp_path / "images" / "train" / name / f"{number}.png"
+            storage.write_bytes(file, storage.png_bytes(pixels.astype(np.uint8)))
+    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
+    settings = {**SETTINGS, "synthesis.filters": ["constant", "off-class"]}
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False)
+    augmenter.fit(tmp_path / "images").generate()
+    assert [text for text in told if text.endswith("to calibrate them: one")]
+
+
+def test_a_damaged_judge_is_trained_again_where_overwriting_is_asked_for(study: Path) -> None:
+    opened(study).generate()
+    file = study / "judge" / "judge.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedError, match="changed"):
+        opened(study).generate(more={"bright": 2})
+    assert len(opened(study, overwrite=True).generate(guidance_scale=1.5))
 
 
 def test_another_encoder_never_replaces_a_pool_unasked(study: Path) -> None:

@@ -65,18 +65,19 @@ def test_a_stored_chunk_is_read_as_it_was_made(tmp_path, maker) -> None:
     assert store.finished(0) == set()
 
 
-def test_a_damaged_chunk_is_named(tmp_path, maker) -> None:
+def test_a_chunk_that_was_changed_anywhere_is_named(tmp_path, maker) -> None:
     store = ChunkStore(tmp_path)
     store.write(0, 0, maker.make(0, 0))
-    file = next(tmp_path.rglob("*.parquet"))
+    file = next(tmp_path.rglob("000000.*"))
     content = file.read_bytes()
-    png = content.index(b"IDAT") + 6
-    file.write_bytes(content[:png] + bytes([content[png] ^ 1]) + content[png + 1 :])
-    with pytest.raises(DamagedError, match="an image in it was changed"):
-        store.read(0, 0)
-    file.write_bytes(content[:100])
-    with pytest.raises(DamagedError, match="chunk of the pool is damaged"):
-        store.read(0, 0, ["reason"])
+    for position in range(0, len(content), len(content) // 40):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(DamagedError, match="chunk of the pool was changed"):
+            store.read(0, 0, ["reason"])
+    for length in (0, 20, 32, 100, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(DamagedError, match="chunk of the pool was changed"):
+            store.read(0, 0)
 
 
 def _hold(folder, has_it) -> None:

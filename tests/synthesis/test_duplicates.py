@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from diffaug.synthesis.duplicates import duplicate_thresholds, find_duplicates, mirrored_distances
+from diffaug.synthesis.duplicates import APART, duplicate_thresholds, find_duplicates, mirrored_distances
 
 
 def maps_of(count: int, seed: int = 0) -> np.ndarray:
@@ -50,7 +50,8 @@ def test_thresholds_leave_all_but_a_share_of_real_images_apart_in_every_class() 
     for label in (0, 2):
         distances = mirrored_distances(maps[labels == label], maps[labels == label])
         np.fill_diagonal(distances, np.inf)
-        assert np.mean(distances.min(axis=1) < thresholds[label]) <= 0.05
+        assert np.mean(distances.min(axis=1) < thresholds[label] / APART) <= 0.05
+    assert thresholds[[0, 2]].max() < APART * 2
     assert 0 < thresholds.max() <= 2
     assert thresholds[1] == 0
 

@@ -133,3 +133,13 @@ def test_a_timm_model_has_its_own_size_no_classifier_and_the_same_random_weights
     torch.manual_seed(1)
     assert timm_encoder("tiny").name == encoder.name
     assert "imagenet 16" in encoder.name
+
+
+def test_a_network_with_tied_weights_has_a_name() -> None:
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[2].weight = tied[1].weight
+    name = ModuleEncoder(tied, "tied").name
+    assert ModuleEncoder(tied, "tied").name == name
+    with torch.no_grad():
+        tied[1].weight[0, 0] += 1
+    assert ModuleEncoder(tied, "tied").name != name

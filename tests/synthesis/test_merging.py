@@ -85,10 +85,10 @@ def test_the_merge_is_its_definition_whatever_was_computed_beyond(drawn, target)
 def test_chunks_are_taken_in_order_only(tmp_path) -> None:
     store = ChunkStore(tmp_path / "chunks")
     write_chunks(store, [(True, value) for value in range(9)])
-    next(iter((tmp_path / "chunks").rglob("000001.parquet"))).rename(tmp_path / "later")
+    next(iter((tmp_path / "chunks").rglob("000001.chunk"))).rename(tmp_path / "later")
     merge = merged(tmp_path, 9)
     assert (merge.kept, merge.decided, merge.is_over) == (3, 1, False)
-    (tmp_path / "later").rename(tmp_path / "chunks" / "0000" / "000001.parquet")
+    (tmp_path / "later").rename(tmp_path / "chunks" / "0000" / "000001.chunk")
     merge.advance(store, EqualDescriptors())  # type: ignore[arg-type]
     assert (merge.kept, merge.decided, merge.is_over) == (9, 3, True)
 
