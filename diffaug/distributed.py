@@ -172,6 +172,8 @@ class Group(Workers):
         if device != "cuda":
             return
         here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.size)), torch.cuda.device_count()
+        if devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            return  # a launcher other than torchrun, such as SLURM's, can show each process a device of its own
         if here > devices:
             raise UsageError(
                 f"{here} processes on this machine and {devices} CUDA devices",

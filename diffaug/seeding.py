@@ -45,7 +45,10 @@ def torch_global_seed(seed: int, purpose: str, *index: int | str) -> Iterator[No
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(seed, purpose, *index))
+        derived = derive_seed(seed, purpose, *index)
+        torch.default_generator.manual_seed(derived)
+        if devices:
+            torch.cuda.manual_seed(derived)  # `torch.manual_seed` would seed all GPUs, which nobody restores
         yield
 
 

@@ -120,3 +120,12 @@ def test_more_processes_than_devices_are_refused(group: Group, monkeypatch: pyte
     group.use_device("cpu")
     with pytest.raises(UsageError, match="4 processes on this machine and 2 CUDA devices"):
         group.use_device("cuda")
+
+
+def test_a_launcher_that_gives_each_process_one_gpu_is_believed(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    group.use_device("cuda")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "torchrun's")
+    with pytest.raises(UsageError, match="4 processes on this machine and 1 CUDA devices"):
+        group.use_device("cuda")

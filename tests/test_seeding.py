@@ -120,3 +120,11 @@ def test_workers_and_epochs_draw_differently_and_repeatably():
         assert len(set(generator)) == 8
     assert drawn(0) == [first, second]
     assert drawn(1)[0] != first
+
+
+def test_other_gpus_than_this_process_s_are_never_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    with torch_global_seed(0, "test"):
+        pass
+    assert seeded == []

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffaug import storage
 from diffaug.diffusion.denoiser import Denoiser
+from diffaug.diffusion.devices import repeatable_kernels
 from diffaug.diffusion.editing import inpaint, require_images, require_masks, require_strength, vary
 from diffaug.diffusion.generator_files import GUIDE, ROWS, WEIGHTS, load_denoiser, read_config
 from diffaug.diffusion.guidance import DenoiseFunction, autoguidance, classifier_free
@@ -89,6 +90,7 @@ class Generator:
             return None
         return pd.read_parquet(self.folder / ROWS)
 
+    @repeatable_kernels()
     def sample(
         self, label: str | int, indices: Sequence[int], *, seed: int = 0, **options: Unpack[SamplingOptions]
     ) -> NDArray[np.uint8]:
@@ -114,6 +116,7 @@ class Generator:
         sigmas = karras_sigmas(sampling.num_inference_steps)
         return self.decode(sampling.run(self._denoise(noise, sampling), noise, sigmas))
 
+    @repeatable_kernels()
     def variations(
         self,
         images: NDArray[np.uint8],
@@ -149,6 +152,7 @@ class Generator:
         denoise = self._denoise(noise, sampling)
         return self.decode(vary(denoise, self._normalised(images), noise, sampling, strength))
 
+    @repeatable_kernels()
     def inpaint(
         self,
         images: NDArray[np.uint8],

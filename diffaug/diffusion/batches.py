@@ -14,19 +14,22 @@ from diffaug import seeding
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.augmentation import augment
 from diffaug.diffusion.denoiser import objective_of
+from diffaug.diffusion.devices import free_bytes
 from diffaug.diffusion.long_tail import draw_other_labels, transfer_targets
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.planning import Plan
 from diffaug.diffusion.process import diffuse
 from diffaug.settings import DiffusionSettings
 
+MEMORY_SHARE = 0.5
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training images on the device.
+    """The training images on the device, or their pixels beside it where its memory is short.
 
     Attributes:
-        pixels: uint8 (N, H, W, C).
+        pixels: uint8 (N, H, W, C), on the device or the CPU.
         labels: int64 (N,).
         draw_probabilities: float64 (N,), how often each image is drawn.
         normalization: Measured on these images.
@@ -43,19 +46,38 @@ class TrainingData:
     def of(cls, images: LabeledImages, settings: DiffusionSettings, device: str, length: int = 0) -> TrainingData:
         """Copies the images to the device once; a batch is then drawn without touching the host's memory.
 
+        Pixels that would take more than half of the device's free memory stay on the CPU, and batches are copied.
+
         Args:
             images: The training images.
             settings: How often each class is drawn.
             device: `cpu` or `cuda`.
             length: Images seen in the whole training, for the cap on repeats; 0 sets none.
         """
+        pixels = torch.from_numpy(np.require(images.pixels, requirements=["C", "W"]))
         return cls(
-            torch.from_numpy(np.array(images.pixels)).to(device),
+            pixels.to(device) if pixels.nbytes <= MEMORY_SHARE * free_bytes(device) else pixels,
             torch.from_numpy(images.labels).to(device),
             draw_probabilities(images.labels, settings.class_temperature, settings.max_repeats / max(1, length)),
             Normalization.of(np.asarray(images.pixels)),
             torch.from_numpy(images.class_counts).float().to(device),
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are wanted."""
+        return self.labels.device
+
+    @property
+    def is_on_device(self) -> bool:
+        """Whether the pixels lie there, too."""
+        return self.pixels.device == self.device
+
+    def pixels_at(self, positions: Tensor) -> Tensor:
+        """Pixels of images on the device, uint8 (B, H, W, C); positions, int64 (B,) on the CPU, are not waited for."""
+        if self.is_on_device:
+            return self.pixels[positions.to(self.device, non_blocking=True)]
+        return self.pixels[positions].pin_memory().to(self.device, non_blocking=True)
 
 
 class Batch(NamedTuple):
@@ -82,15 +104,14 @@ class Batch(NamedTuple):
 
 def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed: int, step: int) -> Batch:
     """The batch of a step, which depends on (seed, step) alone, on the data's device."""
-    device = data.pixels.device
+    device = data.device
     draws = seeding.numpy_generator(seed, "batch", step)
-    chosen = draws.choice(len(data.labels), size=plan.batch_size, p=data.draw_probabilities)
+    chosen = torch.from_numpy(draws.choice(len(data.labels), size=plan.batch_size, p=data.draw_probabilities))
     hidden = torch.from_numpy(draws.random(plan.batch_size) < settings.label_dropout)
     mirrored = torch.from_numpy(draws.random(plan.batch_size) < 0.5)
-    positions = torch.from_numpy(chosen).to(device, non_blocking=True)
-    x0 = data.normalization.to_network(data.pixels[positions])
+    x0 = data.normalization.to_network(data.pixels_at(chosen))
     if settings.horizontal_flip:
-        x0 = torch.where(mirrored.to(device)[:, None, None, None], x0.flip(-1), x0)
+        x0 = torch.where(mirrored.to(device, non_blocking=True)[:, None, None, None], x0.flip(-1), x0)
     randomness = seeding.torch_generator(seed, "noise", step, device=device.type)
     sigma = objective_of(plan.network).draw_sigmas(plan.batch_size, randomness)
     noise = torch.randn(x0.shape, generator=randomness, device=device)
@@ -103,8 +124,8 @@ def draw_batch(data: TrainingData, plan: Plan, settings: DiffusionSettings, seed
             flips=settings.augmentation_mirrors,
             strength=settings.augmentation_strength,
         )
-    true_labels = data.labels[positions]
-    labels = true_labels.masked_fill(hidden.to(device), plan.network.null_label)
+    true_labels = data.labels[chosen.to(device, non_blocking=True)]
+    labels = true_labels.masked_fill(hidden.to(device, non_blocking=True), plan.network.null_label)
     target, other_labels = x0, labels
     if settings.long_tail == "transfer":
         target = transfer_targets(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffaug.data.near_copies import COPY_RATIO
+from diffaug.diffusion.devices import full_float32
 
 CHUNK = 64
 
@@ -62,7 +63,9 @@ def neighbour_ratios(queries: Tensor, query_units: Tensor, references: Tensor, r
 
 def _chunk_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
     # Up to |query|^2, which changes no order; the two distances themselves are then taken without cancellation.
-    order = references.square().sum(dim=1) - 2 * queries @ references.T
+    # (TF32, with three digits, would change the order.)
+    with full_float32():
+        order = references.square().sum(dim=1) - 2 * queries @ references.T
     order = order.masked_fill(query_units[:, None] == reference_units, torch.inf)
     nearest = order.argmin(dim=1)
     order = order.masked_fill(reference_units[nearest][:, None] == reference_units, torch.inf)

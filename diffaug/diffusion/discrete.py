@@ -222,4 +222,4 @@ def gather(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
 
 
 def _shifted(table: Tensor, first: float) -> Tensor:
-    return torch.cat([table.new_tensor([first]), table[:-1]])
+    return torch.cat([table.new_full((1,), first), table[:-1]])

@@ -23,7 +23,7 @@ def measure_images_per_second(
     data: TrainingData, plan: Plan, settings: DiffusionSettings, workers: Workers = ALONE
 ) -> float:
     """Trains a scratch network for about four seconds; the median step after a warm-up gives the speed of all."""
-    device = data.pixels.device.type
+    device = data.device.type
     endless = replace(plan, images=plan.batch_size * 10_000)
     times: list[float] = []
     began = started = time.perf_counter()
@@ -44,8 +44,8 @@ def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> I
     """The plan in the ways that may be fastest here: as set, or those among which measuring decides.
 
     Whether bfloat16 pays on a CPU depends on its instructions; a budget in images is kept free of what is measured.
-    Compiling takes a minute or two, so only a long training tries it, and only on a GPU: on a CPU, where convolutions
-    take most of the time, it was slower.
+    Compiling takes a minute or two, so only a budget of 20 minutes or more tries it, and only on a GPU: on a CPU, where
+    convolutions take most of the time, it was slower. A budget in images tells no time, so there it must be set.
     """
     precisions: list[str] = [settings.precision]
     if settings.precision == "auto":

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffaug.diffusion.process import SIGMA_DATA
 
 MIN_STD = 1 / 255
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,19 @@ class Normalization:
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> Normalization:
         """Measures uint8 (N, H, W, C)."""
-        scaled = pixels.reshape(-1, pixels.shape[-1]) / 127.5 - 1
-        mean, std = scaled.mean(axis=0, dtype=np.float64), scaled.std(axis=0, dtype=np.float64)
+        counts, levels = _level_counts(pixels), np.arange(256) / 127.5 - 1
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        mean = shares @ levels
+        std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
         return cls(tuple(mean.tolist()), tuple(np.maximum(std, MIN_STD).tolist()))
 
     def to_network(self, pixels: Tensor) -> Tensor:
         """uint8 (N, H, W, C) to normalised float32 (N, C, H, W)."""
         scaled = pixels.float() / 127.5 - 1
-        mean, std = scaled.new_tensor(self.mean), scaled.new_tensor(self.std)
+        mean, std = (
+            torch.tensor(values).to(scaled.device, non_blocking=True)  # no step waits for the device
+            for values in (self.mean, self.std)
+        )
         return ((scaled - mean) * (SIGMA_DATA / std)).permute(0, 3, 1, 2)
 
     def to_pixels(self, images: Tensor) -> NDArray[np.uint8]:
@@ -51,3 +57,12 @@ class Normalization:
         pixels = ((scaled + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         result: NDArray[np.uint8] = torch.where(finite, pixels, torch.zeros_like(pixels)).cpu().numpy()
         return result
+
+
+def _level_counts(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of the 256 levels occurs in each channel, (C, 256), counted in a few images at a time."""
+    counts = np.zeros((pixels.shape[-1], 256), np.int64)
+    for start in range(0, len(pixels), CHUNK):
+        channels = pixels[start : start + CHUNK].reshape(-1, pixels.shape[-1]).T
+        counts += [np.bincount(channel, minlength=256) for channel in channels]
+    return counts

@@ -9,7 +9,8 @@ from typing import Any
 
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.augmentation import NUM_CONDITIONS
-from diffaug.diffusion.presets import PRESETS
+from diffaug.diffusion.devices import computes_in_bfloat16
+from diffaug.diffusion.presets import PRESETS, Preset
 from diffaug.diffusion.unet import NetworkConfig
 from diffaug.narration import duration
 from diffaug.settings import DiffusionSettings
@@ -98,7 +99,7 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
         channels=channels,
         num_classes=len(images.classes),
         patch=patch,
-        base_channels=settings.base_channels or max(preset.base_channels, channels * patch**2 // 16 * 16),
+        base_channels=settings.base_channels or _width(preset, channels * patch**2),
         channel_multipliers=preset.channel_multipliers,
         blocks=preset.blocks,
         dropout=settings.dropout,
@@ -108,7 +109,7 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
     batch_size = settings.batch_size or preset.batch_size
     learning_rate = settings.learning_rate or preset.learning_rate
     # DDPM's mean is x - sigma eps, which would multiply the rounding of bfloat16 by up to 80.
-    precision = "bfloat16" if device == "cuda" and settings.objective == "edm" else "float32"
+    precision = "bfloat16" if settings.objective == "edm" and computes_in_bfloat16(device) else "float32"
     return Plan(
         network,
         batch_size,
@@ -240,6 +241,15 @@ def _expected_quality(images_seen: int, plan: Plan) -> str:
     """A rough guess: grey as seen on fashion-lt, colour beyond its lowest level not yet measured."""
     thresholds = QUALITY_GREY if plan.network.channels == 1 else QUALITY_RGB
     return next(text for least, text in thresholds if images_seen >= least)
+
+
+def _width(preset: Preset, folded: int) -> int:
+    """Width of the first level: that of what images fold into, but at most twice the preset's.
+
+    Cost grows with the square of the width and what is folded with the square of the image's side, so of large images
+    the first convolution keeps a part only.
+    """
+    return max(preset.base_channels, min(folded // 16 * 16, 2 * preset.base_channels))
 
 
 def _patch(size: int, limit: int) -> int:

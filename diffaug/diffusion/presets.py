@@ -11,7 +11,7 @@ class Preset:
 
     Attributes:
         grid: Images are folded until neither side of what the UNet works on is longer than this.
-        base_channels: Width of the first level; wider where images fold into more channels than that.
+        base_channels: Width of the first level; at most twice as wide where images fold into more channels.
         channel_multipliers: Width of each level as a multiple of `base_channels`.
         blocks: Residual blocks a level on the way down; one more on the way up.
         batch_size: Images a step.

@@ -181,7 +181,7 @@ def train(
         if state.step == guide_step(plan):
             state.guide = snapshot(state.averaged)
         if state.step % CHECK_EVERY == 0 and state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            _roll_back(state, rate)
+            _roll_back(state, plan)
         yield StepRecord(state.step, state.step * plan.batch_size, loss, rate)
 
 
@@ -191,7 +191,7 @@ class _Gradients:
     def __init__(self, state: TrainingState, plan: Plan, workers: Workers, seed: int) -> None:
         self.state, self.plan, self.workers, self.seed = state, plan, workers, seed
         self.module = workers.synchronized(state.loss)
-        self.fits = False
+        self.held: tuple[bool, ...] | None = None
 
     def leave(self, batch: Batch) -> Tensor:
         """Goes backward; returns the whole batch's mean denoising error."""
@@ -199,13 +199,31 @@ class _Gradients:
         self.state.micro_batches = min(self.state.micro_batches, len(part.labels))
         if self.workers.size == 1:
             return self._in_parts(part, whole)
-        if not self.fits:
-            # A process that begins again in the midst of an exchange would leave the others waiting, so each one
-            # finds out by itself what its memory holds. Shapes never change, so what fits once fits always.
+        held = bool(self.state.optimizer.state), self.state.guide is None, self.state.safe is None
+        if held != self.held:
+            self._try(part, whole)
+            self.held = held
+        return self.workers.total(self._backward(part, whole))
+
+    def _try(self, part: Batch, whole: int) -> None:
+        """Finds out what this process's memory holds beside what the training keeps by now.
+
+        A process that begins again in the midst of an exchange would leave the others waiting, so each one tries by
+        itself. Shapes never change, so what fits goes on fitting until more is kept: moments of Adam, a snapshot.
+
+        Raises:
+            RuntimeError: The first step failed, in this process or another.
+        """
+        failure = None
+        try:
             with self.workers.apart(self.module):
                 self._in_parts(part, whole)
-            self.fits = True
-        return self.workers.total(self._backward(part, whole))
+        except RuntimeError as error:
+            failure = error
+        if self.held is None and self.workers.any(failure is not None) and failure is None:
+            failure = RuntimeError("another process failed in the first step")
+        if failure is not None:
+            raise failure
 
     def _in_parts(self, batch: Batch, whole: int) -> Tensor:
         """Halves the parts for as long as memory runs out.
@@ -257,12 +275,13 @@ def _update(state: TrainingState, ema_decay: float) -> None:
     state.average.lerp_(state.trained[DENOISER].detach(), (1 - ema_decay) * (1 - bad))
 
 
-def _roll_back(state: TrainingState, learning_rate: float) -> None:
+def _roll_back(state: TrainingState, plan: Plan) -> None:
     if state.rollbacks == MAX_ROLLBACKS:
+        smaller = plan.learning_rate * 0.5 ** (MAX_ROLLBACKS + 1)
         raise DiffaugError(
             f"training diverged: the gradients of steps {state.step - int(state.skipped_in_a_row) + 1} to {state.step} "
             f"are not finite, after {MAX_ROLLBACKS} attempts with a smaller learning rate",
-            fix=f"lower the learning rate: --set diffusion.learning_rate={learning_rate / 2:.1g}",
+            fix=f"lower the learning rate: --set diffusion.learning_rate={smaller:.1g}",
         )
     state.denoiser.load_state_dict(state.averaged.state_dict())
     state.optimizer.state.clear()

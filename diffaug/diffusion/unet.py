@@ -94,12 +94,12 @@ class Dropout(nn.Module):
     """Element-wise dropout that on a CPU draws eight masks from one random number.
 
     torch's own draws one number for each element, in one thread: a quarter of the training time at 8 px. The
-    probability is rounded to a multiple of 1/256.
+    probability is rounded to a multiple of 1/256 below 1.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        self.dropped = round(256 * probability)
+        self.dropped = min(255, round(256 * probability))
 
     def forward(self, x: Tensor) -> Tensor:
         """Sets elements to 0 in training and scales the others up; x is dense, of any shape."""
@@ -137,7 +137,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // HEAD_CHANNELS)
+        most = max(1, channels // HEAD_CHANNELS)
+        self.heads = max(heads for heads in range(1, most + 1) if channels % heads == 0)
         self.norm = _group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zeroed(nn.Conv2d(channels, channels, 1))
@@ -217,7 +218,9 @@ class UNet(nn.Module):
                 # The mean instead of both side by side: half the work of the convolution that follows.
                 hidden = layer(torch.lerp(hidden, skips.pop(), 0.5), next(films))
             else:
-                hidden = functional.interpolate(layer(hidden), scale_factor=2.0, mode="nearest")
+                hidden = layer(hidden)
+                # Autocast enlarges in float32 on CUDA, and `lerp` takes no two dtypes.
+                hidden = functional.interpolate(hidden, scale_factor=2.0, mode="nearest").to(hidden.dtype)
         hidden = self.head(silu(self.norm(hidden)))
         unfolded = functional.pixel_shuffle(hidden, self.config.patch)[..., :height, :width]
         result: Tensor = unfolded + self.offset(embedding)[:, :, None, None]

@@ -169,12 +169,12 @@ class Watch:
             mirrored: Whether mirrored images are trained on too.
             precision: As in the plan.
         """
-        device = data.pixels.device
+        device = data.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
         own = torch.from_numpy(holdout.units).to(device)
         features = [_features(data, data.pixels)]
         if mirrored:
-            features.append(_features(data, data.pixels.flip(2)))
+            features.append(_features(data, data.pixels, mirrored=True))
         references, units = torch.cat(features), own.repeat(len(features))
         draws = seeding.numpy_generator(seed, "watched images")
         held = draws.permutation(len(holdout.held))[: schedule.pairs]
@@ -192,7 +192,7 @@ class Watch:
     def look(self, denoiser: nn.Module, step: int) -> Look:
         """Samples and denoises with a network in evaluation mode, (x, sigma (N,), labels (N,)) -> `Moments`."""
         began = time.perf_counter()
-        kind = self.data.pixels.device.type
+        kind = self.data.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
             labels = self._labels(step)
             samples = self._sample(denoiser, labels, step)
@@ -209,7 +209,7 @@ class Watch:
         """Classes that have images, equally often; where there are more than samples, others at each step."""
         present = np.flatnonzero(self.counts)
         order = seeding.numpy_generator(self.seed, "watched classes", step).permutation(present)
-        return torch.from_numpy(np.resize(order, SAMPLES)).to(self.data.pixels.device)
+        return torch.from_numpy(np.resize(order, SAMPLES)).to(self.data.device)
 
     def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
         """Samples of these labels, uint8 (N, H, W, C)."""
@@ -242,15 +242,17 @@ class Watch:
     def _noise(self, count: int, purpose: str, *index: int) -> Tensor:
         _, height, width, channels = self.data.pixels.shape
         drawn = seeding.torch_generator(self.seed, purpose, *index)
-        return torch.randn(count, channels, height, width, generator=drawn).to(self.data.pixels.device)
+        return torch.randn(count, channels, height, width, generator=drawn).to(self.data.device)
 
 
-def _features(data: TrainingData, pixels: Tensor) -> Tensor:
-    """uint8 (N, H, W, C), normalised and averaged down to at most 16 x 16 px, to (N, F)."""
+def _features(data: TrainingData, pixels: Tensor, *, mirrored: bool = False) -> Tensor:
+    """uint8 (N, H, W, C), normalised and averaged down to at most 16 x 16 px, to (N, F) on the device."""
     height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
     parts = [
-        adaptive_avg_pool2d(data.normalization.to_network(part), (height, width)).flatten(1)
-        for part in torch.split(pixels, 1024)
+        adaptive_avg_pool2d(data.normalization.to_network(part.flip(2) if mirrored else part), (height, width)).flatten(
+            1
+        )
+        for part in (part.to(data.device) for part in torch.split(pixels, 1024))
     ]
     return torch.cat(parts)
 

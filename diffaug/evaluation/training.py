@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from diffaug import storage
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.devices import use_fast_kernels
+from diffaug.diffusion.devices import computes_in_bfloat16, use_fast_kernels
 from diffaug.errors import UsageError
 from diffaug.evaluation.backbones import backbone_of
 from diffaug.evaluation.weights import last_layer
@@ -196,7 +196,7 @@ def fit_network(
         backbone: Makes the network.
         recipe: Length, optimiser and end.
         seed: Where the randomness begins.
-        device: Where to train: in bfloat16 on CUDA, in float32 elsewhere.
+        device: Where to train: in bfloat16 where `computes_in_bfloat16`, else in float32.
 
     Returns:
         The network in evaluation mode, on `device`.
@@ -217,7 +217,7 @@ def fit_network(
         recipe=recipe,
         log_prior=training.log_prior,
         augmentation=_strong_augmentation() if training.strong_augmentation else None,
-        mixed_precision=batches.pixels.is_cuda,
+        mixed_precision=computes_in_bfloat16(device),
     )
     with torch_global_seed(seed, "classifier dropout"):
         learn(model.parameters(), batches, steps=range(before_last))

@@ -21,22 +21,18 @@ from diffaug.diffusion.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.generator_files import HELD_OUT, ROWS_COLUMNS, TRAINED, write_generator
 from diffaug.diffusion.grids import sample_sheet
 from diffaug.diffusion.holdout import Holdout, hold_out
-from diffaug.diffusion.measuring import KEPT_SPEED, WORTHWHILE, measure_images_per_second, ways_of_computing
+from diffaug.diffusion.measuring import KEPT_SPEED, WORTHWHILE, ways_of_computing
 from diffaug.diffusion.planning import Plan, make_plan, set_length, with_more_steps
-from diffaug.diffusion.training import (
-    StepRecord,
-    new_state,
-    train,
-)
+from diffaug.diffusion.training import StepRecord, new_state, train
 from diffaug.diffusion.watch import schedule_of
 from diffaug.distributed import Workers, current
-from diffaug.errors import Interrupted, UsageError
+from diffaug.errors import DiffaugError, Interrupted, UsageError
 from diffaug.narration import duration
 from diffaug.pipeline.catalog import show_catalog
 from diffaug.pipeline.job import Job
 from diffaug.pipeline.signals import stop_requests
 from diffaug.pipeline.watching import Watching
-from diffaug.pipeline.workers import Training, taking_part
+from diffaug.pipeline.workers import Training, measured, taking_part
 from diffaug.study import StageState, begin_stage, finish_stage, stage_settings
 
 RUN, NEWEST = "fit", "newest"
@@ -110,16 +106,13 @@ def _fastest(job: Job, images: LabeledImages, plan: Plan, ways: Iterable[Plan]) 
     data = TrainingData.of(images, settings, device)
     best = plan
     for way in ways:
-        try:
-            with taking_part("measure", Training(images, way, settings, device, seed=0)) as workers:
-                speed = measure_images_per_second(data, way, settings, workers)
-        except RuntimeError as error:
-            if not way.compiled:
-                raise
+        training = Training(images, way, settings, device, seed=0)
+        with taking_part("measure", training) as workers:
+            speed, failure = measured(workers, data, training)
+        if failure is not None:
             if settings.compile is True:
-                raise UsageError(f"can't compile here: {error}", fix="--set diffusion.compile=false") from error
-            job.narrator.warn(f"not compiled: {str(error).splitlines()[0]}")
-            continue
+                raise UsageError(f"can't compile here: {failure}", fix="--set diffusion.compile=false") from failure
+            job.narrator.warn(f"not compiled: {str(failure).splitlines()[0]}")
         if speed > WORTHWHILE * best.images_per_second:
             best = replace(way, images_per_second=speed)
     return best
@@ -148,12 +141,14 @@ class _Fit:
         self.job, self.plan = job, plan
         self.folder = job.study.generator
         self.settings = job.config.diffusion
-        schedule = schedule_of(plan, self.settings, len(catalog.images("train")))
+        schedule = schedule_of(plan, self.settings, len(catalog.items("train")))
         limit = schedule.pairs if len(schedule.steps) > 1 else 0  # one look, at the end, can't end the training
         holdout = hold_out(catalog, fraction=self.settings.holdout, limit=limit, seed=job.config.seed)
         self.images = holdout.trained
         self.rows = _rows(catalog, holdout)
         self.data = TrainingData.of(self.images, self.settings, job.device, plan.images)
+        if not self.data.is_on_device:
+            job.narrator.say("the images take more than half of the GPU's free memory: each batch is copied to it")
         self.watching = Watching(job, RUN, plan, schedule=schedule, holdout=holdout, data=self.data)
         self.state = new_state(plan, self.settings, job.device, job.config.seed)
         self.interval = max(1, plan.steps // LOGGED_POINTS)
@@ -171,6 +166,7 @@ class _Fit:
         training = Training(self.images, self.plan, self.settings, self.job.device, self.job.config.seed)
         with stop_requests() as stop_requested, taking_part("train", training, self.state) as workers:
             self._train(workers, stop_requested)
+        self._judge_skipped()
         self._save_grid()
         self._write(time.monotonic() - began)
         for file in ("config.json", "README.md", "plan.json"):
@@ -243,7 +239,6 @@ class _Fit:
                 "classes": network.num_classes,
             },
         )
-
         self.job.journal.log_dataset(RUN, self.job.study.catalog / TABLE, "train", "training")
 
     def _save_grid(self) -> None:
@@ -260,6 +255,16 @@ class _Fit:
 
     def _generator(self) -> Generator:
         return Generator(self.state.averaged, self.data.normalization, self.images.classes, weights_sha256="")
+
+    def _judge_skipped(self) -> None:
+        """Tells how many steps changed nothing; more than half are an error."""
+        skipped, steps = int(self.state.skipped), self.state.step
+        text = f"{skipped} of {steps} steps changed nothing, since their gradients were not finite"
+        if 2 * skipped > steps:
+            rate = f"--set diffusion.learning_rate={self.plan.learning_rate / 2:.1g}"
+            raise DiffaugError(text, where=self.folder, fix=f"lower the learning rate: {rate}")
+        if skipped:
+            self.job.narrator.warn(text)
 
     def _write(self, seconds: float) -> None:
         training = {

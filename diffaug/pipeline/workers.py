@@ -155,10 +155,20 @@ def follow(workers: Workers) -> None:
         raise SystemExit(Interrupted.exit_code) from None  # the main process says it for all
 
 
+def measured(workers: Workers, data: TrainingData, training: Training) -> tuple[float, RuntimeError | None]:
+    """Images per second of all processes; or 0, in each of them, and why the network can't be compiled."""
+    try:
+        return measure_images_per_second(data, training.plan, training.settings, workers), None
+    except RuntimeError as error:
+        if not training.plan.compiled:
+            raise
+        return 0.0, error
+
+
 def _measure(workers: Workers, training: Training) -> None:
     share_state(workers, None)
     data = TrainingData.of(training.images, training.settings, training.device)
-    measure_images_per_second(data, training.plan, training.settings, workers)
+    measured(workers, data, training)
 
 
 def _train(workers: Workers, training: Training) -> None:

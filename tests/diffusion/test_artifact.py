@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from diffaug import storage
 from diffaug.diffusion.artifact import Generator
@@ -310,3 +311,15 @@ def test_inpainting_refuses_what_it_cannot_use(generator, blobs) -> None:
         assert caught.value.fix
     with pytest.raises(UsageError, match="resamplings"):
         generator.inpaint(images, masks, 0, [0, 1], resamplings=-1)
+
+
+def test_sampling_takes_repeatable_kernels_and_leaves_the_settings_alone(generator, monkeypatch) -> None:
+    cudnn, seen = torch.backends.cudnn, []
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    generator.denoiser.register_forward_pre_hook(lambda *_: seen.append((cudnn.benchmark, cudnn.deterministic)))
+    image, mask = np.zeros((1, 6, 5, 1), np.uint8), np.ones((1, 6, 5), bool)
+    generator.sample(0, [0], num_inference_steps=1)
+    generator.variations(image, 0, [0], strength=0.5, num_inference_steps=1)
+    generator.inpaint(image, mask, 0, [0], num_inference_steps=1)
+    assert set(seen) == {(False, True)}
+    assert (cudnn.benchmark, cudnn.deterministic) == (True, False)

@@ -57,3 +57,19 @@ def test_one_unit_alone_cannot_be_judged_nor_can_a_broken_sample() -> None:
     assert neighbour_ratios(references, nobody, references, torch.tensor([4, 4])).tolist() == [1, 1]
     broken = torch.full((2, 1), torch.nan)
     assert copies_among(neighbour_ratios(broken, nobody, references, torch.tensor([0, 1]))) == Share(0, 2)
+
+
+def test_distances_are_compared_in_full_float32_and_the_setting_is_left_alone(monkeypatch) -> None:
+    seen = []
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: seen.append(torch.get_float32_matmul_precision()) or product(a, b)
+    )
+    references = torch.eye(3)
+    torch.set_float32_matmul_precision("high")
+    try:
+        neighbour_ratios(references, torch.full((3,), GENERATED), references, torch.arange(3))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]

@@ -22,7 +22,8 @@ from diffaug.diffusion.measuring import measure_images_per_second
 from diffaug.diffusion.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training import TrainingState, new_state, train
 from diffaug.distributed import ALONE, Workers, joined
-from diffaug.pipeline.workers import share_state
+from diffaug.pipeline.workers import Training, follow, share_state, taking_part
+from diffaug.pipeline.workers import measured as measured_together
 from diffaug.settings import DiffusionSettings
 
 SEED, STEPS, BATCH, STOP = 3, 20, 7, 9
@@ -119,6 +120,45 @@ def short_of_memory(workers: Workers, folder: Path) -> Result:
         return plain(workers, folder)
 
 
+def short_of_memory_later(workers: Workers, folder: Path) -> Result:
+    """The second process has memory for its part only as long as the optimiser keeps no moments."""
+    setup = Setup()
+    state, whole = setup.state(), TrainingLoss.forward
+
+    def limited(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(batch.labels) > 1 and state.optimizer.state and not workers.is_main:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoss, "forward", limited)
+        return setup.run(state, workers)
+
+
+def not_compiled(workers: Workers, folder: Path) -> Result:
+    """Compiling fails in the second process alone; both learn of it, and the group goes on."""
+    setup, whole = Setup(), TrainingLoss.forward
+    plan = dataclasses.replace(setup.plan, compiled=True)
+
+    def broken(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if not workers.is_main:
+            raise RuntimeError("no compiler here")
+        return whole(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoss, "forward", broken)
+        patch.setattr(TrainingLoss, "compile", lambda *_, **__: None)
+        if not workers.is_main:
+            follow(workers)
+            return {"speed": torch.zeros(())}
+        training = Training(blobs(), plan, setup.settings, "cpu", 0)
+        with taking_part("measure", training):
+            speed, failure = measured_together(workers, setup.data, training)
+        assert str(failure) == "another process failed in the first step"
+        workers.share_json()  # nothing more to do
+        return {"speed": torch.tensor(speed)}
+
+
 def not_finite(workers: Workers, folder: Path) -> Result:
     """The last image of every second batch is broken, which only the second process sees."""
     draw = training.draw_batch
@@ -147,8 +187,8 @@ def images_seen(workers: Workers, folder: Path) -> Result:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingLoss, "forward", noted)
-        setup.run(state, workers, until=3)
-    passed = seen[-3:]  # before them a group tries once what fits in memory
+        setup.run(state, workers, until=5)
+    passed = seen[-3:]  # before them a group tries what fits in memory
     return {f"{name}.{step}": getattr(batch, name) for step, batch in enumerate(passed) for name in Batch._fields}
 
 
@@ -166,6 +206,8 @@ SCENARIOS = (
     interrupted,
     resumed,
     short_of_memory,
+    short_of_memory_later,
+    not_compiled,
     not_finite,
     images_seen,
     measured,
@@ -273,6 +315,17 @@ def test_short_memory_in_one_process_changes_nothing_for_the_other(together, ref
     assert (int(first["counters"][3]), int(second["counters"][3])) == (1, 4)
     assert_close(first, reference)
     assert_close(second, reference)
+
+
+def test_memory_that_gets_short_after_the_first_step_changes_nothing_either(together, reference) -> None:
+    first, second = together(short_of_memory_later)
+    assert (int(first["counters"][3]), int(second["counters"][3])) == (1, 4)
+    assert_close(first, reference)
+    assert_close(second, reference)
+
+
+def test_when_one_process_cannot_compile_none_waits(together) -> None:
+    assert [result["speed"].item() for result in together(not_compiled)] == [0, 0]
 
 
 def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_both(together) -> None:

@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
+from diffaug.diffusion import normalization
 from diffaug.diffusion.normalization import Normalization
 from diffaug.diffusion.process import SIGMA_DATA
 
@@ -33,3 +36,22 @@ def test_an_image_with_a_non_finite_value_becomes_zero_alone() -> None:
     pixels = Normalization((0.0,), (0.5,)).to_pixels(images)
     assert (pixels[0] == 0).all()
     assert (pixels[1] == 128).all()
+
+
+def test_mean_and_deviation_are_numpys_whatever_the_chunks(monkeypatch) -> None:
+    pixels = np.random.default_rng(0).integers(3, 256, (150, 5, 4, 3), dtype=np.uint8)
+    scaled = pixels.reshape(-1, 3) / 127.5 - 1
+    measured = Normalization.of(pixels)
+    assert measured.mean == pytest.approx(tuple(scaled.mean(axis=0)), rel=1e-9)
+    assert measured.std == pytest.approx(tuple(scaled.std(axis=0)), rel=1e-9)
+    monkeypatch.setattr(normalization, "CHUNK", 7)
+    assert Normalization.of(pixels) == measured
+
+
+def test_measuring_takes_little_memory_beside_the_images() -> None:
+    pixels = np.zeros((2000, 32, 32, 3), np.uint8)
+    tracemalloc.start()
+    Normalization.of(pixels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.5 * pixels.nbytes

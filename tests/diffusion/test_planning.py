@@ -3,17 +3,26 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.measuring import measure_images_per_second, ways_of_computing
 from diffaug.diffusion.planning import Plan, choose_preset, make_plan, set_length, with_more_steps
+from diffaug.diffusion.presets import PRESETS
 from diffaug.diffusion.unet import UNet
 from diffaug.settings import DiffusionSettings
 
 
 def images(size: int, channels: int = 1) -> LabeledImages:
     return LabeledImages(np.zeros((4, size, size, channels), np.uint8), np.zeros(4, np.int64), ("a", "b"), ("",) * 4)
+
+
+@pytest.fixture(autouse=True)
+def capability(monkeypatch) -> None:
+    """A GPU with bfloat16 for those tests that plan for one."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
 
 
 def planned_at(images_per_second: float, settings: DiffusionSettings) -> Plan:
@@ -134,6 +143,36 @@ def test_a_network_is_at_least_as_wide_as_what_it_folds() -> None:
 def test_the_cpu_network_has_about_a_million_parameters(size: int) -> None:
     network = UNet(make_plan(images(size), DiffusionSettings(), "cpu").network)
     assert 0.7e6 < sum(parameter.numel() for parameter in network.parameters()) < 2e6
+
+
+@pytest.mark.parametrize("size", [128, 256])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_large_colour_images_keep_the_network_within_its_size(preset: str, size: int) -> None:
+    network = UNet(make_plan(images(size, 3), DiffusionSettings(preset=preset), "cpu").network)
+    assert 0.5e6 < sum(parameter.numel() for parameter in network.parameters()) < 60e6
+
+
+def test_an_image_of_256_px_costs_a_few_times_one_of_64() -> None:
+    def operations(size: int) -> int:
+        network = UNet(make_plan(images(size, 3), DiffusionSettings(), "cpu").network)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, size, size), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+        return int(counter.get_total_flops())
+
+    assert operations(64) < operations(128) < 3 * operations(64)
+    assert operations(256) < 5 * operations(64)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((12, 0), "bfloat16")]
+)
+def test_bfloat16_is_for_gpus_that_have_convolutions_in_it(monkeypatch, capability, precision: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    settings = DiffusionSettings()
+    plan = make_plan(images(8), settings, "cuda")
+    assert plan.precision == precision
+    assert [way.precision for way in ways_of_computing(plan, settings, "cuda")] == [precision]
+    assert make_plan(images(8), DiffusionSettings(precision="bfloat16"), "cuda").precision == "bfloat16"
 
 
 def test_measured_speed_is_positive_and_leaves_no_trace(blobs, plan, settings, monkeypatch) -> None:

@@ -68,6 +68,10 @@ def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
         covariance, expected = np.cov(sampled.T), np.cov(real.T)
         assert covariance.mean() == pytest.approx(expected.mean(), rel=0.15)
         assert np.diag(covariance).mean() == pytest.approx(np.diag(expected).mean(), rel=0.15)
+    # Guidance of 0 asks with the label hidden; classes then come as often as they were drawn.
+    free = generator.sample(0, range(1024), guidance_scale=0.0, guidance_interval=(0.0, 100.0), num_inference_steps=24)
+    share = (free.mean((1, 2, 3)) > 135).mean()
+    assert share == pytest.approx(data.draw_probabilities[labels == 1].sum(), abs=0.06)
 
 
 def test_augmentation_does_not_leak_into_samples() -> None:

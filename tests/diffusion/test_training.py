@@ -20,8 +20,8 @@ from diffaug.settings import DiffusionSettings
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
     moments = {
         f"{name}.{key}": value
-        for name, parameter in state.loss.named_parameters()
-        for key, value in state.optimizer.state[parameter].items()
+        for name, parameter in state.trained.items()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
     }
     averaged = {f"averaged.{name}": value for name, value in state.averaged.state_dict().items()}
     return {**state.loss.state_dict(), **averaged, **moments}
@@ -55,6 +55,7 @@ def test_resumes_bit_for_bit_from_every_step(tmp_path, data, plan, settings) -> 
         resumed = new_state(plan, settings, "cpu", 99)
         assert restore_latest(tmp_path / str(step), resumed) == (step, [])
         run(resumed, data, plan, settings)
+        assert "denoiser.exp_avg" in tensors_of(resumed)
         assert_identical(reference, resumed)
 
 
@@ -154,8 +155,9 @@ def test_broken_weights_are_rolled_back_to_the_average_and_train_on(data, plan, 
 def test_a_training_that_never_is_finite_fails_with_a_reason(plan, settings, data) -> None:
     endless = dataclasses.replace(plan, images=10**6)
     broken = dataclasses.replace(data, normalization=dataclasses.replace(data.normalization, mean=(float("nan"),)))
-    with pytest.raises(DiffaugError, match=r"diverged: the gradients of steps 49 to 64 .* after 3 attempts"):
+    with pytest.raises(DiffaugError, match=r"diverged: the gradients of steps 49 to 64 .* after 3 attempts") as caught:
         run(new_state(plan, settings, "cpu", 0), broken, endless, settings)
+    assert caught.value.fix == f"lower the learning rate: --set diffusion.learning_rate={plan.learning_rate / 16:.1g}"
 
 
 def test_ddpm_trains_with_the_levels_of_its_own_pixels_and_without_uncertainty(data, plan, settings) -> None:

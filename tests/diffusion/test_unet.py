@@ -1,8 +1,10 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffaug import seeding
-from diffaug.diffusion.unet import Dropout
+from diffaug.diffusion.unet import Dropout, SelfAttention
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -24,3 +26,15 @@ def test_no_dropout_outside_training_or_at_zero() -> None:
     x = torch.randn(2, 3, 4, 5)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
+
+
+def test_nearly_all_may_be_dropped() -> None:
+    assert torch.isfinite(Dropout(0.999)(torch.ones(4, 4))).all()
+
+
+@given(sixteenths=st.integers(1, 40))
+def test_attention_divides_any_width_among_its_heads(sixteenths: int) -> None:
+    channels = 16 * sixteenths
+    attention, x = SelfAttention(channels), torch.randn(1, channels, 1, 2)
+    assert attention(x).shape == x.shape
+    assert attention.heads == channels // 32 or channels % 32

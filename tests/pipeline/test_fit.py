@@ -1,0 +1,32 @@
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from diffaug.errors import DiffaugError
+from diffaug.pipeline.fit import _Fit
+
+
+def trained(skipped: int, steps: int) -> _Fit:
+    """A training of which only what it skipped is known."""
+    fit = object.__new__(_Fit)
+    fit.job, fit.folder, fit.plan = Mock(), "runs/x", SimpleNamespace(learning_rate=2e-3)
+    fit.state = SimpleNamespace(skipped=torch.tensor(float(skipped)), step=steps)
+    return fit
+
+
+def test_skipped_steps_are_told_at_the_end() -> None:
+    clean, some = trained(0, 10), trained(5, 10)
+    clean._judge_skipped()
+    clean.job.narrator.warn.assert_not_called()
+    some._judge_skipped()
+    some.job.narrator.warn.assert_called_once_with(
+        "5 of 10 steps changed nothing, since their gradients were not finite"
+    )
+
+
+def test_a_training_of_which_more_than_half_was_skipped_fails() -> None:
+    with pytest.raises(DiffaugError, match="6 of 10 steps") as caught:
+        trained(6, 10)._judge_skipped()
+    assert caught.value.fix == "lower the learning rate: --set diffusion.learning_rate=0.001"
