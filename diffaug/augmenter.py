@@ -13,11 +13,11 @@ from diffaug.errors import UsageError
 from diffaug.evaluation.experiment import TrainFunction
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.tracking import logged_links
-from diffaug.evaluation.training import Classifier, NetworkClassifier, classifier_of
+from diffaug.evaluation.training import Classifier, NetworkClassifier
 from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
 from diffaug.pipeline.arguments import Strategy, minutes_of, strategy_in_words
 from diffaug.pipeline.catalog import prepare_catalog
-from diffaug.pipeline.evaluate import evaluate_study, read_evaluation, require_test_images
+from diffaug.pipeline.evaluate import evaluate_study, read_evaluation, require_evaluable
 from diffaug.pipeline.export import export_study
 from diffaug.pipeline.fit import fit_generator, plan_training
 from diffaug.pipeline.foreign_predictions import judge_predictions
@@ -126,14 +126,13 @@ class DiffusionAugmenter:
             data: As of `fit`; every class needs a test image, or enough images that one can be held out.
 
         Raises:
-            DataError: The images can't be used as they are, or a class has no test image.
+            DataError: The images can't be used as they are, a class has no test image, or training images show test
+                images.
             UsageError: A wrong path or setting, or a study of other data.
             Interrupted: Stopped by Ctrl-C; a checkpoint was saved.
         """
         self.attach(data)
-        require_test_images(self.inspect())
-        if self.config.evaluation.classifier != "features":  # which needs the training images' encoder
-            classifier_of(self.config.evaluation)
+        require_evaluable(self.job, self.inspect())
         self._fit().generate()
         return self.evaluate()
 

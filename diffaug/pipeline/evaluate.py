@@ -165,6 +165,16 @@ def require_test_images(catalog: Catalog) -> None:
         )
 
 
+def require_evaluable(job: Job, catalog: Catalog) -> None:
+    """Raises, before a generator is trained for hours, what `evaluate` would raise after it."""
+    require_test_images(catalog)
+    settings = job.config.evaluation
+    if settings.classifier != "features":  # which needs the training images' encoder
+        classifier_of(settings)
+    if storage.committed_facts(job.study.generator) is None:
+        require_unseen(catalog.images("test"), _near_copies(job, catalog), drop=settings.drop_leaked)
+
+
 def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     """The finished evaluation of these images and this pool; nothing is trained.
 
@@ -182,11 +192,16 @@ def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
 
 def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
     """The test images that the study's generator or filters have seen."""
-    test, train = catalog.images("test"), catalog.images("train")
-    leaks = near_copies(test, train, catalog.units("train"), device=job.device)
+    leaks, items = _near_copies(job, catalog), catalog.items("test")
     rows = Generator.load(job.study.generator, device="cpu").rows()
-    hashes = [item.pixel_sha256 for item in catalog.items("test")]
-    return leaks + ([] if rows is None else same_pixels(test.ids, hashes, rows))
+    if rows is not None:
+        leaks += same_pixels([item.path for item in items], [item.pixel_sha256 for item in items], rows)
+    return leaks
+
+
+def _near_copies(job: Job, catalog: Catalog) -> list[Leak]:
+    test, train = catalog.images("test"), catalog.images("train")
+    return near_copies(test, train, catalog.units("train"), device=job.device)
 
 
 def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:

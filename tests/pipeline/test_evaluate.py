@@ -98,8 +98,11 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
     seen = np.asarray(Image.open(images / "train" / "dark" / "005.png"))
     Image.fromarray(np.clip(seen.astype(int) + 1, 0, 255).astype(np.uint8)).save(images / "test" / "dark" / "000.png")
     settings = {**small, "evaluation.arms": ARMS, "data.near_duplicates": False}
-    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
-    augmenter.generate()
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False)
+    with pytest.raises(DataError, match="1 of 6 test images"):
+        augmenter.run(images)
+    assert not augmenter.study.generator.exists()  # it was refused before training
+    augmenter.fit(images).generate()
     with pytest.raises(DataError, match=r"1 of 6 test images were seen.*test/dark/000.png = train/dark/005.png"):
         augmenter.evaluate()
     result = augmenter.evaluate(drop_leaked=True)
