@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class MlflowTracker:
                 raise
         return bool(experiment.name == state["experiment"] and experiment.lifecycle_stage == "active")
 
-    def replay(self, events: Sequence[Event], state: State) -> None:
+    def replay(self, events: Iterable[Event], state: State) -> None:
         """Sends events, metrics in batches, and moves `state["cursor"]` behind each; sending again changes nothing."""
         with patience(self._limits):
             if "experiment_id" not in state:

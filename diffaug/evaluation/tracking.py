@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -45,8 +45,8 @@ class Tracker(Protocol):
     def recognizes(self, state: State) -> bool:
         """Whether what `state` speaks of is still there; if not, everything is replayed from the first event."""
 
-    def replay(self, events: Sequence[Event], state: State) -> None:
-        """Sends events and sets `state["cursor"]` to the number of each one sent, for a later call to go on.
+    def replay(self, events: Iterable[Event], state: State) -> None:
+        """Sends events, drawn one by one, and sets `state["cursor"]` to the number of each one sent, for a later call to go on.
 
         An event may come again, when the process was killed before `state` was saved: that must change nothing.
         What can't be sent at all is left out with a sentence in the list `state["skipped"]`.
@@ -97,7 +97,7 @@ class Channel:
         self._point, self._study, self._settings, self._patient = point, study, settings, patient
         self._folder = study.path / "tracking"
         self._record = self._folder / f"{point.name}.json"
-        self._is_recognized = False
+        self._is_recognized = self._is_abandoned = False
         self._sentence = ""
         self._skipped: list[str] = []
 
@@ -132,13 +132,23 @@ class Channel:
             events = [event for event in read_events(self.journal) if event.number > state.get("cursor", 0)]
             for start in range(0, len(events), EVENTS_PER_SAVE):
                 try:
-                    tracker.replay(events[start : start + EVENTS_PER_SAVE], state)
+                    tracker.replay(self._while_wanted(events[start : start + EVENTS_PER_SAVE]), state)
                 finally:
                     self._skipped += state.pop("skipped", [])
                     self._save(tracker, state)
                 if report is not None:
                     report(min(start + EVENTS_PER_SAVE, len(events)), len(events))
             self._sentence = tracker.describe(state) if state else ""
+
+    def abandon(self) -> None:
+        """Makes `send`, in another thread, stop before its next event; what it has not sent stays in the journal."""
+        self._is_abandoned = True
+
+    def _while_wanted(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            if self._is_abandoned:
+                raise TimeoutError("given up")
+            yield event
 
     def delivery(self, error: BaseException | None = None) -> Delivery:
         """What came of sending so far; `error` is what ended it."""

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,20 @@ def test_the_demo_as_shipped_finds_a_gain(capsys) -> None:
     accuracy = {arm["name"]: arm["metrics"]["balanced_accuracy"]["mean"] for arm in results["arms"]}
     assert accuracy["real + synthetic"] > accuracy["real only"]
     assert results["verdict"]["decision"] != "do not use"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["recipes", "ls"], 0), (["recipes", "show", "none"], 2)])
+def test_a_tracker_that_was_given_up_cannot_abort_the_end_of_the_process(arguments, code) -> None:
+    """The handler stands for the interpreter's normal end, which aborts now and then while a thread is in C++ code."""
+    program = (
+        "import atexit, os, sys, threading\n"
+        "from diffaug.cli import main\n"
+        "threading.Thread(target=threading.Event().wait, name='diffaug-mlflow', daemon=True).start()\n"
+        "atexit.register(os._exit, 134)\n"
+        f"sys.argv[1:] = {arguments}\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("tiny-grey-cpu" in done.stdout) == (code == 0)
+    assert ("error:" in done.stderr) == (code != 0)

@@ -131,6 +131,7 @@ def test_state_is_saved_every_few_events_so_that_a_kill_repeats_little(study, mo
 
     class Dying(ListTracker):
         def replay(self, events, state):
+            events = list(events)
             if events[0].number == 3:
                 raise Killed
             super().replay(events, state)
@@ -250,6 +251,30 @@ def test_a_tracker_that_hangs_costs_a_stage_a_second_and_gets_everything_later(s
     assert eventually(lambda: not our_threads())
     assert send_all(study, TrackingSettings(), narrator) == ["7 events"]
     assert received == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_was_given_up_stops_before_its_next_event(study, monkeypatch):
+    five_events(study)
+    first, released = threading.Event(), threading.Event()
+
+    class SlowAtEachEvent(ListTracker):
+        def replay(self, events, state):
+            for event in events:
+                super().replay([event], state)
+                first.set()
+                assert released.wait(30)
+
+    received = []
+    install(monkeypatch, tracker_point(SlowAtEachEvent(received, is_local=False)))
+    stage = Sender(study, TrackingSettings(), Listener())
+    stage.start()
+    assert first.wait(10)
+    stage.flush()
+    released.set()
+    assert eventually(lambda: not our_threads())
+    assert received == [1]
+    assert send_all(study, TrackingSettings(), Listener()) == ["5 events"]
+    assert received == [1, 2, 3, 4, 5]
 
 
 def test_the_pauses_between_attempts_grow_and_a_flush_ends_them(study, monkeypatch):
