@@ -153,11 +153,12 @@ def print_verdict(result: EvaluationResult) -> None:
     console = Console(highlight=False, soft_wrap=True)
     table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
     table.add_column("arm", no_wrap=True)
+    table.add_column("role")
     measures = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
     for heading in measures.values():
         table.add_column(heading, justify="right")
     for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
-        table.add_row(arm.name, *(_mean_and_sd(arm.metrics[name]) for name in measures))
+        table.add_row(arm.name, arm.role, *(_mean_and_sd(arm.metrics[name]) for name in measures))
     console.print(table)
     console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
     console.print(printable(result.verdict.text), markup=False)
@@ -198,6 +199,9 @@ def finish_predictions(result: EvaluationResult, study: Path | None, fail_under:
     """
     if not as_json:
         print_verdict(result)
+        named = {role: [arm.name for arm in result.arms if arm.role == role] for role in ("real", "claim", "diagnosis")}
+        said = [f"{role}: {', '.join(arms)}" for role, arms in named.items() if arms]
+        click.echo(f"{'; '.join(said)}. The column role of the CSV changes this.", err=True)
     results = result.to_dict()
     _require_gain(result, fail_under, results)
     print_result("evaluate", as_json, study=study, results=results, next_step="")

@@ -25,9 +25,8 @@ def judge_predictions(file: Path, *, job: Job | None = None, catalog: Catalog | 
         catalog: The study's images; given with it.
 
     Raises:
-        DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another; or the study's
-            generator has seen test images.
-        UsageError: The CSV has no real arm, or no claim.
+        DataError: See `read_predictions`; or the study's generator has seen test images.
+        UsageError: There is no such file.
     """
     if job is None or catalog is None:
         return _judge(read_predictions(file))

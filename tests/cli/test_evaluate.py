@@ -50,7 +50,9 @@ def test_foreign_predictions_need_no_study(capsys, tmp_path) -> None:
 def test_the_gate_is_open_or_exits_with_5_and_says_what_was_reached(capsys, tmp_path) -> None:
     file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85})
     main(["evaluate", "--predictions", str(file), "--fail-under", "5"])
-    assert "verdict: use" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "verdict: use" in captured.out
+    assert "real: plain; claim: with synthetic. The column role of the CSV changes this." in captured.err
     assert exit_code("evaluate", "--predictions", str(file), "--fail-under", "20") == 5
     captured = capsys.readouterr()
     assert "verdict: use" in captured.out
