@@ -128,14 +128,16 @@ class Channel:
         """
         tracker = self.load()
         with _alone(self._folder / f".{self.name}.lock", lock_seconds):
-            state = self._state(tracker)
-            events = [event for event in read_events(self.journal) if event.number > state.get("cursor", 0)]
+            recorded = read_events(self.journal)
+            journal = recorded[0].identity if recorded else None
+            state = self._state(tracker, journal, len(recorded))
+            events = [event for event in recorded if event.number > state.get("cursor", 0)]
             for start in range(0, len(events), EVENTS_PER_SAVE):
                 try:
                     tracker.replay(self._while_wanted(events[start : start + EVENTS_PER_SAVE]), state)
                 finally:
                     self._skipped += state.pop("skipped", [])
-                    self._save(tracker, state)
+                    self._save(tracker, {**state, "journal": journal})
                 if report is not None:
                     report(min(start + EVENTS_PER_SAVE, len(events)), len(events))
             self._sentence = tracker.describe(state) if state else ""
@@ -170,8 +172,11 @@ class Channel:
             return 0
         return sum(event.number > cursor for event in events)
 
-    def _state(self, tracker: Tracker) -> State:
+    def _state(self, tracker: Tracker, journal: str | None, length: int) -> State:
+        """What the tracker has had of this journal; nothing where the journal is another, begun after it was lost."""
         state: State = storage.read_json(self._record) if self._record.exists() else {}
+        if state.get("journal", journal) != journal or state.get("cursor", 0) > length:
+            return {}
         if state and not self._is_recognized and not tracker.recognizes(state):
             return {}
         self._is_recognized = True

@@ -153,6 +153,20 @@ def test_a_tracker_that_forgot_is_sent_everything_again(study, monkeypatch):
     assert received == [1, 2, 3, 4, 5] * 2
 
 
+def test_a_journal_begun_anew_is_sent_from_its_first_event(study, monkeypatch):
+    five_events(study)
+    received = []
+    install(monkeypatch, tracker_point(ListTracker(received)))
+    sync(study, TrackingSettings(), Listener())
+    study.journal.unlink()
+    five_events(study)
+    assert sync(study, TrackingSettings(), Listener()) == ["5 events"]
+    assert received == [1, 2, 3, 4, 5] * 2
+    study.journal.unlink()
+    Journal(study.journal).start_run("study", name="digits")
+    assert sync(study, TrackingSettings(), Listener()) == ["1 events"]
+
+
 def test_one_tracker_failing_does_not_keep_another_from_its_events(study, monkeypatch):
     five_events(study)
     received, narrator = [], Listener()
