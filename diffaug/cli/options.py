@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -77,7 +78,8 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--thorough", is_flag=True, help="All arms, ten seeds, two generators."),
         click.option(
             "--fail-under",
-            type=float,
+            type=click.FloatRange(-100, 100),
+            callback=_a_number,
             default=None,
             metavar="POINTS",
             help="Exit with 5 unless the gain is surely at least this many points of balanced accuracy.",
@@ -86,6 +88,13 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _a_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuses nan, which no range does."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number of points", context, parameter)
+    return value
 
 
 def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +134,11 @@ def typed_command() -> str:
     if launched_together():
         program = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "diffaug"]
     return shlex.join([*program, *sys.argv[1:]])
+
+
+def quoted(path: Path) -> str:
+    """A path as it can be typed in a shell."""
+    return shlex.quote(str(path))
 
 
 def print_result(
@@ -188,7 +202,7 @@ def finish_evaluation(
             click.echo(sentence, err=True)
     results = {**result.to_dict(), "report": str(report), "trackers": augmenter.runs_}
     _require_gain(result, fail_under, results)
-    print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {report}")
+    print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {quoted(report)}")
 
 
 def finish_predictions(result: EvaluationResult, study: Path | None, fail_under: float | None, as_json: bool) -> None:

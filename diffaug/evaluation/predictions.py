@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -54,14 +54,15 @@ def read_predictions(
     test_ids: Sequence[str] | None = None,
     labels: NDArray[np.int64] | None = None,
     train_counts: Sequence[int] | None = None,
+    ignored: Collection[str] = (),
 ) -> Predictions:
     """Reads and scores predictions.
 
     Columns: `file_name`, `arm` and `predicted`; where they are not known otherwise `label`, the true class; on request
     `seed` (0), `role` (real, claim or diagnosis) or `synthetic` (true or false), without which an arm of diffaug's own
     has its role there, any other arm with "synthetic" in its name is a claim, unless it says "no synthetic" or "without
-    synthetic", and the rest are real; and `p_<class>`, the probability of each class. Others are ignored. Every value is text: the
-    class "01" is not the class "1".
+    synthetic", and the rest are real; and `p_<class>`, the probability of each class. Others are ignored. Every value
+    is text: the class "01" is not the class "1".
 
     Args:
         path: The CSV, UTF-8.
@@ -70,6 +71,7 @@ def read_predictions(
             by its base name; none: the files that the CSV names.
         labels: True classes of the test images (N,), positions in `classes`; none: from `label`.
         train_counts: Real training images of each class (K,); none: not known.
+        ignored: Names of further images, lines about which do not count; only with `test_ids`.
 
     Raises:
         DataError: A column, value, line or image is missing, doubled, unknown, or contradicts another; or no arm is
@@ -78,7 +80,9 @@ def read_predictions(
     """
     lines = Lines.read(path)
     ids = tuple(test_ids) if test_ids is not None else tuple(dict.fromkeys(map(_normal, lines.column("file_name"))))
-    images = _positions(lines, ids)
+    images = _positions(lines, (*ids, *ignored))
+    if ignored:
+        lines, images = Lines(path, lines.table[images < len(ids)]), images[images < len(ids)]
     names = tuple(classes) if classes is not None else tuple(sorted(set(lines.column("label"))))
     truth = _true_classes(lines, images, names, ids, labels)
     counts = np.bincount(truth[truth >= 0], minlength=len(names))
@@ -269,7 +273,6 @@ def _roles(lines: Lines) -> dict[str, Role]:
             fix="add the column role: real, claim or diagnosis",
         )
     return roles
-
 
 
 def _told_roles(lines: Lines) -> Iterable[Role]:

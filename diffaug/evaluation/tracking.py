@@ -46,7 +46,9 @@ class Tracker(Protocol):
         """Whether what `state` speaks of is still there; if not, everything is replayed from the first event."""
 
     def replay(self, events: Iterable[Event], state: State) -> None:
-        """Sends events, drawn one by one, and sets `state["cursor"]` to the number of each one sent, for a later call to go on.
+        """Sends events and sets `state["cursor"]` to the number of each one sent, for a later call to go on.
+
+        Drawing the next event raises when sending was given up.
 
         An event may come again, when the process was killed before `state` was saved: that must change nothing.
         What can't be sent at all is left out with a sentence in the list `state["skipped"]`.

@@ -75,6 +75,14 @@ def test_lines_may_come_in_any_order_and_name_files_by_base_name(read):
     assert found["with synthetic", 1] == tuple(LABELS)
 
 
+def test_lines_about_ignored_images_do_not_count_and_may_be_absent(read):
+    table = rows()
+    kept = {**STUDY, "test_ids": (*IDS[:1], *IDS[2:]), "labels": LABELS[[0, 2, 3]], "ignored": IDS[1:2]}
+    found = read(table, **kept)
+    assert found.trials == read(table[table["file_name"] != IDS[1]], **kept).trials
+    assert (found.ids, len(found.trials[0].predictions)) == (kept["test_ids"], 3)
+
+
 def test_without_a_seed_there_is_one(read):
     assert {t.seed for t in read(rows(seeds=(0,)).drop(columns="seed"), **STUDY).trials} == {0}
 
