@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,8 @@ from PIL import Image
 
 import diffaug
 from diffaug.data.demo import write_long_tailed_digits
+
+from measuring import machine, versions
 
 COLUMNS = 10
 SCALE = 4
@@ -104,16 +103,6 @@ def strip(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dty
         left = position * tile_width
         row[: height * SCALE, left : left + width * SCALE] = image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
     return row
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-
-
-def versions() -> dict[str, str]:
-    """What it ran with."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("diffaug", "torch", "numpy")}}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def _column_type(arrow: pa.DataType) -> DataType | AnyType:
     return next((kind for holds, kind in COLUMN_TYPES.items() if holds(arrow)), ANY)
 
 
-def batches(events: Sequence[Event]) -> Iterator[list[Event]]:
+def batches(events: Iterable[Event]) -> Iterator[list[Event]]:
     """Consecutive metrics of one run together, every other event alone."""
     batch: list[Event] = []
     size = 0

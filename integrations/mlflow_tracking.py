@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from diffaug.integrations.mlflow_events import NOTE_TAG, EventLogger, Repeatable
 from diffaug.integrations.mlflow_generator import EVENT_TAG
 from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, MAX_TAG_LENGTH, SHORT, clean_tags, cut, patience
 
+SERVICES = ("databricks", "databricks-uc", "uc")
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
 
 
@@ -61,8 +62,9 @@ class MlflowTracker:
 
     def recognizes(self, state: State) -> bool:
         """Whether the experiment that `state` speaks of is the one wanted now and still there."""
-        wanted = self._experiment or state.get("experiment")
-        if (state.get("store"), state.get("experiment")) != (storage.fingerprint(self._uri), wanted):
+        if state.get("store") != storage.fingerprint(self._uri):
+            return False
+        if self._experiment is not None and state.get("experiment") != self._experiment:
             return False
         with patience(self._limits):
             try:
@@ -71,9 +73,10 @@ class MlflowTracker:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     return False
                 raise
-        return bool(experiment.name == state["experiment"] and experiment.lifecycle_stage == "active")
+        is_wanted = self._experiment in (None, experiment.name)  # one that no setting names may be renamed in MLflow
+        return bool(is_wanted and experiment.lifecycle_stage == "active")
 
-    def replay(self, events: Sequence[Event], state: State) -> None:
+    def replay(self, events: Iterable[Event], state: State) -> None:
         """Sends events, metrics in batches, and moves `state["cursor"]` behind each; sending again changes nothing."""
         with patience(self._limits):
             if "experiment_id" not in state:
@@ -175,6 +178,8 @@ _TRAP = (
 
 def _file_store(uri: str) -> Path | None:
     """The folder that a tracking URI names; none where it names a server or a database."""
+    if uri in SERVICES:
+        return None
     parts = urlsplit(uri)
     return Path(unquote(parts.path)).absolute() if parts.scheme in ("", "file") and parts.path else None
 

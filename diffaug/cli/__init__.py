@@ -8,6 +8,8 @@ import importlib
 import json
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -86,8 +88,31 @@ def main(arguments: list[str] | None = None) -> None:
 
     0 done, 1 failed, 2 wrong usage, 3 bad data, 4 a missing extra, 5 a quality gate, 130 interrupted. Any other
     exception is a bug and keeps its traceback.
+
+    Args:
+        arguments: None: those of the process, which ends with the command.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is not None:
+        _answer(arguments)
+        return
+    try:
+        _answer(sys.argv[1:])
+    except SystemExit as leaving:
+        _leave(int(leaving.code or 0))
+        raise
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    """Ends the process here where a tracker was given up: its thread may be in C++ code, where a normal end aborts."""
+    if any(thread.name.startswith("diffaug-") for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+
+
+def _answer(arguments: list[str]) -> None:
     _share_the_processor()
     as_json = "--json" in arguments and (not launched_together() or os.environ["RANK"] == "0")
     try:

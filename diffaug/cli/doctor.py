@@ -13,7 +13,10 @@ import click
 from diffaug import __version__
 from diffaug.cli.options import json_option
 
-REQUIRED = ("torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn", "safetensors")
+REQUIRED = (
+    *("torch", "torchvision", "numpy", "pandas", "pillow", "scikit-learn", "safetensors", "scipy", "pyarrow"),
+    *("pydantic", "pyyaml", "click", "rich", "jinja2", "matplotlib"),
+)
 OPTIONAL = {"albumentations": "albumentations", "mlflow": "mlflow"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from diffaug.cli.options import augmenter_arguments, data_argument, print_result, settings_options, study_option
+from diffaug.cli.options import augmenter_arguments, data_argument, print_result, quoted, settings_options, study_option
 
 
 @click.command()
@@ -26,4 +26,4 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
     generator = augmenter.generator_
     results = {"classes": list(generator.classes), "weights_sha256": generator.weights_sha256}
     path = augmenter.study.path
-    print_result("fit", as_json, study=path, results=results, next_step=f"diffaug generate {path}")
+    print_result("fit", as_json, study=path, results=results, next_step=f"diffaug generate {quoted(path)}")

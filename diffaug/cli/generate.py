@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from diffaug.cli.options import augmenter_arguments, print_result, settings_options, study_argument
+from diffaug.cli.options import augmenter_arguments, print_result, quoted, settings_options, study_argument
 from diffaug.errors import UsageError
 
 
@@ -30,18 +30,20 @@ def command(
     additions = _additions(more, classes)
     if shard is not None:
         if additions:
-            raise UsageError("--shard can't be combined with --more", fix=f"diffaug generate {study} --more ...")
+            raise UsageError(
+                "--shard can't be combined with --more", fix=f"diffaug generate {quoted(study)} --more ..."
+            )
         number, parts = _shard(shard)
         augmenter = DiffusionAugmenter.open(study, record=False, **augmenter_arguments(options))
         missing = augmenter.generate_shard(number, parts)
         results: dict[str, Any] = {"shard": shard, "missing": missing}
-        next_step = f"when all {parts} shards are done: diffaug generate {study}"
+        next_step = f"when all {parts} shards are done: diffaug generate {quoted(study)}"
         print_result("generate", as_json, study=study, results=results, next_step=next_step)
         return
     pool = DiffusionAugmenter.open(study, **augmenter_arguments(options)).generate(more=additions or None)
     counts = {name: len(pool.indices_of(index)) for name, index in pool.class_to_idx.items()}
     results = {"pool": str(pool.root), "images": len(pool), "by_class": counts}
-    print_result("generate", as_json, study=study, results=results, next_step=f"diffaug evaluate {study}")
+    print_result("generate", as_json, study=study, results=results, next_step=f"diffaug evaluate {quoted(study)}")
 
 
 def _additions(more: tuple[int, ...], classes: tuple[str, ...]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -77,7 +78,8 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--thorough", is_flag=True, help="All arms, ten seeds, two generators."),
         click.option(
             "--fail-under",
-            type=float,
+            type=click.FloatRange(-100, 100),
+            callback=_a_number,
             default=None,
             metavar="POINTS",
             help="Exit with 5 unless the gain is surely at least this many points of balanced accuracy.",
@@ -86,6 +88,13 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _a_number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuses nan, which no range does."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number of points", context, parameter)
+    return value
 
 
 def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +136,11 @@ def typed_command() -> str:
     return shlex.join([*program, *sys.argv[1:]])
 
 
+def quoted(path: Path) -> str:
+    """A path as it can be typed in a shell."""
+    return shlex.quote(str(path))
+
+
 def print_result(
     command: str, as_json: bool, *, study: Path | None, results: Mapping[str, Any], next_step: str
 ) -> None:
@@ -153,11 +167,12 @@ def print_verdict(result: EvaluationResult) -> None:
     console = Console(highlight=False, soft_wrap=True)
     table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
     table.add_column("arm", no_wrap=True)
+    table.add_column("role")
     measures = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
     for heading in measures.values():
         table.add_column(heading, justify="right")
     for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
-        table.add_row(arm.name, *(_mean_and_sd(arm.metrics[name]) for name in measures))
+        table.add_row(arm.name, arm.role, *(_mean_and_sd(arm.metrics[name]) for name in measures))
     console.print(table)
     console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
     console.print(printable(result.verdict.text), markup=False)
@@ -187,7 +202,7 @@ def finish_evaluation(
             click.echo(sentence, err=True)
     results = {**result.to_dict(), "report": str(report), "trackers": augmenter.runs_}
     _require_gain(result, fail_under, results)
-    print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {report}")
+    print_result(command, as_json, study=augmenter.study.path, results=results, next_step=f"open {quoted(report)}")
 
 
 def finish_predictions(result: EvaluationResult, study: Path | None, fail_under: float | None, as_json: bool) -> None:
@@ -198,6 +213,9 @@ def finish_predictions(result: EvaluationResult, study: Path | None, fail_under:
     """
     if not as_json:
         print_verdict(result)
+        named = {role: [arm.name for arm in result.arms if arm.role == role] for role in ("real", "claim", "diagnosis")}
+        said = [f"{role}: {', '.join(arms)}" for role, arms in named.items() if arms]
+        click.echo(f"{'; '.join(said)}. The column role of the CSV changes this.", err=True)
     results = result.to_dict()
     _require_gain(result, fail_under, results)
     print_result("evaluate", as_json, study=study, results=results, next_step="")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from diffaug import config, storage
-from diffaug.cli.options import json_option
+from diffaug.cli.options import json_option, quoted
 from diffaug.errors import UsageError
 
 
@@ -49,4 +49,4 @@ def cp(name: str, target: Path) -> None:
     if target.exists():
         raise UsageError("the file exists already", where=target, fix="choose another name")
     storage.write_text(target, config.recipe_text(name))
-    click.echo(f"next: diffaug run ./data --recipe {target}", err=True)
+    click.echo(f"next: diffaug run ./data --recipe {quoted(target)}", err=True)

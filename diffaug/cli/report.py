@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from diffaug.cli.options import json_option, print_result, study_argument, typed_command
+from diffaug.cli.options import json_option, print_result, quoted, study_argument, typed_command
 
 
 @click.command()
@@ -17,4 +17,4 @@ def command(study: Path, as_json: bool) -> None:
     from diffaug.augmenter import DiffusionAugmenter
 
     path = DiffusionAugmenter.open(study, command=typed_command()).report()
-    print_result("report", as_json, study=study, results={"report": str(path)}, next_step=f"open {path}")
+    print_result("report", as_json, study=study, results={"report": str(path)}, next_step=f"open {quoted(path)}")

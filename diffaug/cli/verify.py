@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from diffaug.cli.options import json_option, print_result, study_argument
+from diffaug.cli.options import json_option, print_result, quoted, study_argument
 from diffaug.errors import DamagedError
 
 
@@ -23,9 +23,9 @@ def command(study: Path, as_json: bool) -> None:
     problems = verify_pool(study)
     results = {"problems": [asdict(problem) for problem in problems]}
     if not problems:
-        print_result("verify", as_json, study=study, results=results, next_step=f"diffaug evaluate {study}")
+        print_result("verify", as_json, study=study, results=results, next_step=f"diffaug evaluate {quoted(study)}")
         return
-    fix = f"restore these files from a copy, or make the pool again: diffaug generate {study} --overwrite"
+    fix = f"restore these files from a copy, or make the pool again: diffaug generate {quoted(study)} --overwrite"
     if as_json:
         failure = {
             "status": "error",

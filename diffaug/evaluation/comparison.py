@@ -48,12 +48,18 @@ class Answers:
         return [arm for arm in self.correct if self.roles[arm] == role]
 
     def difference(self, arm: str, baseline: str) -> ClassMeans:
-        """Right answers of `arm` minus those of `baseline`, by class."""
+        """Right answers of `arm` minus those of `baseline`, by class.
+
+        Seeds that play no part, as every one of both arms answers alike, count as one.
+        """
+        first, second = self.correct[arm], self.correct[baseline]
+        seeds = 1 if (first == first[0]).all() and (second == second[0]).all() else len(first)
+        generators = self._generators(arm, baseline)
         return ClassMeans.of(
-            self.correct[arm].astype(np.int8) - self.correct[baseline],
+            first[:seeds].astype(np.int8) - second[:seeds],
             self.labels,
             len(self.classes),
-            self._generators(arm, baseline),
+            None if generators is None else generators[:seeds],
         )
 
     def recall(self, arm: str) -> dict[str, Estimate]:

@@ -246,7 +246,9 @@ def read_events(path: Path) -> list[Event]:
         return [Event(**json.loads(line)) for line in lines]
     except (ValueError, TypeError) as error:
         raise DamagedError(
-            f"a line is not an event ({error})", where=path, fix="restore the file or remove it"
+            f"a line is not an event ({error})",
+            where=path,
+            fix="restore the file, or remove it: trackers keep what they had, and log to new runs from then on",
         ) from error
 
 

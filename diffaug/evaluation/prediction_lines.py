@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffaug.errors import DataError
+from diffaug.errors import DataError, UsageError
 
 REQUIRED = ("file_name", "arm", "predicted")
 NAMED = 3
@@ -35,6 +35,7 @@ class Lines:
 
         Raises:
             DataError: It is no CSV, or lacks or repeats a column.
+            UsageError: There is no such file.
         """
         return cls(path, _read_table(path))
 
@@ -80,6 +81,8 @@ class Lines:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UsageError("there is no such file", where=path, fix="give the path of a CSV of predictions")
     try:
         # Read without a header, so that a line with more values than the first is an error and not an index.
         raw = pd.read_csv(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,6 +17,7 @@ from diffaug.errors import DataError
 from diffaug.evaluation.comparison import Role
 from diffaug.evaluation.prediction_lines import Lines, listed
 from diffaug.evaluation.trials import Trial
+from diffaug.settings import ARM_ROLES
 
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 0.01
@@ -53,14 +54,15 @@ def read_predictions(
     test_ids: Sequence[str] | None = None,
     labels: NDArray[np.int64] | None = None,
     train_counts: Sequence[int] | None = None,
+    ignored: Collection[str] = (),
 ) -> Predictions:
     """Reads and scores predictions.
 
     Columns: `file_name`, `arm` and `predicted`; where they are not known otherwise `label`, the true class; on request
-    `seed` (0), `role` (real, claim or diagnosis) or `synthetic` (true or false), without which an arm with "synthetic"
-    in its name is a claim, unless it says "no synthetic" or "without synthetic", and any other one real; and
-    `p_<class>`, the probability of each class. Others are ignored. Every value is text: the
-    class "01" is not the class "1".
+    `seed` (0), `role` (real, claim or diagnosis) or `synthetic` (true or false), without which an arm of diffaug's own
+    has its role there, any other arm with "synthetic" in its name is a claim, unless it says "no synthetic" or "without
+    synthetic", and the rest are real; and `p_<class>`, the probability of each class. Others are ignored. Every value
+    is text: the class "01" is not the class "1".
 
     Args:
         path: The CSV, UTF-8.
@@ -69,13 +71,18 @@ def read_predictions(
             by its base name; none: the files that the CSV names.
         labels: True classes of the test images (N,), positions in `classes`; none: from `label`.
         train_counts: Real training images of each class (K,); none: not known.
+        ignored: Names of further images, lines about which do not count; only with `test_ids`.
 
     Raises:
-        DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another.
+        DataError: A column, value, line or image is missing, doubled, unknown, or contradicts another; or no arm is
+            real, or none a claim.
+        UsageError: There is no such file.
     """
     lines = Lines.read(path)
     ids = tuple(test_ids) if test_ids is not None else tuple(dict.fromkeys(map(_normal, lines.column("file_name"))))
-    images = _positions(lines, ids)
+    images = _positions(lines, (*ids, *ignored))
+    if ignored:
+        lines, images = Lines(path, lines.table[images < len(ids)]), images[images < len(ids)]
     names = tuple(classes) if classes is not None else tuple(sorted(set(lines.column("label"))))
     truth = _true_classes(lines, images, names, ids, labels)
     counts = np.bincount(truth[truth >= 0], minlength=len(names))
@@ -258,6 +265,13 @@ def _roles(lines: Lines) -> dict[str, Role]:
                 where=lines.where(position),
                 fix="give each arm one role",
             )
+    if not {"real", "claim"} <= set(roles.values()):
+        told = [f"'{arm}' is {role}" for arm, role in roles.items()]
+        raise DataError(
+            f"nothing to compare, as no arm is {'a claim' if 'real' in roles.values() else 'real'}: {listed(told)}",
+            where=lines.path,
+            fix="add the column role: real, claim or diagnosis",
+        )
     return roles
 
 
@@ -274,4 +288,6 @@ def _told_roles(lines: Lines) -> Iterable[Role]:
 
 
 def _role_of_name(arm: str) -> Role:
+    if arm in ARM_ROLES:
+        return ARM_ROLES[arm]
     return "claim" if "synthetic" in WITHOUT_SYNTHETIC.sub("", arm.casefold()) else "real"

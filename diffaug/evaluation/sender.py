@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shlex
 import threading
 import time
@@ -18,6 +19,7 @@ POLL_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 LOCK_SECONDS = 2.0
 LONG_LOCK_SECONDS = 60.0
+THREAD_PREFIX = "diffaug-"
 
 
 class Sender:
@@ -128,7 +130,8 @@ class _ChannelThread:
         self._sent_bytes = -1
         with suppress(Exception):  # sending meets the same failure and tells it
             channel.load_if_imported()
-        threading.Thread(target=self._run, name=f"diffaug-{channel.name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"diffaug-{channel.name}", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Wants what is recorded by now sent at once, and the thread to end afterwards."""
@@ -148,7 +151,13 @@ class _ChannelThread:
         with self._changed:
             if self._changed.wait_for(lambda: self._is_done, limit):
                 return self._channel.delivery(self._error)
+            self._abandon()
             return self._channel.delivery(self._error or TimeoutError("the server is slow"))
+
+    def _abandon(self) -> None:
+        """Ends the thread before its next event; a thread in C++ code when the interpreter ends aborts the process."""
+        self._channel.abandon()
+        atexit.register(self._thread.join, PATIENCE_SECONDS)
 
     def _run(self) -> None:
         with suppress(Exception):

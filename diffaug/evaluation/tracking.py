@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -45,8 +45,10 @@ class Tracker(Protocol):
     def recognizes(self, state: State) -> bool:
         """Whether what `state` speaks of is still there; if not, everything is replayed from the first event."""
 
-    def replay(self, events: Sequence[Event], state: State) -> None:
+    def replay(self, events: Iterable[Event], state: State) -> None:
         """Sends events and sets `state["cursor"]` to the number of each one sent, for a later call to go on.
+
+        Drawing the next event raises when sending was given up.
 
         An event may come again, when the process was killed before `state` was saved: that must change nothing.
         What can't be sent at all is left out with a sentence in the list `state["skipped"]`.
@@ -97,7 +99,7 @@ class Channel:
         self._point, self._study, self._settings, self._patient = point, study, settings, patient
         self._folder = study.path / "tracking"
         self._record = self._folder / f"{point.name}.json"
-        self._is_recognized = False
+        self._is_recognized = self._is_abandoned = False
         self._sentence = ""
         self._skipped: list[str] = []
 
@@ -128,17 +130,29 @@ class Channel:
         """
         tracker = self.load()
         with _alone(self._folder / f".{self.name}.lock", lock_seconds):
-            state = self._state(tracker)
-            events = [event for event in read_events(self.journal) if event.number > state.get("cursor", 0)]
+            recorded = read_events(self.journal)
+            journal = recorded[0].identity if recorded else None
+            state = self._state(tracker, journal, len(recorded))
+            events = [event for event in recorded if event.number > state.get("cursor", 0)]
             for start in range(0, len(events), EVENTS_PER_SAVE):
                 try:
-                    tracker.replay(events[start : start + EVENTS_PER_SAVE], state)
+                    tracker.replay(self._while_wanted(events[start : start + EVENTS_PER_SAVE]), state)
                 finally:
                     self._skipped += state.pop("skipped", [])
-                    self._save(tracker, state)
+                    self._save(tracker, {**state, "journal": journal})
                 if report is not None:
                     report(min(start + EVENTS_PER_SAVE, len(events)), len(events))
             self._sentence = tracker.describe(state) if state else ""
+
+    def abandon(self) -> None:
+        """Makes `send`, in another thread, stop before its next event; what it has not sent stays in the journal."""
+        self._is_abandoned = True
+
+    def _while_wanted(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            if self._is_abandoned:
+                raise TimeoutError("given up")
+            yield event
 
     def delivery(self, error: BaseException | None = None) -> Delivery:
         """What came of sending so far; `error` is what ended it."""
@@ -160,8 +174,11 @@ class Channel:
             return 0
         return sum(event.number > cursor for event in events)
 
-    def _state(self, tracker: Tracker) -> State:
+    def _state(self, tracker: Tracker, journal: str | None, length: int) -> State:
+        """What the tracker has had of this journal; nothing where the journal is another, begun after it was lost."""
         state: State = storage.read_json(self._record) if self._record.exists() else {}
+        if state.get("journal", journal) != journal or state.get("cursor", 0) > length:
+            return {}
         if state and not self._is_recognized and not tracker.recognizes(state):
             return {}
         self._is_recognized = True

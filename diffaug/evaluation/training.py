@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +93,8 @@ class TrainingSet:
 def identity_of(function: Callable[..., Any]) -> str:
     """Names a user's function with a hash of its text, so that a changed function is not taken for the same.
 
-    What is bound by `functools.partial` counts; what the function's text calls or captures does not.
+    What is bound by `functools.partial` counts; what the function's text calls or captures does not. A function whose
+    text is not kept, as one typed into an interpreter, is named by its compiled code, which differs between Pythons.
     """
     if isinstance(function, partial):
         bound = repr((function.args, sorted(function.keywords.items())))
@@ -101,7 +103,20 @@ def identity_of(function: Callable[..., Any]) -> str:
     try:
         return f"{text.__qualname__} {storage.sha256_bytes(inspect.getsource(text).encode())[:12]}"
     except (TypeError, OSError):
-        return text.__qualname__
+        code = getattr(text, "__code__", getattr(getattr(function, "__call__", None), "__code__", None))  # noqa: B004
+        return f"{text.__qualname__} {_hash_of_code(code)}" if code else text.__qualname__
+
+
+def _hash_of_code(code: CodeType) -> str:
+    inner = [
+        _hash_of_code(part)
+        if isinstance(part, CodeType)
+        else repr(sorted(map(repr, part)))
+        if isinstance(part, frozenset)  # which has another order in each process
+        else repr(part)
+        for part in code.co_consts
+    ]
+    return storage.sha256_bytes(repr((code.co_code, inner, code.co_names)).encode())[:12]
 
 
 class Classifier(Protocol):

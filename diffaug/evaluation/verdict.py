@@ -100,20 +100,28 @@ def dose_is_set(dose: Mapping[str, Any] | None) -> bool:
 
 
 def require_gain(result: EvaluationResult, fail_under: float) -> None:
-    """Raises unless the interval of the verdict's comparison lies above a threshold.
+    """Raises unless the interval of the verdict's comparison lies above a threshold, and the verdict is "use".
+
+    A threshold below zero asks that little is lost: it does not take the verdict.
 
     Args:
         result: The evaluation.
         fail_under: Gain in balanced accuracy that the lower end must reach, a fraction: 0.01 is one point.
 
     Raises:
-        QualityGateError: The lower end is below it.
+        QualityGateError: The lower end is below it, or a gain is asked for and not sure.
         UsageError: The threshold is not between -1 and 1.
     """
     if not -1 <= fail_under <= 1:
         raise UsageError(f"a gain of {fail_under} is impossible", fix="give a fraction: 0.01 is one point")
     verdict = result.verdict
     claim = next(c for c in result.comparisons if (c.arm, c.baseline) == (verdict.arm, verdict.baseline))
+    if fail_under >= 0 and verdict.decision != "use" and claim.difference.low >= fail_under:
+        raise QualityGateError(
+            f"'{claim.arm}' gained {_change_in_points(claim.difference)} points over '{claim.baseline}', but the "
+            f"verdict is '{verdict.decision}': {verdict.text}",
+            fix="the report says what would help",
+        )
     if not claim.difference.low >= fail_under:
         raise QualityGateError(
             f"'{claim.arm}' gained {_change_in_points(claim.difference)} points over '{claim.baseline}': "

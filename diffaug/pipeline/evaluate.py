@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -181,7 +182,7 @@ def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
     Raises:
         UsageError: There is none, or the images or the pool changed since.
     """
-    folder, fix = job.study.evaluation, f"diffaug evaluate {job.study.path}"
+    folder, fix = job.study.evaluation, f"diffaug evaluate {shlex.quote(str(job.study.path))}"
     facts = storage.committed_facts(folder)
     if facts is None:
         raise UsageError("there is no finished evaluation", where=folder, fix=fix)

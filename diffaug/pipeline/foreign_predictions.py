@@ -25,26 +25,31 @@ def judge_predictions(file: Path, *, job: Job | None = None, catalog: Catalog | 
         catalog: The study's images; given with it.
 
     Raises:
-        DataError: A column, value, line or file is missing, doubled, unknown, or contradicts another; or the study's
-            generator has seen test images.
-        UsageError: The CSV has no real arm, or no claim.
+        DataError: See `read_predictions`; or the study's generator has seen test images.
+        UsageError: There is no such file.
     """
     if job is None or catalog is None:
         return _judge(read_predictions(file))
     test, train = catalog.images("test"), catalog.images("train")
+    ignored: frozenset[str] = frozenset()
     if storage.committed_facts(job.study.generator) is not None:
-        require_unseen(test, seen_test_images(job, catalog), drop=False)
+        leaks = seen_test_images(job, catalog)
+        test = require_unseen(test, leaks, drop=job.config.evaluation.drop_leaked)
+        ignored = frozenset(leak.test_id for leak in leaks)
+        if ignored:
+            job.narrator.warn(f"{len(ignored)} test images were seen in training: lines about them are left out")
     found = read_predictions(
         file,
         classes=catalog.classes,
         test_ids=test.ids,
         labels=test.labels,
         train_counts=list(train.counts_by_name.values()),
+        ignored=ignored,
     )
     has_pool = storage.committed_facts(job.study.pool) is not None
     synthetic = Pool.open(job.study.pool).images().counts_by_name if has_pool else {}
     result = _judge(found, train.counts_by_name, synthetic)
-    storage.write_json(job.study.predictions / f"{file.stem}.json", result.to_dict())
+    storage.write_json(job.study.predictions / f"{file.stem}-{storage.sha256_file(file)[:8]}.json", result.to_dict())
     return result
 
 

@@ -212,7 +212,7 @@ def _finish_log(job: Job, pool: Pool) -> None:
     accepted = {f"accepted/{label}": float(outcome["accepted"]) for label, outcome in summary.items()}
     counts = {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
     job.journal.log_metrics(GENERATE_RUN, {"accepted": float(len(pool)), **accepted, **counts})
-    job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, f"{job.study.name}-pool", "synthetic")
+    job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, "pool", "synthetic")
     job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
     job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)
     job.journal.end_run(GENERATE_RUN)

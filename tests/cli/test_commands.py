@@ -1,4 +1,8 @@
+import importlib.metadata
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +89,8 @@ def test_doctor_knows_the_versions(capsys) -> None:
     facts = json.loads(capsys.readouterr().out)["facts"]
     assert facts["torch"][0].isdigit()
     assert "cuda devices" in facts
+    needed = [text for text in importlib.metadata.requires("diffaug") or [] if "extra ==" not in text]
+    assert {re.split(r"[^\w-]", text)[0].lower() for text in needed} <= facts.keys()
 
 
 def test_inspect_shows_the_counts_once(capsys, tmp_path, images, set_options) -> None:
@@ -107,3 +113,26 @@ def test_the_demo_as_shipped_finds_a_gain(capsys) -> None:
     accuracy = {arm["name"]: arm["metrics"]["balanced_accuracy"]["mean"] for arm in results["arms"]}
     assert accuracy["real + synthetic"] > accuracy["real only"]
     assert results["verdict"]["decision"] != "do not use"
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["recipes", "ls"], 0), (["recipes", "show", "none"], 2)])
+def test_a_tracker_that_was_given_up_cannot_abort_the_end_of_the_process(arguments, code) -> None:
+    """The handler stands for the interpreter's normal end, which aborts now and then while a thread is in C++ code."""
+    program = (
+        "import atexit, os, sys, threading\n"
+        "from diffaug.cli import main\n"
+        "threading.Thread(target=threading.Event().wait, name='diffaug-mlflow', daemon=True).start()\n"
+        "atexit.register(os._exit, 134)\n"
+        f"sys.argv[1:] = {arguments}\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("tiny-grey-cpu" in done.stdout) == (code == 0)
+    assert ("error:" in done.stderr) == (code != 0)
+
+
+def test_the_next_command_can_be_typed_where_a_folder_has_a_space(capsys, tmp_path, images, set_options) -> None:
+    data = images.rename(tmp_path / "my images")
+    main(["inspect", str(data), "--study", str(tmp_path / "my study"), "--quiet", *set_options])
+    assert f"next: diffaug run '{data}'" in capsys.readouterr().err

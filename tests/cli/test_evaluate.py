@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffaug import storage
 from diffaug.cli import main
 
 
@@ -50,11 +51,19 @@ def test_foreign_predictions_need_no_study(capsys, tmp_path) -> None:
 def test_the_gate_is_open_or_exits_with_5_and_says_what_was_reached(capsys, tmp_path) -> None:
     file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85})
     main(["evaluate", "--predictions", str(file), "--fail-under", "5"])
-    assert "verdict: use" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "verdict: use" in captured.out
+    assert "real: plain; claim: with synthetic. The column role of the CSV changes this." in captured.err
     assert exit_code("evaluate", "--predictions", str(file), "--fail-under", "20") == 5
     captured = capsys.readouterr()
     assert "verdict: use" in captured.out
     assert "20" in captured.err
+
+
+@pytest.mark.parametrize("points", ["nan", "101", "-101", "inf"])
+def test_an_impossible_gate_is_refused_before_any_work(capsys, points) -> None:
+    assert exit_code("evaluate", "no study", "--fail-under", points) == 2
+    assert "--fail-under" in capsys.readouterr().err
 
 
 def test_a_closed_gate_still_gives_programs_the_results(capsys, tmp_path) -> None:
@@ -98,5 +107,6 @@ def test_predictions_of_a_studys_test_images_are_judged_by_its_labels(capsys, tm
     main(["evaluate", str(study), "--predictions", str(tmp_path / "mine.csv"), "--json"])
     result = json.loads(capsys.readouterr().out)["results"]
     assert result["comparisons"][0]["difference"]["mean"] == pytest.approx(2 / 3)
+    name = f"mine-{storage.sha256_file(tmp_path / 'mine.csv')[:8]}.json"
     assert result["train_counts"] == {"bright": 5, "dark": 16, "middle": 10}
-    assert json.loads((study / "predictions" / "mine.json").read_text())["verdict"] == result["verdict"]
+    assert json.loads((study / "predictions" / name).read_text())["verdict"] == result["verdict"]

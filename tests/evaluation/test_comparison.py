@@ -71,6 +71,16 @@ def test_the_interval_knows_how_many_real_arms_the_baseline_is_the_best_of(answe
         assert wide.difference.high > narrow.difference.high
 
 
+def test_seeds_that_play_no_part_count_as_one(simulated_arms):
+    world = simulated_arms(1, (60, 40, 30), seeds=1)
+    once = world.draw([0, 0.5, 0.2, 0, 1, 0])[0]
+    one = answers_of(world, once)
+    world.generators = np.zeros(5, np.int64)
+    five = answers_of(world, [np.repeat(correct, 5, axis=0) for correct in once])
+    assert judge(five) == judge(one)
+    assert judge(five)[0][0].seeds_only is None
+
+
 def test_arms_without_synthetic_images_know_no_generators(simulated_arms):
     world = simulated_arms(1, seeds=4, generators=2)
     answers = answers_of(world, world.draw([0] * 6)[0])

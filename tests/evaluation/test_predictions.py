@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffaug.errors import DataError
+from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.predictions import read_predictions
 from diffaug.evaluation.summary import summarize
 
@@ -75,6 +75,14 @@ def test_lines_may_come_in_any_order_and_name_files_by_base_name(read):
     assert found["with synthetic", 1] == tuple(LABELS)
 
 
+def test_lines_about_ignored_images_do_not_count_and_may_be_absent(read):
+    table = rows()
+    kept = {**STUDY, "test_ids": (*IDS[:1], *IDS[2:]), "labels": LABELS[[0, 2, 3]], "ignored": IDS[1:2]}
+    found = read(table, **kept)
+    assert found.trials == read(table[table["file_name"] != IDS[1]], **kept).trials
+    assert (found.ids, len(found.trials[0].predictions)) == (kept["test_ids"], 3)
+
+
 def test_without_a_seed_there_is_one(read):
     assert {t.seed for t in read(rows(seeds=(0,)).drop(columns="seed"), **STUDY).trials} == {0}
 
@@ -87,12 +95,12 @@ def test_spaces_blank_lines_and_a_byte_order_mark_do_not_matter(read):
 @pytest.mark.parametrize(
     ("column", "values", "roles"),
     [
-        ("role", {"plain": "diagnosis", "with synthetic": "real"}, ("diagnosis", "real")),
-        ("synthetic", {"plain": "True", "with synthetic": "no"}, ("claim", "real")),
+        ("role", {"plain": "claim", "more": "diagnosis", "with synthetic": "real"}, ("claim", "diagnosis", "real")),
+        ("synthetic", {"plain": "True", "more": "0", "with synthetic": "no"}, ("claim", "real", "real")),
     ],
 )
 def test_roles_are_told_or_read_off_the_name(read, column, values, roles):
-    table = rows()
+    table = rows(arms=tuple(values))
     table[column] = table["arm"].map(values)
     assert tuple(read(table, **STUDY).roles.values()) == roles
 
@@ -113,6 +121,7 @@ def with_probabilities(table, **changes):
         *((name, "real") for name in ("without any synthetic images", "0 % synthetic", "0.0% synthetic")),
         *((name, "claim") for name in ("synthetic", "SYNTHETIC2", "no filter, synthetic", "30 % synthetic")),
         ("synthetic-free", "real"),
+        *((name, "diagnosis") for name in ("synthetic only", "real + unfiltered synthetic")),
         *((name, "claim") for name in ("1.0 % synthetic", "augmentation: no, synthetic: yes", "synthetic, freeze 2")),
         *(
             (name, "claim")
@@ -234,6 +243,19 @@ def test_a_class_without_test_images_is_refused(refused):
     assert "no test image of: dog" in refused(rows(), classes=(*CLASSES, "dog"), test_ids=IDS, labels=LABELS)
 
 
-def test_a_missing_file_is_an_error_of_the_data(tmp_path):
-    with pytest.raises(DataError, match="can't read the CSV"):
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        (("plain", "mine"), "no arm is a claim: 'plain' is real, 'mine' is real"),
+        (("1 % synthetic", "2 % synthetic"), "no arm is real: '1 % synthetic' is claim"),
+    ],
+)
+def test_arms_of_which_nothing_can_be_compared_are_refused_with_their_roles(refused, arms, message):
+    text = refused(rows(arms=arms))
+    assert message in text
+    assert "predictions.csv" in text
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no such file[\s\S]*none\.csv"):
         read_predictions(tmp_path / "none.csv")

@@ -131,6 +131,7 @@ def test_state_is_saved_every_few_events_so_that_a_kill_repeats_little(study, mo
 
     class Dying(ListTracker):
         def replay(self, events, state):
+            events = list(events)
             if events[0].number == 3:
                 raise Killed
             super().replay(events, state)
@@ -150,6 +151,20 @@ def test_a_tracker_that_forgot_is_sent_everything_again(study, monkeypatch):
     tracker.known = False
     sync(study, TrackingSettings(), Listener())
     assert received == [1, 2, 3, 4, 5] * 2
+
+
+def test_a_journal_begun_anew_is_sent_from_its_first_event(study, monkeypatch):
+    five_events(study)
+    received = []
+    install(monkeypatch, tracker_point(ListTracker(received)))
+    sync(study, TrackingSettings(), Listener())
+    study.journal.unlink()
+    five_events(study)
+    assert sync(study, TrackingSettings(), Listener()) == ["5 events"]
+    assert received == [1, 2, 3, 4, 5] * 2
+    study.journal.unlink()
+    Journal(study.journal).start_run("study", name="digits")
+    assert sync(study, TrackingSettings(), Listener()) == ["1 events"]
 
 
 def test_one_tracker_failing_does_not_keep_another_from_its_events(study, monkeypatch):
@@ -250,6 +265,30 @@ def test_a_tracker_that_hangs_costs_a_stage_a_second_and_gets_everything_later(s
     assert eventually(lambda: not our_threads())
     assert send_all(study, TrackingSettings(), narrator) == ["7 events"]
     assert received == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_was_given_up_stops_before_its_next_event(study, monkeypatch):
+    five_events(study)
+    first, released = threading.Event(), threading.Event()
+
+    class SlowAtEachEvent(ListTracker):
+        def replay(self, events, state):
+            for event in events:
+                super().replay([event], state)
+                first.set()
+                assert released.wait(30)
+
+    received = []
+    install(monkeypatch, tracker_point(SlowAtEachEvent(received, is_local=False)))
+    stage = Sender(study, TrackingSettings(), Listener())
+    stage.start()
+    assert first.wait(10)
+    stage.flush()
+    released.set()
+    assert eventually(lambda: not our_threads())
+    assert received == [1]
+    assert send_all(study, TrackingSettings(), Listener()) == ["5 events"]
+    assert received == [1, 2, 3, 4, 5]
 
 
 def test_the_pauses_between_attempts_grow_and_a_flush_ends_them(study, monkeypatch):

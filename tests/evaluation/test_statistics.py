@@ -136,6 +136,8 @@ def test_classes_of_one_test_image_each_are_treated_as_one_sample():
         (0.4, (60, 40, 20, 15, 10, 5), 3),
         (0.4, (30,) * 4, 5),
         (0.4, (500, 250, 100), 5),
+        (0.4, (500, 250, 100), 2),
+        (0.4, (150,) * 6, 2),
     ],
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(simulated_arms, effect, counts, seeds):
@@ -153,6 +155,19 @@ def test_intervals_cover_the_truth_as_often_as_they_say(simulated_arms, effect, 
             covered[i] += interval.low <= value <= interval.high
     assert 936 <= covered[0] <= 992
     assert 930 <= covered[1] <= 970
+
+
+@pytest.mark.parametrize("generator_sd", [0.3, 0.6])
+def test_intervals_of_two_generators_cover_others(simulated_arms, generator_sd):
+    """Of 500 experiments 475 are expected, give or take 5; with as many degrees of freedom as seeds it would be 450."""
+    world = simulated_arms(11, (100,) * 8, seeds=10, generators=2)
+    world.generator_sd = generator_sd
+    truth = world.true_accuracy(0, True) - world.true_accuracy(0)
+    intervals = [
+        paired_difference(*world.draw([0, 0], generated=(0,))[0], world.labels, world.generators).interval()
+        for _ in range(500)
+    ]
+    assert sum(e.low <= truth <= e.high for e in intervals) >= 465
 
 
 def test_holm_on_the_textbook_example():

@@ -25,6 +25,7 @@ from diffaug.evaluation.training import (
     classifier_of,
     estimate_batch_norm,
     fit_network,
+    identity_of,
     last_layer_only,
     real_draw,
     recipe_of,
@@ -312,3 +313,15 @@ def test_predictions_are_probabilities(real):
             real, real.images.pixels[:5], recipe=RECIPE, seed=0, device="cpu"
         ),
     )
+
+
+def test_functions_without_a_text_are_told_apart_by_their_code():
+    def compiled(text):
+        names = {}
+        exec(text, names)
+        return identity_of(names["train"])
+
+    first = "def train(data):\n    return [step for step in range(3) if step in {'a', 'b'}]"
+    assert compiled(first) == compiled(first)
+    assert len({compiled(first), compiled(first.replace("3", "4")), compiled(first.replace("'b'", "'c'"))}) == 3
+    assert len({compiled(first), compiled(first.replace("range", "list"))}) == 2

@@ -254,6 +254,14 @@ def test_the_gate_is_the_lower_end_of_the_verdicts_interval():
     assert "below the +3.0 that were asked for" in str(failure.value)
 
 
+def test_a_gain_that_is_not_sure_among_several_claims_closes_the_gate():
+    result = result_of(evidence_of(difference(0.05)))
+    unsure = replace(result, verdict=replace(result.verdict, decision="not decidable"))
+    require_gain(unsure, -0.01)
+    with pytest.raises(QualityGateError, match="the verdict is 'not decidable'"):
+        require_gain(unsure, 0)
+
+
 @pytest.mark.parametrize("impossible", [2, -1.5, math.nan])
 def test_an_impossible_gate_is_refused(impossible):
     with pytest.raises(UsageError, match="one point"):

@@ -330,6 +330,25 @@ def test_a_store_that_was_emptied_or_another_experiment_is_sent_everything(study
         assert len(client.search_runs([client.get_experiment_by_name(name).experiment_id])) == 2
 
 
+def test_an_experiment_renamed_in_mlflow_goes_on_unless_a_name_was_set(study, narrator, record):
+    journal = record(study)
+    sync(study, TrackingSettings(), SilentNarrator())
+    client = client_of(study)
+    made = client.get_experiment_by_name("diffaug/my study")
+    client.rename_experiment(made.experiment_id, "wildlife")
+    journal.log_metrics("study", {"late": 1.0})
+    sync(study, TrackingSettings(), narrator)
+    assert narrator.warned == []
+    assert runs_of(client)["digits"].data.metrics["late"] == 1.0
+    assert client.get_experiment_by_name("diffaug/my study") is None
+
+
+@pytest.mark.parametrize("uri", ["databricks", "databricks-uc", "uc", "databricks://team"])
+def test_the_name_of_a_service_is_not_taken_for_a_folder(study, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert not mlflow_tracking.MlflowTracker(study, TrackingSettings()).is_local
+
+
 def old_store(folder: Path) -> Path:
     """What MLflow wrote to ./mlruns before it took to databases."""
     storage.write_text(folder / "0" / "meta.yaml", "artifact_location: x\nexperiment_id: '0'\nname: Default\n")
