@@ -247,7 +247,7 @@ def _width(preset: Preset, folded: int) -> int:
     """Width of the first level: that of what images fold into, but at most twice the preset's.
 
     Cost grows with the square of the width and what is folded with the square of the image's side, so of large images
-    the first convolution keeps a part only.
+    the first convolution keeps a part only; see `UNet.gain` for the noise in the rest.
     """
     return max(preset.base_channels, min(folded // 16 * 16, 2 * preset.base_channels))
 

@@ -248,12 +248,10 @@ class Watch:
 def _features(data: TrainingData, pixels: Tensor, *, mirrored: bool = False) -> Tensor:
     """uint8 (N, H, W, C), normalised and averaged down to at most 16 x 16 px, to (N, F) on the device."""
     height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
-    parts = [
-        adaptive_avg_pool2d(data.normalization.to_network(part.flip(2) if mirrored else part), (height, width)).flatten(
-            1
-        )
-        for part in (part.to(data.device) for part in torch.split(pixels, 1024))
-    ]
+    parts = []
+    for part in torch.split(pixels, 1024):
+        images = data.normalization.to_network(part.to(data.device))
+        parts.append(adaptive_avg_pool2d(images.flip(-1) if mirrored else images, (height, width)).flatten(1))
     return torch.cat(parts)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffaug import seeding
-from diffaug.diffusion.unet import Dropout, SelfAttention
+from diffaug.diffusion.unet import Dropout, NetworkConfig, SelfAttention, UNet
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -38,3 +38,14 @@ def test_attention_divides_any_width_among_its_heads(sixteenths: int) -> None:
     attention, x = SelfAttention(channels), torch.randn(1, channels, 1, 2)
     assert attention(x).shape == x.shape
     assert attention.heads == channels // 32 or channels % 32
+
+
+def test_a_network_narrower_than_what_it_folds_passes_the_image_by_to_the_mean_alone() -> None:
+    network, x = UNet(NetworkConfig((9, 6), 3, 2, 4, 16, (1, 2), 1, 0.0)), torch.randn(2, 3, 9, 6)
+    gain = torch.tensor([0.5, -1.0, 2.0])
+    with torch.no_grad():
+        network.gain.bias.copy_(gain)
+    mean, variance = network(x, torch.zeros(2), torch.tensor([0, 2])).chunk(2, dim=1)
+    assert torch.equal(mean, gain[:, None, None] * x)
+    assert not variance.any()
+    assert UNet(NetworkConfig((9, 6), 3, 2, 2, 16, (1, 2), 1, 0.0)).gain is None
