@@ -91,10 +91,11 @@ class DiffusionSettings(Settings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="auto: bfloat16 on CUDA, and with a budget in minutes on a CPU where it is measured to be faster.",
+        description="auto: bfloat16 on CUDA from compute capability 8.0 on, and with a budget in minutes on a CPU where "
+        "it is measured to be faster.",
     )
     compile: Literal["auto"] | bool = Field(
-        "auto", description="Compile the network; auto: in long trainings on CUDA, if measured to be faster."
+        "auto", description="Compile the network; auto: on CUDA, with 20 minutes or more, if measured to be faster."
     )
     long_tail: Literal["none", "transfer", "class balancing"] = Field(
         "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."
@@ -285,6 +286,12 @@ class EvaluationSettings(Settings):
     def num_generators(self) -> int:
         """Generators, the study's own included."""
         return self.generators or (2 if self.thorough else 1)
+
+    @model_validator(mode="after")
+    def _every_generator_is_used(self) -> EvaluationSettings:
+        if self.num_generators > self.repetitions:
+            raise ValueError(f"{self.num_generators} generators need as many seeds, not {self.repetitions}")
+        return self
 
     @field_validator("shares", "synthetic_weights", "synthetic_ratios")
     @classmethod

@@ -223,7 +223,6 @@ def _trial(experiment: Experiment, arm: Arm, number: int, outcome: Outcome) -> T
         predicted=outcome.predicted,
         labels=test.labels,
         num_classes=len(test.classes),
-        train_counts=experiment.train.class_counts.tolist(),
         seconds=outcome.seconds,
     )
 

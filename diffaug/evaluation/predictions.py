@@ -53,7 +53,6 @@ def read_predictions(
     classes: Sequence[str] | None = None,
     test_ids: Sequence[str] | None = None,
     labels: NDArray[np.int64] | None = None,
-    train_counts: Sequence[int] | None = None,
     ignored: Collection[str] = (),
 ) -> Predictions:
     """Reads and scores predictions.
@@ -70,7 +69,6 @@ def read_predictions(
         test_ids: Names of the test images (N,), which a file name meets as a whole or, where only one of them has it,
             by its base name; none: the files that the CSV names.
         labels: True classes of the test images (N,), positions in `classes`; none: from `label`.
-        train_counts: Real training images of each class (K,); none: not known.
         ignored: Names of further images, lines about which do not count; only with `test_ids`.
 
     Raises:
@@ -103,7 +101,6 @@ def read_predictions(
                 probabilities=_all_or_none(lines, ordered, probabilities),
                 labels=truth,
                 num_classes=len(names),
-                train_counts=train_counts,
                 seconds=0.0,
             )
         )

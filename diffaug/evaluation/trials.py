@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,17 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug import storage
-from diffaug.evaluation.metrics import (
-    Group,
-    class_groups,
-    class_recall,
-    classification_metrics,
-    confusion,
-    group_recall,
-    probability_metrics,
-)
+from diffaug.evaluation.metrics import class_recall, classification_metrics, confusion, probability_metrics
 
-TRIAL_SCHEMA = 2
+TRIAL_SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -33,8 +24,6 @@ class Trial:
         seed: Number of the repetition, from 0; the trials of one number are paired.
         metrics: Test metrics by name, fractions but for `nll`; those of probabilities only where there were some.
         recall: Recall of each class on the test images, in class order.
-        group_recall: Mean recall of the classes with many, medium and few training images; empty where these are not
-            known.
         confusion: Test images by true class (row) and predicted class (column).
         predictions: Predicted class of each test image.
         seconds: Time that training and prediction took.
@@ -44,7 +33,6 @@ class Trial:
     seed: int
     metrics: dict[str, float]
     recall: tuple[float, ...]
-    group_recall: dict[Group, float]
     confusion: tuple[tuple[int, ...], ...]
     predictions: tuple[int, ...]
     seconds: float
@@ -60,7 +48,6 @@ class Trial:
         seconds: float,
         probabilities: NDArray[np.floating] | None = None,
         predicted: NDArray[np.int64] | None = None,
-        train_counts: Sequence[int] | None = None,
     ) -> Self:
         """Scores predictions against the true classes.
 
@@ -72,7 +59,6 @@ class Trial:
             seconds: Time that it took.
             probabilities: Of each class (N, K); rows sum to 1.
             predicted: Predicted classes (N,); none: the most probable ones.
-            train_counts: Real training images of each class (K,).
 
         Raises:
             DataError: A class has no test image, or a probability is not finite.
@@ -91,7 +77,6 @@ class Trial:
             seed=seed,
             metrics=classification_metrics(labels, predicted, num_classes) | of_probabilities,
             recall=tuple(recall.tolist()),
-            group_recall={} if train_counts is None else group_recall(recall, class_groups(train_counts)),
             confusion=tuple(map(tuple, counts.tolist())),
             predictions=tuple(predicted.tolist()),
             seconds=seconds,

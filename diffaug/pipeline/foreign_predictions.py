@@ -43,7 +43,6 @@ def judge_predictions(file: Path, *, job: Job | None = None, catalog: Catalog | 
         classes=catalog.classes,
         test_ids=test.ids,
         labels=test.labels,
-        train_counts=list(train.counts_by_name.values()),
         ignored=ignored,
     )
     has_pool = storage.committed_facts(job.study.pool) is not None

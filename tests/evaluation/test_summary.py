@@ -54,7 +54,7 @@ def trial_of(arm, seed, with_probabilities=True):
     guess = np.where(random.random(len(LABELS)) < SHARES[arm], LABELS, (LABELS + 1) % 3)
     probabilities = np.full((len(LABELS), 3), 0.2) + 0.4 * np.eye(3)[guess]
     answers = {"probabilities": probabilities} if with_probabilities else {"predicted": guess}
-    return Trial.of(arm, seed, **answers, labels=LABELS, num_classes=3, train_counts=[300, 30, 3], seconds=1.0)
+    return Trial.of(arm, seed, **answers, labels=LABELS, num_classes=3, seconds=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,13 @@ def trial_of(**options):
 
 @pytest.fixture
 def trial():
-    return trial_of(probabilities=PROBABILITIES, train_counts=[200, 30, 5])
+    return trial_of(probabilities=PROBABILITIES)
 
 
 def test_probabilities_decide_the_predictions(trial):
     assert trial.predictions == (0, 1, 0, 1, 0, 2)
     assert tuple(trial.metrics) == METRICS
     assert trial.recall == pytest.approx((2 / 3, 1 / 2, 1))
-    assert trial.group_recall == pytest.approx({"many": 2 / 3, "medium": 1 / 2, "few": 1})
     assert trial.confusion == ((2, 1, 0), (1, 1, 0), (0, 0, 1))
 
 
@@ -37,7 +36,6 @@ def test_predictions_alone_give_no_figures_about_probabilities(trial):
     alone = trial_of(predicted=np.array(trial.predictions))
     assert tuple(alone.metrics) == PREDICTION_METRICS
     assert alone.metrics == {name: trial.metrics[name] for name in PREDICTION_METRICS}
-    assert alone.group_recall == {}
 
 
 def test_given_predictions_outrank_the_most_probable_class():
@@ -64,8 +62,8 @@ def test_a_trial_of_an_older_version_is_trained_again(trial, tmp_path):
     write_trial(tmp_path, trial, "inputs")
     file = trial_file(tmp_path, trial.arm, trial.seed)
     record = storage.read_json(file)
-    del record["schema"], record["trial"]["group_recall"]
-    for older in (record, {**record, "schema": 1}, [], "text"):
+    del record["schema"], record["trial"]["confusion"]
+    for older in (record, {**record, "schema": 2}, [], "text"):
         storage.write_json(file, older)
         assert read_trial(tmp_path, trial.arm, trial.seed, "inputs") is None
 
