@@ -91,7 +91,7 @@ class DiffusionSettings(Settings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="auto: bfloat16 on CUDA from compute capability 8.0 on, and with a budget in minutes on a CPU where "
+        description="auto: bfloat16 on CUDA from compute capability 8.0 on; on a CPU, with a budget in minutes, where "
         "it is measured to be faster.",
     )
     compile: Literal["auto"] | bool = Field(

@@ -24,7 +24,7 @@ CONFIG, WEIGHTS, GUIDE, CARD = "config.json", "model.safetensors", "guide.safete
 ROWS = "rows.parquet"
 ROWS_COLUMNS = ("id", "pixel_sha256", "label", "part")
 TRAINED, HELD_OUT = "trained", "held out"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def for_inference(denoiser: Denoiser, device: str) -> Denoiser:

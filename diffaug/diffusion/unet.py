@@ -188,8 +188,8 @@ class UNet(nn.Module):
         self.head = _zeroed(nn.Conv2d(widths[0], 2 * folded, 3, padding=1))
         # What noise level and class alone tell, which is most of what there is to know of the variance.
         self.offset = _zeroed(nn.Linear(embedding, 2 * config.channels))
-        # Fewer channels than are folded can't carry all of the noise; what they miss would stay in the samples.
-        self.gain = _zeroed(nn.Linear(embedding, config.channels)) if folded > widths[0] else None
+        # No more channels than are folded can't carry all of the noise; what they miss would stay in the samples.
+        self.gain = _zeroed(nn.Linear(embedding, config.channels)) if folded >= widths[0] else None
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Evaluates the network.

@@ -40,8 +40,8 @@ def test_attention_divides_any_width_among_its_heads(sixteenths: int) -> None:
     assert attention.heads == channels // 32 or channels % 32
 
 
-def test_a_network_narrower_than_what_it_folds_passes_the_image_by_to_the_mean_alone() -> None:
-    network, x = UNet(NetworkConfig((9, 6), 3, 2, 4, 16, (1, 2), 1, 0.0)), torch.randn(2, 3, 9, 6)
+def test_a_network_no_wider_than_what_it_folds_passes_the_image_by_to_the_mean_alone() -> None:
+    network, x = UNet(NetworkConfig((9, 6), 3, 2, 4, 48, (1, 2), 1, 0.0)), torch.randn(2, 3, 9, 6)
     gain = torch.tensor([0.5, -1.0, 2.0])
     with torch.no_grad():
         network.gain.bias.copy_(gain)
