@@ -159,7 +159,7 @@ def _decode_content(content: bytes) -> Decoded:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _require_decodable(image)
-            return _decode_image(image)
+            return decode_image(image)
     except _RejectedError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError) as error:
@@ -194,7 +194,12 @@ def _why_unidentified(content: bytes) -> tuple[Verdict, str]:
     return "truncated", "the header is cut short or damaged"
 
 
-def _decode_image(image: Image.Image) -> Decoded:
+def decode_image(image: Image.Image) -> Decoded:
+    """Grey or RGB pixels of an open image of any of Pillow's modes, the first frame of several.
+
+    Args:
+        image: Not decoded yet, or decoded already.
+    """
     frames = getattr(image, "n_frames", 1)
     mode = image.mode
     image.load()

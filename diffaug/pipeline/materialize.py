@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffaug import storage
 from diffaug.augment.labels import get_class_to_idx
-from diffaug.data.decode import _decode_image, pixel_sha256
+from diffaug.data.decode import decode_image, pixel_sha256
 from diffaug.errors import DataError, UsageError
 
 AS_THEY_ARE = ("L", "RGB", "F")  # Pillow's modes whose values are those of a grey or RGB array
@@ -90,7 +90,7 @@ def _class_name(label: Any, names: Mapping[int, str], index: int) -> str:
 
 def _pixels(image: Any, index: int) -> NDArray[np.uint8]:
     if isinstance(image, Image.Image) and image.mode not in AS_THEY_ARE:
-        image = _decode_image(image).pixels
+        image = decode_image(image).pixels
     array = np.asarray(image)
     if hasattr(image, "detach"):
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
