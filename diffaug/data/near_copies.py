@@ -28,8 +28,8 @@ SURELY_NEW = 2 / 3
 SMALLEST_SIDE = 0.85
 WHOLE = (0.5, 0.5, 1.0)
 COMPONENTS = 64
-SHORTLIST = 16
-REGISTERED = (16, 6)  # candidates that take each step of the registration
+SHORTLIST = 8
+REGISTERED = (8, 4)  # candidates that take each step of the registration
 ROUNDING = 1e-3
 LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
 QUERIES_AT_ONCE, IMAGES_AT_ONCE = 64, 1024
@@ -259,9 +259,10 @@ def thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
 
 def either_way(images: Tensor, found: Tensor) -> Tensor:
     """Images (N, S, C, H, W) by position (N, S) among M; from M on they are the same ones, mirrored."""
-    mirrored = (found >= len(images))[:, :, None, None, None]
+    mirrored = found >= len(images)
     chosen = images[found % len(images)]
-    return torch.where(mirrored, chosen.flip(4), chosen)
+    chosen[mirrored] = chosen[mirrored].flip(3)
+    return chosen
 
 
 def _search_windows(device: str) -> Tensor:

@@ -19,7 +19,6 @@ from diffaug.data.near_copies import (
     FINE,
     IMAGES_AT_ONCE,
     QUERIES_AT_ONCE,
-    SHORTLIST,
     WHOLE,
     describe,
     either_way,
@@ -28,7 +27,8 @@ from diffaug.data.near_copies import (
 )
 
 WORTH_REGISTERING = 0.5
-REGISTERED, BEYOND = (SHORTLIST, 6, 4, 4), 0.05
+SHORTLIST, BEYOND = 16, 0.05
+REGISTERED = (SHORTLIST, 6, 4, 4)
 LARGEST_DISTANCE, LARGEST_RATIO = 0.15, 0.25
 
 

@@ -151,10 +151,11 @@ def write_pool(
 
 def _written(rows: pd.DataFrame, folder: Path, subfolder: str, most: int) -> pd.DataFrame:
     """The rows without pixels, the first `most` of them written as pictures."""
-    files = [f"{subfolder}/{index:06d}.png" if turn < most else "" for turn, index in enumerate(rows["index"])]
-    for file, content in zip(files, rows[PNG], strict=True):
-        if file:
-            storage.write_unfinished(storage.safe_join(folder, file), content)
+    target = storage.safe_join(folder, subfolder)
+    names = [f"{index:06d}.png" for index in rows["index"]][:most]
+    for name, content in zip(names, rows[PNG], strict=False):
+        storage.write_unfinished(target / name, content)
+    files = [f"{subfolder}/{name}" for name in names] + [""] * (len(rows) - len(names))
     return rows.drop(columns=[PNG, DESCRIPTOR]).assign(file=files)
 
 
