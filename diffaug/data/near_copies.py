@@ -2,13 +2,13 @@
 
 Two images of one class can be more alike than an image and a crop of itself, so images are compared after they were
 registered: a coarse search over mirrored and cropped variants of all training images gives a short list, and each on
-it is then moved and scaled until it fits best. What decides is the remaining distance to the nearest training image
-in relation to that of the next one of another unit (Gu et al. 2023, arXiv 2310.02664), see `diffusion.copies`.
+it is then moved and scaled until it fits best (`registration`). What decides is the remaining distance to the nearest
+training image in relation to that of the next one of another unit (Gu et al. 2023, arXiv 2310.02664), see
+`diffusion.copies`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 
@@ -16,23 +16,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
+from diffaug.data.registration import (
+    COARSE,
+    FINE,
+    IMAGES_AT_ONCE,
+    WHOLE,
+    averaged,
+    describe,
+    registered_distances,
+    searchable,
+    tangent_distances,
+    tangent_probes,
+    thumbnails,
+)
 from diffaug.seeding import numpy_generator
 
 COPY_RATIO = 1 / 3
 GENERATED = -1
-THUMBNAIL, FINE, COARSE = 32, 16, 8  # largest sides in px: registered, compared, searched
-CROP_SIDE, CROP_POSITIONS = 0.9, (-1.0, -1 / 3, 1 / 3, 1.0)  # positions in shares of the room that a crop has
+CROP_SIDE, CROP_POSITION = 0.9, 0.7  # in shares of the image, and of the room that a crop has
 SURELY_NEW = 2 / 3
-SMALLEST_SIDE = 0.85
-WHOLE = (0.5, 0.5, 1.0)
 COMPONENTS = 64
 SHORTLIST = 8
-REGISTERED = (8, 4)  # candidates that take each step of the registration
+REGISTERED = (SHORTLIST, 4)
 ROUNDING = 1e-3
-LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
-QUERIES_AT_ONCE, IMAGES_AT_ONCE = 64, 1024
+QUERIES_AT_ONCE = 64
 CALIBRATED_ON = 4000
 
 
@@ -70,18 +78,17 @@ class CopyDetector:
         mirrored = (part.flip(3) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE))
         self._variants = torch.cat(
             [
-                torch.stack([describe(part, COARSE, window[None]) @ self._basis for window in self._windows])
+                torch.stack([searchable(describe(part, COARSE, one[None]) @ self._basis) for one in self._windows])
                 for part in chain(torch.split(self._thumbnails, IMAGES_AT_ONCE), mirrored)
             ],
             dim=1,
-        )  # (windows, 2 M, components)
-        self._squares = self._variants.square().sum(dim=2)
+        )  # (windows, 2 M, components + 2)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
         """Shape (C, h, w) of the `descriptor_maps` of these images."""
         channels, height, width = self._thumbnails.shape[1:]
-        return channels, _averaged(height, FINE), _averaged(width, FINE)
+        return channels, averaged(height, FINE), averaged(width, FINE)
 
     def match(self, pixels: NDArray[np.uint8], units: NDArray[np.int64] | None = None) -> Matches:
         """The training image that each image shows, or is most like.
@@ -106,7 +113,7 @@ class CopyDetector:
         excluded = torch.from_numpy(own).to(queries.device)[:, None] == self._units
         found, windows = self._search(queries, excluded)
         images = found % len(self._thumbnails)
-        distances = registered_distances(describe(queries, FINE), either_way(self._thumbnails, found), windows)
+        distances = registered_distances(queries, either_way(self._thumbnails, found), windows, registered=REGISTERED)
         distances = distances.masked_fill(excluded.gather(1, images), torch.inf)
         first = distances.argmin(dim=1, keepdim=True)
         nearest, second = distances.gather(1, first), _next_unit(distances, self._units[images], first)
@@ -119,14 +126,14 @@ class CopyDetector:
         Returns:
             Positions (N, S), those of mirrored images being M larger, and windows to begin with (N, S, 3).
         """
-        described = describe(queries, COARSE) @ self._basis
+        probes = tangent_probes(queries, self._basis)
         best = torch.full((len(queries), self._variants.shape[1]), torch.inf, device=queries.device)
-        for variant, squares in zip(self._variants, self._squares, strict=True):
-            torch.minimum(best, torch.addmm(squares, described, variant.T, alpha=-2), out=best)
+        for variant in self._variants:
+            torch.minimum(best, tangent_distances(probes @ variant.T), out=best)
         best = best.masked_fill(excluded.repeat(1, 2), torch.inf)
         found = best.topk(min(SHORTLIST, best.shape[1]), dim=1, largest=False).indices
-        products = torch.einsum("vnsc,nc->vns", self._variants[:, found], described)
-        return found, self._windows[(self._squares[:, found] - 2 * products).argmin(dim=0)]
+        products = torch.einsum("knc,vnsc->kvns", probes, self._variants[:, found])
+        return found, self._windows[tangent_distances(products).argmin(dim=0)]
 
 
 def _next_unit(distances: Tensor, units: Tensor, first: Tensor) -> Tensor:
@@ -161,100 +168,12 @@ def copy_threshold(
     return min(max(COPY_RATIO, float(ratios[int(share * len(ratios))])), highest)
 
 
-def registered_distances(
-    queries: Tensor,
-    references: Tensor,
-    windows: Tensor,
-    *,
-    registered: Sequence[int] = REGISTERED,
-    beyond: float = 0.0,
-) -> Tensor:
-    """Distances between images once each reference is moved and scaled to fit its query.
-
-    Gauss-Newton on position and scale, as in the registration of Lucas and Kanade (1981). Only the references that
-    fit best after a step take the next one.
-
-    Args:
-        queries: Descriptions (N, F) by `describe` at `FINE`.
-        references: Thumbnails (N, S, C, H, W).
-        windows: (N, S, 3), where to begin, as `describe` takes them.
-        registered: How many references take each step.
-        beyond: How far a window may leave the image, in shares of its side; pixels there repeat those of the border.
-
-    Returns:
-        (N, S), the smallest distance met.
-    """
-    best = torch.full(windows.shape[:2], torch.inf, device=windows.device)
-    rows = torch.arange(len(windows), device=windows.device)[:, None]
-    for number in registered:
-        chosen = best.topk(min(number, best.shape[1]), dim=1, largest=False).indices
-        repeated = queries.repeat_interleave(chosen.shape[1], dim=0)
-        distances, moved = _registration_step(
-            repeated, references[rows, chosen].flatten(0, 1), windows[rows, chosen].flatten(0, 1), beyond
-        )
-        best[rows, chosen] = torch.minimum(best[rows, chosen], distances.reshape(chosen.shape))
-        windows = windows.index_put((rows, chosen), moved.reshape(*chosen.shape, 3))
-    return best
-
-
-def _registration_step(queries: Tensor, references: Tensor, windows: Tensor, beyond: float) -> tuple[Tensor, Tensor]:
-    """One step for P pairs: the smaller of the distances (P,) before and after it, and the windows (P, 3) after it."""
-    step = 0.25 / max(references.shape[2:])
-    described = describe(references, FINE, windows)
-    residual = queries - described
-    jacobian = torch.stack(
-        [
-            (describe(references, FINE, windows + step * axis) - described) / step
-            for axis in torch.eye(3, device=windows.device)
-        ],
-        dim=2,
-    )
-    normal = jacobian.mT @ jacobian
-    damping = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None] + 1e-6
-    normal = normal + damping * torch.eye(3, device=windows.device)
-    moved = _inside(windows + torch.linalg.solve(normal, jacobian.mT @ residual[:, :, None])[:, :, 0], beyond)
-    after = (queries - describe(references, FINE, moved)).norm(dim=1)
-    return torch.minimum(residual.norm(dim=1), after), moved
-
-
-def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor:
-    """Images, or a window of each, as vectors of length 1: averaged to at most `side` px, without mean and contrast.
-
-    Args:
-        images: Float (N, C, H, W) of 0 to 255.
-        side: Largest height and width of what is compared.
-        windows: (N, 3) or (1, 3), centre y and x in [0, 1] and side in (0, 1]; enlarged to the image's size by
-            bilinear interpolation.
-    """
-    windows = torch.tensor([WHOLE], device=images.device) if windows is None else windows
-    rows, columns = (
-        _resampling(windows[:, axis], windows[:, 2], size, side) for axis, size in enumerate(images.shape[2:])
-    )
-    pooled = (rows[:, None].mT @ images @ columns[:, None]).flatten(1)
-    centred: Tensor = pooled - pooled.mean(dim=1, keepdim=True)
-    length: Tensor = centred.norm(dim=1, keepdim=True)
-    described: Tensor = centred / (length + LEAST_CONTRAST * centred.shape[1] ** 0.5)
-    return described
-
-
 def descriptor_maps(pixels: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
     """uint8 (N, H, W, C) to float32 (N, C, h, w) of length 1: at most 16 px, without mean and contrast."""
     images = thumbnails(pixels, device)
     count, channels, height, width = images.shape
-    maps = describe(images, FINE).reshape(count, channels, _averaged(height, FINE), _averaged(width, FINE))
+    maps = describe(images, FINE).reshape(count, channels, averaged(height, FINE), averaged(width, FINE))
     return maps.cpu().numpy()
-
-
-def thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
-    """uint8 (N, H, W, C) to float (N, C, h, w) of 0 to 255, at most 32 px."""
-    parts = []
-    for start in range(0, max(1, len(pixels)), IMAGES_AT_ONCE):
-        images = (
-            torch.from_numpy(np.array(pixels[start : start + IMAGES_AT_ONCE])).to(device).permute(0, 3, 1, 2).float()
-        )
-        height, width = (min(THUMBNAIL, side) for side in images.shape[2:])
-        parts.append(functional.adaptive_avg_pool2d(images, (height, width)))
-    return torch.cat(parts)
 
 
 def either_way(images: Tensor, found: Tensor) -> Tensor:
@@ -266,28 +185,7 @@ def either_way(images: Tensor, found: Tensor) -> Tensor:
 
 
 def _search_windows(device: str) -> Tensor:
-    """(V, 3): the whole image, and crops at all positions."""
-    reach = (1 - CROP_SIDE) / 2
-    crops = [(0.5 + reach * y, 0.5 + reach * x, CROP_SIDE) for y, x in product(CROP_POSITIONS, repeat=2)]
-    return torch.tensor([WHOLE, *crops], device=device)
-
-
-def _resampling(centres: Tensor, sides: Tensor, size: int, side: int) -> Tensor:
-    """Matrices (P, size, size pooled) that resample a line of pixels and average it to at most `side` values."""
-    pixels = torch.arange(size, device=centres.device)
-    positions = ((centres[:, None] + sides[:, None] * ((pixels + 0.5) / size - 0.5)) * size - 0.5).clamp(0, size - 1)
-    weights = (1 - (positions[:, None] - pixels[:, None]).abs()).clamp_min(0)
-    average = functional.adaptive_avg_pool1d(torch.eye(size, device=centres.device), _averaged(size, side))
-    return weights @ average
-
-
-def _averaged(size: int, side: int) -> int:
-    """What is left of `size` px when as few as possible are averaged to have at most `side`."""
-    return size // -(-size // side)
-
-
-def _inside(windows: Tensor, beyond: float) -> Tensor:
-    """Windows (P, 3) moved and shrunk into the image and a margin."""
-    sides = windows[:, 2:].clamp(SMALLEST_SIDE, 1)
-    reach = (1 - sides) / 2 + beyond
-    return torch.cat([(windows[:, :2] - 0.5).clamp(-reach, reach) + 0.5, sides], dim=1)
+    """(V, 3): the whole image, and crops in the middle and towards the corners."""
+    reach = CROP_POSITION * (1 - CROP_SIDE) / 2
+    corners = [(0.5 + y, 0.5 + x, CROP_SIDE) for y, x in product((-reach, reach), repeat=2)]
+    return torch.tensor([WHOLE, (0.5, 0.5, CROP_SIDE), *corners], device=device)

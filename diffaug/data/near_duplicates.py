@@ -14,15 +14,16 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from diffaug.data.near_copies import (
+from diffaug.data.near_copies import QUERIES_AT_ONCE, either_way
+from diffaug.data.registration import (
     COARSE,
-    FINE,
     IMAGES_AT_ONCE,
-    QUERIES_AT_ONCE,
     WHOLE,
     describe,
-    either_way,
     registered_distances,
+    searchable,
+    tangent_distances,
+    tangent_probes,
     thumbnails,
 )
 
@@ -35,7 +36,7 @@ LARGEST_DISTANCE, LARGEST_RATIO = 0.15, 0.25
 def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
     """Finds the images that show nearly the same picture.
 
-    Two images are taken for one picture when they hardly differ once registered (`near_copies`), and when one of them
+    Two images are taken for one picture when they hardly differ once registered (`registration`), and when one of them
     is also four times farther from the least similar of the images most like it. The second condition keeps apart what
     is merely alike, as parts on one background are; unlike the ratio to the next neighbour it finds series of up to
     fifteen pictures.
@@ -53,7 +54,7 @@ def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], No
     images = thumbnails(pixels, "cpu")
     described = torch.cat([describe(part, COARSE) for part in torch.split(images, IMAGES_AT_ONCE)])
     mirrored = torch.cat([describe(part.flip(3), COARSE) for part in torch.split(images, IMAGES_AT_ONCE)])
-    either = torch.cat([described, mirrored])
+    either = searchable(torch.cat([described, mirrored]))
     pairs = [np.empty((0, 2), np.int64)]
     for start in range(0, len(images), QUERIES_AT_ONCE):
         positions = torch.arange(start, min(start + QUERIES_AT_ONCE, len(images)))
@@ -70,14 +71,14 @@ def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], No
 
 def _pairs_of(positions: Tensor, images: Tensor, either: Tensor) -> NDArray[np.int64]:
     """The pairs (P, 2) that begin with one of these images."""
-    distances = (2 - 2 * either[positions] @ either.T).clamp_min(0).sqrt()
+    distances = tangent_distances(tangent_probes(images[positions]) @ either.T).clamp_min(0).sqrt()
     itself = torch.arange(len(either))[None] % len(images) == positions[:, None]
     nearest, found = distances.masked_fill(itself, torch.inf).topk(min(SHORTLIST, len(either) - 2), largest=False)
     alike = nearest[:, 0] < WORTH_REGISTERING
     positions, found = positions[alike], found[alike]
     windows = torch.tensor(WHOLE).expand(*found.shape, 3)
     registered = registered_distances(
-        describe(images[positions], FINE), either_way(images, found), windows, registered=REGISTERED, beyond=BEYOND
+        images[positions], either_way(images, found), windows, registered=REGISTERED, beyond=BEYOND
     )
     farthest = registered.amax(dim=1, keepdim=True)
     same = (registered < LARGEST_DISTANCE) & (registered < LARGEST_RATIO * farthest)

@@ -7,7 +7,6 @@ process may compute it, and all of it is in one file that is there as a whole or
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from diffaug import locks, storage
@@ -136,8 +136,11 @@ class ChunkStore:
         return {int(path.stem) for path in self._folder(class_index).glob(f"*{SUFFIX}") if path.stem.isdecimal()}
 
     def write(self, class_index: int, number: int, chunk: pd.DataFrame) -> None:
-        """Keeps a chunk, the sha256 of its parquet and that; it is there as a whole or not at all."""
-        content = chunk.to_parquet(index=False)
+        """Keeps a chunk, led by its sha256, in Arrow's format; it is there as a whole or not at all."""
+        table, sink = pa.Table.from_pandas(chunk, preserve_index=False), pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as file:
+            file.write_table(table)
+        content = sink.getvalue().to_pybytes()
         storage.write_bytes(self._path(class_index, number), hashlib.sha256(content).digest() + content)
 
     def read(self, class_index: int, number: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -152,7 +155,9 @@ class ChunkStore:
         if hashlib.sha256(content).digest() != sha256:
             fix = "remove it: it is made again"
             raise DamagedError("a chunk of the pool was changed after it was written", where=path, fix=fix)
-        return pd.read_parquet(io.BytesIO(content), columns=None if columns is None else list(columns))
+        table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+        chunk: pd.DataFrame = (table if columns is None else table.select(columns)).to_pandas()
+        return chunk
 
     @contextmanager
     def claim(self, class_index: int, number: int) -> Iterator[bool]:

@@ -25,7 +25,7 @@ from diffaug.synthesis.encoder import Description, Encoder
 from diffaug.synthesis.filters import Calibration
 
 STATE = "judge.safetensors"
-VERSION = 2
+VERSION = 3
 SETTINGS = {"filters", "rejected_real", "rejected_as_copies", "filter_updates"}
 SCORES = (
     "own_class_probability",

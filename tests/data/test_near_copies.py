@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from diffaug.data.near_copies import (
+from diffaug.data.near_copies import CopyDetector, copy_threshold, descriptor_maps
+from diffaug.data.registration import (
     COARSE,
     FINE,
     WHOLE,
-    CopyDetector,
-    copy_threshold,
     describe,
-    descriptor_maps,
     registered_distances,
+    searchable,
+    tangent_distances,
+    tangent_probes,
     thumbnails,
 )
 from diffaug.diffusion.copies import COPY_RATIO
@@ -38,6 +39,14 @@ def cropped(image: Pixels, top: float, left: float, side: float = 0.9) -> Pixels
     box = (left * width, top * height, (left + side) * width, (top + side) * height)
     enlarged = Image.fromarray(image.squeeze()).resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.asarray(enlarged).reshape(image.shape)
+
+
+def enlarged(image: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """A window (1, 3) of an image (1, C, H, W), enlarged to its size."""
+    y, x, side = window[0].tolist()
+    matrix = torch.tensor([[[side, 0, 2 * x - 1], [0, side, 2 * y - 1]]])
+    grid = torch.nn.functional.affine_grid(matrix, list(image.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
 def jpeg(image: Pixels) -> Pixels:
@@ -102,9 +111,8 @@ def test_the_search_finds_the_nearest_variants_of_all(detector) -> None:
     excluded = torch.zeros(9, 60, dtype=torch.bool)
     excluded[:, 7] = True
     found, windows = detector._search(thumbnails(queries, "cpu"), excluded)
-    described = describe(thumbnails(queries, "cpu"), COARSE) @ detector._basis
-    distances = torch.cdist(described[None].expand(len(detector._variants), -1, -1), detector._variants)
-    nearest, chosen = distances.min(dim=0)
+    probes = tangent_probes(thumbnails(queries, "cpu"), detector._basis)
+    nearest, chosen = tangent_distances(torch.einsum("knc,vmc->kvnm", probes, detector._variants)).min(dim=0)
     nearest[:, [7, 67]] = torch.inf
     assert found.tolist() == nearest.argsort(dim=1)[:, : found.shape[1]].tolist()
     assert torch.equal(windows, detector._windows[chosen.gather(1, found)])
@@ -144,7 +152,7 @@ def test_the_threshold_is_the_share_of_training_images_and_never_below_the_publi
 def test_the_threshold_of_many_images_is_taken_from_some(detector, monkeypatch) -> None:
     whole = copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=0)
     monkeypatch.setattr("diffaug.data.near_copies.CALIBRATED_ON", 30)
-    some = {copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=seed) for seed in range(3)}
+    some = {copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=seed) for seed in range(6)}
     assert len(some) > 1
     assert all(abs(one - whole) < 0.15 for one in some)
 
@@ -179,15 +187,46 @@ def test_a_window_is_what_pillow_cuts_out() -> None:
     assert torch.allclose(describe(tensors[0], 24, window), describe(tensors[1], 24), atol=4e-3)
 
 
+def test_tangent_distances_are_what_no_small_movement_explains() -> None:
+    queries, step = thumbnails(blobs(5, seed=3), "cpu"), 1e-3
+    described = describe(thumbnails(TRAIN, "cpu"), COARSE)
+    found = tangent_distances(tangent_probes(queries) @ searchable(described).T).sqrt()
+    for query, distances in zip(queries[:, None], found, strict=True):
+        own = describe(query, COARSE)
+        moved = torch.cat([describe(query, COARSE, torch.tensor([WHOLE]) + step * axis) for axis in torch.eye(3)])
+        residuals = (described - own).T
+        explained = ((moved - own) / step).T @ torch.linalg.lstsq(((moved - own) / step).T, residuals).solution
+        assert torch.allclose(distances, (residuals - explained).norm(dim=0), rtol=0.05)
+
+
+def test_a_moved_image_is_near_by_tangent_distance_and_an_other_one_is_not() -> None:
+    images = thumbnails(TRAIN, "cpu")
+    moved = torch.cat([enlarged(image[None], torch.tensor([[0.515, 0.49, 0.97]])) for image in images])
+    references = searchable(describe(images, COARSE))
+    distances = tangent_distances(tangent_probes(moved) @ references.T).clamp_min(0).sqrt()
+    plain = torch.cdist(describe(moved, COARSE), describe(images, COARSE))
+    assert distances.argmin(dim=1).tolist() == UNITS.tolist()
+    assert (distances.diagonal() / plain.diagonal()).median() < 0.4
+    assert (distances / plain).median() > 0.8
+
+
+def test_images_that_a_movement_does_not_change_have_tangent_distances() -> None:
+    flat, striped = np.full((20, 20, 1), 90, np.uint8), np.tile(np.arange(20, dtype=np.uint8) * 12, (20, 1))
+    queries = thumbnails(np.stack([flat, striped[:, :, None]]), "cpu")
+    references = searchable(describe(thumbnails(TRAIN, "cpu"), COARSE))
+    distances = tangent_distances(tangent_probes(queries) @ references.T)
+    assert ((distances > -1e-3) & (distances < 4)).all()
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.floats(0.91, 0.99), st.floats(-1, 1), st.floats(-1, 1), st.integers(0, 59))
 def test_registration_finds_any_window_from_the_middle(side, y, x, number) -> None:
     image = torch.from_numpy(TRAIN[number]).permute(2, 0, 1)[None].float()
     reach = (1 - side) / 2
     window = torch.tensor([[0.5 + reach * y, 0.5 + reach * x, side]])
-    query, start = describe(image, FINE, window), torch.tensor([[0.5, 0.5, 0.95]])
-    begun = (query - describe(image, FINE, start)).norm()
-    assert registered_distances(query, image[None], start[None]) <= min(0.15, float(begun) + 1e-6)
+    query, start = enlarged(image, window), torch.tensor([[0.5, 0.5, 0.95]])
+    begun = (describe(query, FINE) - describe(image, FINE, start)).norm()
+    assert registered_distances(query, image[None], start[None], registered=(1, 1)) <= min(0.15, float(begun) + 1e-6)
 
 
 def test_descriptors_ignore_brightness_and_contrast_and_mirror_with_the_image() -> None:
