@@ -4,8 +4,9 @@
 
 A generator with random weights of the size that diffaug plans fills a pool of two classes: sampling, filters, PNG and
 merge. All scores of the filters are computed; none rejects, so that every run is equally long. `network_share` is the
-time inside the generator over the time of the whole, from the first chunk to the committed pool. `two_process_ratio`
-compares one process with two that share the pool, one thread each; it needs two idle cores.
+time inside the generator over the time of the whole, from the first chunk to the committed pool; beside it stand the
+shares of the filters and of the rest. `two_process_ratio` compares one process with two that share the pool, one thread
+each; it needs two idle cores.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from diffaug import locks, storage
 from diffaug.diffusion.artifact import Generator
@@ -42,33 +43,28 @@ TARGETS = {"0": 256, "1": 256}
 QUICK_TARGETS = {"0": 64, "1": 64}
 
 
-@dataclass
-class TimedGenerator:
-    """A generator that adds up the time spent in it."""
+class Timed:
+    """Something that adds up the time spent in it: in calls of itself, and of what is named.
 
-    generator: Generator
-    seconds: float = 0.0
-    classes: tuple[str, ...] = field(init=False)
-    weights_sha256: str = "0" * 64
+    Args:
+        target: What is timed.
+        methods: Names of its methods that are timed as well.
+    """
 
-    def __post_init__(self) -> None:
-        self.classes = self.generator.classes
+    def __init__(self, target: Any, *methods: str) -> None:
+        self.target, self.methods, self.seconds = target, methods, 0.0
 
-    def class_index(self, label: str | int) -> int:
-        """As of the generator."""
-        return self.generator.class_index(label)
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.target, name)
+        return partial(self._timed, value) if name in self.methods else value
 
-    def sample(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
-        """As of the generator, timed."""
-        return self._timed(self.generator.sample, *arguments, **options)
+    def __call__(self, *arguments: Any) -> Any:
+        """As the target, timed."""
+        return self._timed(self.target, *arguments)
 
-    def variations(self, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
-        """As of the generator, timed."""
-        return self._timed(self.generator.variations, *arguments, **options)
-
-    def _timed(self, call: Any, *arguments: Any, **options: Any) -> NDArray[np.uint8]:
+    def _timed(self, call: Any, *arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
-        result: NDArray[np.uint8] = call(*arguments, **options)
+        result = call(*arguments, **options)
         self.seconds += time.perf_counter() - began
         return result
 
@@ -90,15 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: share of the network, and one process against two, in turn."""
     targets, rounds = (QUICK_TARGETS, 1) if arguments.quick else (TARGETS, 3)
-    shares, alone, together = [], [], []
+    shares, filters, alone, together = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         maker = make_maker(size, Path(folder) / "judge")
         complete(Path(folder) / "warm-up", maker, {"0": 1})
         for turn in range(arguments.rounds or rounds):
-            timed = TimedGenerator(maker.generator)
-            watched = ChunkMaker(timed, maker.judge, maker.sources, maker.settings, maker.seed)  # type: ignore[arg-type]
+            network: Any = Timed(maker.generator, "sample", "variations")
+            judge: Any = Timed(maker.judge, "duplicates")
+            watched = replace(maker, generator=network, judge=judge)
             seconds = run(1, Path(folder) / f"one-{turn}", watched, targets, in_process=True)
-            shares.append(timed.seconds / seconds)
+            shares.append(network.seconds / seconds)
+            filters.append(judge.seconds / seconds)
             alone.append(run(1, Path(folder) / f"alone-{turn}", maker, targets))
             together.append(run(2, Path(folder) / f"two-{turn}", maker, targets))
     one, two = statistics.median(alone), statistics.median(together)
@@ -106,6 +104,8 @@ def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "size": size,
         "images": sum(targets.values()),
         "network_share": statistics.median(shares),
+        "filters": statistics.median(filters),
+        "PNG, files, merge": 1 - statistics.median(shares) - statistics.median(filters),
         "images/s, one process": sum(targets.values()) / one,
         "images/s, two processes": sum(targets.values()) / two,
         "two_process_ratio": one / two,

@@ -30,14 +30,14 @@ from diffaug.data.registration import (
 WORTH_REGISTERING = 0.5
 SHORTLIST, BEYOND = 16, 0.05
 REGISTERED = (SHORTLIST, 6, 4, 4)
-LARGEST_DISTANCE, LARGEST_RATIO = 0.15, 0.25
+LARGEST_DISTANCE, LARGEST_RATIO = 0.15, 0.2
 
 
 def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
     """Finds the images that show nearly the same picture.
 
     Two images are taken for one picture when they hardly differ once registered (`registration`), and when one of them
-    is also four times farther from the least similar of the images most like it. The second condition keeps apart what
+    is also five times farther from the least similar of the images most like it. The second condition keeps apart what
     is merely alike, as parts on one background are; unlike the ratio to the next neighbour it finds series of up to
     fifteen pictures.
 

@@ -135,6 +135,17 @@ def test_a_timm_model_has_its_own_size_no_classifier_and_the_same_random_weights
     assert "imagenet 16" in encoder.name
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_real_timm_model_tells_images_apart(channels) -> None:
+    pytest.importorskip("timm")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 12, 12, channels), dtype=np.uint8)
+    encoder = timm_encoder("test_resnet")
+    features = encoder.features(pixels)
+    assert np.isfinite(features).all()
+    assert len(np.unique(features.round(3), axis=0)) == 4
+    np.testing.assert_allclose(timm_encoder("test_resnet").features(pixels[1:2]), features[1:2], rtol=1e-3, atol=1e-5)
+
+
 def test_a_network_with_tied_weights_has_a_name() -> None:
     tied = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
     tied[2].weight = tied[1].weight
