@@ -176,6 +176,9 @@ def figures(result: EvaluationResult) -> dict[str, Any]:
         "few_shot_gain": None if few is None else few.mean,
         "balanced_accuracy": accuracy,
         "verdict": result.verdict.decision,
+        "best_real": claim.baseline,
+        "dose": (result.dose or {}).get("chosen"),
+        "class_gains": {name: gain.mean for name, gain in claim.recall_gain.items()},
     }
 
 
