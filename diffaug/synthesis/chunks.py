@@ -147,15 +147,19 @@ class ChunkStore:
         """A finished chunk as `ChunkMaker.make` made it.
 
         Raises:
-            DamagedError: The file was changed since.
+            DamagedError: The file was changed since, or is of another format.
         """
         path = self._path(class_index, number)
         stored = path.read_bytes()
         sha256, content = stored[:SHA256_BYTES], stored[SHA256_BYTES:]
+        fix = "remove it: it is made again"
         if hashlib.sha256(content).digest() != sha256:
-            fix = "remove it: it is made again"
             raise DamagedError("a chunk of the pool was changed after it was written", where=path, fix=fix)
-        table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+        try:
+            table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+        except pa.ArrowInvalid:
+            what = "a chunk of the pool is of a format that this version of diffaug does not read"
+            raise DamagedError(what, where=path, fix=fix) from None
         chunk: pd.DataFrame = (table if columns is None else table.select(columns)).to_pandas()
         return chunk
 

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import multiprocessing
 import signal
@@ -78,6 +79,15 @@ def test_a_chunk_that_was_changed_anywhere_is_named(tmp_path, maker) -> None:
         file.write_bytes(content[:length])
         with pytest.raises(DamagedError, match="chunk of the pool was changed"):
             store.read(0, 0)
+
+
+def test_a_chunk_of_another_format_is_named(tmp_path, maker) -> None:
+    store, chunk = ChunkStore(tmp_path), maker.make(0, 0)
+    store.write(0, 0, chunk)
+    file, parquet = next(tmp_path.rglob("000000.*")), chunk.to_parquet()
+    file.write_bytes(hashlib.sha256(parquet).digest() + parquet)
+    with pytest.raises(DamagedError, match="of a format that this version of diffaug does not read"):
+        store.read(0, 0)
 
 
 def _hold(folder, has_it) -> None:
