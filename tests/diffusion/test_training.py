@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,23 @@ def test_resumes_bit_for_bit_from_every_step(tmp_path, data, plan, settings) -> 
         run(resumed, data, plan, settings)
         assert "denoiser.exp_avg" in tensors_of(resumed)
         assert_identical(reference, resumed)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_computes_the_same(data, plan, settings) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("compiling for the CPU needs a C++ compiler")
+    settings = settings.model_copy(update={"dropout": 0.0})
+    plan = dataclasses.replace(plan, network=dataclasses.replace(plan.network, dropout=0.0))
+    eager, compiled = (
+        new_state(dataclasses.replace(plan, compiled=compiled), settings, "cpu", 3) for compiled in (False, True)
+    )
+    records = zip(train(eager, data, plan, settings, seed=3), train(compiled, data, plan, settings, seed=3), strict=True)
+    for one, other in records:
+        torch.testing.assert_close(other.loss, one.loss, rtol=1e-3, atol=1e-4)
+    assert compiled.loss._compiled_call_impl is not None
+    assert eager.loss._compiled_call_impl is None
+    assert set(tensors_of(compiled)) == set(tensors_of(eager))  # saved under the same names
 
 
 def test_another_seed_trains_other_weights(data, plan, settings) -> None:
