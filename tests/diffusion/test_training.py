@@ -69,7 +69,9 @@ def test_a_compiled_training_computes_the_same(data, plan, settings) -> None:
     eager, compiled = (
         new_state(dataclasses.replace(plan, compiled=compiled), settings, "cpu", 3) for compiled in (False, True)
     )
-    records = zip(train(eager, data, plan, settings, seed=3), train(compiled, data, plan, settings, seed=3), strict=True)
+    records = zip(
+        train(eager, data, plan, settings, seed=3), train(compiled, data, plan, settings, seed=3), strict=True
+    )
     for one, other in records:
         torch.testing.assert_close(other.loss, one.loss, rtol=1e-3, atol=1e-4)
     assert compiled.loss._compiled_call_impl is not None
