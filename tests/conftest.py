@@ -107,6 +107,6 @@ def set_options() -> list[str]:
     return [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_classes() -> Callable[..., Path]:
     return write_classes

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def command(images: Path, study: Path) -> list[str]:
     options = [
         "--images",
-        "9600",
+        "4800",
         "--no-track",
         "--set",
         "diffusion.base_channels=16",
@@ -38,10 +39,16 @@ def wait_for_training(process: subprocess.Popen[str], study: Path) -> None:
     raise AssertionError("training did not begin")
 
 
-@pytest.fixture
-def uninterrupted(tmp_path: Path, images: Path) -> bytes:
-    subprocess.run(command(images, tmp_path / "whole"), check=True, env=ENVIRONMENT, capture_output=True)
-    return weights(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, make_classes: Callable[..., Path]) -> Path:
+    return make_classes(tmp_path_factory.mktemp("interruption") / "images", {"dark": 20, "middle": 12, "bright": 6})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images: Path) -> bytes:
+    study = images.parent / "whole"
+    subprocess.run(command(images, study), check=True, env=ENVIRONMENT, capture_output=True)
+    return weights(study)
 
 
 def test_interrupted_and_resumed_training_ends_in_the_same_bytes(tmp_path, images, uninterrupted) -> None:
