@@ -14,6 +14,7 @@ from torch import Tensor
 from diffaug.data.images import LabeledImages
 from diffaug.seeding import numpy_generator
 from diffaug.synthesis.encoder import ClassifierEncoder, Description, Encoder
+from diffaug.synthesis.filters import class_distances
 
 FOLDS = 3
 ALWAYS_TRAINED_ON = -1
@@ -73,6 +74,26 @@ class ProbeFolds:
         features = self.encoder.features(pixels)
         logits = (features @ weights + bias for weights, bias in zip(self.weights, self.biases, strict=True))
         return [Description(features, torch.from_numpy(one).log_softmax(dim=1).numpy()) for one in logits]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The real images as the models describe them that were trained with them.
+
+    Attributes:
+        features: For each fold float32 (M, D) of the images that its model was trained on.
+        labels: For each fold int64 (M,).
+    """
+
+    features: tuple[NDArray[np.float32], ...]
+    labels: tuple[NDArray[np.int64], ...]
+
+    def distances(self, fold: int, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+        """`class_distances` of features (N, D) of the fold's model; 0 for a class without images."""
+        references = self.features[fold][self.labels[fold] == class_index]
+        if not len(references):
+            return np.zeros(len(features), np.float32)
+        return class_distances(features, references)
 
 
 def assign_folds(labels: NDArray[np.int64], units: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
