@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.seeding import numpy_generator
 from diffaug.synthesis.encoder import ClassifierEncoder, Description, Encoder
 from diffaug.synthesis.filters import class_distances
+from diffaug.threads import one_thread_each
 
 FOLDS = 3
 ALWAYS_TRAINED_ON = -1
@@ -141,17 +143,28 @@ def fit_fold_models(
     """
     parts = [np.flatnonzero(folds != fold) for fold in range(count_folds(folds))]
     if encoder is None:
-        return ClassifierFolds(
-            tuple(
-                ClassifierEncoder.fit(
-                    images.select(part), seed=seed, purpose=f"fold {fold}", device=device, updates=updates
-                )
-                for fold, part in enumerate(parts)
-            )
-        )
+
+        def fit(fold: int) -> ClassifierEncoder:
+            known = images.select(parts[fold])
+            return ClassifierEncoder.fit(known, seed=seed, purpose=f"fold {fold}", device=device, updates=updates)
+
+        return ClassifierFolds(tuple(_side_by_side(fit, len(parts), device)))
     features = encoder.features(images.pixels)
     probes = [_probe(features[part], images.labels[part], len(images.classes)) for part in parts]
     return ProbeFolds(encoder, np.stack([weights for weights, _ in probes]), np.stack([bias for _, bias in probes]))
+
+
+def _side_by_side(fit: Callable[[int], ClassifierEncoder], folds: int, device: str) -> list[ClassifierEncoder]:
+    """Trains each on one thread of the CPU, as many at once as there are threads, or one after another on a GPU.
+
+    Weights that were trained on another number of threads differ, and with them which images a pool holds.
+    """
+    with one_thread_each() as threads:
+        workers = ThreadPoolExecutor(threads if device == "cpu" else 1, thread_name_prefix="diffaug-fold")
+        try:
+            return list(workers.map(fit, range(folds)))
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for none
 
 
 def load_fold_models(

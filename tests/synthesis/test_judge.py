@@ -1,9 +1,11 @@
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from diffaug import storage
 from diffaug.data.images import LabeledImages
@@ -148,10 +150,20 @@ def test_a_loaded_judge_gives_the_same_judgement_bit_for_bit(judge, parts, folde
             np.testing.assert_array_equal(one.scores[name], other.scores[name])
 
 
-def test_training_it_again_gives_the_same_file(parts, tmp_path) -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads during a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_training_it_again_gives_the_same_file_on_any_number_of_threads(parts, tmp_path, threads) -> None:
     few = parts[0].select(np.arange(40))
-    prepare(tmp_path / "one", few)
-    prepare(tmp_path / "two", few)
+    for name, number in (("one", 1), ("two", 2)):
+        threads(number)
+        prepare(tmp_path / name, few, updates=8)
+        assert torch.get_num_threads() == number
     assert storage.read_json(tmp_path / "one" / storage.DONE) == storage.read_json(tmp_path / "two" / storage.DONE)
 
 
