@@ -159,8 +159,10 @@ def _side_by_side(fit: Callable[[int], ClassifierEncoder], folds: int, device: s
 
     Weights that were trained on another number of threads differ, and with them which images a pool holds.
     """
+    if device != "cpu":
+        return [fit(fold) for fold in range(folds)]  # the current GPU is only that of this thread
     with one_thread_each() as threads:
-        workers = ThreadPoolExecutor(threads if device == "cpu" else 1, thread_name_prefix="diffaug-fold")
+        workers = ThreadPoolExecutor(threads, thread_name_prefix="diffaug-fold")
         try:
             return list(workers.map(fit, range(folds)))
         finally:
