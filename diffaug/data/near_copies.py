@@ -31,6 +31,7 @@ from diffaug.data.registration import (
     thumbnails,
 )
 from diffaug.seeding import numpy_generator
+from diffaug.threads import one_thread_each
 
 COPY_RATIO = 1 / 3
 GENERATED = -1
@@ -74,7 +75,8 @@ class CopyDetector:
         self._units = torch.from_numpy(np.array(units)).to(device)
         self._windows = _search_windows(device)
         whole = torch.cat([describe(part, COARSE) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE)])
-        self._basis = torch.linalg.svd(whole, full_matrices=False).Vh[:COMPONENTS].T
+        with one_thread_each():
+            self._basis = torch.linalg.svd(whole, full_matrices=False).Vh[:COMPONENTS].T
         mirrored = (part.flip(3) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE))
         self._variants = torch.cat(
             [

@@ -23,6 +23,7 @@ from diffaug.study import StageState, begin_stage, is_stage_of, require_same_set
 from diffaug.synthesis.chunks import ChunkMaker
 from diffaug.synthesis.encoder import Encoder
 from diffaug.synthesis.filters import OFF_CLASS, OUT_OF_DISTRIBUTION
+from diffaug.synthesis.generation import require_shard
 from diffaug.synthesis.merging import write_pool
 from diffaug.synthesis.origins import expected_origins
 from diffaug.synthesis.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, Pool
@@ -89,6 +90,7 @@ def generate_shard(
     Raises:
         UsageError: As of `generate_pool`, or there is no such part.
     """
+    require_shard(shard, shards)
     request = pool_request(job, catalog, generator, {}, encoder)
     with job.study.in_turn(optional=True):
         stored = stage_settings(job.study.pool)

@@ -159,6 +159,7 @@ class ChunkStore:
             table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
         except pa.ArrowInvalid:
             what = "a chunk of the pool is of a format that this version of diffaug does not read"
+            fix = f"remove {self.folder}: all chunks in it are made again"
             raise DamagedError(what, where=path, fix=fix) from None
         chunk: pd.DataFrame = (table if columns is None else table.select(columns)).to_pandas()
         return chunk

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ STRIDED_ABOVE = 40
 POOLED_AT_ONCE_ABOVE = 20
 WARM_UP = 0.2
 DEFAULT_RATE_AND_DECAY = {"adamw": (3e-3, 0.1), "sgd": (0.1, 2e-4)}
+ONE_AT_A_TIME = Lock()  # for torch's global generator, which all threads share
 
 Backbone = Callable[[int, int, tuple[int, int]], nn.Module]
 """Makes a network from (channels, number of classes, (height, width)): float NCHW in [-1, 1] to logits (N, K)."""
@@ -155,7 +157,7 @@ def fit_classifier(
 def new_classifier(images: LabeledImages, *, backbone: Backbone, seed: int, device: str) -> nn.Module:
     """A network for `images` on `device`, its weights random and decided by `seed` alone."""
     height, width, channels = images.pixels.shape[1:]
-    with torch_global_seed(seed, "classifier weights"):
+    with ONE_AT_A_TIME, torch_global_seed(seed, "classifier weights"):
         model = backbone(channels, len(images.classes), (height, width))
     return model.to(device).to(memory_format=torch.channels_last)
 

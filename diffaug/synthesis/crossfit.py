@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from diffaug.data.images import LabeledImages
 from diffaug.seeding import numpy_generator
 from diffaug.synthesis.encoder import ClassifierEncoder, Description, Encoder
+from diffaug.synthesis.filters import class_distances
+from diffaug.threads import one_thread_each
 
 FOLDS = 3
 ALWAYS_TRAINED_ON = -1
@@ -75,6 +78,26 @@ class ProbeFolds:
         return [Description(features, torch.from_numpy(one).log_softmax(dim=1).numpy()) for one in logits]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The real images as the models describe them that were trained with them.
+
+    Attributes:
+        features: For each fold float32 (M, D) of the images that its model was trained on.
+        labels: For each fold int64 (M,).
+    """
+
+    features: tuple[NDArray[np.float32], ...]
+    labels: tuple[NDArray[np.int64], ...]
+
+    def distances(self, fold: int, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+        """`class_distances` of features (N, D) of the fold's model; 0 for a class without images."""
+        references = self.features[fold][self.labels[fold] == class_index]
+        if not len(references):
+            return np.zeros(len(features), np.float32)
+        return class_distances(features, references)
+
+
 def assign_folds(labels: NDArray[np.int64], units: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Deals images out to at most three folds, class by class from the rarest, units kept whole.
 
@@ -120,17 +143,30 @@ def fit_fold_models(
     """
     parts = [np.flatnonzero(folds != fold) for fold in range(count_folds(folds))]
     if encoder is None:
-        return ClassifierFolds(
-            tuple(
-                ClassifierEncoder.fit(
-                    images.select(part), seed=seed, purpose=f"fold {fold}", device=device, updates=updates
-                )
-                for fold, part in enumerate(parts)
-            )
-        )
+
+        def fit(fold: int) -> ClassifierEncoder:
+            known = images.select(parts[fold])
+            return ClassifierEncoder.fit(known, seed=seed, purpose=f"fold {fold}", device=device, updates=updates)
+
+        return ClassifierFolds(tuple(_side_by_side(fit, len(parts), device)))
     features = encoder.features(images.pixels)
     probes = [_probe(features[part], images.labels[part], len(images.classes)) for part in parts]
     return ProbeFolds(encoder, np.stack([weights for weights, _ in probes]), np.stack([bias for _, bias in probes]))
+
+
+def _side_by_side(fit: Callable[[int], ClassifierEncoder], folds: int, device: str) -> list[ClassifierEncoder]:
+    """Trains each on one thread of the CPU, as many at once as there are threads, or one after another on a GPU.
+
+    Weights that were trained on another number of threads differ, and with them which images a pool holds.
+    """
+    if device != "cpu":
+        return [fit(fold) for fold in range(folds)]  # the current GPU is only that of this thread
+    with one_thread_each() as threads:
+        workers = ThreadPoolExecutor(threads, thread_name_prefix="diffaug-fold")
+        try:
+            return list(workers.map(fit, range(folds)))
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for none
 
 
 def load_fold_models(

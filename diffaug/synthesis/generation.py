@@ -87,8 +87,7 @@ def fill_shard(
     Raises:
         UsageError: There is no such part.
     """
-    if not 1 <= shard <= shards:
-        raise UsageError(f"there is no shard {shard} of {shards}", fix=f"shards are 1/{shards} to {shards}/{shards}")
+    require_shard(shard, shards)
     shares = [-(-merge.target // shards) for merge in merges]
     accepted = rejected = 0
     for merge, share in zip(merges, shares, strict=True):
@@ -103,6 +102,13 @@ def fill_shard(
             passed, rejected = passed + good, rejected + len(reasons) - good
             yield Progress(accepted + min(passed, share), sum(shares), rejected)
         accepted += min(passed, share)
+
+
+def require_shard(shard: int, shards: int) -> None:
+    """Raises UsageError where there is no such part."""
+    if not 1 <= shard <= shards:
+        fix = f"shards are 1/{shards} to {shards}/{shards}" if shards > 0 else "shard 3/8 is the third of eight"
+        raise UsageError(f"there is no shard {shard} of {shards}", fix=fix)
 
 
 def advance_all(merges: Sequence[ClassMerge], store: ChunkStore, judge: Judge) -> None:

@@ -19,7 +19,14 @@ from diffaug.data.near_copies import CopyDetector, Matches, copy_threshold, desc
 from diffaug.settings import SynthesisSettings
 from diffaug.synthesis import filters
 from diffaug.synthesis.candidates import Candidates, Judgement
-from diffaug.synthesis.crossfit import ALWAYS_TRAINED_ON, FoldModels, assign_folds, fit_fold_models, load_fold_models
+from diffaug.synthesis.crossfit import (
+    ALWAYS_TRAINED_ON,
+    FoldModels,
+    Seen,
+    assign_folds,
+    fit_fold_models,
+    load_fold_models,
+)
 from diffaug.synthesis.duplicates import duplicate_thresholds, find_duplicates
 from diffaug.synthesis.encoder import Description, Encoder
 from diffaug.synthesis.filters import Calibration
@@ -38,26 +45,6 @@ SCORES = (
 )
 
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The real images as the models describe them that were trained with them.
-
-    Attributes:
-        features: For each fold float32 (M, D) of the images that its model was trained on.
-        labels: For each fold int64 (M,).
-    """
-
-    features: tuple[NDArray[np.float32], ...]
-    labels: tuple[NDArray[np.int64], ...]
-
-    def distances(self, fold: int, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-        """`class_distances` of features (N, D) of the fold's model; 0 for a class without images."""
-        references = self.features[fold][self.labels[fold] == class_index]
-        if not len(references):
-            return np.zeros(len(features), np.float32)
-        return filters.class_distances(features, references)
 
 
 @dataclass(frozen=True)
@@ -176,6 +163,9 @@ def prepare_judge(
 ) -> CalibratedJudge:
     """Loads the judge of these images, settings and seed, or trains it and keeps it.
 
+    Where several processes train it at once, as the first jobs of an array do on a file system without locks, all go on
+    with that of the first to finish: another machine's may differ by rounding, and its chunks would be of another pool.
+
     Args:
         folder: Where it is kept; a judge of anything else there is replaced.
         images: The real training images, at least one.
@@ -192,11 +182,21 @@ def prepare_judge(
     facts = {"judge": preparation.fingerprint()}
     detector = CopyDetector(images.pixels, units, device)
     if storage.committed_facts(folder, verify=True) != facts:
-        state = preparation.fit(detector)
-        with storage.new_directory(folder, facts) as staging:
-            storage.write_bytes(staging / STATE, save(state))
+        _keep(folder, facts, preparation.fit(detector))
     fingerprint = storage.fingerprint([facts, storage.sha256_file(folder / STATE)])
     return preparation.judge(load_file(folder / STATE), detector, fingerprint)
+
+
+def _keep(folder: Path, facts: dict[str, str], state: State) -> None:
+    """Commits what was learnt, unless another process did so meanwhile."""
+    if storage.committed_facts(folder) == facts:
+        return
+    try:
+        with storage.new_directory(folder, facts) as staging:
+            storage.write_bytes(staging / STATE, save(state))
+    except OSError:  # such as where the other one came between the look at the folder and the renaming
+        if storage.committed_facts(folder) != facts:
+            raise
 
 
 @dataclass(frozen=True)

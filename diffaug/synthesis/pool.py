@@ -85,7 +85,7 @@ class Pool:
         """
         path, root = Path(path), _root(Path(path))
         facts = _undisturbed(root, storage.committed_facts)
-        if facts is None:
+        if facts is None or "image_size" not in facts:  # or it is finished, and no pool
             raise _unfinished(path)
         height, width = facts["image_size"]
         return cls(root, tuple(facts["classes"]), (height, width), facts["channels"])
@@ -172,7 +172,8 @@ def verify_pool(path: str | Path) -> list[Problem]:
     """
     root = _root(Path(path))
     changes = _undisturbed(root, storage.changes_since_commit)
-    if changes == {storage.DONE: "missing"} and not (root / MANIFEST).is_file():
+    is_or_was_pool = (root / MANIFEST).is_file() or MANIFEST in changes or changes.get(storage.DONE) == "changed"
+    if not is_or_was_pool:
         raise _unfinished(Path(path))
     return [Problem(file, what) for file, what in changes.items()]
 

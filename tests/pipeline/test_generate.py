@@ -290,6 +290,16 @@ def test_what_makes_no_sense_is_refused_with_the_fix(study: Path, capsys, option
     assert fix in narration
 
 
+@pytest.mark.parametrize(("shard", "fix"), [("3/2", "1/2 to 2/2"), ("0/2", "1/2 to 2/2"), ("1/0", "third of eight")])
+def test_a_shard_that_is_none_is_refused_where_nothing_is_left_to_do_too(study, pool, capsys, shard, fix) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", str(study), "-q", "--shard", shard])
+    narration = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert f"there is no shard {shard.replace('/', ' of ')}" in narration
+    assert fix in narration
+
+
 def test_shards_then_a_merge_make_the_pool_of_one(study, pool, fitted, tmp_path, capsys, monkeypatch) -> None:
     sharded = Path(shutil.copytree(fitted, tmp_path / "sharded"))
     before = digests(sharded)

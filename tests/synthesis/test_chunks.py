@@ -86,8 +86,9 @@ def test_a_chunk_of_another_format_is_named(tmp_path, maker) -> None:
     store.write(0, 0, chunk)
     file, parquet = next(tmp_path.rglob("000000.*")), chunk.to_parquet()
     file.write_bytes(hashlib.sha256(parquet).digest() + parquet)
-    with pytest.raises(DamagedError, match="of a format that this version of diffaug does not read"):
+    with pytest.raises(DamagedError, match="of a format that this version of diffaug does not read") as caught:
         store.read(0, 0)
+    assert caught.value.fix == f"remove {tmp_path}: all chunks in it are made again"
 
 
 def _hold(folder, has_it) -> None:

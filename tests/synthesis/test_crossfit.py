@@ -1,3 +1,5 @@
+from threading import get_ident
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.synthesis.crossfit import (
     ALWAYS_TRAINED_ON,
     FOLDS,
+    _side_by_side,
     assign_folds,
     count_folds,
     fit_fold_models,
@@ -112,3 +115,7 @@ def test_each_fold_has_weights_of_its_own(monkeypatch):
     folds = assign_folds(images.labels, np.arange(13), 0)
     described = fit_fold_models(images, folds, seed=0, device="cpu").describe(images.pixels)
     assert len({one.features.tobytes() for one in described}) == FOLDS
+
+
+def test_on_a_gpu_all_are_trained_in_the_calling_thread_whose_gpu_it_is():
+    assert _side_by_side(lambda fold: (fold, get_ident()), 3, "cuda") == [(fold, get_ident()) for fold in range(3)]

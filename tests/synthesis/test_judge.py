@@ -1,12 +1,17 @@
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DamagedError
 from diffaug.settings import FILTER_NAMES, SynthesisSettings
+from diffaug.synthesis import judge as judge_module
 from diffaug.synthesis.candidates import Candidates, Judge, Judgement
 from diffaug.synthesis.filters import (
     CONSTANT,
@@ -145,11 +150,46 @@ def test_a_loaded_judge_gives_the_same_judgement_bit_for_bit(judge, parts, folde
             np.testing.assert_array_equal(one.scores[name], other.scores[name])
 
 
-def test_training_it_again_gives_the_same_file(parts, tmp_path) -> None:
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads during a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_training_it_again_gives_the_same_file_on_any_number_of_threads(parts, tmp_path, threads) -> None:
     few = parts[0].select(np.arange(40))
-    prepare(tmp_path / "one", few)
-    prepare(tmp_path / "two", few)
+    for name, number in (("one", 1), ("two", 2)):
+        threads(number)
+        prepare(tmp_path / name, few, updates=8)
+        assert torch.get_num_threads() == number
     assert storage.read_json(tmp_path / "one" / storage.DONE) == storage.read_json(tmp_path / "two" / storage.DONE)
+
+
+@pytest.mark.parametrize("moment", ["while it is trained", "as it is put in its place"])
+def test_who_trains_it_together_with_another_process_takes_the_judge_of_the_first(parts, tmp_path, moment) -> None:
+    few, folder = parts[0].select(np.arange(40)), tmp_path / "judge"
+    slower = prepare(tmp_path / "other", few, updates=3)  # as a machine that computes otherwise would train it
+    fit, replace_path = judge_module._Preparation.fit, Path.replace
+
+    def others_fit(*arguments):
+        state = fit(*arguments)
+        if moment == "while it is trained":
+            shutil.copytree(tmp_path / "other", folder)
+        return state
+
+    def others_replace(path, target):
+        if target == folder:
+            shutil.copytree(tmp_path / "other", folder)
+        return replace_path(path, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge_module._Preparation, "fit", others_fit)
+        patch.setattr(Path, "replace", others_replace)
+        judge = prepare(folder, few, updates=2)
+    assert judge.fingerprint == slower.fingerprint == prepare(folder, few).fingerprint
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 class Brightness:

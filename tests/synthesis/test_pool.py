@@ -4,6 +4,7 @@ import os
 import numpy as np
 import pytest
 
+from diffaug import storage
 from diffaug.errors import DamagedError, UsageError
 from diffaug.synthesis.pool import Pool, Problem, verify_pool
 
@@ -73,6 +74,21 @@ def test_an_unfinished_pool_says_what_to_do(tmp_path) -> None:
         with pytest.raises(UsageError, match="no finished pool") as caught:
             look(tmp_path)
         assert caught.value.fix == f"diffaug generate {tmp_path}"
+
+
+def test_a_finished_folder_of_something_else_is_no_pool(tmp_path) -> None:
+    with storage.new_directory(tmp_path / "judge", {"judge": "1"}) as staging:
+        storage.write_bytes(staging / "judge.safetensors", b"weights")
+    for look in (Pool.open, verify_pool):
+        with pytest.raises(UsageError, match="no finished pool"):
+            look(tmp_path / "judge")
+
+
+def test_a_pool_without_manifest_and_record_of_it_is_damaged(pool) -> None:
+    (pool.root / "manifest.parquet").unlink()
+    assert pool.verify() == [Problem("manifest.parquet", "missing")]
+    (pool.root / "DONE.json").write_text("{}")
+    assert pool.verify() == [Problem("DONE.json", "changed")]
 
 
 def test_readers_see_the_old_pool_or_the_new_one(tmp_path, maker, complete) -> None:
