@@ -21,6 +21,7 @@ from diffaug.pipeline.replicates import Replicate
 from diffaug.synthesis.pool import MANIFEST
 
 RESULT = "result.json"
+TRIAL_RUNS = "trial/"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Provenance:
 
 def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance) -> None:
     """Records one training as a run of its own; a training that is recorded already is left alone."""
-    key = f"trial/{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"
+    key = _key(trial)
     if job.journal.status(key) == "ended":
         return
     arm, journal, table = ARMS[trial.arm], job.journal, job.study.catalog / TABLE
@@ -78,8 +79,19 @@ def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance
     journal.end_run(key)
 
 
-def log_result(job: Job, result: EvaluationResult) -> None:
-    """Records the verdict with the study: gains with their intervals, the table of arms, and the description."""
+def _key(trial: Trial) -> str:
+    return f"{TRIAL_RUNS}{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"
+
+
+def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> None:
+    """Records the verdict with the study: gains with their intervals, the table of arms, and the description.
+
+    Args:
+        job: The job.
+        result: Of the trials.
+        trials: All of the evaluation. Recorded trainings of earlier evaluations no longer stand for the study.
+    """
+    job.journal.supersede_runs(TRIAL_RUNS, but={_key(trial) for trial in trials})
     for comparison in result.comparisons:
         prefix = f"gain/{comparison.arm.replace('+', 'and')}"  # MLflow allows no plus sign
         difference = comparison.difference

@@ -220,6 +220,17 @@ def test_every_training_is_recorded_once_whatever_was_interrupted(augmenter) -> 
     assert after[: len(before)] == before
 
 
+def test_trainings_of_an_evaluation_that_was_replaced_are_said_to_be_superseded(augmenter) -> None:
+    augmenter.evaluate(share=0.3)
+    events = pd.read_json(augmenter.study.journal, lines=True)
+    assert "superseded" not in set(events["kind"])
+    older = set(events.loc[events["key"].str.startswith("trial/"), "key"])
+    again(augmenter).evaluate(share=0.15)
+    events = pd.read_json(augmenter.study.journal, lines=True)
+    assert set(events.loc[events["kind"] == "superseded", "key"]) == older
+    assert len(set(events.loc[events["key"].str.startswith("trial/"), "key"])) == 2 * len(older)
+
+
 def test_runs_say_what_they_were_trained_on(augmenter) -> None:
     augmenter.evaluate(share=0.3)
     events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
