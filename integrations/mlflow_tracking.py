@@ -31,7 +31,7 @@ except ImportError as error:
     raise MissingExtraError.of("mlflow", "mlflow") from error
 
 from diffaug.integrations.mlflow_events import NOTE_TAG, SUPERSEDED_TAG, EventLogger, RepeatableClient, batches
-from diffaug.integrations.mlflow_generator import EVENT_TAG
+from diffaug.integrations.mlflow_generator import EVENT_TAG, PARENT_TAG
 from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, MAX_TAG_LENGTH, SHORT, clean_tags, cut, patience
 
 SERVICES = ("databricks", "databricks-uc", "uc")
@@ -163,7 +163,7 @@ class MlflowTracker:
         own = {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
         tags = clean_tags(event.data["tags"]) | own
         if parent is not None:
-            tags["mlflow.parentRunId"] = parent
+            tags[PARENT_TAG] = parent
         if event.data["description"]:
             tags[NOTE_TAG] = cut(event.data["description"], MAX_TAG_LENGTH)
         name = cut(event.data["name"], MAX_NAME_LENGTH)

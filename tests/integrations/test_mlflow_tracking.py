@@ -110,7 +110,7 @@ def test_a_study_becomes_a_parent_run_with_children(study, narrator, record):
     assert stored["digits"]["tags"]["mlflow.note.content"] == "**hi**"
     assert stored["digits"]["tags"]["diffaug.kind"] == "study"
     assert stored["digits"]["params"] == {"seed": "0"}
-    assert (stored["digits"]["models"], stored["fit"]["models"]) == (0, 1)
+    assert (stored["digits"]["models"], stored["fit"]["models"]) == (1, 1)
     assert stored["fit"]["registered"] == [("digits' model", 1, {"champion": 1})]
     assert [(step, value) for step, value, _ in stored["fit"]["metrics"]["loss"]] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert stored["digits"]["datasets"] == [
