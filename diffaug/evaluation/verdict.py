@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.comparison import Comparison, Control
-from diffaug.evaluation.statistics import CONFIDENCE, CrossedMean, Estimate, tail
+from diffaug.evaluation.multiplicity import CONFIDENCE, tail
+from diffaug.evaluation.statistics import CrossedMean, Estimate
 
 if TYPE_CHECKING:
     from diffaug.evaluation.summary import EvaluationResult

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from diffaug.evaluation.comparison import CONTROLS, Answers, claim_differences, compare, controls
 from diffaug.evaluation.metrics import class_groups
-from diffaug.evaluation.statistics import holm
+from diffaug.evaluation.multiplicity import holm
 from diffaug.evaluation.verdict import Evidence, decide
 
 ROLES = {"a": "real", "b": "real", "c": "real", "d": "real", "e": "claim", "f": "claim"}

@@ -10,7 +10,8 @@ import pytest
 
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.comparison import Comparison, Control
-from diffaug.evaluation.statistics import CrossedMean, Estimate, holm, tail
+from diffaug.evaluation.multiplicity import holm, tail
+from diffaug.evaluation.statistics import CrossedMean, Estimate
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.verdict import Evidence, decide, require_gain
 
