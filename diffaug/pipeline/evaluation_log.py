@@ -71,12 +71,25 @@ def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance
     recall = {f"recall/{name}": value for name, value in zip(provenance.classes, trial.recall, strict=True)}
     journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
     journal.log_confusion(key, trial.confusion, provenance.classes)
+    journal.log_table(key, "per_class.json", class_rows(trial, provenance.classes))
     journal.log_dataset(key, table, "train", "training", digest=provenance.train_digest)
     journal.log_dataset(key, table, "test", "test", digest=provenance.test_digest)
     if arm.uses_synthetic and (choice.dose.share or not arm.real):
         manifests = provenance.manifests
         journal.log_dataset(key, manifests[trial.seed % len(manifests)], "pool", "synthetic")
     journal.end_run(key)
+
+
+def class_rows(trial: Trial, classes: Sequence[str]) -> list[dict[str, object]]:
+    """What trackers can set side by side for several trainings: of each class its recall and its common mistake."""
+    rows: list[dict[str, object]] = []
+    for position, (name, counts) in enumerate(zip(classes, trial.confusion, strict=True)):
+        wrong = [0 if other == position else count for other, count in enumerate(counts)]
+        mistake = classes[wrong.index(max(wrong))] if any(wrong) else ""
+        rows.append(
+            {"class": name, "test images": sum(counts), "recall": trial.recall[position], "most taken for": mistake}
+        )
+    return rows
 
 
 def _key(trial: Trial) -> str:

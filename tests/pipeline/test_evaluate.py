@@ -248,5 +248,8 @@ def test_runs_say_what_they_were_trained_on(augmenter) -> None:
         if event["kind"] == "params" and event["key"].startswith("trial/"):
             params[event["key"].split("/")[1]] |= event["data"]["params"]
     assert params["best real + synthetic"]["synthetic_share"] == "0.3"
+    tables = [event["data"] for event in events if event["kind"] == "table" and event["key"].startswith("trial/")]
+    assert len(tables) == 3 * len(ARMS) and {table["name"] for table in tables} == {"per_class.json"}
+    assert tables[0]["columns"] == ["class", "test images", "recall", "most taken for"]
     assert not params["real only"].keys() & {"synthetic_share", "base"}
     assert [event["data"]["registered_name"] for event in events if event["kind"] == "model"] == ["diffaug-study"]
