@@ -134,6 +134,10 @@ class Journal:
         if fresh:
             self._append("metrics", key, {"metrics": fresh, "step": step})
 
+    def results(self, key: str) -> dict[str, float]:
+        """The latest value of every result of a run."""
+        return {name: float(value) for name, value in self._run(key).results.items()}
+
     def log_image(self, key: str, image_key: str, file: Path, step: int = 0) -> None:
         """Records an image file shown by step under `image_key`, once a step."""
         if ("image", image_key, step) not in self._run(key).logged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from diffaug.pipeline.replicates import Replicate
 from diffaug.synthesis.pool import MANIFEST
 
 RESULT = "result.json"
-TRIAL_RUNS = "trial/"
+TRIAL_RUNS, GAIN = "trial/", "gain/"
 
 
 @dataclass(frozen=True)
@@ -102,19 +103,26 @@ def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> N
     Args:
         job: The job.
         result: Of the trials.
-        trials: All of the evaluation. Recorded trainings of earlier evaluations no longer stand for the study.
+        trials: All of the evaluation. Recorded trainings of earlier evaluations no longer stand for the study, nor do
+            gains of arms that are no longer compared, which become NaN as no tracker forgets a metric.
     """
     job.journal.supersede_runs(TRIAL_RUNS, but={_key(trial) for trial in trials})
-    for comparison in result.comparisons:
-        prefix = f"gain/{comparison.arm.replace('+', 'and')}"  # MLflow allows no plus sign
-        difference = comparison.difference
-        figures = {"mean": difference.mean, "low": difference.low, "high": difference.high}
-        job.journal.log_metrics(STUDY_RUN, {f"{prefix}/{name}": value for name, value in figures.items()})
+    gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith(GAIN)}
+    job.journal.log_metrics(STUDY_RUN, gone | _gains(result))
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
     job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation")
     job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
     job.journal.set_description(STUDY_RUN, describe(result))
     job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
+
+
+def _gains(result: EvaluationResult) -> dict[str, float]:
+    """Mean and interval of each claim's gain, by the name of a metric."""
+    return {
+        f"{GAIN}{comparison.arm.replace('+', 'and')}/{name}": getattr(comparison.difference, name)  # MLflow has no plus
+        for comparison in result.comparisons
+        for name in ("mean", "low", "high")
+    }
 
 
 def describe(result: EvaluationResult) -> str:

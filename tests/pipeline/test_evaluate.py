@@ -225,10 +225,15 @@ def test_trainings_of_an_evaluation_that_was_replaced_are_said_to_be_superseded(
     events = pd.read_json(augmenter.study.journal, lines=True)
     assert "superseded" not in set(events["kind"])
     older = set(events.loc[events["key"].str.startswith("trial/"), "key"])
-    again(augmenter).evaluate(share=0.15)
+    again(augmenter).evaluate(share=0.15, arms=("real only", "real + synthetic"))
     events = pd.read_json(augmenter.study.journal, lines=True)
     assert set(events.loc[events["kind"] == "superseded", "key"]) == older
-    assert len(set(events.loc[events["key"].str.startswith("trial/"), "key"])) == 2 * len(older)
+    assert len(set(events.loc[events["key"].str.startswith("trial/"), "key"])) == len(older) + 3 * 2
+    gains = augmenter.job.current().journal.results("study")
+    assert {name for name, value in gains.items() if np.isnan(value)} == {
+        f"gain/best real and synthetic/{end}" for end in ("mean", "low", "high")
+    }
+    assert np.isfinite(gains["gain/real and synthetic/mean"])
 
 
 def test_runs_say_what_they_were_trained_on(augmenter) -> None:
