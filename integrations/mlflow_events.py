@@ -34,6 +34,8 @@ from diffaug.integrations.mlflow_limits import (
 )
 
 NOTE_TAG = "mlflow.note.content"
+SUPERSEDED_TAG = "diffaug.superseded"
+SUPERSEDED = "superseded: "
 CONFUSION_FILE = "confusion_matrix.png"
 COLUMN_TYPES = {
     pa.types.is_boolean: DataType.boolean,
@@ -114,10 +116,23 @@ class EventLogger:
                 self._log_dataset(run_id, data)
             case "model":
                 log_generator(client, run_id, event, self._file(data))
-            case "end":
-                client.set_terminated(run_id, data["status"], event.time)
+            case "end" | "superseded":
+                self._close(run_id, event)
             case unknown:
                 raise UsageError(f"an event of unknown kind '{unknown}'", fix="update diffaug")
+
+    def _close(self, run_id: str, event: Event) -> None:
+        if event.kind == "superseded":
+            self.supersede(run_id)
+        else:
+            self._client.set_terminated(run_id, event.data["status"], event.time)
+
+    def supersede(self, run_id: str) -> None:
+        """Marks a run whose place a later one took, in its tags and in its name; it keeps all that it holds."""
+        self._client.set_tag(run_id, SUPERSEDED_TAG, "true")
+        name = self._client.get_run(run_id).info.run_name or ""
+        if not name.startswith(SUPERSEDED):
+            self._client.update_run(run_id, name=cut(f"{SUPERSEDED}{name}", MAX_NAME_LENGTH))
 
     def _log_metrics(self, run_id: str, batch: Sequence[Event]) -> None:
         metrics = [

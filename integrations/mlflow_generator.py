@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mlflow.pyfunc
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -20,6 +20,7 @@ from diffaug.evaluation.journal import Event
 from diffaug.integrations.mlflow_limits import clean_name
 
 EVENT_TAG = "diffaug.event"
+PARENT_TAG = "mlflow.parentRunId"
 ARTIFACT = "generator"
 
 
@@ -69,7 +70,10 @@ def save_generator(folder: Path, target: Path, description: Model | None = None)
 
 
 def log_generator(client: MlflowClient, run_id: str, event: Event, folder: Path) -> None:
-    """Logs the generator in `folder` as the run's model, and registers it where the event has a name for it."""
+    """Logs the generator in `folder` as the run's model, and registers it where the event has a name for it.
+
+    The run that it lies under, where that is diffaug's own too, shows the model as well.
+    """
     model = _logged_model(client, run_id, event)
     if model.status != LoggedModelStatus.READY:
         with tempfile.TemporaryDirectory() as temporary:
@@ -78,11 +82,20 @@ def log_generator(client: MlflowClient, run_id: str, event: Event, folder: Path)
             save_generator(folder, target, described)
             client.log_model_artifacts(model.model_id, str(target))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    outputs = client.get_run(run_id).outputs
-    if not any(output.model_id == model.model_id for output in (outputs.model_outputs if outputs else [])):
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    run = client.get_run(run_id)
+    _show(client, run, model)
     if event.data["registered_name"] is not None:
         _register(client, run_id, event, model)
+    if PARENT_TAG in run.data.tags:
+        parent = client.get_run(run.data.tags[PARENT_TAG])
+        if EVENT_TAG in parent.data.tags:
+            _show(client, parent, model)
+
+
+def _show(client: MlflowClient, run: Run, model: LoggedModel) -> None:
+    """Lists the model, once, among those that came out of the run, which is where its page shows models."""
+    if not any(output.model_id == model.model_id for output in (run.outputs.model_outputs if run.outputs else [])):
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
 def _logged_model(client: MlflowClient, run_id: str, event: Event) -> LoggedModel:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("mlflow", "mlflow") from error
 
-from diffaug.integrations.mlflow_events import NOTE_TAG, EventLogger, RepeatableClient, batches
-from diffaug.integrations.mlflow_generator import EVENT_TAG
+from diffaug.integrations.mlflow_events import NOTE_TAG, SUPERSEDED_TAG, EventLogger, RepeatableClient, batches
+from diffaug.integrations.mlflow_generator import EVENT_TAG, PARENT_TAG
 from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, MAX_TAG_LENGTH, SHORT, clean_tags, cut, patience
 
 SERVICES = ("databricks", "databricks-uc", "uc")
@@ -144,16 +145,14 @@ class MlflowTracker:
     def _send(self, batch: list[Event], state: State) -> None:
         event = batch[0]
         if event.kind == "start":
-            state["runs"][event.key] = self._start_run(event, state)
+            run_id, former = self._start_run(event, state), state["runs"].get(event.key)
+            if former not in (None, run_id):
+                with _leaving_out_what_is_refused(event, state):
+                    self._logger.supersede(former)
+            state["runs"][event.key] = run_id
             return
-        try:
+        with _leaving_out_what_is_refused(event, state):
             self._logger.log(state["runs"][event.key], batch)
-        except DataError as error:
-            state.setdefault("skipped", []).append(f"{event.key}: {error.what}: {error.where}")
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            state.setdefault("skipped", []).append(f"{event.key}: {event.kind}: {error.message}")
 
     def _start_run(self, event: Event, state: State) -> str:
         found = self._client.search_runs([state["experiment_id"]], f"tags.`{EVENT_TAG}` = '{event.identity}'")
@@ -161,13 +160,27 @@ class MlflowTracker:
             return str(found[0].info.run_id)
         outer = self._active_run.info.run_id if self._active_run is not None else None
         parent = state["runs"].get(event.data["parent"], outer)
-        tags = clean_tags(event.data["tags"]) | {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug"}
+        own = {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
+        tags = clean_tags(event.data["tags"]) | own
         if parent is not None:
-            tags["mlflow.parentRunId"] = parent
+            tags[PARENT_TAG] = parent
         if event.data["description"]:
             tags[NOTE_TAG] = cut(event.data["description"], MAX_TAG_LENGTH)
         name = cut(event.data["name"], MAX_NAME_LENGTH)
         return str(self._client.create_run(state["experiment_id"], event.time, tags, name).info.run_id)
+
+
+@contextmanager
+def _leaving_out_what_is_refused(event: Event, state: State) -> Iterator[None]:
+    """Notes in `state["skipped"]` what can't be logged, however often it is tried."""
+    try:
+        yield
+    except DataError as error:
+        state.setdefault("skipped", []).append(f"{event.key}: {error.what}: {error.where}")
+    except MlflowException as error:
+        if error.error_code not in REFUSALS:
+            raise
+        state.setdefault("skipped", []).append(f"{event.key}: {event.kind}: {error.message}")
 
 
 _TRAP = (

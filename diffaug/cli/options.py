@@ -58,7 +58,11 @@ def settings_options(*shortcuts: str) -> Decorator:
         click.option("--config", type=click.Path(path_type=Path), default=None, help="A YAML file of settings."),
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, by dotted key."),
         click.option("--overwrite", is_flag=True, help="Replace what was made with other settings."),
-        click.option("--no-track", is_flag=True, help="Don't log to MLflow, in this study."),
+        click.option(
+            "--track/--no-track",
+            default=None,
+            help="Log to MLflow, or don't; the study remembers it.  [default: track]",
+        ),
         click.option("-q", "--quiet", is_flag=True, help="Say nothing while working."),
         json_option,
     ]
@@ -116,8 +120,8 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
         if not separator:
             raise UsageError(f"--set {assignment}: '=' is missing", fix="--set synthesis.guidance_scale=1.5")
         flags[key.strip()] = parse_value(text, where=f"--set {key}")
-    if values.get("no_track"):
-        flags["tracking.mlflow"] = False
+    if values.get("track") is not None:
+        flags["tracking.mlflow"] = values["track"]
     return {
         "settings": flags,
         "recipe": values.get("recipe"),

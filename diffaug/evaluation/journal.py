@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +29,8 @@ class Event:
     Attributes:
         number: Running number, from 1.
         time: When it was recorded, milliseconds since 1970; later events have later times.
-        kind: start, params, metrics, image, confusion, artifact, table, dataset, model, tags, description or end.
+        kind: start, params, metrics, image, confusion, artifact, table, dataset, model, tags, description, end or
+            superseded.
         key: The run it belongs to: "study", "fit", "trial/<arm>/<seed>".
         data: What was logged. A `file` is relative to the study where it lies inside.
     """
@@ -49,6 +50,7 @@ class Event:
 @dataclass
 class _Run:
     is_open: bool = True
+    is_superseded: bool = False
     params: dict[str, str] = field(default_factory=dict)
     results: dict[str, float | str] = field(default_factory=dict)
     logged: set[tuple[str, str, int]] = field(default_factory=set)
@@ -132,6 +134,10 @@ class Journal:
         if fresh:
             self._append("metrics", key, {"metrics": fresh, "step": step})
 
+    def results(self, key: str) -> dict[str, float]:
+        """The latest value of every result of a run."""
+        return {name: float(value) for name, value in self._run(key).results.items()}
+
     def log_image(self, key: str, image_key: str, file: Path, step: int = 0) -> None:
         """Records an image file shown by step under `image_key`, once a step."""
         if ("image", image_key, step) not in self._run(key).logged:
@@ -196,6 +202,19 @@ class Journal:
         if self._run(key).is_open:
             self._append("end", key, {"status": status})
 
+    def supersede_runs(self, prefix: str, *, but: Collection[str]) -> None:
+        """Records, once, that runs no longer stand for the study, since later ones took their place.
+
+        Args:
+            prefix: What the keys of the runs begin with.
+            but: Keys of those that still stand.
+        """
+        older = [key for key, run in self._runs.items() if key.startswith(prefix) and not run.is_superseded]
+        for key in older:
+            if key not in but:
+                self.end_run(key, "KILLED")
+                self._append("superseded", key, {})
+
     def _run(self, key: str) -> _Run:
         if key not in self._runs:
             raise ValueError(f"the run '{key}' was not started")
@@ -220,6 +239,8 @@ class Journal:
         run = self._runs[event.key]
         if event.kind == "end":
             run.is_open = False
+        elif event.kind == "superseded":
+            run.is_superseded = True
         elif event.kind == "params":
             run.params.update(event.data["params"])
         elif event.kind == "metrics" and event.data["step"] is None:

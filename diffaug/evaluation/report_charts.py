@@ -46,7 +46,9 @@ class Axis:
         numbers = [value for value in values if value is not None] or [0.0]
         spread = max(max(numbers) - min(numbers), 0.02)
         step = next(s for s in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0) if spread / s <= ticks or s == 1.0)
-        return cls(math.floor(min(numbers) / step) * step, math.ceil(max(numbers) / step + 1e-9) * step, step)
+        first = math.floor(min(numbers) / step)
+        last = max(math.ceil(max(numbers) / step - 1e-9), first + 1)
+        return cls(first * step, last * step, step)
 
     @classmethod
     def around_intervals(cls, intervals: Iterable[Interval | None], *more: float) -> Axis:

@@ -24,9 +24,14 @@ def interval_of(estimate: Mapping[str, Any] | None) -> Interval | None:
 
 
 def deviation_of(figure: Mapping[str, Any] | None) -> Interval | None:
-    """One standard deviation to both sides of the mean; the mean alone where the deviation is not known."""
+    """One standard deviation to both sides of a share; the share alone where the deviation is not known.
+
+    It ends at 0 and 1, beyond which there is no share.
+    """
     mean, sd = (known((figure or {}).get(key)) for key in ("mean", "sd"))
-    return None if mean is None else {"low": mean - (sd or 0.0), "mean": mean, "high": mean + (sd or 0.0)}
+    if mean is None:
+        return None
+    return {"low": max(mean - (sd or 0.0), 0.0), "mean": mean, "high": min(mean + (sd or 0.0), 1.0)}
 
 
 def percent(value: Any, digits: int = 1) -> str:

@@ -26,7 +26,6 @@ With one seed V_seeds is unknown, and the interval, by bootstrap over the test i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
@@ -35,9 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from diffaug.evaluation.multiplicity import tail
 from diffaug.seeding import numpy_generator
 
-CONFIDENCE = 0.95
 RESAMPLES = 2000
 TRUSTED_NOISE = 0.6
 TWO_GENERATORS_DF = 3
@@ -55,18 +54,6 @@ class Estimate:
     def clipped(cls, mean: float, low: float, high: float) -> Self:
         """With ends from -1 to 1, as a difference of two shares can't be anything else."""
         return cls(mean, max(low, -1.0), min(high, 1.0))
-
-
-def tail(chosen_from: int = 1) -> float:
-    """Probability beyond one end of a 95 % interval when the best of several arms was compared.
-
-    The best of m arms owes some of its lead to luck, always in the same direction. One end of the interval then takes
-    all of the 5 %, shared among the m by Šidák (1967), where that is less than the usual half of it.
-
-    Args:
-        chosen_from: m, 1 or more.
-    """
-    return float(min((1 - CONFIDENCE) / 2, 1 - CONFIDENCE ** (1 / chosen_from)))
 
 
 @dataclass(frozen=True)
@@ -255,17 +242,6 @@ def recall_intervals(
     """
     means = ClassMeans.of(correct.astype(np.int8), labels, num_classes, generators)
     return [_wilson(mean, int(count)) for mean, count in zip(means.each(), means.image_counts, strict=True)]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down adjusted p-values, in the order given."""
-    count = len(p_values)
-    adjusted = [0.0] * count
-    largest = 0.0
-    for rank, position in enumerate(sorted(range(count), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (count - rank) * p_values[position]))
-        adjusted[position] = largest
-    return adjusted
 
 
 def _variance_of_mean(by_seed: NDArray[np.float64], generators: NDArray[np.int64]) -> tuple[float, int]:

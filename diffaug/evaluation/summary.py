@@ -190,6 +190,7 @@ def summarize(
         real_arms=len(answers.named("real")),
         synthetic_images=sum(synthetic_counts.values()) if synthetic_counts else None,
         test_images=len(test_labels),
+        seeds=len(seeds),
         dose=dose,
     )
     return EvaluationResult(

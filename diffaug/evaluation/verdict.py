@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.comparison import Comparison, Control
-from diffaug.evaluation.statistics import CONFIDENCE, CrossedMean, Estimate, tail
+from diffaug.evaluation.multiplicity import CONFIDENCE, tail
+from diffaug.evaluation.statistics import CrossedMean, Estimate
 
 if TYPE_CHECKING:
     from diffaug.evaluation.summary import EvaluationResult
@@ -56,6 +57,7 @@ class Evidence:
         real_arms: Number of arms that the baseline is the best of.
         synthetic_images: Size of the pool; none: not known.
         test_images: Size of the test set.
+        seeds: Paired repetitions of each arm.
         dose: How much synthetic was used, under `chosen`; without a `curve` it was set by hand; none: not known.
     """
 
@@ -65,6 +67,7 @@ class Evidence:
     real_arms: int
     synthetic_images: int | None
     test_images: int
+    seeds: int
     dose: Mapping[str, Any] | None = None
 
 
@@ -255,10 +258,11 @@ def _control(control: Control) -> str:
 def _limits(comparison: Comparison, evidence: Evidence) -> str:
     sentences = []
     if comparison.seeds_only is None:
-        sentences.append("With one seed the interval is about other test images alone.")
+        reason = "With one seed" if evidence.seeds == 1 else "All seeds answered alike, so"
+        sentences.append(f"{reason} the interval is about other test images alone.")
     if comparison.by_generator:
         sentences.append(f"By generator: {', '.join(map(_points, comparison.by_generator))} points.")
-    if evidence.differences[comparison.arm].seeds < FEWEST_SEEDS:
+    if evidence.seeds < FEWEST_SEEDS:
         sentences.append(f"Fewer than {FEWEST_SEEDS} seeds hardly tell anything about other trainings.")
     return " ".join(sentences)
 

@@ -75,7 +75,7 @@ def evaluate_study(
         choice, trials = _train_all(job, experiment, provenance)
         result = _summarize(experiment, choice, trials, replicates, stored["trained"])
     storage.write_json(folder / RESULT, result.to_dict())
-    log_result(job, result)
+    log_result(job, result, trials)
     finish_stage(folder)
     return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from diffaug.pipeline.replicates import Replicate
 from diffaug.synthesis.pool import MANIFEST
 
 RESULT = "result.json"
+TRIAL_RUNS, GAIN = "trial/", "gain/"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Provenance:
 
 def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance) -> None:
     """Records one training as a run of its own; a training that is recorded already is left alone."""
-    key = f"trial/{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"
+    key = _key(trial)
     if job.journal.status(key) == "ended":
         return
     arm, journal, table = ARMS[trial.arm], job.journal, job.study.catalog / TABLE
@@ -70,6 +72,7 @@ def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance
     recall = {f"recall/{name}": value for name, value in zip(provenance.classes, trial.recall, strict=True)}
     journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
     journal.log_confusion(key, trial.confusion, provenance.classes)
+    journal.log_table(key, "per_class.json", class_rows(trial, provenance.classes))
     journal.log_dataset(key, table, "train", "training", digest=provenance.train_digest)
     journal.log_dataset(key, table, "test", "test", digest=provenance.test_digest)
     if arm.uses_synthetic and (choice.dose.share or not arm.real):
@@ -78,18 +81,48 @@ def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance
     journal.end_run(key)
 
 
-def log_result(job: Job, result: EvaluationResult) -> None:
-    """Records the verdict with the study: gains with their intervals, the table of arms, and the description."""
-    for comparison in result.comparisons:
-        prefix = f"gain/{comparison.arm.replace('+', 'and')}"  # MLflow allows no plus sign
-        difference = comparison.difference
-        figures = {"mean": difference.mean, "low": difference.low, "high": difference.high}
-        job.journal.log_metrics(STUDY_RUN, {f"{prefix}/{name}": value for name, value in figures.items()})
+def class_rows(trial: Trial, classes: Sequence[str]) -> list[dict[str, object]]:
+    """What trackers can set side by side for several trainings: of each class its recall and its common mistake."""
+    rows: list[dict[str, object]] = []
+    for position, (name, counts) in enumerate(zip(classes, trial.confusion, strict=True)):
+        wrong = [0 if other == position else count for other, count in enumerate(counts)]
+        mistake = classes[wrong.index(max(wrong))] if any(wrong) else ""
+        rows.append(
+            {"class": name, "test images": sum(counts), "recall": trial.recall[position], "most taken for": mistake}
+        )
+    return rows
+
+
+def _key(trial: Trial) -> str:
+    return f"{TRIAL_RUNS}{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"
+
+
+def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> None:
+    """Records the verdict with the study: gains with their intervals, the table of arms, and the description.
+
+    Args:
+        job: The job.
+        result: Of the trials.
+        trials: All of the evaluation. Recorded trainings of earlier evaluations no longer stand for the study, nor do
+            gains of arms that are no longer compared, which become NaN as no tracker forgets a metric.
+    """
+    job.journal.supersede_runs(TRIAL_RUNS, but={_key(trial) for trial in trials})
+    gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith(GAIN)}
+    job.journal.log_metrics(STUDY_RUN, gone | _gains(result))
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
     job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation")
     job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
     job.journal.set_description(STUDY_RUN, describe(result))
     job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
+
+
+def _gains(result: EvaluationResult) -> dict[str, float]:
+    """Mean and interval of each claim's gain, by the name of a metric."""
+    return {
+        f"{GAIN}{comparison.arm.replace('+', 'and')}/{name}": getattr(comparison.difference, name)  # MLflow has no plus
+        for comparison in result.comparisons
+        for name in ("mean", "low", "high")
+    }
 
 
 def describe(result: EvaluationResult) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from mlflow import MlflowClient
 
 from diffaug import storage
 from diffaug.cli import main
@@ -110,3 +113,28 @@ def test_predictions_of_a_studys_test_images_are_judged_by_its_labels(capsys, tm
     name = f"mine-{storage.sha256_file(tmp_path / 'mine.csv')[:8]}.json"
     assert result["train_counts"] == {"bright": 5, "dark": 16, "middle": 10}
     assert json.loads((study / "predictions" / name).read_text())["verdict"] == result["verdict"]
+
+
+def test_what_was_recorded_untracked_is_sent_by_sync_and_tracking_turned_on_again(
+    tmp_path, images, set_options, monkeypatch
+) -> None:
+    def runs() -> set[str]:
+        client = MlflowClient(tracking_uri=f"sqlite:///{study}/mlflow.db")
+        experiment = client.get_experiment_by_name("diffaug/study")
+        return {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+
+    def is_tracked() -> bool:
+        return yaml.safe_load((study / "config.yaml").read_text())["tracking"]["mlflow"]
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(None)  # what other tests of this process left
+    study = tmp_path / "study"
+    untold = set_options[: set_options.index("tracking.mlflow=False") - 1]
+    main(["fit", str(images), "--study", str(study), "--no-track", "--quiet", *untold])
+    assert not (study / "mlflow.db").exists() and not is_tracked()
+    main(["sync", str(study)])
+    assert runs() == {"study", "fit"} and not is_tracked()
+    main(["generate", str(study), "--quiet"])
+    assert runs() == {"study", "fit"}
+    main(["generate", str(study), "--track", "--quiet"])
+    assert runs() == {"study", "fit", "generate"} and is_tracked()

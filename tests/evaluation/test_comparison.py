@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from diffaug.evaluation.comparison import CONTROLS, Answers, claim_differences, compare, controls
 from diffaug.evaluation.metrics import class_groups
-from diffaug.evaluation.statistics import holm
+from diffaug.evaluation.multiplicity import holm
 from diffaug.evaluation.verdict import Evidence, decide
 
 ROLES = {"a": "real", "b": "real", "c": "real", "d": "real", "e": "claim", "f": "claim"}
@@ -27,7 +29,8 @@ def judge(answers):
     differences = claim_differences(answers, baseline)
     comparisons = compare(answers, baseline, differences)
     real_arms = len(answers.named("real"))
-    return comparisons, decide(Evidence(comparisons, differences, (), real_arms, 100, len(answers.labels)))
+    seeds = len(answers.generators)
+    return comparisons, decide(Evidence(comparisons, differences, (), real_arms, 100, len(answers.labels), seeds))
 
 
 @pytest.fixture
@@ -77,8 +80,10 @@ def test_seeds_that_play_no_part_count_as_one(simulated_arms):
     one = answers_of(world, once)
     world.generators = np.zeros(5, np.int64)
     five = answers_of(world, [np.repeat(correct, 5, axis=0) for correct in once])
-    assert judge(five) == judge(one)
-    assert judge(five)[0][0].seeds_only is None
+    (comparisons, verdict), (of_one, verdict_of_one) = judge(five), judge(one)
+    assert comparisons == of_one and comparisons[0].seeds_only is None
+    assert replace(verdict, text="") == replace(verdict_of_one, text="")
+    assert "All seeds answered alike" in verdict.text and "With one seed" in verdict_of_one.text
 
 
 def test_arms_without_synthetic_images_know_no_generators(simulated_arms):

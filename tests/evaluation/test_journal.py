@@ -110,6 +110,15 @@ def test_params_are_recorded_again_only_when_they_change(study, journal):
     assert read_events(study.journal)[-1].data == {"params": {"seed": "1"}}
 
 
+def test_runs_that_no_longer_stand_are_recorded_once(study, journal):
+    for key in ("trial/a/0/1", "trial/a/0/2", "fit"):
+        journal.start_run(key, name="a run")
+    journal.supersede_runs("trial/", but={"trial/a/0/2"})
+    Journal(study.journal).supersede_runs("trial/", but={"trial/a/0/2"})
+    later = [(event.kind, event.key) for event in read_events(study.journal)[3:]]
+    assert later == [("end", "trial/a/0/1"), ("superseded", "trial/a/0/1")]
+
+
 def test_files_inside_the_study_are_relative_so_that_it_can_be_moved(study, journal, tmp_path):
     journal.start_run("study", name="s")
     journal.log_artifact("study", study.path / "pool" / "manifest.parquet", "pool")

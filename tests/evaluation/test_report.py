@@ -468,6 +468,14 @@ def test_confusions_of_the_baseline_and_of_the_claim(path):
     assert len(heat) == 2 * 9 and heat.count("right") == heat.count("wrong") == heat.count("none") == 6
 
 
+def test_names_that_are_cut_off_are_whole_in_their_titles(path):
+    _, page = write(path)
+    titles = [(tag, attributes["title"]) for tag, attributes in page.tags if tag != "img" and "title" in attributes]
+    confusions, classes = 2, len(CLASSES)
+    assert [tag for tag, _ in titles].count("span") == confusions * 2 * classes + 2  # rows, columns; nearest images
+    assert [title for tag, title in titles if tag == "figcaption"] == [CLASSES[2], CLASSES[1]]
+
+
 def test_pairs_are_shown_with_their_distance(path):
     real, synthetic = images([30, 20, 4]), images([0, 10, 26], seed=1, prefix="pool")
     _, page = write(path, real, synthetic)

@@ -84,6 +84,11 @@ def test_the_dose_curve_is_drawn_to_scale_the_better_the_higher():
     assert 0 <= point["high"] < point["mean"] < point["low"] <= 100
 
 
+def test_no_share_is_drawn_beyond_all():
+    chart = dose_chart(dose(curve=[{"share": 0.5, "weight": 1.0, "max_ratio": None, "mean": 0.98, "sd": 0.05}]))
+    assert chart["axis"].high == pytest.approx(1.0) and chart["lines"][0]["points"][0]["high"] == 0
+
+
 def test_a_curve_of_the_zero_dose_alone():
     only = [{"share": 0.0, "weight": 1.0, "max_ratio": None, "mean": 0.7, "sd": None}]
     chart = dose_chart(dose(curve=only, chosen=only[0], real=[]))

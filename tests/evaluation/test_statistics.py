@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score
 
-from diffaug.evaluation.statistics import ClassMeans, holm, recall_intervals, tail
+from diffaug.evaluation.statistics import ClassMeans, recall_intervals
 
 LABELS = np.repeat([0, 1, 2], [12, 7, 4])
 
@@ -170,20 +170,6 @@ def test_intervals_of_two_generators_cover_others(simulated_arms, generator_sd):
     assert sum(e.low <= truth <= e.high for e in intervals) >= 465
 
 
-def test_holm_on_the_textbook_example():
-    assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_lies_between_no_correction_and_bonferronis_and_keeps_the_order(p_values):
-    adjusted = holm(p_values)
-    for p, corrected in zip(p_values, adjusted, strict=True):
-        assert p <= corrected <= min(1, len(p_values) * p)
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
-
-
 def test_seeds_of_one_generator_count_as_one_where_generators_differ():
     first = np.zeros((6, 300), bool)
     first[::2, :90] = True  # generator 0 helps more images than generator 1
@@ -280,8 +266,3 @@ def test_recall_intervals_cover_the_truth(simulated_arms):
         intervals = recall_intervals(world.draw([0])[0][0], world.labels, 3)
         covered += [e.low <= t <= e.high for e, t in zip(intervals, truth, strict=True)]
     assert (covered >= 0.93 * 400).all()
-
-
-def test_the_tail_of_the_best_of_several_is_sidaks_once_that_is_stricter():
-    assert [tail(m) for m in (1, 2)] == pytest.approx([0.025, 0.025])
-    assert 1 - (1 - tail(4)) ** 4 == pytest.approx(0.05)

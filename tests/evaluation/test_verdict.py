@@ -10,7 +10,8 @@ import pytest
 
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.comparison import Comparison, Control
-from diffaug.evaluation.statistics import CrossedMean, Estimate, holm, tail
+from diffaug.evaluation.multiplicity import holm, tail
+from diffaug.evaluation.statistics import CrossedMean, Estimate
 from diffaug.evaluation.summary import EvaluationResult
 from diffaug.evaluation.verdict import Evidence, decide, require_gain
 
@@ -30,7 +31,7 @@ def difference(mean, standard_error=0.01, seed_share=0.2, noise_share=0.0):
     )
 
 
-def evidence_of(*differences, recall_gain=None, synthetic_images=412, controls=(), dose=None, real_arms=1):
+def evidence_of(*differences, recall_gain=None, synthetic_images=412, controls=(), dose=None, real_arms=1, seeds=None):
     by_arm = {f"synthetic arm {i}": d for i, d in enumerate(differences)}
     comparisons = tuple(
         Comparison(
@@ -46,7 +47,8 @@ def evidence_of(*differences, recall_gain=None, synthetic_images=412, controls=(
         )
         for (arm, d), corrected in zip(by_arm.items(), holm([d.p_value for d in differences]), strict=True)
     )
-    return Evidence(comparisons, by_arm, tuple(controls), real_arms, synthetic_images, IMAGES, dose)
+    seeds = seeds or max(d.seeds for d in differences)
+    return Evidence(comparisons, by_arm, tuple(controls), real_arms, synthetic_images, IMAGES, seeds, dose)
 
 
 def verdict_of(*differences, **options):
@@ -205,14 +207,22 @@ def test_a_control_alone_is_named_with_its_arms():
     assert "New content, 'real + synthetic' against 'replay': +1.5 (95 % interval 0.5 to 2.5)." in text
 
 
-def test_one_seed_is_said_to_be_one():
-    single = replace(
+def single_seed():
+    return replace(
         difference(0.012, 0.015, seed_share=0.0),
         seeds=1,
         seeds_degrees_of_freedom=0,
         resampled=np.random.default_rng(0).normal(0.012, 0.015, 2000),
     )
-    verdict = verdict_of(single)
+
+
+def test_seeds_that_all_answer_alike_are_not_said_to_be_one():
+    text = verdict_of(single_seed(), seeds=5).text
+    assert text.endswith("All seeds answered alike, so the interval is about other test images alone.")
+
+
+def test_one_seed_is_said_to_be_one():
+    verdict = verdict_of(single_seed())
     assert verdict.decision == "not decidable"
     assert "With one seed the interval is about other test images alone" in verdict.text
     assert verdict.seeds_needed is None

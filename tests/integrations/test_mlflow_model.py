@@ -135,6 +135,8 @@ def test_the_logged_model_is_loaded_by_name_and_alias(study, record, narrator, t
     fit = client.search_runs([made_run(client, made).info.experiment_id], "tags.`mlflow.runName` = 'fit'")[0]
     assert made.run_id == fit.info.run_id
     (output,) = fit.outputs.model_outputs
+    study_run = client.get_run(fit.data.tags["mlflow.parentRunId"])
+    assert [shown.model_id for shown in study_run.outputs.model_outputs] == [output.model_id]
     logged = client.get_logged_model(output.model_id)
     assert (logged.name, logged.status.name, logged.source_run_id) == ("generator", "READY", fit.info.run_id)
     assert (

@@ -34,6 +34,7 @@ WRITES = (
     "log_inputs",
     "set_tag",
     "set_terminated",
+    "update_run",
     "create_logged_model",
     "log_model_artifacts",
     "finalize_logged_model",
@@ -109,7 +110,7 @@ def test_a_study_becomes_a_parent_run_with_children(study, narrator, record):
     assert stored["digits"]["tags"]["mlflow.note.content"] == "**hi**"
     assert stored["digits"]["tags"]["diffaug.kind"] == "study"
     assert stored["digits"]["params"] == {"seed": "0"}
-    assert (stored["digits"]["models"], stored["fit"]["models"]) == (0, 1)
+    assert (stored["digits"]["models"], stored["fit"]["models"]) == (1, 1)
     assert stored["fit"]["registered"] == [("digits' model", 1, {"champion": 1})]
     assert [(step, value) for step, value, _ in stored["fit"]["metrics"]["loss"]] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
     assert stored["digits"]["datasets"] == [
@@ -142,7 +143,7 @@ def test_after_a_failure_at_any_call_nothing_is_doubled_or_lost(
     saved = tmp_path / "saved model"
     mlflow_generator.save_generator(tiny_generator, saved)
     monkeypatch.setattr(mlflow_generator, "save_generator", lambda folder, target, _: shutil.copytree(saved, target))
-    record(study)
+    record(study).start_run("fit", name="second fit", parent="study")
     sync(study, TrackingSettings(), SilentNarrator())
     expected = content(client_of(study))
     calls = _failing(monkeypatch, at=None, after=False)
@@ -213,6 +214,32 @@ def test_later_events_go_to_the_same_runs(study, narrator, record):
     after = runs_of(client_of(study))
     assert {name: run.info.run_id for name, run in after.items()} == before
     assert after["digits"].data.metrics["gain"] == 0.1 and after["digits"].info.status == "FINISHED"
+
+
+def test_superseded_runs_are_marked_and_kept(study, narrator, record):
+    journal = record(study)
+    for seed in (0, 1):
+        journal.start_run(f"trial/a/{seed}/old", name=f"a, seed {seed}", parent="study")
+        journal.log_metrics(f"trial/a/{seed}/old", {"accuracy": 0.5})
+    journal.end_run("trial/a/1/old")
+    sync(study, TrackingSettings(), narrator)
+    journal.start_run("fit", name="fit", parent="study")  # a second time
+    journal.supersede_runs("trial/", but={"trial/a/1/old"})
+    sync(study, TrackingSettings(), narrator)
+    journal.supersede_runs("trial/", but={"trial/a/1/old"})
+    assert sync(study, TrackingSettings(), narrator) and narrator.warned == []
+    stored = content(client_of(study))
+    marked = {name: run["tags"]["diffaug.superseded"] for name, run in stored.items()}
+    assert marked == {
+        "digits": "false",
+        "fit": "false",
+        "superseded: fit": "true",
+        "superseded: a, seed 0": "true",
+        "a, seed 1": "false",
+    }
+    older = stored["superseded: a, seed 0"]
+    assert older["status"] == "KILLED" and older["metrics"]["accuracy"][0][1] == 0.5
+    assert (stored["fit"]["status"], stored["superseded: fit"]["status"]) == ("RUNNING", "FINISHED")
 
 
 def test_class_names_may_be_anything(study, narrator):

@@ -220,6 +220,22 @@ def test_every_training_is_recorded_once_whatever_was_interrupted(augmenter) -> 
     assert after[: len(before)] == before
 
 
+def test_trainings_of_an_evaluation_that_was_replaced_are_said_to_be_superseded(augmenter) -> None:
+    augmenter.evaluate(share=0.3)
+    events = pd.read_json(augmenter.study.journal, lines=True)
+    assert "superseded" not in set(events["kind"])
+    older = set(events.loc[events["key"].str.startswith("trial/"), "key"])
+    again(augmenter).evaluate(share=0.15, arms=("real only", "real + synthetic"))
+    events = pd.read_json(augmenter.study.journal, lines=True)
+    assert set(events.loc[events["kind"] == "superseded", "key"]) == older
+    assert len(set(events.loc[events["key"].str.startswith("trial/"), "key"])) == len(older) + 3 * 2
+    gains = augmenter.job.current().journal.results("study")
+    assert {name for name, value in gains.items() if np.isnan(value)} == {
+        f"gain/best real and synthetic/{end}" for end in ("mean", "low", "high")
+    }
+    assert np.isfinite(gains["gain/real and synthetic/mean"])
+
+
 def test_runs_say_what_they_were_trained_on(augmenter) -> None:
     augmenter.evaluate(share=0.3)
     events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
@@ -237,5 +253,8 @@ def test_runs_say_what_they_were_trained_on(augmenter) -> None:
         if event["kind"] == "params" and event["key"].startswith("trial/"):
             params[event["key"].split("/")[1]] |= event["data"]["params"]
     assert params["best real + synthetic"]["synthetic_share"] == "0.3"
+    tables = [event["data"] for event in events if event["kind"] == "table" and event["key"].startswith("trial/")]
+    assert len(tables) == 3 * len(ARMS) and {table["name"] for table in tables} == {"per_class.json"}
+    assert tables[0]["columns"] == ["class", "test images", "recall", "most taken for"]
     assert not params["real only"].keys() & {"synthetic_share", "base"}
     assert [event["data"]["registered_name"] for event in events if event["kind"] == "model"] == ["diffaug-study"]

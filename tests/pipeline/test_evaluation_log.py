@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
-from diffaug.pipeline.evaluation_log import in_markdown
+from diffaug.evaluation.trials import Trial
+from diffaug.pipeline.evaluation_log import class_rows, in_markdown
 
 
 @pytest.mark.parametrize(
@@ -16,3 +18,10 @@ from diffaug.pipeline.evaluation_log import in_markdown
 )
 def test_names_stay_text_in_markdown(text: str, written: str) -> None:
     assert in_markdown(text) == written
+
+
+def test_each_class_has_a_row_with_its_recall_and_what_it_was_most_taken_for() -> None:
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 2, 2, 1, 1, 1, 0])
+    trial = Trial.of("real only", 0, labels=labels, num_classes=3, seconds=1.0, predicted=predicted)
+    rows = [tuple(row.values()) for row in class_rows(trial, ("a", "b", "c"))]
+    assert rows == [("a", 4, 0.25, "c"), ("b", 2, 1.0, ""), ("c", 1, 0.0, "a")]
