@@ -18,7 +18,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """Holds the lock alone.
 
     Raises:
-        UsageError: Another process holds it.
+        UsageError: Another process holds it, or the file system has no locks.
     """
     with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
         yield
@@ -33,7 +33,7 @@ def shared_lock(path: Path, *, optional: bool = False) -> Iterator[None]:
         optional: Whether to go on without it where the file system has no locks.
 
     Raises:
-        UsageError: Another process holds it exclusively.
+        UsageError: Another process holds it exclusively, or there are no locks and it is not optional.
     """
     with _locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB, optional=optional):
         yield
@@ -79,6 +79,12 @@ def _locked(path: Path, operation: int, *, optional: bool = False) -> Iterator[N
                 fix="wait for it, stop it, or choose another --study",
             ) from error
         except OSError as error:
-            if not (optional and error.errno in NO_LOCKS):
+            if error.errno not in NO_LOCKS:
                 raise
+            if not optional:
+                raise UsageError(
+                    "the file system has no locks, which this command needs",
+                    where=path.parent,
+                    fix="copy the study to a disk that has them; diffaug generate --shard alone does without",
+                ) from error
         yield
