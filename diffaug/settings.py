@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -29,6 +29,8 @@ FAST_ARMS = (
 )
 
 FILTER_NAMES = ("constant", "saturated", "off-class", "out of distribution", "copy", "duplicate")
+
+SAMPLING_WORDS = ("auto", "not majority", "minority", "not minority", "all")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BatchShare = Annotated[float, Field(ge=0, lt=1)]
@@ -185,6 +187,16 @@ class SynthesisSettings(Settings):
         None, description="Optimiser updates of each classifier behind the filters; none: by the data."
     )
     max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
+
+    @field_validator("sampling_strategy")
+    @classmethod
+    def _known_strategy(cls, strategy: Any) -> Any:
+        if not isinstance(strategy, str) or strategy in SAMPLING_WORDS:
+            return strategy
+        try:
+            return float(strategy)  # on the command line a number is text
+        except ValueError:
+            raise ValueError(f"unknown sampling_strategy '{strategy}'; words: {', '.join(SAMPLING_WORDS)}") from None
 
     @field_validator("filters")
     @classmethod

@@ -229,7 +229,8 @@ def test_any_printable_value_survives_yaml(strategy, seed, ratio, experiment):
 
 
 @pytest.mark.parametrize(
-    ("stored", "meant"), [({3: 100}, {"3": 100}), ([3, 8], ["3", "8"]), (0.5, 0.5), (1, 1.0), ("auto", "auto")]
+    ("stored", "meant"),
+    [({3: 100}, {"3": 100}), ([3, 8], ["3", "8"]), (0.5, 0.5), ("0.5", 0.5), (1, 1.0), ("auto", "auto")],
 )
 def test_classes_named_by_numbers_are_names(sources, stored, meant):
     resolved = sources.resolve("synthesis.sampling_strategy", file=stored)
@@ -308,6 +309,7 @@ def test_an_unknown_key_names_the_nearest_and_its_source(sources, source, wrong,
         ("diffusion.minutes", 0, "greater than 0"),
         ("diffusion.horizontal_flip", "perhaps", "boolean"),
         ("synthesis.sampling_strategy", {"cat": "many"}, "integer"),
+        ("synthesis.sampling_strategy", "minorty", "words: auto, not majority"),
         ("synthesis.guidance_scale", "much", "number"),
         ("synthesis.guidance_interval", [2, 1], "lower end"),
         ("synthesis.solver", "plms", "'dpm_solver_2m'"),

@@ -8,9 +8,9 @@ from numbers import Integral
 from typing import Any
 
 from diffaug.errors import UsageError
+from diffaug.settings import SAMPLING_WORDS
 
 SamplingStrategy = str | float | Mapping[Any, int] | Sequence[Any] | Callable[[Mapping[str, int]], Mapping[Any, int]]
-WORDS = ("auto", "not majority", "minority", "not minority", "all")
 
 
 def resolve_targets(
@@ -56,8 +56,8 @@ def resolve_targets(
 
 
 def _chosen_by_word(counts: Mapping[str, int], word: str) -> set[str]:
-    if word not in WORDS:
-        hint = "over-sampling can't shrink a class" if word == "majority" else f"words: {', '.join(WORDS)}"
+    if word not in SAMPLING_WORDS:
+        hint = "over-sampling can't shrink a class" if word == "majority" else f"words: {', '.join(SAMPLING_WORDS)}"
         raise UsageError(f"unknown sampling_strategy '{word}'", fix=hint)
     smallest, largest = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if word == "minority":

@@ -93,7 +93,7 @@ def test_sampling_strategies(augmenter) -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "told"),
     [
-        ("synthesis.sampling_strategy", "minorty", "synthesis.sampling_strategy, from flag"),
+        ("synthesis.sampling_strategy", "minorty", "unknown sampling_strategy 'minorty'"),
         ("synthesis.sampling_strategy", {"brght": 40}, "synthesis.sampling_strategy, from flag"),
         ("evaluation.classifier", "torchvision/resnet81", "resnet81"),
         ("evaluation.weights", "nope.pt", "nope.pt"),
@@ -111,7 +111,7 @@ def test_run_refuses_before_training_what_a_later_stage_could_not_use(
 
 
 def test_a_wrong_strategy_that_the_study_holds_is_said_to_be_from_there(tmp_path, images, small) -> None:
-    study, wrong = tmp_path / "study", {**small, "synthesis.sampling_strategy": "minorty"}
+    study, wrong = tmp_path / "study", {**small, "synthesis.sampling_strategy": {"brght": 40}}
     with pytest.raises(UsageError, match="from flag"):
         diffaug.DiffusionAugmenter(study=study, settings=wrong, verbose=False).fit(images)
     with pytest.raises(UsageError, match="from study"):

@@ -8,7 +8,8 @@ from imblearn.over_sampling import RandomOverSampler
 from imblearn.utils._validation import check_sampling_strategy
 
 from diffaug.errors import UsageError
-from diffaug.synthesis.targets import WORDS, resolve_targets
+from diffaug.settings import SAMPLING_WORDS as WORDS
+from diffaug.synthesis.targets import resolve_targets
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 COUNTS = {"ant": 100, "bee": 40, "cat": 7}
