@@ -124,5 +124,5 @@ def test_ci_runs_the_readmes_test_command() -> None:
 
     assert os.access(script, os.X_OK)
     assert shown in shell_lines()
-    assert "pip install" in shown and shown.endswith("pytest -n auto")
+    assert "pip install" in shown and shown.endswith("pytest -n auto --dist worksteal")
     assert diffaug_commands()
