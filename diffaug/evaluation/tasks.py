@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from diffaug.data.images import LabeledImages
@@ -18,6 +17,7 @@ from diffaug.evaluation.arms import ARMS, NOTHING, Arm, Dose, resolved, training
 from diffaug.evaluation.training import Classifier, TrainingSet
 from diffaug.storage import fingerprint
 from diffaug.synthesis.classifier import TrainingRecipe
+from diffaug.threads import one_thread_each
 
 Stock = Mapping[str, LabeledImages]
 """All images of an experiment by name: for training, for testing, and of each pool."""
@@ -172,12 +172,8 @@ def training_of(classifier: Classifier, recipe: TrainingRecipe, device: str) -> 
     """Trains a classifier on one thread of the CPU, or a GPU: sums round the same way in whichever process."""
 
     def train(training: TrainingSet, pixels: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread_each():
             return classifier.fit_predict(training, pixels, recipe=recipe, seed=seed, device=device)
-        finally:
-            torch.set_num_threads(threads)
 
     return train
 
