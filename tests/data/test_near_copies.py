@@ -177,6 +177,19 @@ def test_the_order_and_company_of_images_change_nothing_but_rounding(detector) -
     assert alone.ratios[0] == pytest.approx(whole.ratios[66], abs=1e-3)
 
 
+def test_the_search_is_the_same_on_any_number_of_threads() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 12, 12, 1), dtype=np.uint8)
+    before, bases = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            bases.append(CopyDetector(pixels, np.arange(300), "cpu")._basis)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*bases)
+
+
 def test_a_window_is_what_pillow_cuts_out() -> None:
     image = blobs(1, size=24)[0]
     expected = Image.fromarray(image.squeeze()).resize(
