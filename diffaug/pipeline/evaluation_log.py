@@ -127,8 +127,11 @@ def _gains(result: EvaluationResult) -> dict[str, float]:
 
 def describe(result: EvaluationResult) -> str:
     """The verdict and the arms in Markdown."""
+    answer, *details = map(in_markdown, result.verdict.text.splitlines())
     lines = [
-        f"**{result.verdict.decision}**: {in_markdown(result.verdict.text)}",
+        f"**{result.verdict.decision}**: {answer}",
+        "",
+        *(f"- {detail}" for detail in details),
         "",
         "| arm | balanced accuracy | SD | gain over the best real arm, 95 % interval |",
         "|---|---|---|---|",

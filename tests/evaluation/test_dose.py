@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.arms import Dose
-from diffaug.evaluation.dose import DoseChoice, Measured, choose_dose, smallest_of_the_good
+from diffaug.evaluation.dose import DoseChoice, Measured, base_of_the_good, choose_dose, smallest_of_the_good
 from diffaug.evaluation.experiment import Experiment
 from diffaug.evaluation.synthetic import SyntheticPool
 from diffaug.settings import EvaluationSettings
@@ -99,10 +99,26 @@ def test_the_arm_that_goes_best_with_synthetic_images_gets_all_doses_and_zero_re
     choice = choose_dose(make(FRESH))
     arms = ["real only", "oversampling"]
     assert [one.arm for one in choice.real] == [one.arm for one in choice.mixed] == arms
-    best = max(choice.mixed, key=lambda one: one.mean)
-    assert {one.arm for one in choice.curve} == {best.arm}
-    assert choice.curve[0].mean == choice.real[arms.index(best.arm)].mean
+    base = base_of_the_good(choice.mixed, choice.folds)
+    assert {one.arm for one in choice.curve} == {base.arm}
+    assert choice.curve[0].mean == choice.real[arms.index(base.arm)].mean
     assert choice.base == max((*choice.real, *choice.curve), key=lambda one: one.mean).arm
+
+
+@pytest.mark.parametrize(
+    ("means", "sd", "base"),
+    [
+        ([0.9, 0.89, 0.91], 0.04, "oversampling"),  # within one standard error of the best, 0.023
+        ([0.9, 0.89, 0.91], 0.03, "balanced softmax"),
+        ([0.92, 0.93, 0.91], 0.0, "oversampling"),
+        ([0.92, 0.92, 0.91], 0.0, "oversampling"),
+        ([0.92, None, 0.91], 0.04, "real only"),
+    ],
+)
+def test_of_arms_that_are_about_as_good_one_that_draws_classes_equally_often_is_built_on(means, sd, base):
+    arms = ("real only", "oversampling", "balanced softmax")
+    mixed = [Measured(arm, Dose(0.3), mean, sd) for arm, mean in zip(arms, means, strict=True) if mean is not None]
+    assert base_of_the_good(mixed, 3).arm == base
 
 
 @pytest.mark.parametrize(

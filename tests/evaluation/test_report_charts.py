@@ -100,14 +100,14 @@ def test_a_curve_of_the_zero_dose_alone():
     [
         (
             {"share": 0.25, "weight": 0.5, "max_ratio": 4.0},
-            "25 % of each batch synthetic, at a loss weight of 0.5, at most 4",
+            "25 % of each batch synthetic, added to “plain” at a loss weight of 0.5, at most 4",
         ),
         (
             {"share": 0.5, "without": ["b", "c"]},
-            "50 % of each batch synthetic, at a loss weight of 1; none for b, c, recognised less often with them on "
-            "validation images; it went best with “plain”",
+            "50 % of each batch synthetic, added to “plain” at a loss weight of 1; none for b, c, recognised less often "
+            "with them on validation images",
         ),
-        ({"share": 0.5}, "50 % of each batch synthetic, at a loss weight of 1; it went best with “plain”"),
+        ({"share": 0.5}, "50 % of each batch synthetic, added to “plain” at a loss weight of 1"),
         ({"share": 0.0, "weight": 1.0, "max_ratio": None}, "no synthetic images"),
     ],
 )

@@ -66,8 +66,8 @@ def test_use_says_how_much_for_which_arm_and_for_whom():
     assert verdict.decision == "use"
     assert verdict.text == (
         "Use it: adding 412 synthetic images ('synthetic arm 0') raised balanced accuracy by 2.1 points "
-        "(95 % interval 0.7 to 3.5) over the best real-only training ('balanced softmax'). "
-        "Gained most: class 5 (+10.0), class 8 (+9.1). Lost: class 3 (-3.0)."
+        "(95 % interval 0.7 to 3.5) over the best real-only training ('balanced softmax').\n"
+        "Classes that gained most: 5 (+10.0), 8 (+9.1). Classes that lost: 3 (-3.0)."
     )
     assert (verdict.test_images_needed, verdict.seeds_needed) == (None, None)
 
@@ -75,7 +75,7 @@ def test_use_says_how_much_for_which_arm_and_for_whom():
 def test_only_the_largest_changes_are_named():
     gains = {str(i): Estimate(i / 100, 0.001, 0.2) for i in range(1, 6)}
     text = verdict_of(difference(0.05), recall_gain=gains).text
-    assert "class 5 (+5.0), class 4 (+4.0), class 3 (+3.0), 2 more. Lost: none." in text
+    assert "5 (+5.0), 4 (+4.0), 3 (+3.0), 2 more. Classes that lost: none." in text
 
 
 def test_do_not_use_needs_every_synthetic_arm_below_one_point():

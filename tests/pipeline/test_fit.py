@@ -4,6 +4,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from diffaug.augmenter import DiffusionAugmenter
 from diffaug.errors import DiffaugError
 from diffaug.pipeline.fit import _Fit
 
@@ -30,3 +31,15 @@ def test_a_training_of_which_more_than_half_was_skipped_fails() -> None:
     with pytest.raises(DiffaugError, match="6 of 10 steps") as caught:
         trained(6, 10)._judge_skipped()
     assert caught.value.fix == "lower the learning rate: --set diffusion.learning_rate=0.001"
+
+
+@pytest.mark.parametrize(
+    ("speeds", "chosen"),
+    [((40.0, 42.0, 500.0, 900.0), ("bfloat16", 900.0)), ((500.0, 42.0, 510.0, 540.0), ("float32", 510.0))],
+)
+def test_other_work_for_a_moment_does_not_choose_how_to_compute(images, tmp_path, monkeypatch, speeds, chosen) -> None:
+    measured = iter(speeds)
+    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (next(measured), None))
+    settings = {"diffusion.minutes": 20.0, "device": "cpu"}
+    plan = DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images).plan()
+    assert (plan.precision, plan.images_per_second) == chosen
