@@ -104,8 +104,8 @@ def test_a_curve_of_the_zero_dose_alone():
         ),
         (
             {"share": 0.5, "without": ["b", "c"]},
-            "50 % of each batch synthetic, added to “plain” at a loss weight of 1; none for b, c, recognised less often "
-            "with them on validation images",
+            "50 % of each batch synthetic, added to “plain” at a loss weight of 1; none for b, c, recognised less "
+            "often with them on validation images",
         ),
         ({"share": 0.5}, "50 % of each batch synthetic, added to “plain” at a loss weight of 1"),
         ({"share": 0.0, "weight": 1.0, "max_ratio": None}, "no synthetic images"),
