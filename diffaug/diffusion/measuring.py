@@ -15,6 +15,7 @@ from diffaug.settings import DiffusionSettings
 
 WARM_UP_STEPS = 3
 SECONDS = 3.0
+LASTING_SHARE = 0.85
 WORTHWHILE, KEPT_SPEED = 1.1, 0.8
 MIN_MINUTES_TO_COMPILE = 20
 
@@ -22,7 +23,11 @@ MIN_MINUTES_TO_COMPILE = 20
 def measure_images_per_second(
     data: TrainingData, plan: Plan, settings: DiffusionSettings, workers: Workers = ALONE
 ) -> float:
-    """Trains a scratch network for about three seconds; the median step after a warm-up gives the speed of all."""
+    """Trains a scratch network for about three seconds and says how fast a whole training is likely to be.
+
+    That is 85 % of the median step's speed: looks at copying, grids and checkpoints take time too, and processors keep
+    their speed for seconds only. Trainings planned for ten minutes at all of it took 11.5 to 14.
+    """
     device = data.device.type
     endless = replace(plan, images=plan.batch_size * 10_000)
     times: list[float] = []
@@ -37,7 +42,7 @@ def measure_images_per_second(
         if workers.any(bool(times) and now - began > SECONDS):
             break
         started = now
-    return plan.batch_size / statistics.median(times)
+    return LASTING_SHARE * plan.batch_size / statistics.median(times)
 
 
 def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> Iterator[Plan]:

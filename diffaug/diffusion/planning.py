@@ -188,7 +188,7 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan
     else:
         minutes = settings.minutes or DEFAULT_MINUTES
         origin = "as set" if settings.minutes else "the default"
-        reason = f"{count} images seen: {minutes:g} minutes ({origin}) at {speed:.0f} images/s measured here"
+        reason = f"{count} images seen: {minutes:g} minutes ({origin}) at about {speed:.0f} images/s, as measured here"
     more: tuple[str, ...] = (
         f"computed in {plan.precision}{', compiled' if plan.compiled else ''}",
         f"batch {plan.batch_size}, learning rate {plan.learning_rate:g} with warm-up, falling to 0 at the end",

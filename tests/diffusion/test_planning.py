@@ -103,7 +103,7 @@ def test_minutes_become_images_at_the_measured_speed() -> None:
     )
     assert plan.images == 469 * 64
     assert plan.expected_seconds == pytest.approx(120, rel=0.001)
-    assert any("2 minutes (as set) at 250 images/s" in reason for reason in plan.reasons)
+    assert any("2 minutes (as set) at about 250 images/s" in reason for reason in plan.reasons)
 
 
 def test_without_a_budget_ten_minutes() -> None:
