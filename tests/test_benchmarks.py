@@ -7,6 +7,7 @@ from typing import Any
 
 import ablations
 import gain
+import more_real
 import numpy as np
 import pytest
 import quality_per_minute
@@ -346,6 +347,25 @@ def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_p
     accuracies = gain.accuracies_at_default_updates(augmenter, result)
     assert trained == [(400, classes, seed) for classes in (False, True) for seed in range(3)]
     assert accuracies.keys() == {"real only", "oversampling"}
+
+
+def test_more_real_images_are_added_and_the_others_tested(make_classes, tmp_path) -> None:
+    train = make_classes(tmp_path / "data" / "train", {"dark": 21, "middle": 17, "bright": 12})
+    for folder in train.iterdir():
+        (tmp_path / "data" / "test" / folder.name).mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:9]:
+            file.rename(tmp_path / "data" / "test" / folder.name / file.name)
+    more_real.main([str(tmp_path / "data"), "--updates", "4", "--seeds", "0", "--json", str(tmp_path / "more.json")])
+    report = written(tmp_path / "more.json")
+    assert [row["count"] for row in report["rows"]] == [23] * 3 + [23 + 3 * 4] * 3
+    assert report["summary"]["more_real.balanced_accuracy"] == max(r["balanced accuracy"] for r in report["rows"][3:])
+
+
+def test_half_of_each_class_is_moved_the_same_half_each_time() -> None:
+    labels = np.array([0] * 6 + [1] * 5 + [2])
+    moved = more_real.half_of_each_class(labels)
+    assert np.bincount(labels[moved], minlength=3).tolist() == [3, 2, 0]
+    assert np.array_equal(moved, more_real.half_of_each_class(labels))
 
 
 def test_our_size_is_the_nearest_that_a_width_gives(digits: Any) -> None:
