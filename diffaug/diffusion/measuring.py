@@ -26,7 +26,7 @@ def measure_images_per_second(
     """Trains a scratch network for about three seconds and says how fast a whole training is likely to be.
 
     That is 85 % of the median step's speed: looks at copying, grids and checkpoints take time too, and processors keep
-    their speed for seconds only. Trainings planned for ten minutes at all of it took 11.5 to 14.
+    their speed for seconds only. On two CPU cores, trainings planned for ten minutes at all of it took 11.5 to 14.
     """
     device = data.device.type
     endless = replace(plan, images=plan.batch_size * 10_000)
@@ -58,7 +58,7 @@ def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> I
         precisions = ["float32", "bfloat16"] if open_choice else [plan.precision]
     plans = [replace(plan, precision=precision, compiled=settings.compile is True) for precision in precisions]
     yield from plans
-    if len(plans) > 1:  # in turn, so that a machine that was busy for a moment does not choose
+    if len(plans) > 1 and not plan.compiled:  # in turn, so that a machine busy for a moment does not choose
         yield from plans
     long = (settings.minutes or DEFAULT_MINUTES) >= MIN_MINUTES_TO_COMPILE
     if settings.compile == "auto" and device == "cuda" and long:

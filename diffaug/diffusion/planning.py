@@ -42,7 +42,7 @@ class Plan:
         batch_size: Images a step.
         images: Length of the training in images seen.
         learning_rate: Peak, of AdamW.
-        images_per_second: Measured on this device; 0 where the length was given in images.
+        images_per_second: Expected on this device, from steps measured there; 0 where the length was given in images.
         reasons: One sentence for each choice.
         precision: `float32`, or `bfloat16` where convolutions and matrix products are rounded to it.
         compiled: Whether the network is compiled.
@@ -188,7 +188,8 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan
     else:
         minutes = settings.minutes or DEFAULT_MINUTES
         origin = "as set" if settings.minutes else "the default"
-        reason = f"{count} images seen: {minutes:g} minutes ({origin}) at about {speed:.0f} images/s, as measured here"
+        reason = f"{count} images seen: {minutes:g} minutes ({origin}) at about {speed:.0f} images/s, "
+        reason += "from steps measured here"
     more: tuple[str, ...] = (
         f"computed in {plan.precision}{', compiled' if plan.compiled else ''}",
         f"batch {plan.batch_size}, learning rate {plan.learning_rate:g} with warm-up, falling to 0 at the end",

@@ -104,7 +104,7 @@ def _fastest(job: Job, images: LabeledImages, plan: Plan, ways: Iterable[Plan]) 
     """The plan in the way of computing that is measured to be the fastest, with its speed."""
     settings, device = job.config.diffusion, job.device
     data = TrainingData.of(images, settings, device)
-    best = plan
+    speeds: dict[Plan, float] = {}
     for way in ways:
         training = Training(images, way, settings, device, seed=0)
         with taking_part("measure", training) as workers:
@@ -113,8 +113,10 @@ def _fastest(job: Job, images: LabeledImages, plan: Plan, ways: Iterable[Plan]) 
             if settings.compile is True:
                 raise UsageError(f"can't compile here: {failure}", fix="--set diffusion.compile=false") from failure
             job.narrator.warn(f"not compiled: {str(failure).splitlines()[0]}")
-        known = replace(best, images_per_second=way.images_per_second) == way
-        if speed > (1 if known else WORTHWHILE) * best.images_per_second:
+        speeds[way] = max(speed, speeds.get(way, 0.0))
+    best = plan
+    for way, speed in speeds.items():
+        if speed > WORTHWHILE * best.images_per_second:
             best = replace(way, images_per_second=speed)
     return best
 

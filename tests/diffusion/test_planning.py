@@ -1,5 +1,8 @@
 import dataclasses
 import json
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +176,14 @@ def test_bfloat16_is_for_gpus_that_have_convolutions_in_it(monkeypatch, capabili
     assert plan.precision == precision
     assert [way.precision for way in ways_of_computing(plan, settings, "cuda")] == [precision]
     assert make_plan(images(8), DiffusionSettings(precision="bfloat16"), "cuda").precision == "bfloat16"
+
+
+def test_of_the_speed_of_steps_85_percent_are_planned_with(blobs, plan, settings, monkeypatch) -> None:
+    steps = (SimpleNamespace(step=step, loss=torch.zeros(())) for step in count(1))
+    monkeypatch.setattr("diffaug.diffusion.measuring.train", lambda *_, **__: steps)
+    monkeypatch.setattr("time.perf_counter", partial(next, count()))  # a second a step
+    speed = measure_images_per_second(TrainingData.of(blobs, settings, "cpu"), plan, settings)
+    assert speed == pytest.approx(0.85 * plan.batch_size)
 
 
 def test_measured_speed_is_positive_and_leaves_no_trace(blobs, plan, settings, monkeypatch) -> None:

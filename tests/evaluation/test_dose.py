@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
+from diffaug.evaluation import dose
 from diffaug.evaluation.arms import Dose
 from diffaug.evaluation.dose import DoseChoice, Measured, base_of_the_good, choose_dose, smallest_of_the_good
 from diffaug.evaluation.experiment import Experiment
@@ -99,26 +100,28 @@ def test_the_arm_that_goes_best_with_synthetic_images_gets_all_doses_and_zero_re
     choice = choose_dose(make(FRESH))
     arms = ["real only", "oversampling"]
     assert [one.arm for one in choice.real] == [one.arm for one in choice.mixed] == arms
-    base = base_of_the_good(choice.mixed, choice.folds)
+    base = base_of_the_good(choice.real, choice.mixed, choice.folds)
     assert {one.arm for one in choice.curve} == {base.arm}
     assert choice.curve[0].mean == choice.real[arms.index(base.arm)].mean
     assert choice.base == max((*choice.real, *choice.curve), key=lambda one: one.mean).arm
 
 
 @pytest.mark.parametrize(
-    ("means", "sd", "base"),
+    ("alone", "means", "sd", "base"),
     [
-        ([0.9, 0.89, 0.91], 0.04, "oversampling"),  # within one standard error of the best, 0.023
-        ([0.9, 0.89, 0.91], 0.03, "balanced softmax"),
-        ([0.92, 0.93, 0.91], 0.0, "oversampling"),
-        ([0.92, 0.92, 0.91], 0.0, "oversampling"),
-        ([0.92, None, 0.91], 0.04, "real only"),
+        (0.8, [0.9, 0.89, 0.91], 0.04, "oversampling"),  # within one standard error of the best, 0.023
+        (0.8, [0.9, 0.89, 0.91], 0.03, "balanced softmax"),
+        (0.89, [0.9, 0.89, 0.91], 0.04, "balanced softmax"),  # oversampling with synthetic images is no gain here
+        (0.95, [0.9, 0.89, 0.91], 0.04, "balanced softmax"),
+        (0.8, [0.92, 0.93, 0.91], 0.0, "oversampling"),
+        (0.8, [0.92, 0.92, 0.91], 0.0, "oversampling"),
+        (0.8, [0.92, None, 0.91], 0.04, "real only"),
     ],
 )
-def test_of_arms_that_are_about_as_good_one_that_draws_classes_equally_often_is_built_on(means, sd, base):
+def test_of_arms_that_are_about_as_good_one_that_draws_classes_equally_often_is_built_on(alone, means, sd, base):
     arms = ("real only", "oversampling", "balanced softmax")
     mixed = [Measured(arm, Dose(0.3), mean, sd) for arm, mean in zip(arms, means, strict=True) if mean is not None]
-    assert base_of_the_good(mixed, 3).arm == base
+    assert base_of_the_good([Measured("balanced softmax", Dose(0.0), alone, sd)], mixed, 3).arm == base
 
 
 @pytest.mark.parametrize(
@@ -240,6 +243,12 @@ def test_a_share_that_is_set_is_not_chosen(make):
     choice = choose_dose(experiment)
     assert choice.dose == Dose(0.2, 0.5, 3.0)
     assert (choice.base, choice.curve, len(experiment.classifier.done)) == ("oversampling", (), 6)
+
+
+def test_a_share_that_is_set_is_added_to_the_arm_that_is_chosen(make, monkeypatch):
+    monkeypatch.setattr(dose, "base_of_the_good", lambda alone, mixed, folds: min(mixed, key=lambda one: one.mean))
+    choice = choose_dose(make(FRESH, SETTINGS.model_copy(update={"share": 0.2})))
+    assert choice.base == min(choice.mixed, key=lambda one: one.mean).arm == "real only"
 
 
 @pytest.mark.parametrize("arms", [("real only", "real + synthetic"), ("replay", "best real + synthetic")])

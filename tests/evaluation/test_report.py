@@ -354,6 +354,13 @@ def test_the_verdict_says_gain_interval_and_dose(path):
     assert "30 % of each batch synthetic, added to “oversampling” at a loss weight of 1" in box
 
 
+def test_each_part_of_the_verdict_is_a_paragraph(path):
+    evaluation = bare_evaluation()
+    evaluation["verdict"]["text"] = "Use it.\nClasses that lost: none."
+    html, _ = write(path, evaluation=evaluation)
+    assert "<p>Use it.</p><p>Classes that lost: none.</p>" in html
+
+
 def test_a_dose_of_nothing_is_said(path):
     _, page = write(path, evaluation=evaluation(dose=dose(share=0.0)))
     assert page.words().count("Dose, chosen on validation images: no synthetic images") == 2

@@ -72,6 +72,10 @@ def test_use_says_how_much_for_which_arm_and_for_whom():
     assert (verdict.test_images_needed, verdict.seeds_needed) == (None, None)
 
 
+def test_no_change_has_no_sign():
+    assert "changed balanced accuracy by 0.0 points" in verdict_of(difference(-0.0002, 0.001)).text
+
+
 def test_only_the_largest_changes_are_named():
     gains = {str(i): Estimate(i / 100, 0.001, 0.2) for i in range(1, 6)}
     text = verdict_of(difference(0.05), recall_gain=gains).text

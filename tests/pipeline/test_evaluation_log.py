@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from diffaug.evaluation.trials import Trial
-from diffaug.pipeline.evaluation_log import class_rows, in_markdown
+from diffaug.pipeline.evaluation_log import class_rows, describe, in_markdown
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,9 @@ def test_each_class_has_a_row_with_its_recall_and_what_it_was_most_taken_for() -
     trial = Trial.of("real only", 0, labels=labels, num_classes=3, seconds=1.0, predicted=predicted)
     rows = [tuple(row.values()) for row in class_rows(trial, ("a", "b", "c"))]
     assert rows == [("a", 4, 0.25, "c"), ("b", 2, 1.0, ""), ("c", 1, 0.0, "a")]
+
+
+def test_what_a_verdict_rests_on_is_a_list() -> None:
+    verdict = SimpleNamespace(decision="use", text="Use *it*.\nClasses that lost: none.\nBy generator: +0.1.")
+    text = describe(SimpleNamespace(verdict=verdict, comparisons=(), arms=()))
+    assert text.startswith("**use**: Use \\*it\\*.\n\n- Classes that lost: none.\n- By generator: +0.1.\n\n| arm |")

@@ -35,7 +35,11 @@ def test_a_training_of_which_more_than_half_was_skipped_fails() -> None:
 
 @pytest.mark.parametrize(
     ("speeds", "chosen"),
-    [((40.0, 42.0, 500.0, 900.0), ("bfloat16", 900.0)), ((500.0, 42.0, 510.0, 540.0), ("float32", 510.0))],
+    [
+        ((40.0, 42.0, 500.0, 900.0), ("bfloat16", 900.0)),
+        ((500.0, 42.0, 510.0, 540.0), ("float32", 510.0)),
+        ((500.0, 560.0, 600.0, 550.0), ("float32", 600.0)),
+    ],
 )
 def test_other_work_for_a_moment_does_not_choose_how_to_compute(images, tmp_path, monkeypatch, speeds, chosen) -> None:
     measured = iter(speeds)
