@@ -26,7 +26,7 @@ from diffaug.settings import EvaluationSettings
 
 from measuring import write_report
 
-REAL_ARMS = ("real only", "oversampling", "balanced softmax")
+REAL_ARMS = ("oversampling", "balanced softmax")
 FEW = 20
 
 
