@@ -23,6 +23,7 @@ from diffaug.evaluation.arms import ARMS, Dose, concatenate, training_set
 from diffaug.evaluation.training import classifier_of, recipe_of
 from diffaug.seeding import numpy_generator
 from diffaug.settings import EvaluationSettings
+from diffaug.threads import one_thread_each
 
 from measuring import write_report
 
@@ -75,7 +76,8 @@ def recalls_of(arm: str, images: LabeledImages, tested: LabeledImages, updates: 
     settings = EvaluationSettings(updates=updates)
     training = training_set(ARMS[arm], images, images.select(np.empty(0, np.int64)), Dose(0))
     recipe = recipe_of(settings, len(images))
-    chances = classifier_of(settings).fit_predict(training, tested.pixels, recipe=recipe, seed=seed, device="cpu")
+    with one_thread_each():  # as an evaluation trains
+        chances = classifier_of(settings).fit_predict(training, tested.pixels, recipe=recipe, seed=seed, device="cpu")
     predicted = chances.argmax(axis=1)
     return np.array([np.mean(predicted[tested.labels == label] == label) for label in np.unique(tested.labels)])
 

@@ -277,7 +277,7 @@ def _change_in_points(difference: Estimate) -> str:
 
 
 def _interval(difference: Estimate) -> str:
-    return f"(95 % interval {100 * difference.low:.1f} to {100 * difference.high:.1f})"
+    return f"(95 % interval {100 * difference.low:z.1f} to {100 * difference.high:z.1f})"
 
 
 def _gains_and_losses(comparison: Comparison) -> str:

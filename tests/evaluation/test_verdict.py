@@ -73,7 +73,8 @@ def test_use_says_how_much_for_which_arm_and_for_whom():
 
 
 def test_no_change_has_no_sign():
-    assert "changed balanced accuracy by 0.0 points" in verdict_of(difference(-0.0002, 0.001)).text
+    text = verdict_of(difference(-0.0002, 0.00001)).text
+    assert "changed balanced accuracy by 0.0 points (95 % interval 0.0 to 0.0)" in text
 
 
 def test_only_the_largest_changes_are_named():
