@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import diffaug
 from diffaug.data.images import LabeledImages
 from diffaug.evaluation.arms import ARMS, Dose, concatenate, training_set
+from diffaug.evaluation.metrics import FEW, class_recall, confusion
 from diffaug.evaluation.training import classifier_of, recipe_of
 from diffaug.seeding import numpy_generator
 from diffaug.settings import EvaluationSettings
@@ -28,7 +29,6 @@ from diffaug.threads import one_thread_each
 from measuring import write_report
 
 REAL_ARMS = ("oversampling", "balanced softmax")
-FEW = 20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,8 +78,7 @@ def recalls_of(arm: str, images: LabeledImages, tested: LabeledImages, updates: 
     recipe = recipe_of(settings, len(images))
     with one_thread_each():  # as an evaluation trains
         chances = classifier_of(settings).fit_predict(training, tested.pixels, recipe=recipe, seed=seed, device="cpu")
-    predicted = chances.argmax(axis=1)
-    return np.array([np.mean(predicted[tested.labels == label] == label) for label in np.unique(tested.labels)])
+    return class_recall(confusion(tested.labels, chances.argmax(axis=1), len(tested.classes)))
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
