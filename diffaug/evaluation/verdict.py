@@ -284,6 +284,8 @@ def _gains_and_losses(comparison: Comparison) -> str:
     """Names the classes whose change exceeds its interval, the largest first."""
     gained = {name: gain.mean for name, gain in comparison.recall_gain.items() if gain.low > 0}
     lost = {name: gain.mean for name, gain in comparison.recall_gain.items() if gain.high < 0}
+    if not gained and not lost:
+        return "No class surely gained or lost."
     return f"Classes that gained most: {_named(gained)}. Classes that lost: {_named(lost)}."
 
 

@@ -72,6 +72,11 @@ def test_use_says_how_much_for_which_arm_and_for_whom():
     assert (verdict.test_images_needed, verdict.seeds_needed) == (None, None)
 
 
+def test_changes_within_their_intervals_name_no_class():
+    gains = {"8": Estimate(0.05, -0.03, 0.15), "1": Estimate(-0.02, -0.04, 0.01)}
+    assert "\nNo class surely gained or lost." in verdict_of(difference(0.02, 0.007), recall_gain=gains).text
+
+
 def test_no_change_has_no_sign():
     text = verdict_of(difference(-0.0002, 0.00001)).text
     assert "changed balanced accuracy by 0.0 points (95 % interval 0.0 to 0.0)" in text
