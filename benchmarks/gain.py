@@ -177,6 +177,7 @@ def figures(result: EvaluationResult) -> dict[str, Any]:
         "balanced_accuracy": accuracy,
         "verdict": result.verdict.decision,
         "best_real": claim.baseline,
+        "base": (result.dose or {}).get("base"),
         "dose": (result.dose or {}).get("chosen"),
         "class_gains": {name: gain.mean for name, gain in claim.recall_gain.items()},
     }

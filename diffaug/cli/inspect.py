@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from diffaug.cli.options import augmenter_arguments, data_argument, print_result, quoted, settings_options, study_option
+from diffaug.cli.options import (
+    augmenter_arguments,
+    data_argument,
+    in_study,
+    print_result,
+    settings_options,
+    study_option,
+)
 
 
 @click.command()
@@ -35,6 +42,5 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
         "problems": catalog.problems,
         "unusable": unusable.to_dict("records"),
     }
-    print_result(
-        "inspect", as_json, study=augmenter.study.path, results=results, next_step=f"diffaug run {quoted(data)}"
-    )
+    next_step = in_study("run", data, study)
+    print_result("inspect", as_json, study=augmenter.study.path, results=results, next_step=next_step)

@@ -145,6 +145,11 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def in_study(command: str, data: Path, study: Path | None) -> str:
+    """The command on the images, in the study that was named; without one, diffaug names it after the images."""
+    return shlex.join(["diffaug", command, str(data), *(["--study", str(study)] if study else [])])
+
+
 def print_result(
     command: str, as_json: bool, *, study: Path | None, results: Mapping[str, Any], next_step: str
 ) -> None:

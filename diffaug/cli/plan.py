@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from diffaug.cli.options import augmenter_arguments, data_argument, print_result, quoted, settings_options, study_option
+from diffaug.cli.options import (
+    augmenter_arguments,
+    data_argument,
+    in_study,
+    print_result,
+    settings_options,
+    study_option,
+)
 
 
 @click.command()
@@ -21,4 +28,5 @@ def command(data: Path, study: Path | None, as_json: bool, **options: Any) -> No
     augmenter = DiffusionAugmenter(study=study, **augmenter_arguments(options)).attach(data)
     plan = augmenter.plan()
     results = {**plan.to_dict(), "expected_seconds": plan.expected_seconds}
-    print_result("plan", as_json, study=augmenter.study.path, results=results, next_step=f"diffaug fit {quoted(data)}")
+    next_step = in_study("fit", data, study)
+    print_result("plan", as_json, study=augmenter.study.path, results=results, next_step=next_step)

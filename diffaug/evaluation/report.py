@@ -71,6 +71,7 @@ def write_report(
     problems: Sequence[str],
     seed: int,
     command: str,
+    not_repeated: Sequence[str] = (),
 ) -> None:
     """Writes the report and, beside it, the same content as `.json`, where images are named by their ids.
 
@@ -86,6 +87,7 @@ def write_report(
         problems: Sentences about what was found in the data.
         seed: Decides which images are shown.
         command: Shell line that repeats the job with the same settings.
+        not_repeated: What it does not repeat.
     """
     pool = pool_facts or PoolFacts()
     budget = max(0, IMAGE_BYTES - TEXT_BYTES_PER_CLASS * len(real.classes))
@@ -105,6 +107,7 @@ def write_report(
         "configuration": config_yaml,
         "seed": seed,
         "command": command,
+        "not_repeated": list(not_repeated),
     }
     html = (
         _environment()

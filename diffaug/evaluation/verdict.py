@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from diffaug.errors import QualityGateError, UsageError
+from diffaug.evaluation.arms import ARMS
 from diffaug.evaluation.comparison import Comparison, Control
 from diffaug.evaluation.multiplicity import CONFIDENCE, tail
 from diffaug.evaluation.statistics import CrossedMean, Estimate
@@ -167,7 +168,7 @@ def _refuse(best: Comparison, reason: str) -> Verdict:
 
 def _use(best: Comparison, evidence: Evidence) -> Verdict:
     text = (
-        f"Use it: adding {_images(evidence)} ('{best.arm}'{_dose_in_words(evidence.dose)}) raised balanced accuracy by "
+        f"Use it: adding {_images(evidence)} ({_way(best.arm, evidence.dose)}) raised balanced accuracy by "
         f"{100 * best.difference.mean:.1f} points {_interval(best.difference)} over the best real-only training "
         f"('{best.baseline}').\n{_details(best, evidence)}"
     )
@@ -208,7 +209,7 @@ def _outlook(difference: CrossedMean, test_images: int, images_needed: int | Non
 
 def _change(comparison: Comparison, evidence: Evidence) -> str:
     return (
-        f"adding {_images(evidence)} ('{comparison.arm}'{_dose_in_words(evidence.dose)}) changed balanced accuracy by "
+        f"adding {_images(evidence)} ({_way(comparison.arm, evidence.dose)}) changed balanced accuracy by "
         f"{_points(comparison.difference.mean)} points {_interval(comparison.difference)} "
         f"against the best real-only training ('{comparison.baseline}')"
     )
@@ -219,19 +220,22 @@ def _images(evidence: Evidence) -> str:
     return "synthetic images" if count is None else f"{count:,} synthetic image{'s' * (count != 1)}"
 
 
-def _dose_in_words(dose: Mapping[str, Any] | None) -> str:
+def _way(arm: str, dose: Mapping[str, Any] | None) -> str:
+    """The arm, what it builds on, and the dose."""
+    name = f"'{arm}'"
     if dose is None:
-        return ""
-    chosen = dose["chosen"]
+        return name
+    chosen, known_arm = dose["chosen"], ARMS.get(arm)
     ratio = chosen.get("max_ratio")
-    parts = [f"{100 * chosen['share']:.0f} % of each batch", f"loss weight {chosen.get('weight', 1):g}"]
+    base = [f"on '{dose['base']}'"] if known_arm and known_arm.on_best else []
+    parts = [name, *base, f"{100 * chosen['share']:.0f} % of each batch", f"loss weight {chosen.get('weight', 1):g}"]
     if ratio is not None and math.isfinite(ratio):
         parts.append(f"at most {ratio:g} for each real image of a class")
     if chosen.get("without"):
         parts.append(f"none for {', '.join(chosen['without'])}")
     if dose_is_set(dose):
         parts.append("set by hand")
-    return f", {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def _details(comparison: Comparison, evidence: Evidence) -> str:

@@ -27,6 +27,7 @@ from diffaug.diffusion.training import StepRecord, new_state, train
 from diffaug.diffusion.watch import schedule_of
 from diffaug.distributed import Workers, current
 from diffaug.errors import DiffaugError, Interrupted, UsageError
+from diffaug.evaluation.tasks import hash_of
 from diffaug.narration import duration
 from diffaug.pipeline.catalog import show_catalog
 from diffaug.pipeline.job import Job
@@ -75,7 +76,8 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     Args:
         job: The job.
         images: The training images.
-        measure: Measure the speed also where the length is set in images and does not depend on it.
+        measure: Measure the speed also where the length is set in images, to say how long it takes; nothing that is
+            decided depends on it.
     """
     file = job.study.generator / "plan.json"
     if file.is_file() and stage_settings(job.study.generator) == generator_settings(job):
@@ -86,8 +88,10 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
         return plan
     settings, device = job.config.diffusion, job.device
     plan = make_plan(images, settings, device)
-    if measure or settings.images is None or settings.compile is True:
+    decides = settings.images is None or settings.compile is True
+    if decides or measure:
         job.narrator.say("measuring training speed ...")
+    if decides:
         plan = _fastest(job, images, plan, ways_of_computing(plan, settings, device))
     while (smaller := with_more_steps(plan, settings, device, smallest=current().size)) != plan:
         if plan.images_per_second:
@@ -95,6 +99,8 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
             if smaller.images_per_second < KEPT_SPEED * plan.images_per_second:
                 break
         plan = smaller
+    if measure and not decides:
+        plan = _fastest(job, images, plan, [plan])
     plan = set_length(plan, settings, len(images))
     _say_plan(job, plan)
     return plan
@@ -149,6 +155,7 @@ class _Fit:
         holdout = hold_out(catalog, fraction=self.settings.holdout, limit=limit, seed=job.config.seed)
         self.images = holdout.trained
         self.rows = _rows(catalog, holdout)
+        self.train_digest = hash_of(catalog.images("train"))
         self.data = TrainingData.of(self.images, self.settings, job.device, plan.images)
         if not self.data.is_on_device:
             job.narrator.say("the images take more than half of the GPU's free memory: each batch is copied to it")
@@ -242,7 +249,8 @@ class _Fit:
                 "classes": network.num_classes,
             },
         )
-        self.job.journal.log_dataset(RUN, self.job.study.catalog / TABLE, "train", "training")
+        table, digest = self.job.study.catalog / TABLE, self.train_digest
+        self.job.journal.log_dataset(RUN, table, "train", "training", digest=digest)
 
     def _save_grid(self) -> None:
         seen = self.state.step * self.plan.batch_size

@@ -21,10 +21,11 @@ def test_each_command_does_its_part_and_names_the_next(capsys, tmp_path, images,
     where = ["--study", study, "--quiet"]
     inspected = answer(capsys, "inspect", str(images), *where)
     assert inspected["results"]["counts"]["train"] == {"bright": 5, "dark": 16, "middle": 10}
-    assert inspected["next"] == f"diffaug run {images}"
+    assert inspected["next"] == f"diffaug run {images} --study {study}"
     planned = answer(capsys, "plan", str(images), *where, *set_options)
     assert planned["results"]["images"] == 512
     assert planned["results"]["expected_seconds"] > 0
+    assert planned["next"] == f"diffaug fit {images} --study {study}"
     assert not list(Path(study).glob("generator/*.safetensors"))
     fitted = answer(capsys, "fit", str(images), *where, *set_options)
     assert fitted["next"] == f"diffaug generate {study}"

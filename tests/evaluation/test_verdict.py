@@ -31,8 +31,10 @@ def difference(mean, standard_error=0.01, seed_share=0.2, noise_share=0.0):
     )
 
 
-def evidence_of(*differences, recall_gain=None, synthetic_images=412, controls=(), dose=None, real_arms=1, seeds=None):
-    by_arm = {f"synthetic arm {i}": d for i, d in enumerate(differences)}
+def evidence_of(
+    *differences, recall_gain=None, synthetic_images=412, controls=(), dose=None, real_arms=1, seeds=None, arm=None
+):
+    by_arm = {arm or f"synthetic arm {i}": d for i, d in enumerate(differences)}
     comparisons = tuple(
         Comparison(
             arm,
@@ -172,6 +174,15 @@ def test_the_dose_is_said_in_words():
         assert "('synthetic arm 0', 30 % of each batch, loss weight 0.5) raised" in text
     fewer = {**DOSE, "chosen": {**DOSE["chosen"], "max_ratio": None, "without": ["cat", "dog"]}}
     assert "loss weight 0.5, none for cat, dog) raised" in verdict_of(difference(0.05), dose=fewer).text
+
+
+@pytest.mark.parametrize(("mean", "change"), [(0.05, "raised"), (0.0, "changed"), (-0.05, "changed")])
+def test_the_real_arm_that_was_built_on_is_named(mean, change):
+    """It need not be the one that is compared with."""
+    dose = {"base": "oversampling", "chosen": {"share": 0.3}, "curve": [{}]}
+    text = verdict_of(difference(mean), dose=dose, arm="best real + synthetic").text
+    assert f"('best real + synthetic', on 'oversampling', 30 % of each batch, loss weight 1) {change}" in text
+    assert "on 'oversampling'" not in verdict_of(difference(mean), dose=dose, arm="real + synthetic").text
 
 
 @pytest.mark.parametrize("mean", [0.05, 0.0, -0.05])

@@ -137,6 +137,14 @@ def test_at_a_dose_of_zero_no_run_claims_the_pool(augmenter) -> None:
     assert {event["data"]["name"] for event in trials} == {"train", "test"}
 
 
+def test_all_runs_name_the_training_images_alike(augmenter) -> None:
+    augmenter.evaluate(seeds=1, arms=("real only", "real + synthetic"))
+    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+    used = [event for event in events if event["kind"] == "dataset" and event["data"]["name"] == "train"]
+    assert {event["key"].split("/")[0] for event in used} == {"fit", "trial"}
+    assert len({event["data"]["digest"] for event in used}) == 1
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_classes_left_without_synthetic_images_are_told_and_recorded(augmenter, monkeypatch, capsys, taken) -> None:
     dose, fewer = Dose(0.3), Dose(0.3, without=("bright",))

@@ -6,7 +6,7 @@ import torch
 
 from diffaug.augmenter import DiffusionAugmenter
 from diffaug.errors import DiffaugError
-from diffaug.pipeline.fit import _Fit
+from diffaug.pipeline.fit import _Fit, plan_training
 
 
 def trained(skipped: int, steps: int) -> _Fit:
@@ -47,3 +47,15 @@ def test_other_work_for_a_moment_does_not_choose_how_to_compute(images, tmp_path
     settings = {"diffusion.minutes": 20.0, "device": "cpu"}
     plan = DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images).plan()
     assert (plan.precision, plan.images_per_second) == chosen
+
+
+def test_a_budget_in_images_is_planned_the_same_with_and_without_measuring(images, tmp_path, monkeypatch) -> None:
+    """Measured, the first speed would forbid a smaller batch."""
+    speeds = iter((500.0, 100.0))
+    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (next(speeds), None))
+    settings = {"diffusion.images": 20_000, "device": "cpu"}
+    augmenter = DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images)
+    plan = augmenter.plan()
+    assert plan.images_per_second == 500
+    without = plan_training(augmenter.job, augmenter.inspect().images("train"))
+    assert (plan.batch_size, plan.images) == (without.batch_size, without.images) == (16, 20_000)

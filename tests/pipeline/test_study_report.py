@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import shlex
+
+import diffaug
+from diffaug import storage
+from diffaug.cli.options import augmenter_arguments
+from diffaug.pipeline.fit import plan_training
+from diffaug.synthesis.pool import MANIFEST
+
+
+def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path, images, small, monkeypatch) -> None:
+    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (500.0, None))
+    settings = {**small, "diffusion.images": None, "diffusion.minutes": 0.02}
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
+    pool = augmenter.generate()
+    augmenter.evaluate(arms=["real only", "real + synthetic"], train_fn=lambda data, pixels, seed: [0] * len(pixels))
+    report = json.loads((tmp_path / "study" / "report.json").read_text())
+
+    words = shlex.split(report["command"])
+    assert words[:3] == ["diffaug", "run", str(images)]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (50.0, None))  # a slower machine
+    assignments = [value for option, value in zip(words[3::2], words[4::2], strict=True) if option == "--set"]
+    given = {"images": int(options["--images"]), "config": options["--config"], "assignments": assignments}
+    repeated = diffaug.DiffusionAugmenter(study=options["--study"], **augmenter_arguments(given)).attach(images)
+    plan = plan_training(repeated.job, repeated.inspect().images("train"))
+    first = storage.read_json(tmp_path / "study" / "generator" / "plan.json")
+    assert (plan.images, plan.batch_size, plan.precision) == (first["images"], first["batch_size"], first["precision"])
+
+    assert report["facts"]["SHA-256 of the pool's manifest"] == storage.sha256_file(pool.root / MANIFEST)
+    assert report["facts"]["SHA-256 of the generator"] == augmenter.generator_.weights_sha256
+    assert report["not_repeated"][0].startswith("the classifier of your own (")
+    assert len(report["not_repeated"]) == 1
+    assert "but for the classifier of your own" in (tmp_path / "study" / "report.html").read_text()
+
+
+def test_a_job_without_code_of_ones_own_is_repeated_whole(tmp_path, images, small) -> None:
+    settings = {**small, "evaluation.arms": ["real only", "real + synthetic"], "evaluation.seeds": 1}
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
+    augmenter.generate()
+    augmenter.evaluate(share=0.3)
+    assert json.loads((tmp_path / "study" / "report.json").read_text())["not_repeated"] == []
+    augmenter.generate(more={"bright": 2})
+    augmenter = diffaug.DiffusionAugmenter.open(tmp_path / "study", overwrite=True, verbose=False)
+    augmenter.evaluate()
+    assert json.loads((tmp_path / "study" / "report.json").read_text())["not_repeated"] == [
+        "the images that --more added"
+    ]
