@@ -97,8 +97,9 @@ class Crew:
     Args:
         folder: Where a temporary folder for images and answers is made.
         stock: The images.
-        settings: What the classifier is made by.
+        settings: What the classifier is made by, unless it is given.
         recipe: How it is trained.
+        classifier: The classifier, packed; none: by the settings.
         device: `cpu` or `cuda`.
         size: Number of processes.
         stop_requested: Asked again and again while work is done.
@@ -110,6 +111,7 @@ class Crew:
         stock: Stock,
         settings: EvaluationSettings,
         recipe: TrainingRecipe,
+        classifier: bytes | None = None,
         *,
         device: str,
         size: int,
@@ -122,7 +124,7 @@ class Crew:
         self._started = 0
         remove_leftovers(folder.glob(".*.tmp"))
         try:
-            write_order(self._place, stock, settings, recipe)
+            write_order(self._place, stock, settings, recipe, classifier)
         except BaseException:
             self.close()
             raise

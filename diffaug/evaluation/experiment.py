@@ -16,6 +16,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.arms import ARMS, Arm, concatenate
 from diffaug.evaluation.crew import Crew, usable_workers
+from diffaug.evaluation.portable import packed
 from diffaug.evaluation.synthetic import SyntheticPool
 from diffaug.evaluation.tasks import Outcome, Selection, Stock, Task, hash_of, run_here, training_of
 from diffaug.evaluation.training import Classifier, TrainingSet, classifier_of, identity_of, recipe_of
@@ -48,7 +49,7 @@ class Experiment:
         directory: Folder of the evaluation.
         units: int64 (N,), one a training image; images of one group or of equal pixels have the same number.
         unfiltered: What the generators made before any filter, one a pool; for the arm that asks for it.
-        classifier: What is trained, in this process; none: what the settings say, in several processes.
+        classifier: What is trained; none: what the settings say.
         train_fn: What is called instead, in this process.
         stop_requested: Asked between two trainings, and while processes work.
 
@@ -128,7 +129,8 @@ class Experiment:
         if self.train_fn is not None:
             return run_here(tasks, self.stock, partial(_checked, self.train_fn), self.stop_requested)
         workers = usable_workers(self.settings.workers, self.device)
-        if self.classifier or min(len(tasks), workers) < 2:
+        stays_here = self.classifier is not None and self._packed is None
+        if stays_here or min(len(tasks), workers) < 2:
             train = training_of(self._trained, self.recipe, self.device)
             return run_here(tasks, self.stock, train, self.stop_requested)
         return self._crew.run(tasks)
@@ -147,12 +149,17 @@ class Experiment:
         return self.classifier or classifier_of(self.settings)
 
     @cached_property
+    def _packed(self) -> bytes | None:
+        return None if self.classifier is None else packed(self.classifier)
+
+    @cached_property
     def _crew(self) -> Crew:
         return Crew(
             self.directory,
             self.stock,
             self.settings,
             self.recipe,
+            self._packed,
             device=self.device,
             size=usable_workers(self.settings.workers, self.device),
             stop_requested=self.stop_requested,

@@ -1,7 +1,7 @@
 """A worker: one of the processes that trainings are done in, told what to do in lines of JSON.
 
 It is started as `python -m diffaug.evaluation.workers FOLDER`; the folder holds the images as memory-mapped arrays, so
-all workers share one copy. Nothing of the user's program is imported or run again in it.
+all workers share one copy. The user's program is not run again in it; a network of the user's own is imported.
 """
 
 from __future__ import annotations
@@ -23,16 +23,29 @@ import numpy as np
 from diffaug import storage
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DiffaugError
+from diffaug.evaluation.portable import unpacked
 from diffaug.evaluation.tasks import Stock, Task, Train, training_of
 from diffaug.evaluation.training import classifier_of
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.classifier import TrainingRecipe
 
-ORDER = "order.json"
+ORDER, CLASSIFIER = "order.json", "classifier.pkl"
 
 
-def write_order(place: Path, stock: Stock, settings: EvaluationSettings, recipe: TrainingRecipe) -> None:
-    """Writes what workers need to know and see into `place`."""
+def write_order(
+    place: Path, stock: Stock, settings: EvaluationSettings, recipe: TrainingRecipe, classifier: bytes | None
+) -> None:
+    """Writes what workers need to know and see into `place`.
+
+    Args:
+        place: The folder.
+        stock: The images.
+        settings: What the classifier is made by, unless it is given.
+        recipe: How it is trained.
+        classifier: The classifier, packed.
+    """
+    if classifier is not None:
+        storage.write_bytes(place / CLASSIFIER, classifier)
     for name, images in stock.items():
         storage.write_array(place / f"{name}.pixels.npy", images.pixels)
         storage.write_array(place / f"{name}.labels.npy", images.labels)
@@ -61,7 +74,12 @@ def main(place: Path) -> None:
     told = _listen()
     order = storage.read_json(place / ORDER)
     stock = _read_stock(place, order["sets"])
-    classifier = classifier_of(EvaluationSettings.model_validate(order["settings"]))
+    given = place / CLASSIFIER
+    classifier = (
+        unpacked(given.read_bytes())
+        if given.is_file()
+        else classifier_of(EvaluationSettings.model_validate(order["settings"]))
+    )
     recipe = TrainingRecipe(**order["recipe"])
     while True:
         message = json.loads(told.get())

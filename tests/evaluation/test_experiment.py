@@ -12,8 +12,9 @@ from diffaug.errors import DamagedError, DataError, Interrupted, UsageError
 from diffaug.evaluation.arms import ARMS, Dose
 from diffaug.evaluation.dose import DoseChoice
 from diffaug.evaluation.experiment import Experiment, run_experiment
+from diffaug.evaluation.portable import packed
 from diffaug.evaluation.synthetic import SyntheticPool
-from diffaug.evaluation.training import classifier_of, recipe_of
+from diffaug.evaluation.training import NetworkClassifier, classifier_of, recipe_of
 from diffaug.evaluation.trials import Trial, read_trial, trial_file, write_trial
 from diffaug.settings import ARM_NAMES, EvaluationSettings
 
@@ -182,10 +183,27 @@ def test_networks_are_trained_the_same_in_one_process_and_in_two(make, tmp_path)
     assert [item.name for item in (tmp_path / "two").iterdir()] == ["trials"]
 
 
-def test_a_network_given_in_python_is_the_one_of_the_settings(make, tmp_path):
-    given = make(QUICK, classifier=classifier_of(QUICK))
+def test_a_network_given_in_python_is_the_one_of_the_settings_and_trained_by_the_crew(make, tmp_path, monkeypatch):
+    given = make(QUICK.model_copy(update={"workers": 2}), classifier=classifier_of(QUICK))
     settings = make(QUICK.model_copy(update={"workers": 1}), classifier=None, directory=tmp_path / "other")
-    assert outcomes(run(given)) == outcomes(run(settings))
+    expected = outcomes(run(settings))
+    monkeypatch.setattr("diffaug.evaluation.experiment.run_here", None)
+    assert outcomes(run(given)) == expected
+
+
+def network_of_the_program(channels, num_classes, image_size): ...
+
+
+network_of_the_program.__module__ = "__main__"
+
+
+@pytest.mark.parametrize("factory", [lambda *_: None, network_of_the_program])
+def test_what_other_processes_cannot_import_stays_here(factory):
+    assert packed(NetworkClassifier.of_factory(factory)) is None
+
+
+def test_an_object_that_trains_stays_here_and_may_remember():
+    assert packed(Recording()) is None
 
 
 def by_brightness(training, pixels, seed):
