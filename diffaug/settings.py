@@ -68,7 +68,9 @@ class DataSettings(Settings):
 class DiffusionSettings(Settings):
     """How the generator is trained; none means: chosen by the plan."""
 
-    minutes: Positive | None = Field(None, description="Training time; none and no images: 10.")
+    minutes: Positive | None = Field(
+        None, description="Training time; none and no images: by number and imbalance of the images."
+    )
     images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
     preset: Literal["tiny", "small", "medium", "large", "huge"] | None = Field(
         None, description="Size of the UNet; none: by device, budget and number of images."
@@ -149,7 +151,7 @@ class SynthesisSettings(Settings):
         10.0, description="At most this many synthetic images for each real one of a class; none: no cap."
     )
     solver: Literal["dpm_solver_2m", "heun", "ipndm", "ancestral", "euler"] = Field(
-        "dpm_solver_2m", description="ipndm: best for 10 steps or fewer; ancestral: random, most diverse."
+        "dpm_solver_2m", description="ancestral: random, most diverse, with 50 steps or more; heun: a slow reference."
     )
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(12, description="Solver steps an image.")
     guidance: Literal["classifier_free", "autoguidance"] = Field(

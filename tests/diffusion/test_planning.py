@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.batches import TrainingData
 from diffaug.diffusion.measuring import measure_images_per_second, ways_of_computing
-from diffaug.diffusion.planning import Plan, choose_preset, make_plan, set_length, with_more_steps
+from diffaug.diffusion.planning import Plan, choose_preset, enough_images, make_plan, set_length, with_more_steps
 from diffaug.diffusion.presets import PRESETS
 from diffaug.diffusion.unet import UNet
 from diffaug.settings import DiffusionSettings
@@ -109,10 +109,37 @@ def test_minutes_become_images_at_the_measured_speed() -> None:
     assert any("2 minutes (as set) at about 250 images/s" in reason for reason in plan.reasons)
 
 
-def test_without_a_budget_ten_minutes() -> None:
-    plan = planned_at(100.0, DiffusionSettings())
-    assert plan.images == 938 * 64
-    assert any("the default" in reason for reason in plan.reasons)
+@pytest.mark.parametrize(
+    ("counts", "channels", "expected"),
+    [
+        ((5, 5), 1, 100_000),
+        ((5, 5), 3, 200_000),
+        ((4000, 4000), 1, 150 * 8000),
+        ((4000, 1000), 1, 150 * 6000),  # drawn 2 to 1, so that 6000 draws show the commonest 4000 once
+        ((4000, 0, 1000), 1, 150 * 6000),
+    ],
+)
+def test_the_length_follows_number_and_imbalance_of_the_images(counts, channels, expected) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    pixels = np.zeros((len(labels), 8, 8, channels), np.uint8)
+    many = LabeledImages(pixels, labels, tuple(map(str, range(len(counts)))), ("",) * len(labels))
+    assert enough_images(many, class_temperature=0.5) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "speed", "minutes", "why"),
+    [
+        ("cpu", 100_000 / 300, 5, "enough for this many images"),
+        ("cpu", 1e4, 3, "never less unless you set --minutes"),
+        ("cuda", 1e4, 10, "never less unless you set --minutes"),
+        ("cpu", 10.0, 30, "never more unless you set --minutes; 100000 images would be better: --minutes 167"),
+    ],
+)
+def test_without_a_budget_the_length_is_a_matter_of_minutes(device, speed, minutes, why) -> None:
+    plan = dataclasses.replace(make_plan(images(8), DiffusionSettings(), device), images_per_second=speed)
+    plan = set_length(plan, DiffusionSettings(), 100)
+    assert plan.expected_seconds == pytest.approx(60 * minutes, rel=0.01)
+    assert any(f"{minutes} minutes ({why}" in reason for reason in plan.reasons)
 
 
 def test_images_as_set() -> None:
