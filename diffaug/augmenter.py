@@ -245,7 +245,8 @@ class DiffusionAugmenter:
         Args:
             classifier: What to train: a name, as of the setting; a function of (channels, number of classes, (height,
                 width)) that makes a network from float NCHW in [-1, 1] to logits, trained by several processes where
-                these can import it; or an object with `name` and `fit_predict`. None: as configured.
+                `workers` is set and they can import it; or an object with `name` and `fit_predict`. None: as
+                configured.
             train_fn: Your own training instead: called with (training set, test pixels uint8 (N, H, W, C), seed), it
                 returns labels (N,) or probabilities (N, K). See
                 `diffaug.evaluation.training.TrainingSet`.

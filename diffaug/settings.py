@@ -99,7 +99,8 @@ class DiffusionSettings(Settings):
         "it is measured to be faster.",
     )
     compile: Literal["auto"] | bool = Field(
-        "auto", description="Compile the network; auto: on CUDA, with 20 minutes or more, if measured to be faster."
+        "auto",
+        description="Compile the network; auto: on CUDA, where 20 minutes or more are set, if measured to be faster.",
     )
     long_tail: Literal["none", "transfer", "class balancing"] = Field(
         "none", description="Method for rare classes: transfer (OC/T2H) or class balancing (CBDM)."

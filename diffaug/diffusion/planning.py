@@ -240,8 +240,7 @@ def _minutes(plan: Plan, settings: DiffusionSettings) -> tuple[float, str]:
     if minutes < shortest:
         return shortest, "never less unless you set --minutes"
     if minutes > LONGEST_MINUTES:
-        fix = f"{plan.images} images would be better: --minutes {math.ceil(minutes)}"
-        return LONGEST_MINUTES, f"never more unless you set --minutes; {fix}"
+        return LONGEST_MINUTES, f"never more unless you set --minutes; {plan.images} images would be better"
     return minutes, "enough for this many images of this many classes"
 
 

@@ -183,7 +183,7 @@ class Crew:
     def _start(self, device: str) -> _Worker:
         self._started += 1
         log = self._place / f"worker-{self._started}.log"
-        path = os.pathsep.join(path for path in sys.path if path)
+        path = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with log.open("wb") as errors_go_to:
             process = subprocess.Popen(  # noqa: S603  (this very interpreter and module)
                 [sys.executable, "-P", "-m", "diffaug.evaluation.workers", str(self._place)],

@@ -150,7 +150,8 @@ class Experiment:
 
     @cached_property
     def _packed(self) -> bytes | None:
-        return None if self.classifier is None else packed(self.classifier)
+        """The classifier for other processes, which may import another than this program has changed: only if asked."""
+        return packed(self.classifier) if self.classifier and self.settings.workers else None
 
     @cached_property
     def _crew(self) -> Crew:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+from diffaug.errors import UsageError
 from diffaug.evaluation.training import Classifier, NetworkClassifier
 
 
@@ -18,7 +19,7 @@ def packed(classifier: Classifier) -> bytes | None:
         return None
     try:
         content = pickle.dumps(classifier)
-    except (AttributeError, TypeError, pickle.PicklingError):
+    except Exception:  # whatever what the user's object holds may raise
         return None
     return None if b"__main__" in content else content
 
@@ -27,7 +28,14 @@ def unpacked(content: bytes) -> Classifier:
     """The inverse of `packed`; only for what this program has packed itself, since it runs code.
 
     Raises:
-        ImportError: The module is not where this process looks for modules.
+        UsageError: This process can't import what it is made of.
     """
-    classifier: Classifier = pickle.loads(content)  # noqa: S301
+    try:
+        classifier: Classifier = pickle.loads(content)  # noqa: S301
+    except Exception as error:
+        raise UsageError(
+            f"the network can't be imported by other processes: {error}",
+            where="evaluation.workers",
+            fix="evaluation.workers=1 trains it in the program's own",
+        ) from error
     return classifier

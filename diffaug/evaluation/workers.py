@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.errors import DiffaugError
 from diffaug.evaluation.portable import unpacked
 from diffaug.evaluation.tasks import Stock, Task, Train, training_of
-from diffaug.evaluation.training import classifier_of
+from diffaug.evaluation.training import Classifier, classifier_of
 from diffaug.settings import EvaluationSettings
 from diffaug.synthesis.classifier import TrainingRecipe
 
@@ -74,17 +75,22 @@ def main(place: Path) -> None:
     told = _listen()
     order = storage.read_json(place / ORDER)
     stock = _read_stock(place, order["sets"])
-    given = place / CLASSIFIER
-    classifier = (
-        unpacked(given.read_bytes())
-        if given.is_file()
-        else classifier_of(EvaluationSettings.model_validate(order["settings"]))
-    )
     recipe = TrainingRecipe(**order["recipe"])
+
+    @cache
+    def train_on(device: str) -> Train:
+        return training_of(_classifier(place, order["settings"]), recipe, device)
+
     while True:
         message = json.loads(told.get())
-        train = training_of(classifier, recipe, message["device"])
-        print(json.dumps(_answer(place, message, stock, train)), file=replies, flush=True)
+        print(json.dumps(_answer(place, message, stock, train_on)), file=replies, flush=True)
+
+
+def _classifier(place: Path, settings: Mapping[str, Any]) -> Classifier:
+    given = place / CLASSIFIER
+    if given.is_file():
+        return unpacked(given.read_bytes())
+    return classifier_of(EvaluationSettings.model_validate(settings))
 
 
 def _listen() -> queue.SimpleQueue[str]:
@@ -100,9 +106,9 @@ def _listen() -> queue.SimpleQueue[str]:
     return lines
 
 
-def _answer(place: Path, message: dict[str, Any], stock: Stock, train: Train) -> dict[str, Any]:
+def _answer(place: Path, message: dict[str, Any], stock: Stock, train_on: Callable[[str], Train]) -> dict[str, Any]:
     try:
-        outcome = Task.from_dict(message["task"]).run(stock, train)
+        outcome = Task.from_dict(message["task"]).run(stock, train_on(message["device"]))
         file = f"{message['name']}.npy"
         storage.write_array(place / file, outcome.answer)
     except DiffaugError as error:

@@ -73,7 +73,7 @@ def evaluate_study(
     ):
         provenance = Provenance.of(experiment, replicates, stored["trained"])
         choice, trials = _train_all(job, experiment, provenance)
-        result = _summarize(experiment, choice, trials, replicates, stored["trained"])
+        result = _summarize(job, experiment, choice, trials, replicates, trained=stored["trained"])
     storage.write_json(folder / RESULT, result.to_dict())
     log_result(job, result, trials)
     finish_stage(folder)
@@ -119,7 +119,13 @@ def _named_classifier(job: Job, catalog: Catalog) -> Classifier | None:
 
 
 def _summarize(
-    experiment: Experiment, choice: DoseChoice, trials: list[Trial], replicates: Sequence[Replicate], trained: str
+    job: Job,
+    experiment: Experiment,
+    choice: DoseChoice,
+    trials: list[Trial],
+    replicates: Sequence[Replicate],
+    *,
+    trained: str,
 ) -> EvaluationResult:
     recipe = experiment.recipe
     return summarize(
@@ -135,6 +141,7 @@ def _summarize(
             "updates": recipe.updates,
             "batch_size": recipe.batch_size,
             "generators": len(replicates),
+            **job.environment,
         },
     )
 

@@ -249,7 +249,7 @@ class _Fit:
                 "classes": network.num_classes,
             },
         )
-        table, digest = self.job.study.catalog / TABLE, self.train_digest
+        table, digest = self.job.study.catalog / TABLE, self.train_digest  # with those held out, as classifiers name it
         self.job.journal.log_dataset(RUN, table, "train", "training", digest=digest)
 
     def _save_grid(self) -> None:
@@ -284,6 +284,7 @@ class _Fit:
             "seconds in the last run": round(seconds),
             "steps skipped": int(self.state.skipped),
             "seed": self.job.config.seed,
+            **self.job.environment,
         }
         write_generator(
             self.folder,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any, Self
 
-from diffaug import storage
+from diffaug import __version__, storage
 from diffaug.config import Resolved, resolve, to_yaml
 from diffaug.errors import UsageError
 from diffaug.evaluation.journal import Journal
@@ -45,6 +47,12 @@ class Job:
     def config(self) -> Config:
         """The settings."""
         return self.resolved.config
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the job is computed with, for the record."""
+        software = f"diffaug {__version__}, torch {version('torch')}, Python {python_version()}"
+        return {"device": self.device, "software": software}
 
     @property
     def device(self) -> str:

@@ -12,6 +12,7 @@ from diffaug.evaluation.journal import Journal
 from diffaug.pipeline.fit import fit_generator
 from diffaug.pipeline.generate import generate_pool
 from diffaug.pipeline.job import STUDY_RUN, Job
+from diffaug.pipeline.repeating import planned_settings
 from diffaug.study import Study, open_or_create_study, stage_settings
 from diffaug.synthesis.pool import Pool
 
@@ -34,7 +35,7 @@ class Replicate:
 def prepare_replicates(job: Job, catalog: Catalog) -> list[Replicate]:
     """The study's own generator and pool, then further ones, trained and filled where they are not finished.
 
-    All are trained on the same images for as many images as the first, and fill as many images of each class.
+    All are trained on the same images as the first one was planned, and fill as many images of each class.
     `evaluation.num_generators` says how many there are.
 
     Raises:
@@ -78,13 +79,13 @@ def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
     if (storage.committed_facts(study.catalog) or {}) != storage.committed_facts(job.study.catalog):
         storage.discard_directory(study.catalog)
         shutil.copytree(job.study.catalog, study.catalog, dirs_exist_ok=True)
-    images = storage.read_json(job.study.generator / "plan.json")["images"]
+    planned = {"minutes": None, **planned_settings(job, catalog)}
     real, made = catalog.images("train").counts_by_name, pool.images().counts_by_name
     totals = {name: count + made[name] for name, count in real.items()}
     config = job.config.model_copy(
         update={
             "seed": job.config.seed + number,
-            "diffusion": job.config.diffusion.model_copy(update={"minutes": None, "images": images}),
+            "diffusion": job.config.diffusion.model_copy(update=planned),
             "synthesis": job.config.synthesis.model_copy(
                 update={"sampling_strategy": totals, "max_synthetic_ratio": None}
             ),

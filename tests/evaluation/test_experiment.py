@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -183,12 +185,47 @@ def test_networks_are_trained_the_same_in_one_process_and_in_two(make, tmp_path)
     assert [item.name for item in (tmp_path / "two").iterdir()] == ["trials"]
 
 
-def test_a_network_given_in_python_is_the_one_of_the_settings_and_trained_by_the_crew(make, tmp_path, monkeypatch):
-    given = make(QUICK.model_copy(update={"workers": 2}), classifier=classifier_of(QUICK))
+def test_a_network_given_in_python_is_the_one_of_the_settings(make, tmp_path):
+    given = make(QUICK, classifier=classifier_of(QUICK))
     settings = make(QUICK.model_copy(update={"workers": 1}), classifier=None, directory=tmp_path / "other")
-    expected = outcomes(run(settings))
-    monkeypatch.setattr("diffaug.evaluation.experiment.run_here", None)
-    assert outcomes(run(given)) == expected
+    assert outcomes(run(given)) == outcomes(run(settings))
+
+
+MODULE = """
+from torch import nn
+
+def linear(channels, num_classes, image_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+"""
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    """A network in a module of the current folder, as in an interactive session."""
+    (tmp_path / "networks_of_mine.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    yield importlib.import_module("networks_of_mine").linear
+    del sys.modules["networks_of_mine"]
+
+
+@pytest.mark.parametrize(("workers", "elsewhere"), [(2, True), (1, False), (None, False)])
+def test_several_processes_import_a_network_where_they_are_asked_for(
+    make, monkeypatch, tmp_path, network, workers, elsewhere
+):
+    classifier = NetworkClassifier.of_factory(network)
+    here = outcomes(run(make(QUICK.model_copy(update={"workers": 1}), classifier=classifier)))
+    settings = QUICK.model_copy(update={"workers": workers})
+    with make(settings, classifier=classifier, directory=tmp_path / "other") as experiment:
+        assert outcomes(list(run_experiment(experiment, CHOICE))) == here
+        assert ("_crew" in vars(experiment)) == elsewhere
+
+
+def test_a_network_that_other_processes_cannot_import_is_an_error_with_the_remedy(make, tmp_path, network):
+    (tmp_path / "networks_of_mine.py").unlink()
+    with pytest.raises(UsageError, match="can't be imported by other processes: No module named") as error:
+        run(make(QUICK.model_copy(update={"workers": 2}), classifier=NetworkClassifier.of_factory(network)))
+    assert "evaluation.workers=1" in error.value.fix
 
 
 def network_of_the_program(channels, num_classes, image_size): ...
@@ -197,8 +234,16 @@ def network_of_the_program(channels, num_classes, image_size): ...
 network_of_the_program.__module__ = "__main__"
 
 
-@pytest.mark.parametrize("factory", [lambda *_: None, network_of_the_program])
-def test_what_other_processes_cannot_import_stays_here(factory):
+class Unpicklable:
+    def __call__(self, channels, num_classes, image_size): ...
+
+    def __reduce__(self):
+        raise RuntimeError("never")
+
+
+@pytest.mark.parametrize("factory", [lambda *_: None, network_of_the_program, Unpicklable()])
+def test_what_other_processes_cannot_import_stays_here(monkeypatch, factory):
+    monkeypatch.setattr(sys.modules["__main__"], "network_of_the_program", network_of_the_program, raising=False)
     assert packed(NetworkClassifier.of_factory(factory)) is None
 
 

@@ -3,16 +3,21 @@ from __future__ import annotations
 import json
 import shlex
 
+import torch
+
 import diffaug
 from diffaug import storage
 from diffaug.cli.options import augmenter_arguments
+from diffaug.diffusion.planning import Plan
 from diffaug.pipeline.fit import plan_training
 from diffaug.synthesis.pool import MANIFEST
 
 
 def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path, images, small, monkeypatch) -> None:
-    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (500.0, None))
-    settings = {**small, "diffusion.images": None, "diffusion.minutes": 0.02}
+    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (5.0, None))
+    monkeypatch.setattr("diffaug.diffusion.planning.FEW_IMAGES", 1)
+    monkeypatch.setattr("diffaug.diffusion.planning.LONG_CPU_MINUTES", 11)  # more than what images alone stand for
+    settings = {**small, "diffusion.images": None, "diffusion.minutes": 12, "diffusion.batch_size": 64}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
     pool = augmenter.generate()
     augmenter.evaluate(arms=["real only", "real + synthetic"], train_fn=lambda data, pixels, seed: [0] * len(pixels))
@@ -20,17 +25,21 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
 
     words = shlex.split(report["command"])
     assert words[:3] == ["diffaug", "run", str(images)]
-    options = dict(zip(words[3::2], words[4::2], strict=True))
-    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (50.0, None))  # a slower machine
-    assignments = [value for option, value in zip(words[3::2], words[4::2], strict=True) if option == "--set"]
-    given = {"images": int(options["--images"]), "config": options["--config"], "assignments": assignments}
-    repeated = diffaug.DiffusionAugmenter(study=options["--study"], **augmenter_arguments(given)).attach(images)
-    plan = plan_training(repeated.job, repeated.inspect().images("train"))
-    first = storage.read_json(tmp_path / "study" / "generator" / "plan.json")
-    assert (plan.images, plan.batch_size, plan.precision) == (first["images"], first["batch_size"], first["precision"])
+    options = list(zip(words[3::2], words[4::2], strict=True))
+    given = {"config": dict(options)["--config"], "assignments": [value for name, value in options if name == "--set"]}
+    monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (50.0, None))  # a faster machine
+    study = dict(options)["--study"]
+    again = diffaug.DiffusionAugmenter(study=study, **augmenter_arguments(given)).attach(images)
+    plan = plan_training(again.job, again.inspect().images("train"))
+    first = Plan.from_dict(storage.read_json(tmp_path / "study" / "generator" / "plan.json"))
+    for part in ("network", "images", "batch_size", "learning_rate", "precision", "compiled", "augmentation"):
+        assert getattr(plan, part) == getattr(first, part)
 
-    assert report["facts"]["SHA-256 of the pool's manifest"] == storage.sha256_file(pool.root / MANIFEST)
-    assert report["facts"]["SHA-256 of the generator"] == augmenter.generator_.weights_sha256
+    facts = report["facts"]
+    assert facts["SHA-256 of the pool's manifest"] == storage.sha256_file(pool.root / MANIFEST)
+    assert facts["SHA-256 of the generator"] == augmenter.generator_.weights_sha256
+    assert facts["generator: software"] == facts["evaluation: software"]
+    assert f"torch {torch.__version__.partition('+')[0]}" in facts["generator: software"]
     assert report["not_repeated"][0].startswith("the classifier of your own (")
     assert len(report["not_repeated"]) == 1
     assert "but for the classifier of your own" in (tmp_path / "study" / "report.html").read_text()
