@@ -19,7 +19,7 @@ from diffaug.settings import DiffusionSettings
 
 DEFAULT_MINUTES = 10.0  # what network and compilation are chosen for, before the speed is known
 VIEWS, LEAST_GREY, LEAST_RGB = 150, 100_000, 200_000
-SHORTEST_MINUTES, LONGEST_MINUTES = {"cpu": 3.0, "cuda": 10.0}, 30.0
+SHORTEST_MINUTES, LONGEST_MINUTES = {"cpu": 1.0, "cuda": 10.0}, 30.0
 LONG_CPU_MINUTES = 120
 SHORT_GPU_MINUTES, LONG_GPU_MINUTES = 5, 120
 AUGMENTATION, MANY_VIEWS = 0.12, 50
