@@ -258,12 +258,14 @@ class EvaluationSettings(Settings):
         (0.0, 0.15, 0.3, 0.5), description="Synthetic shares of a batch to choose from; 0: no synthetic images."
     )
     synthetic_weights: tuple[Positive, ...] = Field(
-        (1.0,), description="Loss weights of a synthetic image to choose from; a real one has 1. Set share: the first."
+        (1.0,),
+        description="Loss weights of a synthetic image to choose from; a real one has 1. Set share: the first. A "
+        "thorough evaluation tries half of the chosen one too.",
     )
     synthetic_ratios: tuple[Positive | None, ...] = Field(
         (None,),
         description="Synthetic images used of a class for each real one, at most, to choose from; none: all. Set "
-        "share: the first.",
+        "share: the first. A thorough evaluation tries 3 too.",
     )
     workers: PositiveInt | None = Field(
         None, description="Trainings at a time; none: one a usable core, at most 8, or one a GPU."

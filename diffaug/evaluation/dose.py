@@ -6,8 +6,8 @@ what is left out here, which flatters the synthetic images. What of it is plain 
 that varies an image of the part left out, or is nearest to one, is not trained on. What remains is in the choice, not
 in the verdict, since the test images are new to the generator.
 
-Classes that were recognised less often with the chosen dose than without may get no synthetic images: that is tried
-last, and taken where it does better.
+Classes that were recognised less often with the chosen dose than without may get no synthetic images, and a thorough
+evaluation halves the loss weight or the amounts of rare classes: that is tried last, and taken where it does better.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ PURPOSE = "dose"
 PLAIN, ON_BEST = ARMS["real only"], ARMS["best real + synthetic"]
 NOTHING_ADDED = Dose(0.0)
 FOLDER = "dose"
+FEWER_FOR_EACH_REAL = 3.0
 SEEN = "the generator was trained on the validation parts; synthetic images nearest to them were left out"
 
 Way = tuple[Arm, Dose]
@@ -71,7 +72,7 @@ class DoseChoice:
         real: The real arms without synthetic images.
         mixed: The real arms with the middle one of the doses.
         curve: The doses on the one of these arms that was chosen.
-        selective: The dose that is left without the classes it made worse; none: not tried.
+        finer: The dose that was chosen of these, without the classes it made worse, or with other weights or amounts.
     """
 
     base: str
@@ -80,7 +81,7 @@ class DoseChoice:
     real: tuple[Measured, ...] = ()
     mixed: tuple[Measured, ...] = ()
     curve: tuple[Measured, ...] = ()
-    selective: Measured | None = None
+    finer: tuple[Measured, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For the result. An unlimited `max_ratio` is None."""
@@ -93,7 +94,7 @@ class DoseChoice:
             "mixed": [{**_of_arm(one), "share": one.dose.share} for one in self.mixed],
             "curve_base": self.curve[0].arm if self.curve else self.base,
             "curve": [_of_dose(one) for one in self.curve],
-            "selective": self.selective and _of_dose(self.selective),
+            "finer": [_of_dose(one) for one in self.finer],
         }
 
 
@@ -112,7 +113,8 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     images; the one that does, see `base_of_the_good`, gets the other doses too. The best of all is taken; of equals the
     earlier arm and the smaller dose win, so zero wins ties. Images that the generator has seen flatter large doses, so
     of the doses within one standard error of the best the smallest is taken (Breiman et al. 1984, section 3.4.3). The
-    classes that it made worse on the parts left out then get none, if all classes together do better so.
+    classes that it made worse on the parts left out then get none, if all classes together do better so. A thorough
+    evaluation also tries half the loss weight, and at most three synthetic images for each real one of a class.
 
     Every finished training is kept on disk and not done again. Where the share is set, or there is no synthetic image,
     only the arm is chosen; where there is nothing to choose, nothing is trained.
@@ -120,8 +122,8 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     Args:
         experiment: What is compared later. Its real arms but the controls may be built on; where no arm builds on the
             best one, it is plain training on real images.
-        progress: Called with (trainings done, trainings in all); there are more in all if there is a class to leave
-            out.
+        progress: Called with (trainings done, trainings in all); there are more in all if there is something finer to
+            try.
 
     Raises:
         DataError: No class has two images, or units, of which one could be left out.
@@ -147,10 +149,20 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
     base = base_of_the_good(real, with_some, count).arm if with_some else _best(real).arm
     curve = measure([(ARMS[base], dose) for dose in doses]) if len(adding) > 1 or (alone and adding) else ()
     chosen = smallest_of_the_good(real, curve or [one for one in with_some if one.arm == base], count)
-    fewer = validation.without_losers(chosen) if alone and chosen.dose != NOTHING_ADDED else []
-    selective = measure(fewer, more=count * len(fewer))
-    chosen = _best((chosen, *selective))
-    return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve, next(iter(selective), None))
+    ways = _finer(chosen, validation) if alone and chosen.dose != NOTHING_ADDED else []
+    finer = measure(ways, more=count * len(ways))
+    chosen = _best((chosen, *finer))
+    return DoseChoice(chosen.arm, chosen.dose, count, real, with_some, curve, finer)
+
+
+def _finer(chosen: Measured, validation: _Validation) -> list[Way]:
+    """What is near the dose and was not measured yet."""
+    dose, losers = chosen.dose, validation.losers(chosen)
+    doses = [replace(dose, without=losers)] if losers else []
+    if validation.experiment.settings.thorough:
+        near = [replace(dose, weight=dose.weight / 2), replace(dose, max_ratio=FEWER_FOR_EACH_REAL)]
+        doses += [one for one in near if one < dose and one not in _doses(validation.experiment)]
+    return [(ARMS[chosen.arm], one) for one in doses]
 
 
 def base_of_the_good(alone: Sequence[Measured], mixed: Sequence[Measured], folds: int) -> Measured:
@@ -235,8 +247,8 @@ class _Validation:
         together = _balanced(np.concatenate(correct), np.concatenate(labels))
         return Measured(way[0].name, way[1], together, float(np.std(by_fold, ddof=1)))
 
-    def without_losers(self, chosen: Measured) -> list[Way]:
-        """The dose without the classes of which it made fewer be recognised than none did, if some and not all are."""
+    def losers(self, chosen: Measured) -> tuple[str, ...]:
+        """Classes of which the dose made fewer be recognised than none did; none where it is all of them."""
         arm, classes = ARMS[chosen.arm], self.experiment.train.classes
         labels = np.concatenate([fold.labels for fold in self.folds])
         without, with_dose = (
@@ -244,7 +256,7 @@ class _Validation:
             for dose in (NOTHING_ADDED, chosen.dose)
         )
         losers = tuple(classes[label] for label in np.flatnonzero(with_dose < without))
-        return [(arm, replace(chosen.dose, without=losers))] if 0 < len(losers) < len(classes) else []
+        return losers if len(losers) < len(classes) else ()
 
     def _name(self, way: Way, fold: _Fold) -> str:
         return self.experiment.fingerprint(fold.task(way))

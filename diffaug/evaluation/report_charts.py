@@ -190,13 +190,14 @@ def dose_chart(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     on = dose.get("curve_base", dose["base"])
     chosen = _dose_key(dose["chosen"]) if on == dose["base"] else None
-    spans = [deviation_of(point) for point in dose["curve"]]
+    curve = [*dose["curve"], *(point for point in dose.get("finer", ()) if not point["without"])]
+    spans = [deviation_of(point) for point in curve]
     real = {entry["arm"]: deviation_of(entry["balanced_accuracy"]) for entry in dose.get("real") or []}
     base = real.get(dose["base"])
     axis = Axis.around_intervals(spans, *([base["mean"]] if base else []))
-    widest = max([point["share"] for point in dose["curve"]], default=0.0) or 1.0
+    widest = max([point["share"] for point in curve], default=0.0) or 1.0
     lines: dict[tuple[float, float], list[dict[str, Any]]] = {}
-    for point, span in sorted(zip(dose["curve"], spans, strict=True), key=lambda pair: pair[0]["share"]):
+    for point, span in sorted(zip(curve, spans, strict=True), key=lambda pair: pair[0]["share"]):
         if places := axis.places(span):
             heights = {key: round(100 - place, 2) for key, place in places.items()}
             place = {"x": round(100 * point["share"] / widest, 2), **heights, "chosen": _dose_key(point) == chosen}

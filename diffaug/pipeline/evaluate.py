@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.artifact import Generator
 from diffaug.errors import DataError, Interrupted, UsageError
-from diffaug.evaluation.arms import ARMS
+from diffaug.evaluation.arms import ARMS, Dose
 from diffaug.evaluation.dose import DoseChoice, choose_dose
 from diffaug.evaluation.experiment import Experiment, TrainFunction, run_experiment
 from diffaug.evaluation.leakage import Leak, near_copies, require_unseen, same_pixels
@@ -265,7 +266,13 @@ def _say_choice(job: Job, choice: DoseChoice) -> None:
     doses = [f"{one.dose.share:.0%} {one.mean:.3f}" for one in choice.curve]
     if doses:
         job.narrator.say(f"synthetic share of a batch: {', '.join(doses)}; takes {choice.dose.share:.0%}")
-    if choice.selective:
-        names = ", ".join(choice.selective.dose.without)
-        taken = "which is taken" if choice.dose.without else "which is no better"
-        job.narrator.say(f"without synthetic images of {names}: {choice.selective.mean:.3f}, {taken}")
+    for one in choice.finer:
+        taken = "which is taken" if one.dose == choice.dose else "which is no better"
+        job.narrator.say(f"{_finer_in_words(one.dose)}: {one.mean:.3f}, {taken}")
+
+
+def _finer_in_words(dose: Dose) -> str:
+    if dose.without:
+        return f"without synthetic images of {', '.join(dose.without)}"
+    most = f", at most {dose.max_ratio:g} of a class for each real one" if math.isfinite(dose.max_ratio) else ""
+    return f"{dose.share:.0%} at a loss weight of {dose.weight:g}{most}"

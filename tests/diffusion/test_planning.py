@@ -130,7 +130,7 @@ def test_the_length_follows_number_and_imbalance_of_the_images(counts, channels,
     ("device", "speed", "minutes", "why"),
     [
         ("cpu", 100_000 / 300, 5, "enough for this many images"),
-        ("cpu", 1e4, 3, "never less unless you set --minutes"),
+        ("cpu", 1e4, 1, "never less unless you set --minutes"),
         ("cuda", 1e4, 10, "never less unless you set --minutes"),
         ("cpu", 10.0, 30, "never more unless you set --minutes; 100000 images would be better"),
     ],

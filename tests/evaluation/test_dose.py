@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import pytest
@@ -183,11 +184,46 @@ def test_a_class_that_synthetic_images_made_worse_goes_without_if_that_helps(mak
     classifier = Oracle(drawn((60, 12, 6), 0, "train"), blames_b=blames_b)
     steps = []
     choice = choose_dose(make(FRESH, classifier=classifier), lambda *step: steps.append(step))
-    assert choice.selective is not None and choice.selective.dose.without == ("b",)
+    (fewer,) = choice.finer
+    assert fewer.dose.without == ("b",)
     assert choice.dose == Dose(0.15, without=("b",) if blames_b else ())
-    assert (choice.selective.mean == 1.0) == blames_b
+    assert (fewer.mean == 1.0) == blames_b
     assert steps[-1] == (21, 21)
-    assert choice.to_dict()["selective"]["without"] == ["b"]
+    assert choice.to_dict()["finer"][0]["without"] == ["b"]
+
+
+class Scripted(Linear):
+    """Errs least with what is told: a loss weight of a half, or few synthetic images of "c" for its real ones."""
+
+    def __init__(self, likes):
+        super().__init__()
+        self.likes = likes
+
+    def fit_predict(self, training, pixels, **options):
+        synthetic = training.is_synthetic
+        counts = np.bincount(training.images.labels[synthetic], minlength=3)
+        is_liked = {
+            "weight": training.loss_weights is not None and training.loss_weights.min() == 0.5,
+            "amount": 0 < counts[2] <= 3 * (training.images.labels[~synthetic] == 2).sum(),
+            "neither": False,
+        }[self.likes]
+        errors = 0 if is_liked else 2 if synthetic.any() else 5
+        shown = flat(pixels).reshape(len(pixels), 3, -1).mean(axis=2).argmax(axis=1)
+        answers = np.where(np.arange(len(pixels)) % 10 < errors, (shown + 1) % 3, shown)
+        return np.eye(3, dtype=np.float32)[answers]
+
+
+@pytest.mark.parametrize(
+    ("likes", "weight", "ratio"), [("weight", 0.5, inf), ("amount", 1.0, 3.0), ("neither", 1.0, inf)]
+)
+def test_a_thorough_choice_tries_half_the_weight_and_few_for_each_real_image(make, likes, weight, ratio):
+    steps = []
+    experiment = make(FRESH, SETTINGS.model_copy(update={"thorough": True}), classifier=Scripted(likes))
+    choice = choose_dose(experiment, lambda *step: steps.append(step))
+    assert (choice.dose.weight, choice.dose.max_ratio) == (weight, ratio)
+    share = choice.dose.share
+    assert [one.dose for one in choice.finer if not one.dose.without] == [Dose(share, 0.5), Dose(share, 1.0, 3.0)]
+    assert steps[-1][0] == steps[-1][1] == 3 * (2 + 2 + 2 + len(choice.finer))
 
 
 def test_a_finished_choice_is_read_and_progress_counts_every_training_once(make):

@@ -84,6 +84,17 @@ def test_the_dose_curve_is_drawn_to_scale_the_better_the_higher():
     assert 0 <= point["high"] < point["mean"] < point["low"] <= 100
 
 
+def test_what_was_tried_beside_the_curve_is_drawn_too_but_for_doses_without_some_classes():
+    finer = [
+        {"share": 0.5, "weight": w, "max_ratio": 3.0, "without": n, "mean": 0.9, "sd": 0.0}
+        for w, n in ((1.0, []), (1.0, ["a"]))
+    ]
+    chart = dose_chart(dose(finer=finer, chosen=finer[0]))
+    (main,) = [line for line in chart["lines"] if line["main"]]
+    assert (main["ratio"], len(main["points"]), main["points"][0]["chosen"]) == ("3", 1, True)
+    assert len(chart["lines"]) == 3
+
+
 def test_no_share_is_drawn_beyond_all():
     chart = dose_chart(dose(curve=[{"share": 0.5, "weight": 1.0, "max_ratio": None, "mean": 0.98, "sd": 0.05}]))
     assert chart["axis"].high == pytest.approx(1.0) and chart["lines"][0]["points"][0]["high"] == 0

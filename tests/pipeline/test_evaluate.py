@@ -148,7 +148,7 @@ def test_all_runs_name_the_training_images_alike(augmenter) -> None:
 @pytest.mark.parametrize("taken", [True, False])
 def test_classes_left_without_synthetic_images_are_told_and_recorded(augmenter, monkeypatch, capsys, taken) -> None:
     dose, fewer = Dose(0.3), Dose(0.3, without=("bright",))
-    choice = DoseChoice("real only", fewer if taken else dose, selective=Measured("real only", fewer, 0.75, 0.1))
+    choice = DoseChoice("real only", fewer if taken else dose, finer=(Measured("real only", fewer, 0.75, 0.1),))
     monkeypatch.setattr(evaluate, "choose_dose", lambda experiment, progress: choice)
     loud = diffaug.DiffusionAugmenter.open(augmenter.study.path)
     loud.evaluate()
