@@ -178,7 +178,8 @@ def with_more_steps(plan: Plan, settings: DiffusionSettings, device: str, smalle
     """The plan with half the batch where the budget would be spent in fewer steps than a network needs.
 
     On a CPU an image costs nearly the same in any batch, unless it is tiny; on a GPU small batches leave it idle, so
-    there the batch stays. The learning rate stays: on fashion-lt 2e-3 beat 1e-3 with 32, and 4e-3 with 16 by little.
+    there the batch stays. The learning rate stays: on fashion-lt 2e-3 beat 1e-3 with 32, and 4e-3 with 16 by little;
+    on digits it beat 1e-3 and 5e-4 after 87,000 images as well, for classifiers.
 
     Args:
         plan: The plan so far.
