@@ -18,7 +18,7 @@ from diffaug.narration import duration
 from diffaug.settings import DiffusionSettings
 
 DEFAULT_MINUTES = 10.0  # what network and compilation are chosen for, before the speed is known
-VIEWS, LEAST_GREY, LEAST_RGB = 150, 100_000, 200_000
+VIEWS, LEAST_GREY, LEAST_RGB = 150, 102_400, 204_800  # whole batches, so that no rounding ends below QUALITY_*
 SHORTEST_MINUTES, LONGEST_MINUTES = {"cpu": 1.0, "cuda": 10.0}, 30.0
 LONG_CPU_MINUTES = 120
 SHORT_GPU_MINUTES, LONG_GPU_MINUTES = 5, 120
@@ -130,7 +130,7 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
 def enough_images(images: LabeledImages, class_temperature: float) -> int:
     """How many images a training should see: each of the commonest class 150 times, which the others exceed.
 
-    Few images are seen more often, until shapes are clear: after 100,000 grey or 200,000 coloured ones. The README's
+    Few images are seen more often, until shapes are clear: after 102,400 grey or 204,800 coloured ones. The README's
     trainings were about as long: 87,000 of 8 px digits, 412,000 of fashion-lt, 176,000 of 64 px flowers.
 
     Args:

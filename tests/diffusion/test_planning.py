@@ -112,8 +112,8 @@ def test_minutes_become_images_at_the_measured_speed() -> None:
 @pytest.mark.parametrize(
     ("counts", "channels", "expected"),
     [
-        ((5, 5), 1, 100_000),
-        ((5, 5), 3, 200_000),
+        ((5, 5), 1, 102_400),
+        ((5, 5), 3, 204_800),
         ((4000, 4000), 1, 150 * 8000),
         ((4000, 1000), 1, 150 * 6000),  # drawn 2 to 1, so that 6000 draws show the commonest 4000 once
         ((4000, 0, 1000), 1, 150 * 6000),
@@ -129,10 +129,10 @@ def test_the_length_follows_number_and_imbalance_of_the_images(counts, channels,
 @pytest.mark.parametrize(
     ("device", "speed", "minutes", "why"),
     [
-        ("cpu", 100_000 / 300, 5, "enough for this many images"),
+        ("cpu", 102_400 / 300, 5, "enough for this many images"),
         ("cpu", 1e4, 1, "never less unless you set --minutes"),
         ("cuda", 1e4, 10, "never less unless you set --minutes"),
-        ("cpu", 10.0, 30, "never more unless you set --minutes; 100000 images would be better"),
+        ("cpu", 10.0, 30, "never more unless you set --minutes; 102400 images would be better"),
     ],
 )
 def test_without_a_budget_the_length_is_a_matter_of_minutes(device, speed, minutes, why) -> None:
