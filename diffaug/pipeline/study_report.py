@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from diffaug import storage
@@ -52,9 +51,8 @@ def _repeat_command(job: Job, catalog: Catalog) -> str:
 
 def _not_repeated(job: Job, catalog: Catalog) -> tuple[str, ...]:
     """What no command says: the user's own code, and extensions of the pool."""
-    trained = _settings_of(job.study.evaluation).get("trained", job.config.evaluation.classifier)
-    pool = storage.committed_facts(job.study.pool) or {}
-    asked = pool["settings"]
+    evaluation, pool = (storage.committed_facts(stage) or {} for stage in (job.study.evaluation, job.study.pool))
+    trained, asked = evaluation["settings"]["trained"], pool["settings"]
     encoder, ratio = asked.get("encoder"), asked["max_synthetic_ratio"]
     counts = catalog.images("train").counts_by_name
     own = {
@@ -66,14 +64,10 @@ def _not_repeated(job: Job, catalog: Catalog) -> tuple[str, ...]:
     return tuple(name for name, is_so in own.items() if is_so)
 
 
-def _settings_of(stage: Path) -> dict[str, Any]:
-    return dict((storage.committed_facts(stage) or {}).get("settings", {}))
-
-
 def _facts(job: Job, catalog: Catalog, pool: Pool, training: Mapping[str, Any]) -> dict[str, Any]:
     facts = storage.read_json(job.study.generator / "config.json")
     height, width = catalog.image_size
-    evaluation = {f"evaluation: {name}": training[name] for name in job.environment if name in training}
+    evaluation = {f"evaluation: {name}": training[name] for name in ("device", "software") if name in training}
     return {
         "data": str(catalog.root),
         "working size": f"{width} x {height} px, {'RGB' if catalog.channels == 3 else 'grey'}",

@@ -43,6 +43,13 @@ def flat(pixels):
     return pixels.reshape(len(pixels), -1) / 64 - 2
 
 
+def erring(pixels, errors):
+    """The class that each image shows, but for so many of every ten."""
+    shown = flat(pixels).reshape(len(pixels), 3, -1).mean(axis=2).argmax(axis=1)
+    answers = np.where(np.arange(len(pixels)) % 10 < errors, (shown + 1) % 3, shown)
+    return np.eye(3, dtype=np.float32)[answers]
+
+
 def drawn(counts, seed, prefix, *, labels_are_noise=False):
     """Images of three classes that differ faintly in brightness of one third of the picture."""
     random = np.random.default_rng(seed)
@@ -147,10 +154,7 @@ def test_an_arm_that_is_best_alone_is_taken_alone_when_no_mixture_beats_it(make)
 
         def fit_predict(self, training, pixels, **options):
             mixed, as_found = training.is_synthetic.any(), training.draw_probabilities is None
-            errors = 0 if as_found else 3 if mixed else 5
-            shown = flat(pixels).reshape(len(pixels), 3, -1).mean(axis=2).argmax(axis=1)
-            answers = np.where(np.arange(len(pixels)) % 10 < errors, (shown + 1) % 3, shown)
-            return np.eye(3, dtype=np.float32)[answers]
+            return erring(pixels, 0 if as_found else 3 if mixed else 5)
 
     choice = choose_dose(make(FRESH, classifier=Scripted()))
     assert (choice.base, choice.dose) == ("real only", Dose(0.0))
@@ -207,10 +211,7 @@ class Scripted(Linear):
             "amount": 0 < counts[2] <= 3 * (training.images.labels[~synthetic] == 2).sum(),
             "neither": False,
         }[self.likes]
-        errors = 0 if is_liked else 2 if synthetic.any() else 5
-        shown = flat(pixels).reshape(len(pixels), 3, -1).mean(axis=2).argmax(axis=1)
-        answers = np.where(np.arange(len(pixels)) % 10 < errors, (shown + 1) % 3, shown)
-        return np.eye(3, dtype=np.float32)[answers]
+        return erring(pixels, 0 if is_liked else 2 if synthetic.any() else 5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import diffaug
 from diffaug import storage
 from diffaug.cli.options import augmenter_arguments
 from diffaug.diffusion.planning import Plan
+from diffaug.pipeline import replicates
 from diffaug.pipeline.fit import plan_training
 from diffaug.synthesis.pool import MANIFEST
 
@@ -30,10 +31,11 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
     monkeypatch.setattr("diffaug.pipeline.fit.measured", lambda *_: (50.0, None))  # a faster machine
     study = dict(options)["--study"]
     again = diffaug.DiffusionAugmenter(study=study, **augmenter_arguments(given)).attach(images)
-    plan = plan_training(again.job, again.inspect().images("train"))
+    second_generator = replicates._job(augmenter.job, augmenter.inspect(), pool, 1)
+    plans = [plan_training(job, again.inspect().images("train")) for job in (again.job, second_generator)]
     first = Plan.from_dict(storage.read_json(tmp_path / "study" / "generator" / "plan.json"))
     for part in ("network", "images", "batch_size", "learning_rate", "precision", "compiled", "augmentation"):
-        assert getattr(plan, part) == getattr(first, part)
+        assert [getattr(plan, part) for plan in plans] == 2 * [getattr(first, part)]
 
     facts = report["facts"]
     assert facts["SHA-256 of the pool's manifest"] == storage.sha256_file(pool.root / MANIFEST)
