@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import diffaug
-from diffaug import storage
-from diffaug.config import resolve
+from diffaug.configuration.sources import resolve
 from diffaug.data.images import LabeledImages
+from diffaug.files import storage
 
 from fidelity import Extractor, measure_distances
 from measuring import write_report

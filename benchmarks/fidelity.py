@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from diffaug import seeding
+from diffaug.classifiers.fit import TrainingRecipe, default_updates, fit_classifier
 from diffaug.data.images import LabeledImages
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates, fit_classifier
-from diffaug.synthesis.quality import kernel_distance
+from diffaug.runtime import seeding
+from diffaug.synthesis.audit.quality import kernel_distance
 
 Features = NDArray[np.float64]
 SUBSETS = 3

@@ -28,19 +28,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import diffaug
-from diffaug import seeding, storage
+from diffaug.classifiers.fit import TrainingRecipe, default_updates
+from diffaug.classifiers.training import classifier_of
+from diffaug.configuration.settings import FILTER_NAMES, EvaluationSettings, SynthesisSettings
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.holdout import hold_out
-from diffaug.evaluation.arms import ARMS, Dose, training_set
-from diffaug.evaluation.metrics import classification_metrics
-from diffaug.evaluation.training import classifier_of
-from diffaug.settings import FILTER_NAMES, EvaluationSettings, SynthesisSettings
-from diffaug.synthesis.candidates import Candidates
-from diffaug.synthesis.classifier import TrainingRecipe, default_updates
-from diffaug.synthesis.filters import COPY, DUPLICATE
-from diffaug.synthesis.judge import CalibratedJudge, prepare_judge
-from diffaug.synthesis.targets import resolve_targets
+from diffaug.diffusion.training.holdout import hold_out
+from diffaug.evaluation.experiment.arms import ARMS, Dose, training_set
+from diffaug.evaluation.statistics.metrics import classification_metrics
+from diffaug.files import storage
+from diffaug.runtime import seeding
+from diffaug.synthesis.filters.calibrated import CalibratedJudge, prepare_judge
+from diffaug.synthesis.filters.protocol import Candidates
+from diffaug.synthesis.filters.scores import COPY, DUPLICATE
+from diffaug.synthesis.pool.targets import resolve_targets
 
 from measuring import write_report
 

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 
 import diffaug
+from diffaug.classifiers.training import TrainingSet, classifier_of, recipe_of
 from diffaug.data.demo import write_long_tailed_digits
-from diffaug.evaluation.arms import ARMS, Dose, training_set
-from diffaug.evaluation.metrics import classification_metrics
-from diffaug.evaluation.summary import EvaluationResult
-from diffaug.evaluation.training import TrainingSet, classifier_of, recipe_of
-from diffaug.seeding import numpy_generator
+from diffaug.evaluation.experiment.arms import ARMS, Dose, training_set
+from diffaug.evaluation.statistics.metrics import classification_metrics
+from diffaug.evaluation.verdict.result import EvaluationResult
+from diffaug.runtime.seeding import numpy_generator
 
 from measuring import write_report
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffaug import seeding, storage
 from diffaug.data.images import LabeledImages
+from diffaug.files import storage
+from diffaug.runtime import seeding
 
 PACKAGES = ("diffaug", "torch", "numpy", "diffusers", "denoising-diffusion-pytorch")
 PEAK_SIZES = {"cpu": 2048, "cuda": 8192}

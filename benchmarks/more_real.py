@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import diffaug
+from diffaug.classifiers.training import classifier_of, recipe_of
+from diffaug.configuration.settings import EvaluationSettings
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.arms import ARMS, Dose, concatenate, training_set
-from diffaug.evaluation.metrics import FEW, class_recall, confusion
-from diffaug.evaluation.training import classifier_of, recipe_of
-from diffaug.seeding import numpy_generator
-from diffaug.settings import EvaluationSettings
-from diffaug.threads import one_thread_each
+from diffaug.evaluation.experiment.arms import ARMS, Dose, concatenate, training_set
+from diffaug.evaluation.statistics.metrics import FEW, class_recall, confusion
+from diffaug.runtime.seeding import numpy_generator
+from diffaug.runtime.threads import one_thread_each
 
 from measuring import write_report
 

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 import diffaug
+from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.batches import TrainingData
-from diffaug.diffusion.denoiser import Denoiser
-from diffaug.diffusion.generator_files import for_inference
-from diffaug.diffusion.planning import Plan, make_plan
-from diffaug.diffusion.training import new_state, train
-from diffaug.settings import DiffusionSettings
+from diffaug.diffusion.generator.files import for_inference
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.network.denoiser import Denoiser
+from diffaug.diffusion.planning.planning import Plan, make_plan
+from diffaug.diffusion.training.batches import TrainingData
+from diffaug.diffusion.training.training import new_state, train
 
 WIDTHS = range(16, 513, 16)
 ENDLESS_STEPS = 10_000_000

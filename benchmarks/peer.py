@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffaug import seeding
 from diffaug.data.images import LabeledImages
+from diffaug.runtime import seeding
 
 TOLERANCE = 0.10
 ROUND_WIDTH = 16

@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import diffaug
-from diffaug import storage
-from diffaug.config import resolve
+from diffaug.configuration.sources import resolve
+from diffaug.configuration.yaml_files import parse_value
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.grids import contact_sheet
-from diffaug.yaml_files import parse_value
+from diffaug.diffusion.generator.grids import contact_sheet
+from diffaug.files import storage
 
 from contenders import SYSTEMS
 from fidelity import Extractor, equal_classes, measure_distances

@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug import locks, storage
-from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.batches import TrainingData
-from diffaug.diffusion.denoiser import Denoiser
-from diffaug.diffusion.generator_files import for_inference
-from diffaug.diffusion.planning import make_plan
-from diffaug.settings import DiffusionSettings, SynthesisSettings
-from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
-from diffaug.synthesis.generation import class_merges, fill_pool
-from diffaug.synthesis.judge import prepare_judge
-from diffaug.synthesis.merging import write_pool
+from diffaug.configuration.settings import DiffusionSettings, SynthesisSettings
+from diffaug.diffusion.generator.files import for_inference
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.network.denoiser import Denoiser
+from diffaug.diffusion.planning.planning import make_plan
+from diffaug.diffusion.training.batches import TrainingData
+from diffaug.files import locks, storage
+from diffaug.synthesis.filters.calibrated import prepare_judge
+from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.filling import class_merges, fill_pool
+from diffaug.synthesis.pool.merging import write_pool
 
 from measuring import CHANNELS, print_table, random_images, write_report
 

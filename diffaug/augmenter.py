@@ -7,32 +7,32 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.planning import Plan
+from diffaug.augment.materialize import folder_of_dataset, materialize
+from diffaug.classifiers.encoders import Encoder
+from diffaug.classifiers.fit import Backbone
+from diffaug.classifiers.training import Classifier, NetworkClassifier
+from diffaug.configuration.settings import Config
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.planning.planning import Plan
 from diffaug.errors import UsageError
-from diffaug.evaluation.experiment import TrainFunction
-from diffaug.evaluation.summary import EvaluationResult
-from diffaug.evaluation.tracking import logged_links
-from diffaug.evaluation.training import Classifier, NetworkClassifier
-from diffaug.narration import ConsoleNarrator, Narrator, SilentNarrator
-from diffaug.pipeline.arguments import Strategy, minutes_of, strategy_in_words
-from diffaug.pipeline.catalog import prepare_catalog
-from diffaug.pipeline.evaluate import evaluate_study, read_evaluation, require_evaluable
-from diffaug.pipeline.export import export_study
-from diffaug.pipeline.fit import fit_generator, plan_training
-from diffaug.pipeline.foreign_predictions import judge_predictions
-from diffaug.pipeline.generate import generate_pool, generate_shard
-from diffaug.pipeline.job import Job, open_job
-from diffaug.pipeline.materialize import folder_of_dataset, materialize
-from diffaug.pipeline.pool_request import targets_asked_for
-from diffaug.pipeline.study_report import write_study_report
-from diffaug.settings import Config
+from diffaug.evaluation.experiment.experiment import TrainFunction
+from diffaug.evaluation.verdict.result import EvaluationResult
+from diffaug.runtime.console import ConsoleNarrator, Narrator, SilentNarrator
+from diffaug.stages.arguments import Strategy, minutes_of, strategy_in_words
+from diffaug.stages.catalog import prepare_catalog
+from diffaug.stages.evaluating.evaluate import evaluate_study, read_evaluation, require_evaluable
+from diffaug.stages.evaluating.predictions import judge_predictions
+from diffaug.stages.evaluating.report import write_study_report
+from diffaug.stages.export import export_study
+from diffaug.stages.fitting.fit import fit_generator, plan_training
+from diffaug.stages.generating.generate import generate_pool, generate_shard
+from diffaug.stages.generating.request import targets_asked_for
+from diffaug.stages.job import Job, open_job
 from diffaug.study import Study, default_study_path, open_or_create_study, open_study
-from diffaug.synthesis.classifier import Backbone
-from diffaug.synthesis.encoder import Encoder
-from diffaug.synthesis.export import Export, ExportSettings
-from diffaug.synthesis.export_items import Only
-from diffaug.synthesis.pool import Pool
+from diffaug.synthesis.export.export import Export, ExportSettings
+from diffaug.synthesis.export.items import Only
+from diffaug.synthesis.pool.pool import Pool
+from diffaug.tracking.channel import logged_links
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -249,7 +249,7 @@ class DiffusionAugmenter:
                 configured.
             train_fn: Your own training instead: called with (training set, test pixels uint8 (N, H, W, C), seed), it
                 returns labels (N,) or probabilities (N, K). See
-                `diffaug.evaluation.training.TrainingSet`.
+                `diffaug.classifiers.training.TrainingSet`.
             settings: Settings of the evaluation stage, such as `seeds=10` or `thorough=True`.
 
         Raises:

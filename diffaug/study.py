@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffaug import locks, storage
 from diffaug.errors import DamagedError, UsageError
-from diffaug.temporaries import is_temporary
+from diffaug.files import locks, storage
+from diffaug.files.temporaries import is_temporary
 
 DEFAULT_ROOT = Path("runs")
 BEGUN = "BEGUN.json"
@@ -137,7 +137,7 @@ def open_or_create_study(path: Path, data: Path) -> Study:
     Raises:
         UsageError: The study belongs to other data, or the folder holds something else.
     """
-    from diffaug import __version__
+    from diffaug._version import __version__
 
     record = path / "study.json"
     if path.resolve().is_relative_to(data.resolve()):

@@ -19,8 +19,8 @@ from torch.utils.data import get_worker_info
 
 from diffaug.augment.lookup import OnProblem, PoolLookup, must_skip, pool_path, replaceable_form
 from diffaug.errors import MissingExtraError
-from diffaug.seeding import derive_seed, numpy_generator
-from diffaug.synthesis.pool import Pool
+from diffaug.runtime.seeding import derive_seed, numpy_generator
+from diffaug.synthesis.pool.pool import Pool
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations asks a server for news when imported
 try:

@@ -17,10 +17,9 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Schema, TensorSpec
 from PIL import Image
 from pyarrow.parquet import read_table
 
-from diffaug import storage
 from diffaug.errors import DataError, UsageError
-from diffaug.evaluation.confusion_figure import confusion_png
-from diffaug.evaluation.journal import Event
+from diffaug.files import storage
+from diffaug.integrations.mlflow_confusion import confusion_png
 from diffaug.integrations.mlflow_generator import log_generator
 from diffaug.integrations.mlflow_limits import (
     MAX_DIGEST_LENGTH,
@@ -32,6 +31,7 @@ from diffaug.integrations.mlflow_limits import (
     clean_tags,
     cut,
 )
+from diffaug.tracking.journal import Event
 
 NOTE_TAG = "mlflow.note.content"
 SUPERSEDED_TAG = "diffaug.superseded"

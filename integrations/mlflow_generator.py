@@ -16,8 +16,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from diffaug.evaluation.journal import Event
 from diffaug.integrations.mlflow_limits import clean_name
+from diffaug.tracking.journal import Event
 
 EVENT_TAG = "diffaug.event"
 PARENT_TAG = "mlflow.parentRunId"

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from diffaug import storage
+from diffaug.files import storage
 
 MAX_PER_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 MAX_PARAM_LENGTH = 6000

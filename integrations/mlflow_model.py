@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from numpy.typing import NDArray
 
-from diffaug.diffusion.artifact import Generator
+from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import UsageError
-from diffaug.storage import png_bytes
+from diffaug.files.storage import png_bytes
 
 LARGEST_NUMBER = 1000
 IMAGES_AT_ONCE = 8

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from diffaug import storage
+from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DataError, MissingExtraError, UsageError
-from diffaug.evaluation.journal import Event
-from diffaug.evaluation.tracking import State, without_secrets
-from diffaug.settings import TrackingSettings
+from diffaug.files import storage
 from diffaug.study import Study
+from diffaug.tracking.channel import State, without_secrets
+from diffaug.tracking.journal import Event
 
 try:
     import mlflow

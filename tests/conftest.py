@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from diffaug import storage
-from diffaug.synthesis.pool import MANIFEST, Pool, manifest_columns
+from diffaug.files import storage
+from diffaug.synthesis.pool.pool import MANIFEST, Pool, manifest_columns
 
 MakePool = Callable[..., Pool]
 

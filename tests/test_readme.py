@@ -13,8 +13,8 @@ import click
 import numpy as np
 import pytest
 
-from diffaug import storage
 from diffaug.cli import cli
+from diffaug.files import storage
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import diffaug
-from diffaug import storage
 from diffaug.errors import DamagedError, UsageError
+from diffaug.files import storage
 from diffaug.study import (
     BEGUN,
     StageState,

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from diffaug import storage
 from diffaug.augment.forms import ImageForm, ItemForm, call_transform, label_like, observe_transform
 from diffaug.augment.labels import Label, get_class_to_idx, get_paths, get_targets, stored_targets
 from diffaug.errors import UsageError
-from diffaug.synthesis.pool import Pool
+from diffaug.files import storage
+from diffaug.synthesis.pool.pool import Pool
 
 SEPARATE_TRANSFORMS = ("transform", "target_transform")
 JOINT_TRANSFORM = "transforms"

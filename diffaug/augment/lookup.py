@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffaug import storage
 from diffaug.augment.forms import ImageForm
 from diffaug.errors import UsageError
-from diffaug.synthesis.pool import Pool
+from diffaug.files import storage
+from diffaug.synthesis.pool.pool import Pool
 
 CACHED_IMAGES = 128
 NAME = "SyntheticReplace"  # of the transform, with albumentations as with torchvision

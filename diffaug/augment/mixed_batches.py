@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from diffaug.augment.dataset import AugmentedDataset
 from diffaug.errors import UsageError
-from diffaug.seeding import numpy_generator
+from diffaug.runtime.seeding import numpy_generator
 
 ROUNDS = 256  # rounds over the classes that are shuffled at once
 LARGEST_DENOMINATOR = 1_000_000  # so that 0.3 is three tenths and not the float next to it

@@ -16,7 +16,7 @@ from diffaug.augment.forms import IMAGE_KEYS, ImageForm
 from diffaug.augment.labels import LABEL_KEYS
 from diffaug.augment.lookup import NAME, OnProblem, PoolLookup, must_skip, pool_path, replaceable_form
 from diffaug.errors import UsageError
-from diffaug.synthesis.pool import Pool
+from diffaug.synthesis.pool.pool import Pool
 
 
 class SyntheticReplace(v2.Transform):  # type: ignore[misc]

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from diffaug import __version__
-from diffaug.distributed import launched_together
+from diffaug._version import __version__
 from diffaug.errors import DataError, DiffaugError, Interrupted, QualityGateError
+from diffaug.runtime.distributed import launched_together
 
 COMMANDS = {
     "demo": "The whole job on bundled digits, in minutes.",
@@ -34,6 +34,8 @@ COMMANDS = {
     "doctor": "Versions, devices, what is missing and how to get it.",
 }
 
+IN_RESULTS = {"verify", "report", "sync", "export"}
+AT_THE_TOP = {"recipes", "doctor"}
 
 DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
@@ -49,7 +51,8 @@ class LazyGroup(click.Group):
         """The command, or None when there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"diffaug.cli.{cmd_name}").command
+        room = "results." if cmd_name in IN_RESULTS else "" if cmd_name in AT_THE_TOP else "job."
+        command: click.Command = importlib.import_module(f"diffaug.cli.{room}{cmd_name}").command
         return command
 
     def resolve_command(
@@ -142,7 +145,7 @@ def _run(arguments: list[str]) -> None:
         cli.main(arguments, prog_name="diffaug", standalone_mode=False)
 
     if launched_together():
-        from diffaug.pipeline.workers import run_together
+        from diffaug.stages.launch import run_together
 
         run_together(command)
     else:

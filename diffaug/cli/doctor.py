@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from diffaug import __version__
+from diffaug._version import __version__
 from diffaug.cli.options import json_option
 
 REQUIRED = (

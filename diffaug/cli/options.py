@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from diffaug.distributed import launched_together
+from diffaug.configuration.yaml_files import parse_value
 from diffaug.errors import QualityGateError, UsageError
-from diffaug.narration import printable
-from diffaug.yaml_files import parse_value
+from diffaug.runtime.console import printable
+from diffaug.runtime.distributed import launched_together
 
 if TYPE_CHECKING:
     from diffaug.augmenter import DiffusionAugmenter
-    from diffaug.evaluation.summary import EvaluationResult
+    from diffaug.evaluation.verdict.result import EvaluationResult
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -231,7 +231,7 @@ def finish_predictions(result: EvaluationResult, study: Path | None, fail_under:
 
 
 def _require_gain(result: EvaluationResult, fail_under: float | None, results: Mapping[str, Any]) -> None:
-    from diffaug.evaluation.verdict import require_gain
+    from diffaug.evaluation.verdict.decide import require_gain
 
     if fail_under is None:
         return

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from diffaug import config, storage
 from diffaug.cli.options import json_option, quoted
+from diffaug.configuration import sources as config
 from diffaug.errors import UsageError
+from diffaug.files import storage
 
 
 @click.group(invoke_without_command=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffaug import storage
+from diffaug.configuration.settings import DataSettings
 from diffaug.data import problems
 from diffaug.data.decode import content_sha256
 from diffaug.data.entries import SPLITS, Entry, Split, listed
@@ -20,7 +20,7 @@ from diffaug.data.loading import Loaded, Progress, in_threads, load_images
 from diffaug.data.scan import Scan, scan
 from diffaug.data.splits import Item, choose_test, leaks, unit_names
 from diffaug.errors import UsageError
-from diffaug.settings import DataSettings
+from diffaug.files import storage
 
 COLUMNS = (
     *("path", "label", "split", "group", "sha256", "pixel_sha256", "picture"),
@@ -208,7 +208,7 @@ def _row(entry: Entry, loaded: Loaded) -> dict[str, Any]:
 
 def _pictures(table: pd.DataFrame, pixels: NDArray[np.uint8], progress: Progress | None) -> list[str]:
     """For each row the path of the first file that shows nearly the same picture; empty where no other one does."""
-    from diffaug.data.near_duplicates import near_duplicates
+    from diffaug.similarity.near_duplicates import near_duplicates
 
     paths = table["path"][table["verdict"] == "ok"].to_numpy()
     if len(paths) > problems.MOST_COMPARED:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 
-from diffaug import storage
+from diffaug.files import storage
 
 Verdict = Literal["ok", "not an image", "truncated", "too large", "unsupported mode", "unreadable", "too small"]
 Pixels = NDArray[np.uint8]

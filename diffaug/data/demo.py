@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffaug import seeding, storage
+from diffaug.files import storage
+from diffaug.runtime import seeding
 
 COMMONEST, RAREST = 100, 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,3 +46,11 @@ class LabeledImages:
             self.classes,
             tuple(self.ids[i] for i in positions),
         )
+
+
+def hash_of(images: LabeledImages) -> str:
+    """A name for the pixels and labels."""
+    digest = hashlib.sha256(repr((images.classes, images.pixels.shape)).encode())
+    digest.update(np.ascontiguousarray(images.labels).data)
+    digest.update(np.ascontiguousarray(images.pixels).data)
+    return digest.hexdigest()

@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from diffaug.configuration.settings import DataSettings
 from diffaug.data.decode import Decoded, decode, peek_size, pixel_sha256, strict_pillow
 from diffaug.data.resize import choose_channels, choose_image_size, fit_to_size, to_channels
-from diffaug.settings import DataSettings
 
 Progress = Callable[[int, int], None]
 In = TypeVar("In")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from diffaug.configuration.settings import DataSettings
 from diffaug.data.decode import Verdict
 from diffaug.data.entries import SPLITS, listed, tally
 from diffaug.data.splits import images_needed
 from diffaug.errors import DataError
-from diffaug.settings import DataSettings
 
 MOST_COMPARED = 20_000
 FEW_TRAINING_IMAGES = 8  # below it a generator mostly repeats what it was shown

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffaug.settings import DataSettings
+from diffaug.configuration.settings import DataSettings
 
 MAX_AUTOMATIC_SIDE = 64  # px; beyond it training outgrows a laptop's patience, so it is the user's choice
 SQUARE_TOLERANCE = 1.1

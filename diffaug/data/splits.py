@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffaug.seeding import derive_seed
+from diffaug.runtime.seeding import derive_seed
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from diffaug import storage
 from diffaug.augment.dataset import AugmentedDataset
 from diffaug.augment.labels import get_classes, get_targets
 from diffaug.errors import UsageError
-from diffaug.synthesis.pool import Pool
+from diffaug.files import storage
+from diffaug.synthesis.pool.pool import Pool
 
 CLASSES = ("cat", "dog")
 REAL = 5  # real items: three cats and two dogs, all black

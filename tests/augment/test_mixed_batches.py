@@ -21,7 +21,7 @@ from diffaug import MixedBatchSampler
 from diffaug.augment.dataset import AugmentedDataset
 from diffaug.data.images import LabeledImages
 from diffaug.errors import UsageError
-from diffaug.evaluation.arms import ARMS, Dose, training_set
+from diffaug.evaluation.experiment.arms import ARMS, Dose, training_set
 
 CLASSES = ("cat", "dog", "fox")
 REAL, MADE = (13, 5, 2), (0, 3, 8)

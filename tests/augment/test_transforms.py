@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from diffaug import SyntheticReplace, storage
+from diffaug import SyntheticReplace
 from diffaug.errors import UsageError
-from diffaug.synthesis.pool import Pool
+from diffaug.files import storage
+from diffaug.synthesis.pool.pool import Pool
 
 CLASSES = ("cat", "dog", "empty")
 SIZE = (12, 10)

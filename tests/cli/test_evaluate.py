@@ -12,8 +12,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from diffaug import storage
 from diffaug.cli import main
+from diffaug.files import storage
 
 
 def predictions(file: Path, right: dict[str, float], images: int = 400) -> Path:

@@ -9,9 +9,9 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 import diffaug
-from diffaug import storage
 from diffaug.cli import main
 from diffaug.errors import UsageError
+from diffaug.files import storage
 from diffaug.study import begin_stage, finish_stage
 
 

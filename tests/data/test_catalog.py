@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from diffaug import storage
+from diffaug.configuration.settings import DataSettings
 from diffaug.data.catalog import COLUMNS, Catalog, build_catalog, catalog_is_current, describe_changes
 from diffaug.data.resize import fit_to_size
 from diffaug.errors import DamagedError, DataError, UsageError
-from diffaug.settings import DataSettings
+from diffaug.files import storage
 
 SETTINGS = DataSettings()
 MakeFolder = Callable[..., Path]

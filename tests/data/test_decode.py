@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from diffaug.data import decode as module
 from diffaug.data.decode import content_sha256, decode, peek_size, pixel_sha256, strict_pillow
-from diffaug.storage import sha256_bytes
+from diffaug.files.storage import sha256_bytes
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (24, 20, 3), dtype=np.uint8)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffaug.configuration.settings import DataSettings
 from diffaug.data import loading
 from diffaug.data.catalog import build_catalog
-from diffaug.settings import DataSettings
 
 SETTINGS = DataSettings()
 MakeFolder = Callable[..., Path]

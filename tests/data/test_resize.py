@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from diffaug.configuration.settings import DataSettings
 from diffaug.data.resize import choose_channels, choose_image_size, fit_to_size, to_channels
-from diffaug.settings import DataSettings
 
 SIDES = st.integers(1, 300)
 AUTOMATIC = DataSettings()

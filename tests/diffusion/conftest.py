@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.planning import Plan, make_plan, set_length
-from diffaug.settings import DiffusionSettings
+from diffaug.diffusion.planning.planning import Plan, make_plan, set_length
 
 
 @pytest.fixture

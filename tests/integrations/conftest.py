@@ -20,14 +20,14 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from diffaug import storage
-from diffaug.diffusion.denoiser import Denoiser
-from diffaug.diffusion.generator_files import write_generator
-from diffaug.diffusion.normalization import Normalization
-from diffaug.diffusion.unet import NetworkConfig
-from diffaug.evaluation.journal import Journal
-from diffaug.narration import SilentNarrator
+from diffaug.diffusion.generator.files import write_generator
+from diffaug.diffusion.network.denoiser import Denoiser
+from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.process.normalization import Normalization
+from diffaug.files import storage
+from diffaug.runtime.console import SilentNarrator
 from diffaug.study import Study
+from diffaug.tracking.journal import Journal
 
 CLASSES = ("cat", "dog", "rare/one")
 
@@ -61,7 +61,7 @@ def empty_store(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory) -> Path:
     """A finished generator of 8 px grey images, its weights drawn at random."""
-    from diffaug.seeding import torch_global_seed
+    from diffaug.runtime.seeding import torch_global_seed
 
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     folder.mkdir()

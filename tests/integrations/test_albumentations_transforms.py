@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffaug.errors import MissingExtraError, UsageError
 from diffaug.integrations import albumentations_transforms
 from diffaug.integrations.albumentations_transforms import SyntheticReplace
-from diffaug.synthesis.pool import Pool
+from diffaug.synthesis.pool.pool import Pool
 
 CLASSES = ("cat", "dog", "empty")
 

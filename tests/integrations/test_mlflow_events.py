@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from mlflow.data.pandas_dataset import from_pandas
 
-from diffaug import storage
-from diffaug.evaluation.journal import Event, Journal, read_events
+from diffaug.files import storage
 from diffaug.integrations.mlflow_events import EventLogger
+from diffaug.tracking.journal import Event, Journal, read_events
 
 
 class Inputs:

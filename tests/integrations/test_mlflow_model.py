@@ -22,10 +22,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from diffaug.diffusion.artifact import Generator
-from diffaug.evaluation.sender import send_all
+from diffaug.configuration.settings import TrackingSettings
+from diffaug.diffusion.generator.generator import Generator
 from diffaug.integrations.mlflow_generator import save_generator
-from diffaug.settings import TrackingSettings
+from diffaug.tracking.sender import send_all
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 from mlflow import MlflowClient
 
 from diffaug.cli import main
+from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DiffaugError
-from diffaug.evaluation import sender as sender_module
-from diffaug.evaluation.sender import Sender, send_all
 from diffaug.integrations import mlflow_generator, mlflow_limits
-from diffaug.narration import SilentNarrator
-from diffaug.settings import TrackingSettings
+from diffaug.runtime.console import SilentNarrator
+from diffaug.tracking import sender as sender_module
+from diffaug.tracking.sender import Sender, send_all
 
 FAULTS = ["hang", "half", "error", "busy", "lost", "dead"]
 MOST_ADDED_SECONDS = 2.0  # one, and what a busy machine takes to wake threads

@@ -16,8 +16,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from diffaug.evaluation.sender import Sender, send_all
-from diffaug.settings import TrackingSettings
+from diffaug.configuration.settings import TrackingSettings
+from diffaug.tracking.sender import Sender, send_all
 
 LONGEST_START_SECONDS = 180
 

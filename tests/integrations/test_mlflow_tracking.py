@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
-from diffaug import storage
+from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DiffaugError
-from diffaug.evaluation.journal import Journal
-from diffaug.evaluation.sender import Sender, send_all
-from diffaug.evaluation.tracking import logged_links
+from diffaug.files import storage
 from diffaug.integrations import mlflow_generator, mlflow_tracking
 from diffaug.integrations.mlflow_limits import SHORT, clean_name, patience
-from diffaug.narration import SilentNarrator
-from diffaug.settings import TrackingSettings
+from diffaug.runtime.console import SilentNarrator
 from diffaug.study import Study
+from diffaug.tracking.channel import logged_links
+from diffaug.tracking.journal import Journal
+from diffaug.tracking.sender import Sender, send_all
 
 WRITES = (
     "create_run",

@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffaug import locks, storage
+from diffaug.configuration.settings import SynthesisSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.artifact import Generator
-from diffaug.diffusion.normalization import Normalization
-from diffaug.diffusion.process import Moments
-from diffaug.diffusion.unet import NetworkConfig
-from diffaug.settings import SynthesisSettings
-from diffaug.synthesis.candidates import Candidates, Judgement
-from diffaug.synthesis.chunks import ChunkMaker, ChunkStore
-from diffaug.synthesis.generation import class_merges, fill_pool
-from diffaug.synthesis.merging import write_pool
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.process.normalization import Normalization
+from diffaug.diffusion.process.process import Moments
+from diffaug.files import locks, storage
+from diffaug.synthesis.filters.protocol import Candidates, Judgement
+from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.filling import class_merges, fill_pool
+from diffaug.synthesis.pool.merging import write_pool
 
 CLASSES = ("a", "b", "c/d")
 

@@ -1,0 +1,14 @@
+from ._version import __version__ as __version__
+from .augment.dataset import AugmentedDataset as AugmentedDataset
+from .augment.labels import get_targets as get_targets
+from .augment.mixed_batches import MixedBatchSampler as MixedBatchSampler
+from .augment.transforms import SyntheticReplace as SyntheticReplace
+from .augmenter import DiffusionAugmenter as DiffusionAugmenter
+from .classifiers.encoders import ModuleEncoder as ModuleEncoder
+from .classifiers.encoders import timm_encoder as timm_encoder
+from .configuration.settings import Config as Config
+from .diffusion.generator.generator import Generator as Generator
+from .errors import DiffaugError as DiffaugError
+from .evaluation.verdict.result import EvaluationResult as EvaluationResult
+from .runtime.seeding import seed_worker as seed_worker
+from .synthesis.pool.pool import Pool as Pool

@@ -1,0 +1,1 @@
+"""What learns labels: networks, encoders, features, training recipes."""

@@ -1,0 +1,1 @@
+"""The settings, and how a setting gets its value."""

@@ -1,0 +1,1 @@
+"""The trained generator and its files."""

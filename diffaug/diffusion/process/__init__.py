@@ -1,0 +1,1 @@
+"""The forward process: continuous noise levels and the discrete view."""

@@ -1,0 +1,1 @@
+"""The reverse process: solvers, guidance, editing."""

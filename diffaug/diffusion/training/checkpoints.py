@@ -1,0 +1,109 @@
+"""The state of an unfinished training on disk: safetensors and JSON in committed directories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from diffaug.diffusion.training.training import TrainingState
+from diffaug.errors import DamagedError
+from diffaug.files import storage
+
+KEPT = 2
+TENSORS, COUNTERS = "state.safetensors", "counters.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+COUNTED = ("step", "skipped", "skipped_in_a_row", "rollbacks", "micro_batches", "safe_step")
+SNAPSHOTS = ("guide", "safe")
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Writes a checkpoint, and only then removes all but the newest two."""
+    with storage.new_directory(folder / f"step-{state.step:08d}", {"step": state.step}) as target:
+        tensors, counters = pack_state(state)
+        storage.write_bytes(target / TENSORS, tensors)
+        storage.write_json(target / COUNTERS, counters)
+    for old in _newest_first(folder)[KEPT:]:
+        storage.discard_directory(old)
+
+
+def restore_latest(folder: Path, state: TrainingState) -> tuple[int | None, list[str]]:
+    """Fills `state` from the newest checkpoint that is whole.
+
+    Returns:
+        The step it stands at, or None when there is no checkpoint; and a sentence for each damaged
+        checkpoint that was passed over.
+
+    Raises:
+        DamagedError: There are checkpoints and none is whole.
+    """
+    notes: list[str] = []
+    candidates = _newest_first(folder)
+    for candidate in candidates:
+        try:
+            if storage.committed_facts(candidate, verify=True) is not None:
+                unpack_state(state, (candidate / TENSORS).read_bytes(), storage.read_json(candidate / COUNTERS))
+                return state.step, notes
+            notes.append(f"checkpoint {candidate.name} was not finished; the one before it is used")
+        except DamagedError as error:
+            notes.append(f"checkpoint {candidate.name} is damaged ({error.what}); the one before it is used")
+    if candidates:
+        raise DamagedError(
+            "no checkpoint is whole: " + "; ".join(notes),
+            where=folder,
+            fix="remove it to train anew",
+        )
+    return None, notes
+
+
+def pack_state(state: TrainingState) -> tuple[bytes, dict[str, int]]:
+    """The state's tensors as safetensors, and its counters."""
+    return save(_tensors_of(state)), {name: int(getattr(state, name)) for name in COUNTED}
+
+
+def unpack_state(state: TrainingState, content: bytes, counters: Mapping[str, int]) -> None:
+    """Fills `state` from what `pack_state` made."""
+    tensors = load(content)
+    state.loss.load_state_dict(_section(tensors, "model"))
+    state.averaged.load_state_dict(_section(tensors, "averaged"))
+    moments = {moment: _section(tensors, moment) for moment in (*MOMENTS, "step")}
+    for name, parameter in state.trained.items():
+        if name in moments["step"]:
+            state.optimizer.state[parameter] = {
+                "step": moments["step"][name].to(parameter.device),
+                **{moment: torch.empty_like(parameter).copy_(moments[moment][name]) for moment in MOMENTS},
+            }
+    device = state.skipped.device
+    state.guide, state.safe = (
+        {name: tensor.to(device) for name, tensor in _section(tensors, section).items()} or None
+        for section in SNAPSHOTS
+    )
+    state.step, state.rollbacks, state.micro_batches, state.safe_step = (
+        counters[name] for name in ("step", "rollbacks", "micro_batches", "safe_step")
+    )
+    state.skipped.fill_(counters["skipped"])
+    state.skipped_in_a_row.fill_(counters["skipped_in_a_row"])
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in state.loss.state_dict().items()}
+    tensors |= {f"averaged.{name}": tensor for name, tensor in state.averaged.state_dict().items()}
+    for section in SNAPSHOTS:
+        tensors |= {f"{section}.{name}": tensor for name, tensor in (getattr(state, section) or {}).items()}
+    for name, parameter in state.trained.items():
+        moments = state.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in (*MOMENTS, "step") if moment in moments}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }

@@ -1,0 +1,1 @@
+"""Arms trained with equal budgets and paired seeds."""

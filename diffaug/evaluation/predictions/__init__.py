@@ -1,0 +1,1 @@
+"""Predictions that other training code made."""

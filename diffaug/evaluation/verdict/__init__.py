@@ -1,0 +1,1 @@
+"""The result, the decision and its wording."""

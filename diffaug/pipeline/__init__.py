@@ -1,1 +1,0 @@
-"""The stages run inside a study: what is finished is kept, what is new is narrated, logged and committed."""

@@ -1,0 +1,1 @@
+"""The process: seeds, threads, devices, several processes, the console."""

@@ -1,0 +1,1 @@
+"""When two images show the same: one distance, one table of thresholds."""

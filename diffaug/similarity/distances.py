@@ -1,0 +1,171 @@
+"""How near synthetic images come to trained images, compared with images never trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from diffaug.runtime.seeding import numpy_generator
+from diffaug.similarity.intervals import Estimate
+from diffaug.similarity.ratios import neighbour_ratios
+
+Floats = NDArray[np.floating[Any]]
+Labels = NDArray[np.int64]
+
+FEATURE_SIZE = 16  # px
+MIN_HELD_OUT = 5
+REPLICATES = 400
+CHUNK = 1024
+SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Described:
+    """Images as the audit compares them.
+
+    Attributes:
+        features: Float (N, F), in which distances are taken.
+        labels: Class indices, int64 (N,).
+        units: int64 (N,); images of one group or of equal pixels share a number, `GENERATED` is nobody's.
+    """
+
+    features: Floats
+    labels: Labels
+    units: Labels
+
+    def of_class(self, index: int) -> Described:
+        """The images of one class."""
+        own = self.labels == index
+        return Described(self.features[own], self.labels[own], self.units[own])
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Of one class, how near images lie to trained ones, relative to held-out ones.
+
+    Attributes:
+        samples: Of each synthetic image, the logarithm of its distance to the nearest trained image over that to the
+            nearest held-out one, (M,).
+        held: The same of the held-out images themselves, (H,), which say what is to be expected.
+    """
+
+    samples: Floats
+    held: Floats
+
+
+def small_pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Pixels averaged down to at most 16 x 16 px, in which copies lie near each other.
+
+    Args:
+        pixels: uint8 (N, H, W, C).
+
+    Returns:
+        (N, F) in [0, 1].
+    """
+    height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
+    parts = [
+        adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, (height, width)).flatten(1)
+        for part in torch.split(torch.from_numpy(np.array(pixels)), CHUNK)
+    ]
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def nearest_ratios(samples: Described, trained: Described) -> Floats:
+    """Distance of each sample to the nearest trained image over that to the second nearest, of any class.
+
+    Below 1/3 an image is a copy; see `neighbour_ratios`.
+
+    Returns:
+        (M,).
+    """
+    if not len(samples.labels):
+        return np.empty(0)
+    columns = (samples.features, samples.units, trained.features, trained.units)
+    return neighbour_ratios(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns)).numpy()
+
+
+def compare_distances(samples: Described, trained: Described, held: Described) -> Distances | None:
+    """Compares the images of one class; None where there are fewer than 5 units of held-out images.
+
+    A ratio of distances to trained and to held-out images depends on how many there are of each and on how much
+    a generator blurs. Held-out images, against the others held out, show what it is for images never trained on.
+    """
+    names, unit = np.unique(held.units, return_inverse=True)
+    if len(names) < MIN_HELD_OUT or not len(trained.labels):
+        return None
+    of_held = _to_units(held.features, held.features, unit)
+    of_held[np.arange(len(unit)), unit] = np.inf
+    # Held-out images are compared with all units but their own, so samples with all but one: on average over which.
+    near, next_one = np.sort(_to_units(samples.features, held.features, unit), axis=1)[:, :2].T
+    of_samples = ((len(names) - 1) * near + next_one) / len(names)
+    return Distances(
+        _to_nearest(samples.features, trained.features) - of_samples,
+        _to_nearest(held.features, trained.features) - of_held.min(axis=1),
+    )
+
+
+def distance_ratio(classes: Sequence[Distances], *, seed: int) -> Estimate | None:
+    """How much nearer synthetic images lie to trained images than images never trained on do.
+
+    The median of the synthetic images' relative distance over that of held-out images; classes count by their
+    held-out images on both sides. 1: no nearer; 0: each lies on a trained image. The interval is a bootstrap over
+    synthetic and held-out images of each class (percentiles).
+
+    Args:
+        classes: What `compare_distances` found; classes without synthetic images are passed over.
+        seed: Decides the bootstrap's draws.
+
+    Returns:
+        None where there is nothing to compare.
+    """
+    classes = [distances for distances in classes if len(distances.samples)]
+    if not classes:
+        return None
+    draws = numpy_generator(seed, "distance ratio")
+    weights = np.concatenate([np.full(len(part.samples), len(part.held) / len(part.samples)) for part in classes])
+
+    def shift(draw: Callable[[Floats], Floats]) -> float:
+        samples = np.concatenate([draw(part.samples) for part in classes])
+        held = np.concatenate([draw(part.held) for part in classes])
+        return _median(samples, weights) - _median(held, np.ones(len(held)))
+
+    replicates = [shift(lambda part: draws.choice(part, len(part))) for _ in range(REPLICATES)]
+    low, high = np.quantile(replicates, (0.025, 0.975))
+    return Estimate(*(float(np.exp(value)) for value in (shift(np.asarray), low, high)))
+
+
+def _to_nearest(queries: Floats, references: Floats) -> Floats:
+    """Logarithm of the distance to the nearest reference, (Q,)."""
+    others = torch.from_numpy(references)
+    parts = [_distances(part, others).amin(dim=1) for part in torch.split(torch.from_numpy(queries), CHUNK)]
+    return _log(torch.cat(parts)) if len(queries) else np.empty(0)
+
+
+def _to_units(queries: Floats, references: Floats, units: Labels) -> Floats:
+    """Logarithms of the distances to the nearest reference of each unit 0..U-1, (Q, U)."""
+    distances = _distances(torch.from_numpy(queries), torch.from_numpy(references))
+    return _log(torch.stack([distances[:, units == unit].amin(dim=1) for unit in range(units.max() + 1)], dim=1))
+
+
+def _distances(left: Tensor, right: Tensor) -> Tensor:
+    # The faster way, by a matrix product, loses the distances of near-copies to cancellation.
+    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _log(distances: Tensor) -> Floats:
+    return np.asarray(distances.clamp_min(SMALLEST).log().double().numpy())
+
+
+def _median(values: Floats, weights: Floats) -> float:
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    half = cumulative[-1] / 2
+    low, high = (np.searchsorted(cumulative, half, side=side) for side in ("left", "right"))
+    return float((values[order[low]] + values[order[min(high, len(order) - 1)]]) / 2)

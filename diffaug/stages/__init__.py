@@ -1,0 +1,1 @@
+"""A stage run inside a study: kept, resumed, narrated, logged."""

@@ -1,0 +1,1 @@
+"""The stage that evaluates the pool and writes the report."""

@@ -1,0 +1,80 @@
+"""The study's report: everything of it on one page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from diffaug.data.catalog import Catalog
+from diffaug.evaluation.report.page import write_report
+from diffaug.evaluation.report.pool import read_pool_facts
+from diffaug.evaluation.verdict.result import EvaluationResult
+from diffaug.files import storage
+from diffaug.stages.evaluating.repeating import planned_settings
+from diffaug.stages.job import STUDY_RUN, Job
+from diffaug.synthesis.pool.pool import MANIFEST, Pool
+from diffaug.synthesis.pool.targets import resolve_targets
+
+
+def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: EvaluationResult) -> None:
+    """Writes the report and logs it."""
+    write_report(
+        job.study.report,
+        title=job.study.name,
+        evaluation=result.to_dict(),
+        real=catalog.images("train"),
+        synthetic=pool.images(),
+        pool_facts=read_pool_facts(pool, job.study.pool_report),
+        config_yaml=job.study.config_file.read_text(encoding="utf-8"),
+        facts=_facts(job, catalog, pool, result.training),
+        problems=catalog.problems,
+        seed=job.config.seed,
+        command=_repeat_command(job, catalog),
+        not_repeated=_not_repeated(job, catalog),
+    )
+    job.journal.log_artifact(STUDY_RUN, job.study.report)
+    job.journal.end_run(STUDY_RUN)
+
+
+def _repeat_command(job: Job, catalog: Catalog) -> str:
+    """Trains the same network for as many images as this study's generator, however fast the machine is then."""
+    fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job, catalog).items()]
+    return shlex.join(
+        [
+            *("diffaug", "run", job.study.facts["data"], "--study", f"{job.study.path}-again"),
+            *("--config", str(job.study.config_file)),
+            *(part for setting in fixed for part in ("--set", setting.lower())),
+        ]
+    )
+
+
+def _not_repeated(job: Job, catalog: Catalog) -> tuple[str, ...]:
+    """What no command says: the user's own code, and extensions of the pool."""
+    evaluation, pool = (storage.committed_facts(stage) or {} for stage in (job.study.evaluation, job.study.pool))
+    trained, asked = evaluation["settings"]["trained"], pool["settings"]
+    encoder, ratio = asked.get("encoder"), asked["max_synthetic_ratio"]
+    counts = catalog.images("train").counts_by_name
+    own = {
+        f"the classifier of your own ({trained})": trained != job.config.evaluation.classifier,
+        f"the encoder of your own ({encoder})": encoder is not None,
+        "the images that --more added": pool["targets"]
+        != resolve_targets(counts, asked["sampling_strategy"], max_synthetic_ratio=ratio),
+    }
+    return tuple(name for name, is_so in own.items() if is_so)
+
+
+def _facts(job: Job, catalog: Catalog, pool: Pool, training: Mapping[str, Any]) -> dict[str, Any]:
+    facts = storage.read_json(job.study.generator / "config.json")
+    height, width = catalog.image_size
+    evaluation = {f"evaluation: {name}": training[name] for name in ("device", "software") if name in training}
+    return {
+        "data": str(catalog.root),
+        "working size": f"{width} x {height} px, {'RGB' if catalog.channels == 3 else 'grey'}",
+        "diffaug": job.study.facts["diffaug"],
+        "fingerprint of the images": catalog.fingerprint,
+        "SHA-256 of the generator": (storage.committed_facts(pool.root) or {})["inputs"]["generator"],
+        "SHA-256 of the pool's manifest": storage.sha256_file(pool.root / MANIFEST),
+        **{f"generator: {name}": value for name, value in facts["training"].items()},
+        **evaluation,
+    }

@@ -1,0 +1,1 @@
+"""Quality and memorization of a pool."""

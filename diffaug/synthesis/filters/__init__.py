@@ -1,0 +1,1 @@
+"""What rejects synthetic images."""

@@ -1,0 +1,1 @@
+"""The pool: which images it holds and how it is filled."""

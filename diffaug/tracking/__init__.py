@@ -1,0 +1,1 @@
+"""From the local journal to trackers."""

@@ -1,0 +1,255 @@
+"""The classifier learns, repeats itself, and does what balanced softmax and weights promise."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_digits
+from sklearn.metrics import balanced_accuracy_score
+from torch import nn
+from torch.nn import functional
+
+from diffaug.classifiers.fit import (
+    TrainingRecipe,
+    default_updates,
+    fit_classifier,
+    predict_probabilities,
+    small_cnn,
+)
+from diffaug.data.images import LabeledImages
+from diffaug.errors import DataError
+from diffaug.runtime.seeding import numpy_generator, torch_global_seed
+
+
+def images(pixels, labels, num_classes=2):
+    classes = tuple(f"class {i}" for i in range(num_classes))
+    return LabeledImages(pixels, np.asarray(labels, np.int64), classes, tuple(map(str, range(len(labels)))))
+
+
+def noise_images(count=12, size=(8, 8), channels=1, seed=0):
+    random = np.random.default_rng(seed)
+    return images(random.integers(0, 256, (count, *size, channels), dtype=np.uint8), np.arange(count) % 2)
+
+
+def linear(channels, num_classes, image_size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+
+
+class Recorder:
+    """A backbone that keeps its first weights and every training batch."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, channels, num_classes, image_size):
+        network = linear(channels, num_classes, image_size)
+        self.first_weights = network[1].weight.detach().clone()
+        network.register_forward_pre_hook(lambda _, inputs: self.batches.append(inputs[0].clone()))
+        return network
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_learns_long_tailed_digits():
+    pixels, labels = load_digits(return_X_y=True)
+    digits = images((pixels.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8), labels, 10)
+    counts = np.geomspace(100, 5, 10).round().astype(int)
+    train = np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)])
+    test = digits.select(np.setdiff1d(np.arange(len(digits)), train))
+    prior = np.log(counts / counts.sum())
+
+    model = fit_classifier(digits.select(train), recipe=TrainingRecipe(150), seed=0, purpose="test", log_prior=prior)
+
+    predicted = predict_probabilities(model, test.pixels).argmax(axis=1)
+    assert balanced_accuracy_score(test.labels, predicted) > 0.9
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "minority_probability"),
+    [
+        ({}, 0.2),
+        ({"log_prior": np.log([0.8, 0.2])}, 0.5),
+        ({"draw_probabilities": np.repeat([1 / 32, 1 / 8], [16, 4])}, 0.5),
+        ({"loss_weights": np.repeat([1.0, 2.0], [16, 4])}, 8 / 24),
+    ],
+)
+def test_images_without_information_get_the_prior_that_the_arguments_imply(arguments, minority_probability):
+    blank = images(np.full((20, 4, 4, 1), 200, np.uint8), np.repeat([0, 1], [16, 4]))
+    recipe = TrainingRecipe(400, batch_size=256, learning_rate=0.02, weight_decay=0)
+
+    model = fit_classifier(blank, recipe=recipe, seed=0, purpose="test", backbone=linear, **arguments)
+
+    assert_allclose(predict_probabilities(model, blank.pixels[:1])[0, 1], minority_probability, atol=0.02)
+
+
+def written_out(source, recipe, seed, purpose, draw, weights, prior):
+    """The training of the judge in one piece: AdamW, one cycle, shifts, balanced softmax."""
+    with torch_global_seed(seed, "classifier weights"):
+        model = small_cnn(source.pixels.shape[3], len(source.classes), source.pixels.shape[1:3])
+    model = model.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1, fused=True)
+    cumulative, side = np.cumsum(draw) / np.cumsum(draw)[-1], source.pixels.shape[1]
+    reach, warm_up = max(1, side // 8), round(0.2 * recipe.updates)
+    for step in range(recipe.updates):
+        rate = (step + 1) / warm_up
+        if step >= warm_up:
+            rate = 0.5 + 0.5 * np.cos(np.pi * (step - warm_up) / (recipe.updates - warm_up))
+        optimizer.param_groups[0]["lr"] = 3e-3 * float(rate)
+        random = numpy_generator(seed, purpose, step)
+        batch = np.searchsorted(cumulative, random.random(recipe.batch_size), side="right")
+        y, x = (np.arange(side) + random.integers(-reach, reach + 1, size=(len(batch), 1)) for _ in range(2))
+        y, x = (side - 1 - np.abs(side - 1 - np.abs(positions)) for positions in (y, x))
+        shifted = source.pixels[batch[:, None, None], y[:, :, None], x[:, None, :]]
+        logits = model(torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        losses = functional.cross_entropy(
+            logits + torch.tensor(prior, dtype=torch.float32), torch.from_numpy(source.labels)[batch], reduction="none"
+        )
+        optimizer.zero_grad()
+        (losses * torch.tensor(weights, dtype=torch.float32)[batch]).mean().backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize(("size", "channels"), [(8, 1), (24, 3)])
+def test_the_training_is_what_it_always_was_bit_for_bit(size, channels):
+    """Filters are calibrated on it and pools are resumed with it, so what evaluation adds must not touch it."""
+    source, random = noise_images(size=(size, size), channels=channels), np.random.default_rng(0)
+    recipe = TrainingRecipe(10, 8)
+    draw, weights, prior = random.dirichlet(np.ones(12)), random.uniform(0.1, 1, 12), np.log([0.3, 0.7])
+    model = fit_classifier(
+        source,
+        recipe=recipe,
+        seed=3,
+        purpose="x",
+        draw_probabilities=draw,
+        loss_weights=weights,
+        log_prior=prior,
+    )
+    expected = written_out(source, recipe, 3, "x", draw, weights, prior)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_sgd_warms_up_for_5_of_200_epochs_and_drops_at_160_and_180():
+    rates = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            assert (self.defaults["momentum"], self.defaults["weight_decay"]) == (0.9, 2e-4)
+            return super().step(closure)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.optim, "SGD", Watched)
+        recipe = TrainingRecipe(200, 4, optimizer="sgd")
+        fit_classifier(noise_images(size=(4, 4)), recipe=recipe, seed=0, purpose="x", backbone=linear)
+    assert_allclose(rates[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
+    assert_allclose([rates[159], rates[160], rates[179], rates[180], rates[199]], [0.1, 0.001, 0.001, 1e-5, 1e-5])
+
+
+def test_same_seed_gives_the_same_bits_and_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    first, second, other_purpose, other_seed = (
+        predict_probabilities(
+            fit_classifier(noise_images(), recipe=TrainingRecipe(4, 8), seed=seed, purpose=purpose),
+            noise_images(seed=1).pixels,
+        )
+        for seed, purpose in [(3, "a"), (3, "a"), (3, "b"), (4, "a")]
+    )
+    assert_array_equal(first, second)
+    assert (first != other_purpose).any()
+    assert (first != other_seed).any()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    recorders = [Recorder() for _ in range(3)]
+    for recorder, seed, purpose in zip(recorders, [0, 0, 1], ["a", "b", "a"], strict=True):
+        fit_classifier(noise_images(), recipe=TrainingRecipe(1, 4), seed=seed, purpose=purpose, backbone=recorder)
+    assert torch.equal(recorders[0].first_weights, recorders[1].first_weights)
+    assert not torch.equal(recorders[0].first_weights, recorders[2].first_weights)
+
+
+def test_a_batch_depends_on_its_number_and_not_on_the_length_of_the_training():
+    short, long = Recorder(), Recorder()
+    for recorder, updates in [(short, 2), (long, 5)]:
+        fit_classifier(noise_images(), recipe=TrainingRecipe(updates, 4), seed=0, purpose="a", backbone=recorder)
+    assert all(torch.equal(a, b) for a, b in zip(short.batches, long.batches[:2], strict=True))
+    assert not any(torch.equal(a, b) for a, b in pairwise(long.batches))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (24, 16), (5, 5)])
+def test_batches_are_reflected_shifts_of_up_to_an_eighth(size):
+    source, recorder = noise_images(6, size, channels=3), Recorder()
+    fit_classifier(source, recipe=TrainingRecipe(12, 16), seed=0, purpose="a", backbone=recorder)
+    reach = [max(1, side // 8) for side in size]
+    allowed = {
+        np.pad(image, [(r, r) for r in reach] + [(0, 0)], "reflect")[y : y + size[0], x : x + size[1]].tobytes(): (y, x)
+        for image in source.pixels
+        for y in range(2 * reach[0] + 1)
+        for x in range(2 * reach[1] + 1)
+    }
+    drawn = torch.cat(recorder.batches).permute(0, 2, 3, 1).add(1).mul(127.5).round().to(torch.uint8).numpy()
+    shifts = {allowed[image.tobytes()] for image in drawn}
+    assert {y for y, _ in shifts} == set(range(2 * reach[0] + 1))
+    assert {x for _, x in shifts} == set(range(2 * reach[1] + 1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [4, 8, 20, 21, 28, 32, 40, 41, 64, 100, 128, 129, 200, 256])
+def test_any_size_costs_about_the_same(size, channels):
+    network = small_cnn(channels, 10, (size, size + 3)).eval()
+    multiplications = []
+
+    def count(layer, _, output):
+        multiplications.append(layer.weight.numel() * output[0, 0].numel())
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        assert network(torch.zeros(1, channels, size, size + 3)).shape == (1, 10)
+    assert sum(multiplications) < (3e6 if size <= 8 else 13e6)
+    assert 1e5 < sum(p.numel() for p in network.parameters()) < 4e5
+
+
+def test_probabilities_do_not_depend_on_the_batch_size():
+    source = noise_images(7)
+    model = fit_classifier(source, recipe=TrainingRecipe(2, 4), seed=0, purpose="a")
+    whole = predict_probabilities(model, source.pixels)
+    assert whole.dtype == np.float32
+    assert_allclose(whole.sum(axis=1), 1, rtol=1e-6)
+    assert_allclose(predict_probabilities(model, source.pixels, batch_size=3), whole, rtol=1e-4)
+    assert predict_probabilities(model, source.pixels[:0]).shape == (0, 2)
+
+
+def test_images_are_read_and_not_changed(tmp_path):
+    source = noise_images()
+    np.save(tmp_path / "pixels.npy", source.pixels)
+    mapped = images(np.load(tmp_path / "pixels.npy", mmap_mode="r"), source.labels)
+    model = fit_classifier(mapped, recipe=TrainingRecipe(1, 4), seed=0, purpose="a")
+    assert_array_equal(predict_probabilities(model, mapped.pixels), predict_probabilities(model, source.pixels))
+    assert_array_equal(mapped.pixels, source.pixels)
+
+
+def test_no_image_is_an_error():
+    with pytest.raises(DataError, match="no image"):
+        fit_classifier(noise_images(0), recipe=TrainingRecipe(1), seed=0, purpose="a")
+
+
+def test_default_updates_grow_with_the_set_within_bounds():
+    updates = [default_updates(n) for n in (10, 350, 1400, 10**6)]
+    assert updates == sorted(updates)
+    assert (updates[0], updates[-1]) == (400, 1500)
+    assert len(set(updates)) == 4

@@ -1,0 +1,100 @@
+"""Trainings on data whose answer is known in closed form."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from diffaug.configuration.settings import DiffusionSettings
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.generator.files import for_inference
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.training.batches import TrainingData
+from diffaug.diffusion.training.training import TrainingState, new_state, train
+
+
+def fit(
+    pixels: NDArray[np.uint8], labels: NDArray[np.int64], images: int, patch: int = 1, **changes: object
+) -> tuple[TrainingState, TrainingData]:
+    """Trains a small network on uint8 (N, H, W) images."""
+    classes = tuple(map(str, range(labels.max() + 1)))
+    labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
+    settings = DiffusionSettings(images=images, dropout=0.0).model_copy(update=changes)
+    network = NetworkConfig(pixels.shape[1:], 1, len(classes), patch, 16, (1,), 1, 0.0, 9)
+    plan = Plan(network, 128, images, 4e-3, 0.0, (), augmentation=settings.augmentation or 0.0)
+    state, data = new_state(plan, settings, "cpu", 0), TrainingData.of(labeled, settings, "cpu", images)
+    for _ in train(state, data, plan, settings, 0):
+        pass
+    return state, data
+
+
+def generator_of(state: TrainingState, data: TrainingData, classes: int) -> Generator:
+    return Generator(
+        for_inference(state.averaged, "cpu"), data.normalization, tuple(map(str, range(classes))), weights_sha256=""
+    )
+
+
+def test_mean_and_variance_of_two_gaussians_of_different_width() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 4096)
+    width = np.where(labels == 1, 55.0, 20.0)[:, None, None]
+    pixels = np.clip(rng.normal(128, width, (4096, 4, 4)).round(), 0, 255).astype(np.uint8)
+    state, data = fit(pixels, labels, 128 * 600)
+    normalised = data.normalization.to_network(data.pixels)
+    for label in (0, 1):
+        x0 = normalised[data.labels == label]
+        for sigma in (0.15, 0.5, 1.5):
+            x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+            moments = state.averaged(x, torch.full((len(x),), sigma), torch.full((len(x),), label))
+            gain = x0.var().item() / (x0.var().item() + sigma**2)
+            assert moments.variance.mean().item() == pytest.approx(gain * sigma**2, rel=0.1), (label, sigma)
+            assert (moments.mean - gain * x).square().mean().item() < 0.05 * gain * sigma**2, (label, sigma)
+
+
+def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4096) < 0.25).astype(np.int64)
+    shared = rng.normal(0, 25, (4096, 1, 1))  # correlates the pixels of an image
+    level = np.where(labels == 1, 190, 80)[:, None, None]
+    pixels = np.clip(level + shared + rng.normal(0, 10, (4096, 4, 4)), 0, 255).round().astype(np.uint8)
+    state, data = fit(pixels, labels, 128 * 600)
+    generator = generator_of(state, data, 2)
+    for label in (0, 1):
+        real = pixels[labels == label].reshape(-1, 16).astype(np.float64)
+        sampled = generator.sample(label, range(1024), num_inference_steps=24).reshape(-1, 16).astype(np.float64)
+        assert sampled.mean() == pytest.approx(real.mean(), abs=4)
+        covariance, expected = np.cov(sampled.T), np.cov(real.T)
+        assert covariance.mean() == pytest.approx(expected.mean(), rel=0.15)
+        assert np.diag(covariance).mean() == pytest.approx(np.diag(expected).mean(), rel=0.15)
+    # Guidance of 0 asks with the label hidden; classes then come as often as they were drawn.
+    free = generator.sample(0, range(1024), guidance_scale=0.0, guidance_interval=(0.0, 100.0), num_inference_steps=24)
+    share = (free.mean((1, 2, 3)) > 135).mean()
+    assert share == pytest.approx(data.draw_probabilities[labels == 1].sum(), abs=0.06)
+
+
+def test_augmentation_does_not_leak_into_samples() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 40, (256, 8, 8))
+    pixels[:, :, 5:] += 200  # lit on the right, always
+    state, data = fit(
+        pixels.astype(np.uint8),
+        np.zeros(256, dtype=np.int64),
+        128 * 350,
+        augmentation=0.5,
+        augmentation_strength=1.0,
+        horizontal_flip=False,
+    )
+    sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
+    lit = sampled[:, :, 5:].mean((1, 2)) - sampled[:, :, :4].mean((1, 2))
+    assert (lit > 120).mean() > 0.95
+
+
+def test_a_network_narrower_than_what_it_folds_leaves_no_noise_in_samples() -> None:
+    rng, side = np.random.default_rng(0), np.linspace(0, 1, 16)
+    slopes, levels = rng.uniform(-60, 60, (2, 512, 1, 1)), rng.uniform(100, 150, (512, 1, 1))
+    pixels = (levels + slopes[0] * side[:, None] + slopes[1] * side).clip(0, 255).astype(np.uint8)
+    state, data = fit(pixels, np.zeros(512, dtype=np.int64), 128 * 150, patch=8)
+    sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
+    assert np.abs(np.diff(sampled, axis=2)).mean() < 16  # 41 where nothing passes by

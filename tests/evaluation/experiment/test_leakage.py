@@ -1,0 +1,90 @@
+"""Test images that were seen make the evaluation refuse, by pixels or as near copies; new ones never do."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from diffaug.data.images import LabeledImages
+from diffaug.errors import DataError
+from diffaug.evaluation.experiment.leakage import Leak, near_copies, require_unseen, same_pixels
+
+ROWS = pd.DataFrame({"id": ["a/1", "a/2", "b/1"], "pixel_sha256": ["11", "22", "33"], "part": ["trained"] * 3})
+
+
+def scenes(count, seed, size=24):
+    """Smooth pictures of their own, like photographs that differ."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 6, 6), dtype=np.uint8)
+    pictures = [Image.fromarray(one).resize((size, size), Image.Resampling.BICUBIC) for one in coarse]
+    return np.stack([np.asarray(picture) for picture in pictures])[..., None]
+
+
+def labelled(pixels, prefix):
+    labels = np.arange(len(pixels)) % 2
+    return LabeledImages(pixels, labels, ("a", "b"), tuple(f"{prefix}/{i}" for i in range(len(pixels))))
+
+
+def compressed(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0]).save(buffer, format="JPEG", quality=40)
+    return np.asarray(Image.open(buffer))[..., None]
+
+
+def cropped(pixels):
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.fromarray(pixels[1:-1, 1:-1, 0]).resize((width, height), Image.Resampling.BICUBIC))[
+        ..., None
+    ]
+
+
+CHANGES = {
+    "same": lambda pixels: pixels,
+    "mirrored": lambda pixels: pixels[:, ::-1],
+    "compressed": compressed,
+    "cropped": cropped,
+    "brighter": lambda pixels: (0.8 * pixels.astype(float) + 40).astype(np.uint8),
+}
+
+
+def test_the_same_pixels_are_found_under_any_name():
+    leaks = same_pixels(["test/x", "test/y"], ["44", "22"], ROWS)
+    assert leaks == [Leak("test/y", "a/2", "same pixels")]
+    assert same_pixels(["test/x"], ["44"], ROWS) == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_of_a_seen_image_is_found_and_named(change):
+    seen, new = scenes(60, 0), scenes(10, 1)
+    copies = np.stack([CHANGES[change](picture) for picture in seen[[3, 41]]])
+    leaks = near_copies(labelled(np.concatenate([new, copies]), "test"), labelled(seen, "train"), np.arange(60))
+    assert [(leak.test_id, leak.seen_id) for leak in leaks] == [("test/10", "train/3"), ("test/11", "train/41")]
+
+
+def test_new_images_of_a_real_data_set_are_not_taken_for_copies():
+    digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
+    seen, test = labelled(digits[:400], "train"), labelled(digits[400:700], "test")
+    assert len(near_copies(test, seen, np.arange(400))) <= 1
+
+
+def test_leaks_refuse_and_name_files_and_the_way_out():
+    test = labelled(scenes(4, 0), "test")
+    with pytest.raises(DataError, match=r"1 of 4 test images were seen .*test/2 = a/1") as error:
+        require_unseen(test, [Leak("test/2", "a/1", "near copy"), Leak("test/2", "a/1", "same pixels")], drop=False)
+    assert "evaluation.drop_leaked=true" in error.value.fix
+    assert require_unseen(test, [], drop=False) is test
+
+
+def test_leaks_can_be_left_out_unless_a_class_would_be_lost():
+    test = labelled(scenes(5, 0), "test")
+    rest = require_unseen(test, [Leak("test/2", "a/1", "near copy"), Leak("test/3", "a/2", "same pixels")], drop=True)
+    assert rest.ids == ("test/0", "test/1", "test/4")
+    assert (rest.pixels == test.pixels[[0, 1, 4]]).all()
+    lost = [Leak(f"test/{i}", "b/1", "same pixels") for i in (1, 3)]
+    with pytest.raises(DataError, match="all test images of class b were seen"):
+        require_unseen(test, lost, drop=True)

@@ -1,0 +1,268 @@
+"""Paired differences: against scikit-learn, scipy and a written-out analysis of variance, and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy import stats
+from scipy.special import expit
+from sklearn.metrics import balanced_accuracy_score
+
+from diffaug.evaluation.statistics.crossed import ClassMeans, recall_intervals
+
+LABELS = np.repeat([0, 1, 2], [12, 7, 4])
+
+
+def answers(seed=0, labels=LABELS, seeds=4):
+    random = np.random.default_rng(seed)
+    return tuple(random.random((seeds, len(labels))) < share for share in (0.8, 0.6))
+
+
+def class_means(first, second, labels=LABELS, generators=None):
+    difference = first.astype(np.int8) - second
+    return ClassMeans.of(difference, labels, int(labels.max()) + 1, generators)
+
+
+def paired_difference(first, second, labels=LABELS, generators=None):
+    return class_means(first, second, labels, generators).balanced()
+
+
+def balanced(correct, labels=LABELS):
+    """Balanced accuracy of each seed, by scikit-learn."""
+    return np.array([balanced_accuracy_score(labels, np.where(row, labels, labels + 1)) for row in correct])
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_mean_and_seeds_only_interval_are_the_paired_t_test_of_balanced_accuracies():
+    first, second = answers()
+    per_seed = balanced(first) - balanced(second)
+    expected = stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
+    interval = paired_difference(first, second).seeds_only_interval()
+    assert_allclose([interval.mean, interval.low, interval.high], [per_seed.mean(), expected.low, expected.high])
+
+
+def test_variance_components_are_those_of_a_two_way_analysis():
+    first, second = answers()
+    difference = first.astype(float) - second.astype(float)
+    seeds, count = difference.shape
+    blocks = [difference[:, c == LABELS] for c in range(3)]
+    squares = [((block.mean(0) - block.mean()) ** 2).sum() for block in blocks]
+    pooled = sum(squares) / (count - 3)
+    images, noise = 0.0, 0.0
+    for block, sum_of_squares in zip(blocks, squares, strict=True):
+        n = block.shape[1]
+        images += ((sum_of_squares + pooled) / n + 1 / count) / n / 9
+        residual = block - block.mean(0) - block.mean(1, keepdims=True) + block.mean()
+        noise += (residual**2).sum() / ((seeds - 1) * (n - 1)) / (seeds * n) / 9
+    result = paired_difference(first, second)
+    assert_allclose([result.image_variance, result.noise_variance], [images, noise])
+    total = result.seed_variance + images - noise
+    assert_allclose(result.variance, max(total, result.seed_variance, images))
+
+
+def test_with_many_images_a_seedless_difference_is_the_stratified_t_test():
+    labels = np.repeat([0, 1], [4000, 2000])
+    first, second = (np.repeat(row[:1], 3, axis=0) for row in answers(labels=labels))
+    difference = first[0].astype(float) - second[0]
+    standard_error = np.sqrt(sum(difference[labels == c].var(ddof=1) / (labels == c).sum() for c in (0, 1))) / 2
+    interval = paired_difference(first, second, labels).interval()
+    assert_allclose((interval.high - interval.low) / 2, 1.96 * standard_error, rtol=0.01)
+
+
+def test_p_value_is_where_the_interval_touches_zero():
+    result = paired_difference(*answers(3))
+    touching = result.interval(result.p_value / 2, result.p_value / 2)
+    assert min(abs(touching.low), abs(touching.high)) == pytest.approx(0, abs=1e-12)
+
+
+def test_recall_differences_average_to_the_balanced_one():
+    first, second = answers()
+    gains = class_means(first, second).each()
+    recall = [first[:, c == LABELS].mean() - second[:, c == LABELS].mean() for c in range(3)]
+    assert_allclose([gain.mean for gain in gains], recall)
+    assert np.mean(recall) == pytest.approx(paired_difference(first, second).mean)
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(2, 5))
+def test_swapping_the_arms_mirrors_the_interval_and_nothing_is_ever_certain(seed, counts, seeds):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    first, second = answers(seed, labels, seeds)
+    one, other = (paired_difference(a, b, labels) for a, b in [(first, second), (second, first)])
+    assert one.interval().low == pytest.approx(-other.interval().high)
+    assert one.p_value == pytest.approx(other.p_value)
+    assert one.interval().high > one.interval().low
+    assert one.variance >= max(one.seed_variance, one.image_variance) > 0
+    assert 1 <= one.degrees_of_freedom < np.inf
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.lists(st.integers(1, 4), min_size=2, max_size=3))
+def test_intervals_stay_where_a_difference_can_be(seed, seeds, counts):
+    result = paired_difference(*answers(seed, labels := np.repeat(np.arange(len(counts)), counts), seeds), labels)
+    for interval in filter(None, (result.interval(), result.interval(0.001, 0.001), result.seeds_only_interval())):
+        assert -1 <= interval.low <= interval.mean <= interval.high <= 1
+
+
+def test_identical_arms_differ_by_nothing_within_one_image():
+    first, _ = answers()
+    result = paired_difference(first, first)
+    interval = result.interval()
+    assert (result.mean, result.p_value) == (0, 1)
+    assert 1 / len(LABELS) < interval.high < 4 / len(LABELS)
+    assert result.seeds_only_interval().high == 0
+
+
+def test_a_class_of_one_test_image_borrows_its_variance():
+    labels = np.array([0] * 20 + [1])
+    first, second = answers(labels=labels)
+    common, single = class_means(first, second, labels).each()
+    assert single.image_variance == pytest.approx(20 * common.image_variance, rel=0.1)
+
+
+def test_classes_of_one_test_image_each_are_treated_as_one_sample():
+    labels = np.arange(9)
+    first, second = answers(labels=labels)
+    image_mean = (first.astype(float) - second).mean(axis=0)
+    result = paired_difference(first, second, labels)
+    assert result.image_variance == pytest.approx((image_mean.var(ddof=1) + 1 / 9) / 9)
+
+
+@pytest.mark.parametrize(
+    ("effect", "counts", "seeds"),
+    [
+        (0.0, (60, 40, 20, 15, 10, 5), 5),
+        (0.4, (60, 40, 20, 15, 10, 5), 3),
+        (0.4, (30,) * 4, 5),
+        (0.4, (500, 250, 100), 5),
+        (0.4, (500, 250, 100), 2),
+        (0.4, (150,) * 6, 2),
+    ],
+)
+def test_intervals_cover_the_truth_as_often_as_they_say(simulated_arms, effect, counts, seeds):
+    """Of 1000 experiments 950 are expected, give or take 14; the full interval may err to the safe side."""
+    world = simulated_arms(11, counts, seeds)
+    truth = world.true_accuracy(effect) - world.true_accuracy(0)
+    covered = np.zeros(2)
+    for _ in range(1000):
+        (first, second), (chance, other_chance) = world.draw([effect, 0])
+        result = paired_difference(first, second, world.labels)
+        on_this_test_set = world.balanced(chance) - world.balanced(other_chance)
+        for i, (interval, value) in enumerate(
+            [(result.interval(), truth), (result.seeds_only_interval(), on_this_test_set)]
+        ):
+            covered[i] += interval.low <= value <= interval.high
+    assert 936 <= covered[0] <= 992
+    assert 930 <= covered[1] <= 970
+
+
+@pytest.mark.parametrize("generator_sd", [0.3, 0.6])
+def test_intervals_of_two_generators_cover_others(simulated_arms, generator_sd):
+    """Of 500 experiments 475 are expected, give or take 5; with as many degrees of freedom as seeds it would be 450."""
+    world = simulated_arms(11, (100,) * 8, seeds=10, generators=2)
+    world.generator_sd = generator_sd
+    truth = world.true_accuracy(0, True) - world.true_accuracy(0)
+    intervals = [
+        paired_difference(*world.draw([0, 0], generated=(0,))[0], world.labels, world.generators).interval()
+        for _ in range(500)
+    ]
+    assert sum(e.low <= truth <= e.high for e in intervals) >= 465
+
+
+def test_seeds_of_one_generator_count_as_one_where_generators_differ():
+    first = np.zeros((6, 300), bool)
+    first[::2, :90] = True  # generator 0 helps more images than generator 1
+    first[1::2, :45] = True
+    labels = np.repeat([0, 1, 2], 100)
+    second = np.zeros_like(first)
+    one = paired_difference(first, second, labels)
+    two = paired_difference(first, second, labels, np.arange(6) % 2)
+    assert_allclose(two.by_generator, [0.3, 0.15])
+    assert_allclose(two.seed_variance, np.var([0.3, 0.15], ddof=1) / 2)
+    assert (one.seeds_degrees_of_freedom, two.seeds_degrees_of_freedom) == (5, 1)
+    expected = stats.ttest_1samp([0.3, 0.15], 0).confidence_interval(0.95)
+    interval = two.seeds_only_interval()
+    assert_allclose([interval.low, interval.high], [expected.low, min(expected.high, 1)])
+    assert one.interval().low > 0 > two.interval().low
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4))
+def test_knowing_the_generators_never_lowers_the_variance(seed, generators):
+    first, second = answers(seed, seeds=6)
+    clustered = paired_difference(first, second, generators=np.arange(6) % generators)
+    assert clustered.variance >= paired_difference(first, second).variance
+    assert np.mean(clustered.by_generator) == pytest.approx(clustered.mean) or 6 % generators
+
+
+def test_one_seed_is_judged_by_a_bootstrap_that_agrees_with_the_stratified_variance():
+    labels = np.repeat([0, 1, 2], [400, 150, 40])
+    result = paired_difference(*answers(labels=labels, seeds=1), labels)
+    difference = np.subtract(*(a.astype(float)[0] for a in answers(labels=labels, seeds=1)))
+    analytic = sum(difference[labels == c].var(ddof=1) / (labels == c).sum() for c in range(3)) / 9
+    assert result.resampled.var() == pytest.approx(analytic, rel=0.1)
+    assert result.variance == pytest.approx(analytic, rel=0.05)
+    interval = result.interval()
+    assert_allclose(
+        [interval.low, interval.high], result.mean + 1.96 * np.sqrt(analytic) * np.array([-1, 1]), atol=0.01
+    )
+    assert result.seeds_only_interval() is None
+    again = paired_difference(*answers(labels=labels, seeds=1), labels)
+    assert again.interval() == interval
+
+
+def test_one_seed_and_equal_answers_are_certain_of_nothing():
+    first, _ = answers(seeds=1)
+    result = paired_difference(first, first)
+    assert result.interval().low < 0 < result.interval().high
+    assert result.p_value > 0.9
+
+
+def test_the_p_value_of_one_seed_is_where_its_interval_touches_zero():
+    labels = np.repeat([0, 1], 150)
+    result = paired_difference(*answers(labels=labels, seeds=1), labels)
+    assert result.p_value == pytest.approx(2 * stats.norm.sf(result.mean / np.sqrt(result.variance)), abs=0.005)
+    weak = paired_difference(*answers(8, seeds=1))
+    touching = weak.interval(weak.p_value / 2, weak.p_value / 2)
+    assert min(abs(touching.low), abs(touching.high)) < 0.01
+
+
+def test_one_seed_covers_other_test_images(simulated_arms):
+    """For a fixed pair of classifiers; 95 % of 400 is 380, give or take 4.4."""
+    world = simulated_arms(2, (150, 100, 50, 12), seeds=1)
+    world.seed_sd = 0.0
+    truth = world.true_accuracy(0.5) - world.true_accuracy(0)
+    covered = 0
+    for _ in range(400):
+        interval = paired_difference(*world.draw([0.5, 0])[0], world.labels).interval()
+        covered += interval.low <= truth <= interval.high
+    assert 366 <= covered <= 394
+
+
+def test_recall_of_one_seed_is_close_to_wilsons_interval():
+    labels = np.repeat([0, 1], [100, 60])
+    correct = np.arange(160)[None] % 10 < 8
+    for estimate, n in zip(recall_intervals(correct, labels, 2), (100, 60), strict=True):
+        wilson = stats.binomtest(int(0.8 * n), n).proportion_ci(method="wilson")
+        assert_allclose([estimate.mean, estimate.low, estimate.high], [0.8, wilson.low, wilson.high], atol=0.01)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from([0.0, 0.5, 0.97, 1.0]))
+def test_recall_intervals_stay_within_0_and_1_and_have_a_width(seed, seeds, share):
+    labels = np.repeat([0, 1, 2], [30, 5, 1])
+    correct = np.random.default_rng(seed).random((seeds, 36)) < share
+    for estimate in recall_intervals(correct, labels, 3):
+        assert 0 <= estimate.low <= estimate.mean <= estimate.high <= 1
+        assert estimate.high - estimate.low > 0.02
+
+
+def test_recall_intervals_cover_the_truth(simulated_arms):
+    world = simulated_arms(4, (150, 60, 20))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
+    chance = expit(world.base[:, None] + np.sqrt(1.5**2 + 0.5**2 + world.seed_sd**2) * nodes)
+    truth = chance @ weights / weights.sum()
+    covered = np.zeros(3)
+    for _ in range(400):
+        intervals = recall_intervals(world.draw([0])[0][0], world.labels, 3)
+        covered += [e.low <= t <= e.high for e, t in zip(intervals, truth, strict=True)]
+    assert (covered >= 0.93 * 400).all()

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from diffaug.similarity.copies import GENERATED
+from diffaug.similarity.distances import (
+    MIN_HELD_OUT,
+    Described,
+    Distances,
+    compare_distances,
+    distance_ratio,
+    nearest_ratios,
+    small_pictures,
+)
+
+
+def described(features: np.ndarray, units: np.ndarray | None = None) -> Described:
+    labels = np.zeros(len(features), np.int64)
+    return Described(features, labels, np.arange(len(features)) if units is None else units)
+
+
+def generated(features: np.ndarray) -> Described:
+    return described(features, np.full(len(features), GENERATED))
+
+
+def draw(seed: int, *counts: int, dim: int = 16) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(count, dim)) for count in counts]
+
+
+def test_relative_distances_are_those_of_an_explicit_leave_one_out() -> None:
+    samples, trained, held = draw(0, 7, 30, 6)
+    units = np.array([0, 0, 1, 2, 3, 4]) * 10 + 100
+    found = compare_distances(generated(samples), described(trained), described(held, units))
+    assert found is not None
+
+    def log_nearest(queries, references):
+        return np.log(cdist(queries, references).min(axis=1))
+
+    without = [log_nearest(samples, held[units != unit]) for unit in np.unique(units)]
+    assert found.samples == pytest.approx(log_nearest(samples, trained) - np.mean(without, axis=0))
+    own = [log_nearest(held[[i]], held[units != units[i]])[0] for i in range(6)]
+    assert found.held == pytest.approx(log_nearest(held, trained) - own)
+
+
+def test_too_few_units_say_nothing_however_many_images_they_have() -> None:
+    samples, trained, held = draw(0, 7, 30, 40)
+    parts = generated(samples), described(trained)
+    few = np.arange(40) % (MIN_HELD_OUT - 1)
+    assert compare_distances(*parts, described(held, few)) is None
+    assert compare_distances(*parts, described(held, np.arange(40) % MIN_HELD_OUT)) is not None
+    assert compare_distances(parts[0], described(trained[:0]), described(held)) is None
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize("held", [5, 10, 40])
+def test_new_images_lie_no_nearer_even_from_a_timid_or_wild_generator(scale, held) -> None:
+    """However many are held out, and though shrunk samples are nearer to everything."""
+    passes = 0
+    for seed in range(20):
+        samples, trained, left_out = draw(seed, 100, 100, held)
+        found = compare_distances(generated(scale * samples), described(trained), described(left_out))
+        ratio = distance_ratio([found], seed=seed)
+        passes += ratio.high < 0.8
+        assert 0.7 < ratio.value < 1.4
+    assert passes == 0
+
+
+@pytest.mark.parametrize(("closeness", "expected"), [(0.0, 0.0), (0.3, 0.5)])
+def test_repeated_images_lie_nearer(closeness, expected) -> None:
+    """Two images are 2^0.5 16^0.5 apart, nearest ones 0.6 of that: three tenths of the first is half of the second."""
+    samples, trained, held = draw(0, 200, 95, 5)
+    copies = trained[np.arange(200) % 95]
+    near = copies + closeness * (samples - copies)
+    ratio = distance_ratio([compare_distances(generated(near), described(trained), described(held))], seed=0)
+    assert ratio.value == pytest.approx(expected, abs=0.1)
+    assert ratio.high < 0.8
+
+
+def test_a_frame_of_the_same_patient_held_out_too_raises_no_alarm() -> None:
+    """Units of two: without them held-out images would seem to expect very near neighbours among the held-out."""
+    samples, trained, held = draw(1, 100, 100, 10)
+    twins = np.concatenate([held, held + 0.01])
+    units = np.tile(np.arange(10), 2)
+    right = compare_distances(generated(samples), described(trained), described(twins, units))
+    wrong = compare_distances(generated(samples), described(trained), described(twins))
+    assert distance_ratio([right], seed=0).value == pytest.approx(1, abs=0.15)
+    assert distance_ratio([wrong], seed=0).high < 0.1
+
+
+def test_classes_count_by_their_held_out_images() -> None:
+    many = Distances(np.full(10, np.log(0.5)), np.zeros(30))
+    few = Distances(np.full(1000, 0.0), np.zeros(5))
+    assert distance_ratio([many, few], seed=0).value == pytest.approx(0.5)
+    assert distance_ratio([few], seed=0) == (1, 1, 1)
+    assert distance_ratio([Distances(np.empty(0), np.zeros(9))], seed=0) is None
+    assert distance_ratio([], seed=0) is None
+
+
+def test_the_interval_covers_the_truth_and_the_seed_decides_it() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(40):
+        parts = [Distances(rng.normal(-0.5, 1, 60), rng.normal(0, 0.5, 20)) for _ in range(2)]
+        value, low, high = distance_ratio(parts, seed=seed)
+        assert low <= value <= high
+        covered += low <= np.exp(-0.5) <= high
+    assert 34 <= covered <= 40
+    assert distance_ratio(parts, seed=1) == distance_ratio(parts, seed=1) != distance_ratio(parts, seed=2)
+
+
+def test_medians_are_numpys_where_all_weights_are_equal() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 5, 8):
+        samples, held = rng.normal(size=(2, count))
+        expected = np.exp(np.median(samples) - np.median(held))
+        assert distance_ratio([Distances(samples, held)], seed=0).value == pytest.approx(expected)
+
+
+def test_nearest_ratios_are_nearest_over_second_nearest() -> None:
+    samples, trained = draw(0, 9, 20)
+    two = np.sort(cdist(samples, trained), axis=1)[:, :2]
+    assert nearest_ratios(generated(samples), described(trained)) == pytest.approx(two[:, 0] / two[:, 1])
+    assert nearest_ratios(generated(samples[:0]), described(trained)).shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 30, 3), (32, 32, 1)])
+def test_small_pictures_are_block_averages(shape) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    small = small_pictures(pixels)
+    side = min(16, shape[0])
+    assert small.shape == (3, side * min(16, shape[1]) * shape[2])
+    if shape[0] == 32:
+        blocks = pixels.reshape(3, 16, 2, 16, 2).mean(axis=(2, 4)) / 255
+        assert small == pytest.approx(blocks.reshape(3, -1))
+    if shape[0] == 8:
+        assert small == pytest.approx(pixels.reshape(3, -1) / 255)
+    assert small_pictures(pixels[:0]).shape[0] == 0

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from diffaug.synthesis.filters.scores import (
+    NEIGHBOURS,
+    Calibration,
+    class_distances,
+    constant,
+    first_reasons,
+    off_class_log_odds,
+    saturation,
+    saturation_limits,
+)
+
+SURE, UNSURE, OTHER = [0.98, 0.01, 0.01], [0.4, 0.3, 0.3], [0.03, 0.96, 0.01]
+PLAIN = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+FLAT = np.broadcast_to(np.array([255, 0, 7], np.uint8), (4, 4, 3))
+
+
+def calibration(*classes):
+    """Scores of classes 0, 1, ..."""
+    scores = [np.asarray(scores, np.float32) for scores in classes]
+    return Calibration(np.concatenate(scores), np.repeat(np.arange(len(scores)), list(map(len, scores))))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 9))
+def test_a_p_value_is_a_rank_that_counts_the_image_itself(scores, score):
+    expected = (1 + sum(one >= score for one in scores)) / (len(scores) + 1)
+    p_value = calibration(scores, [5.0] * 50).p_values(np.array([score], np.float32), 0)
+    assert p_value == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("count", [24, 60, 500])
+@pytest.mark.parametrize("share", [0.08, 0.2])
+def test_new_images_of_every_class_are_rejected_at_the_same_share_whatever_their_scale(count, share):
+    random = np.random.default_rng(0)
+    lost = np.zeros(2)
+    for _ in range(300):
+        known = calibration(random.normal(size=count), 5 + 3 * random.exponential(size=count))
+        new = random.normal(size=40), 5 + 3 * random.exponential(size=40)
+        lost += [known.unusual(one.astype(np.float32), label, share).mean() / 300 for label, one in enumerate(new)]
+    assert np.all(lost <= share + 0.012)
+    assert np.all(lost >= share - 1 / (count + 1) - 0.012)
+
+
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_a_class_too_small_for_a_share_of_its_own_loses_no_more(count):
+    random = np.random.default_rng(1)
+    lost = [
+        calibration(random.normal(size=400), random.normal(size=count))
+        .unusual(random.normal(size=40).astype(np.float32), 1, 0.08)
+        .mean()
+        for _ in range(300)
+    ]
+    assert 0 < np.mean(lost) <= 0.045
+
+
+def test_a_class_without_a_calibrated_image_loses_none():
+    known = calibration(np.linspace(0, 1, 500), [])
+    assert not known.unusual(np.array([0, 2, 100], np.float32), 1, 0.08).any()
+
+
+def test_a_small_class_that_is_harder_than_others_keeps_what_is_no_worse_than_its_own_worst():
+    known = calibration(np.linspace(0, 1, 500), [5, 6, 7])
+    assert known.unusual(np.array([0.99, 4, 6.9, 7.1], np.float32), 1, 0.08).tolist() == [False, False, False, True]
+    assert known.unusual(np.array([0.99, 4, 6.9, 7.1], np.float32), 0, 0.08).tolist() == [True] * 4
+
+
+def test_equal_scores_are_not_unusual():
+    assert not calibration([1.0] * 100, [1.0] * 3).unusual(np.ones(2, np.float32), 0, 0.08).any()
+    assert not calibration([1.0] * 100, [1.0] * 3).unusual(np.ones(2, np.float32), 1, 0.08).any()
+
+
+def test_without_real_images_that_were_left_out_nothing_is_unusual():
+    empty = Calibration(np.empty(0, np.float32), np.empty(0, np.int64))
+    assert not empty.unusual(np.array([1e9], np.float32), 0, 0.08).any()
+
+
+def test_log_odds_are_those_of_the_likeliest_other_class():
+    log_probabilities = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], np.float32))
+    np.testing.assert_allclose(off_class_log_odds(log_probabilities, 0), np.log([0.2 / 0.7, 0.6 / 0.1]), rtol=1e-5)
+    assert off_class_log_odds(np.zeros((2, 1), np.float32), 0).tolist() == [-np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_distances_are_the_mean_to_the_nearest_by_direction(count):
+    random = np.random.default_rng(2)
+    features, references = random.normal(size=(7, 4)), random.normal(size=(count, 4))
+    directions = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (features, references)]
+    expected = np.sort(cdist(*directions), axis=1)[:, :NEIGHBOURS].mean(axis=1)
+    found = class_distances((3 * features).astype(np.float32), references.astype(np.float32))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_features_of_zeros_have_a_distance():
+    assert np.isfinite(class_distances(np.zeros((1, 4), np.float32), np.eye(4, dtype=np.float32))).all()
+
+
+def test_an_image_is_saturated_half_way_between_the_worst_real_one_of_its_class_and_all_of_it():
+    pixels = np.full((3, 4, 4, 1), 100, np.uint8)
+    pixels[0, :2], pixels[1, 0], pixels[2, :, 0] = 0, 255, 255
+    shares = saturation(pixels)
+    assert shares.tolist() == [0.5, 0.25, 0.25]
+    assert saturation_limits(shares, np.array([0, 0, 2]), 3).tolist() == [0.75, 0.75, 0.625]
+
+
+def test_constant_images_have_one_value_a_channel():
+    one_pixel = FLAT.copy()
+    one_pixel[3, 3, 2] += 1
+    assert constant(np.stack([FLAT, one_pixel, PLAIN])).tolist() == [True, False, False]
+
+
+def test_only_the_first_reason_is_given():
+    verdicts = {"a": np.array([False, True, True]), "b": np.array([False, True, False])}
+    assert first_reasons(verdicts, 3) == ("", "a", "a")
+    assert first_reasons({}, 2) == ("", "")
