@@ -1,7 +1,8 @@
 """A worker: one of the processes that trainings are done in, told what to do in lines of JSON.
 
 It is started as `python -m diffaug.evaluation.experiment.workers FOLDER`. The folder holds the images as memory-mapped
-arrays, so all workers share one copy. The user's program is not run again in it; a network of the user's own is imported.
+arrays, so all workers share one copy. The user's program is not run again
+in it; a network of the user's own is imported.
 """
 
 from __future__ import annotations
