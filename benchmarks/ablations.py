@@ -57,15 +57,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "quarter of the learning rate": {"diffusion.learning_rate": 5e-4},
     "guidance 2 in its interval": {"synthesis.guidance_scale": 2.0},
     "guidance 2 everywhere": {"synthesis.guidance_scale": 2.0, "synthesis.guidance_interval": (0.0, 80.0)},
-    "autoguidance 2": {"synthesis.guidance_scale": 2.0, "synthesis.guidance": "autoguidance"},
+    "autoguidance 2": {"synthesis.guidance_scale": 2.0, "synthesis.guidance_method": "autoguidance"},
     "ancestral": {"synthesis.solver": "ancestral", "synthesis.num_inference_steps": 50},
     "heun": {"synthesis.solver": "heun"},
     "ipndm, 8 steps": {"synthesis.solver": "ipndm", "synthesis.num_inference_steps": 8},
     "8 steps": {"synthesis.num_inference_steps": 8},
     "24 steps": {"synthesis.num_inference_steps": 24},
     "no filter": {"synthesis.filters": []},
-    "no variations": {"synthesis.variation_share": 0.0},
-    "half variations": {"synthesis.variation_share": 0.5},
+    "no variations": {"synthesis.variation_fraction": 0.0},
+    "half variations": {"synthesis.variation_fraction": 0.5},
 }
 """Overrides of diffaug's configuration by dotted key."""
 
@@ -119,15 +119,17 @@ def read_images(arguments: argparse.Namespace) -> tuple[LabeledImages, LabeledIm
 
 def settings_of(variant: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """The configuration of one study by dotted key."""
-    budget = {"diffusion.images": arguments.images} if arguments.images else {"diffusion.minutes": arguments.minutes}
-    quick = {"diffusion.base_channels": 16, "evaluation.updates": 20} if arguments.quick else {}
+    budget = (
+        {"diffusion.images_seen": arguments.images} if arguments.images else {"diffusion.minutes": arguments.minutes}
+    )
+    quick = {"diffusion.base_channels": 16, "evaluation.max_steps": 20} if arguments.quick else {}
     shared = {
         "seed": seed,
         "device": arguments.device,
         "tracking.mlflow": False,
         "evaluation.arms": list(ARMS),
-        "evaluation.seeds": arguments.repetitions,
-        "evaluation.share": SHARE,  # chosen each time, it would be one more difference
+        "evaluation.num_seeds": arguments.repetitions,
+        "evaluation.synthetic_fraction": SHARE,  # chosen each time, it would be one more difference
     }
     return shared | quick | budget | VARIANTS[variant]
 

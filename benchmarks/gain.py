@@ -42,13 +42,13 @@ CIFAR_UPDATES = 19_400  # 200 epochs of 12,406 images in batches of 128
 MINUTES = {"digits": 2.0, "fashion-lt": 10.0, "flowers": 10.0, "cifar10-lt": 20.0}
 SHARES = (0.0, 0.25, 0.5, 0.7)
 SETTINGS: dict[str, dict[str, Any]] = {
-    "fashion-lt": {"evaluation.updates": 2500},  # of 900, 2500 and 6000 the best, on half of the test images
+    "fashion-lt": {"evaluation.max_steps": 2500},  # of 900, 2500 and 6000 the best, on half of the test images
     "cifar10-lt": {
         "evaluation.classifier": "resnet-32",
-        "evaluation.recipe": "sgd",
+        "evaluation.optimizer": "sgd",
         "evaluation.batch_size": 128,
         "evaluation.horizontal_flip": True,
-        "evaluation.updates": CIFAR_UPDATES,
+        "evaluation.max_steps": CIFAR_UPDATES,
     },
 }
 PUBLISHED = {
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         about = {"set": name, "verdict": result.verdict.decision}
         rows += [{**about, **{str(key): value for key, value in row.items()}} for row in table.to_dict("records")]
         measured = figures(result)
-        if augmenter.config.evaluation.updates and not arguments.quick:
+        if augmenter.config.evaluation.max_steps and not arguments.quick:
             real = [arm.mean() for arm in result.arms if arm.role == "real"]
             real += accuracies_at_default_updates(augmenter, result).values()
             measured["gain_over_best_real_of_any_length"] = measured["balanced_accuracy"] - max(real)
@@ -131,11 +131,16 @@ def long_tailed(source: Path, target: Path) -> Path:
 
 def prepare_study(name: str, data: Path, arguments: argparse.Namespace) -> diffaug.DiffusionAugmenter:
     """A study with a generator and a pool."""
-    settings = {"tracking.mlflow": False, "seed": arguments.seed, "evaluation.shares": SHARES, **SETTINGS.get(name, {})}
+    settings = {
+        "tracking.mlflow": False,
+        "seed": arguments.seed,
+        "evaluation.synthetic_fraction_grid": SHARES,
+        **SETTINGS.get(name, {}),
+    }
     if arguments.thorough:
         settings["evaluation.thorough"] = True
     if arguments.quick:
-        settings |= {"diffusion.images": 600, "diffusion.base_channels": 16, "evaluation.updates": 30}
+        settings |= {"diffusion.images_seen": 600, "diffusion.base_channels": 16, "evaluation.max_steps": 30}
     else:
         settings["diffusion.minutes"] = arguments.minutes or MINUTES[name]
     study = arguments.work / f"{name}-{arguments.seed}"

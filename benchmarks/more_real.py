@@ -73,7 +73,7 @@ def half_of_each_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def recalls_of(arm: str, images: LabeledImages, tested: LabeledImages, updates: int, seed: int) -> NDArray[np.float64]:
     """Recall of each class, after a training by one real arm."""
-    settings = EvaluationSettings(updates=updates)
+    settings = EvaluationSettings(max_steps=updates)
     training = training_set(ARMS[arm], images, images.select(np.empty(0, np.int64)), Dose(0))
     recipe = recipe_of(settings, len(images))
     with one_thread_each():  # as an evaluation trains

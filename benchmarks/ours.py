@@ -91,7 +91,7 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
             seed=seed,
             solver=settings.solver,
             num_inference_steps=settings.num_inference_steps,
-            guidance=settings.guidance,
+            guidance=settings.guidance_method,
             guidance_scale=sum(scale) / 2 if isinstance(scale, tuple) else scale,
             guidance_interval=settings.guidance_interval,
         )

@@ -120,7 +120,7 @@ def make_maker(size: int, folder: Path) -> ChunkMaker:
     plan = make_plan(images, DiffusionSettings(minutes=10), "cpu")
     data = TrainingData.of(images, DiffusionSettings(), "cpu")
     generator = Generator(for_inference(Denoiser(plan.network), "cpu"), data.normalization, images.classes, "0" * 64)
-    settings = SynthesisSettings(filters=(), filter_updates=20)
+    settings = SynthesisSettings(filters=(), filter_max_steps=20)
     judge = prepare_judge(folder, images, np.arange(len(images)), settings=settings, seed=0, device="cpu")
     return ChunkMaker(generator, judge, images, settings, seed=0)
 

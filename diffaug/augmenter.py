@@ -47,7 +47,7 @@ class DiffusionAugmenter:
 
     Args:
         time_budget: Length of the generator's training, such as `"10m"`, `"90s"`, `"1h"` or a number of
-            minutes. None: `settings["diffusion.images"]`, or by number and imbalance of the images.
+            minutes. None: `settings["diffusion.images_seen"]`, or by number and imbalance of the images.
         study: The study's folder; None: `runs/<name of the data folder>`.
         settings: Any setting of `diffaug.Config` by dotted key, such as `{"synthesis.guidance_scale": 1.5}`.
         recipe: Name or path of a recipe.

@@ -68,15 +68,15 @@ def digits_pool(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 
 SMALL = {
-    "diffusion.images": 512,
+    "diffusion.images_seen": 512,
     "diffusion.base_channels": 16,
     "diffusion.batch_size": 16,
     "synthesis.num_inference_steps": 4,
     "synthesis.chunk_size": 8,
     "synthesis.filters": ["constant"],
-    "synthesis.filter_updates": 3,
-    "evaluation.seeds": 3,
-    "evaluation.updates": 8,
+    "synthesis.filter_max_steps": 3,
+    "evaluation.num_seeds": 3,
+    "evaluation.max_steps": 8,
     "tracking.mlflow": False,
 }
 

@@ -43,7 +43,7 @@ def test_finished_stages_are_kept_and_other_settings_need_overwrite(augmenter, i
     with pytest.raises(UsageError, match=r"guidance_scale 1.0 -> 2.0"):
         again.generate(guidance_scale=2.0)
     with pytest.raises(UsageError, match=r"images 512 -> 1024"):
-        changed = {**small, "diffusion.images": 1024}
+        changed = {**small, "diffusion.images_seen": 1024}
         diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=changed, verbose=False).fit(images)
     replaced = diffaug.DiffusionAugmenter.open(tmp_path / "study", overwrite=True, verbose=False)
     assert replaced.generator_.weights_sha256 == weights
@@ -58,7 +58,7 @@ def test_a_study_opened_again_remembers_its_settings(augmenter, tmp_path) -> Non
 def test_a_refused_request_leaves_the_settings_as_they_were(augmenter, images, tmp_path) -> None:
     augmenter.generate()
     study = tmp_path / "study"
-    for refused in ({"diffusion.images": 1024}, {"seed": 5}, {"data.image_size": 16}):
+    for refused in ({"diffusion.images_seen": 1024}, {"seed": 5}, {"data.image_size": 16}):
         with pytest.raises(UsageError, match="made with other settings"):
             diffaug.DiffusionAugmenter(study=study, settings=refused, verbose=False).fit(images)
         again = diffaug.DiffusionAugmenter(study=study, verbose=False).fit(images)
@@ -78,7 +78,7 @@ def test_looking_at_images_first_binds_nobody_to_a_size(tmp_path, images, small)
 
 def test_a_new_generator_makes_the_pool_stale(augmenter, images, small, tmp_path) -> None:
     first = augmenter.generate().manifest["generator_sha256"].unique()
-    changed = {**small, "diffusion.images": 640}
+    changed = {**small, "diffusion.images_seen": 640}
     retrained = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=changed, overwrite=True, verbose=False)
     retrained.fit(images)
     second = diffaug.DiffusionAugmenter.open(tmp_path / "study", verbose=False).generate()
@@ -96,7 +96,7 @@ def test_sampling_strategies(augmenter) -> None:
         ("synthesis.sampling_strategy", "minorty", "unknown sampling_strategy 'minorty'"),
         ("synthesis.sampling_strategy", {"brght": 40}, "synthesis.sampling_strategy, from flag"),
         ("evaluation.classifier", "torchvision/resnet81", "resnet81"),
-        ("evaluation.weights", "nope.pt", "nope.pt"),
+        ("evaluation.checkpoint", "nope.pt", "nope.pt"),
     ],
 )
 def test_run_refuses_before_training_what_a_later_stage_could_not_use(

@@ -37,7 +37,7 @@ def backbone_of(name: str, weights: Path | None = None) -> Backbone:
         MissingExtraError: timm is asked for and not installed.
     """
     if weights is not None and not weights.is_file():
-        raise UsageError("there is no file of weights", where=weights, fix="set evaluation.weights to a local file")
+        raise UsageError("there is no file of weights", where=weights, fix="set evaluation.checkpoint to a local file")
     library, _, model = name.partition("/")
     if library in ("torchvision", "timm") and model:
         import torchvision

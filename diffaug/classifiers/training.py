@@ -149,16 +149,16 @@ def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) 
     if settings.classifier == "features":
         if encoder is None:
             raise UsageError("the classifier features needs an encoder", where="evaluation.classifier")
-        if settings.weights is not None or settings.finish != "none":
+        if settings.checkpoint is not None or settings.finish != "none":
             raise UsageError(
                 "logistic regression on features has no weights to begin with and no finish",
                 where="evaluation.classifier",
-                fix="leave out evaluation.weights and evaluation.finish, or name a network",
+                fix="leave out evaluation.checkpoint and evaluation.finish, or name a network",
             )
         from diffaug.classifiers.features import FeatureClassifier
 
         return FeatureClassifier(encoder)
-    weights = None if settings.weights is None else Path(settings.weights)
+    weights = None if settings.checkpoint is None else Path(settings.checkpoint)
     backbone = backbone_of(settings.classifier, weights)
     name = settings.classifier if weights is None else f"{settings.classifier} {storage.sha256_file(weights)[:12]}"
     return NetworkClassifier(backbone, name)
@@ -167,10 +167,10 @@ def classifier_of(settings: EvaluationSettings, encoder: Encoder | None = None) 
 def recipe_of(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:
     """How every arm is trained, given the number of real training images."""
     return TrainingRecipe(
-        updates=settings.updates or default_updates(num_train_images),
+        updates=settings.max_steps or default_updates(num_train_images),
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        optimizer=settings.recipe,
+        optimizer=settings.optimizer,
         horizontal_flip=settings.horizontal_flip,
         finish=settings.finish,
     )

@@ -26,13 +26,13 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _SHORTCUTS: dict[str, tuple[str, Any, str]] = {
     "minutes": ("diffusion.minutes", float, "Time to train the generator."),
-    "images": ("diffusion.images", int, "Length of the training in images seen, instead of minutes."),
+    "images": ("diffusion.images_seen", int, "Length of the training in images seen, instead of minutes."),
     "size": ("data.image_size", int, "Working size in px (short side)."),
     "strategy": ("synthesis.sampling_strategy", str, "Which classes get how many images: auto, minority, all, ..."),
     "guidance": ("synthesis.guidance_scale", float, "Guidance scale; 1 is none."),
     "steps": ("synthesis.num_inference_steps", int, "Solver steps an image."),
-    "seeds": ("evaluation.seeds", int, "Paired repetitions of every arm."),
-    "updates": ("evaluation.updates", int, "Optimiser updates of every classifier."),
+    "seeds": ("evaluation.num_seeds", int, "Paired repetitions of every arm."),
+    "updates": ("evaluation.max_steps", int, "Optimiser updates of every classifier."),
     "classifier": ("evaluation.classifier", str, "What is trained: small-cnn, resnet-32, torchvision/NAME, features."),
     "seed": ("seed", int, "Where all randomness begins."),
     "device": ("device", click.Choice(["auto", "cpu", "cuda"]), "Where to compute."),
@@ -111,7 +111,7 @@ def augmenter_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(values.get("strategy"), str):
         flags["synthesis.sampling_strategy"] = parse_value(values["strategy"], where="--strategy")
     if values.get("thorough"):  # what the study remembers gives way to it
-        fewer = dict.fromkeys(("evaluation.arms", "evaluation.seeds", "evaluation.generators"))
+        fewer = dict.fromkeys(("evaluation.arms", "evaluation.num_seeds", "evaluation.num_generators"))
         flags = {**fewer, **flags, "evaluation.thorough": True}
     if values.get("arms") is not None:
         flags["evaluation.arms"] = [name.strip() for name in values["arms"].split(",")]

@@ -71,7 +71,7 @@ class DiffusionSettings(Settings):
     minutes: Positive | None = Field(
         None, description="Training time; none and no images: by number and imbalance of the images."
     )
-    images: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
+    images_seen: PositiveInt | None = Field(None, description="Training length in images seen, instead of minutes.")
     preset: Literal["tiny", "small", "medium", "large", "huge"] | None = Field(
         None, description="Size of the UNet; none: by device, budget and number of images."
     )
@@ -122,7 +122,7 @@ class DiffusionSettings(Settings):
         0.05,
         description="Share of each class of 20 images or more that is not trained on, to see what is learnt by heart.",
     )
-    watch_share: Fraction = Field(
+    copy_check_fraction: Fraction = Field(
         0.02, description="Share of the training time for looking whether training images are copied; 0: never."
     )
     stop_on_copying: bool = Field(
@@ -134,8 +134,8 @@ class DiffusionSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> DiffusionSettings:
-        if self.minutes is not None and self.images is not None:
-            raise ValueError("set minutes or images, not both")
+        if self.minutes is not None and self.images_seen is not None:
+            raise ValueError("set minutes or images_seen, not both")
         if self.objective == "ddpm" and self.long_tail == "class balancing":
             raise ValueError("class balancing is weighted for the objective edm; with ddpm use transfer or none")
         return self
@@ -155,7 +155,7 @@ class SynthesisSettings(Settings):
         "dpm_solver_2m", description="ancestral: random, most diverse, with 50 steps or more; heun: a slow reference."
     )
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(12, description="Solver steps an image.")
-    guidance: Literal["classifier_free", "autoguidance"] = Field(
+    guidance_method: Literal["classifier_free", "autoguidance"] = Field(
         "classifier_free", description="Away from: the average of all classes, or an early version of the model."
     )
     guidance_scale: NonNegative | tuple[NonNegative, NonNegative] = Field(
@@ -164,7 +164,7 @@ class SynthesisSettings(Settings):
     guidance_interval: tuple[NonNegative, NonNegative] = Field(
         (0.28, 1.6), description="Noise levels at which classifier-free guidance acts; [0, 80]: all."
     )
-    variation_share: Fraction | None = Field(
+    variation_fraction: Fraction | None = Field(
         None,
         description="Share of images that vary a real one instead of being sampled from noise. None: 0.25 in classes "
         "of up to 50 images, falling to 0 in classes of 200.",
@@ -178,15 +178,15 @@ class SynthesisSettings(Settings):
     filters: tuple[str, ...] = Field(
         FILTER_NAMES, description="Reasons for which an image may be rejected; one that is not finite always is."
     )
-    rejected_real: Annotated[float, Field(gt=0, lt=1)] = Field(
+    false_rejection_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.08,
         description="Share of the real images of each class that each of the filters off-class and out of distribution "
         "may reject: more finds more bad images.",
     )
-    rejected_as_copies: Annotated[float, Field(gt=0, lt=1)] = Field(
+    copy_false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.0025, description="Share of new images that the filters for copies and duplicates each may reject."
     )
-    filter_updates: PositiveInt | None = Field(
+    filter_max_steps: PositiveInt | None = Field(
         None, description="Optimiser updates of each classifier behind the filters; none: by the data."
     )
     max_attempts: PositiveInt = Field(4, description="Images tried for each one wanted before a class is given up.")
@@ -224,16 +224,16 @@ class EvaluationSettings(Settings):
     arms: tuple[str, ...] | None = Field(
         None, description="What is compared; none: six arms, or all where the evaluation is thorough."
     )
-    seeds: PositiveInt | None = Field(
+    num_seeds: PositiveInt | None = Field(
         None, description="Paired repetitions of every arm; none: 5, or 10 where the evaluation is thorough."
     )
-    generators: PositiveInt | None = Field(
+    num_generators: PositiveInt | None = Field(
         None, description="Generators, with a pool each, that seeds take in turn; none: 1, or 2 where it is thorough."
     )
-    updates: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
+    max_steps: PositiveInt | None = Field(None, description="Optimiser updates of every arm; none: by the data.")
     batch_size: PositiveInt = Field(64, description="Images an update.")
     learning_rate: Positive | None = Field(None, description="Peak learning rate; none: 0.003 for adamw, 0.1 for sgd.")
-    recipe: Literal["adamw", "sgd"] = Field(
+    optimizer: Literal["adamw", "sgd"] = Field(
         "adamw",
         description="adamw: one cycle; sgd: the recipe of the long-tail literature, momentum 0.9 and two late drops.",
     )
@@ -242,7 +242,7 @@ class EvaluationSettings(Settings):
         description="small-cnn, resnet-32, torchvision/NAME, timm/NAME, or features: logistic regression on features "
         "of the real training images' own encoder, which is fastest.",
     )
-    weights: str | None = Field(
+    checkpoint: str | None = Field(
         None, description="Local file of trained weights for the classifier to begin with, .safetensors, .pt or .pth."
     )
     horizontal_flip: bool = Field(False, description="Also train on mirrored images, if labels survive mirroring.")
@@ -251,18 +251,18 @@ class EvaluationSettings(Settings):
         description="How arms with real and synthetic images end, on real ones: batch norm takes its statistics from "
         "them; last layer trains on them for the last tenth of the updates.",
     )
-    share: BatchShare | None = Field(
+    synthetic_fraction: BatchShare | None = Field(
         None, description="Share of each batch that is synthetic; none: chosen on parts of the training images."
     )
-    shares: tuple[BatchShare, ...] = Field(
+    synthetic_fraction_grid: tuple[BatchShare, ...] = Field(
         (0.0, 0.15, 0.3, 0.5), description="Synthetic shares of a batch to choose from; 0: no synthetic images."
     )
-    synthetic_weights: tuple[Positive, ...] = Field(
+    synthetic_loss_weights: tuple[Positive, ...] = Field(
         (1.0,),
         description="Loss weights of a synthetic image to choose from; a real one has 1. Set share: the first. A "
         "thorough evaluation tries half of the chosen one too.",
     )
-    synthetic_ratios: tuple[Positive | None, ...] = Field(
+    max_synthetic_ratios: tuple[Positive | None, ...] = Field(
         (None,),
         description="Synthetic images used of a class for each real one, at most, to choose from; none: all. Set "
         "share: the first. A thorough evaluation tries 3 too.",
@@ -297,20 +297,20 @@ class EvaluationSettings(Settings):
     @property
     def repetitions(self) -> int:
         """Seeds of every arm."""
-        return self.seeds or (10 if self.thorough else 5)
+        return self.num_seeds or (10 if self.thorough else 5)
 
     @property
-    def num_generators(self) -> int:
+    def generator_count(self) -> int:
         """Generators, the study's own included."""
-        return self.generators or (2 if self.thorough else 1)
+        return self.num_generators or (2 if self.thorough else 1)
 
     @model_validator(mode="after")
     def _every_generator_is_used(self) -> EvaluationSettings:
-        if self.num_generators > self.repetitions:
-            raise ValueError(f"{self.num_generators} generators need as many seeds, not {self.repetitions}")
+        if self.generator_count > self.repetitions:
+            raise ValueError(f"{self.generator_count} generators need as many seeds, not {self.repetitions}")
         return self
 
-    @field_validator("shares", "synthetic_weights", "synthetic_ratios")
+    @field_validator("synthetic_fraction_grid", "synthetic_loss_weights", "max_synthetic_ratios")
     @classmethod
     def _something_to_choose(cls, values: tuple[float | None, ...]) -> tuple[float | None, ...]:
         if not values:

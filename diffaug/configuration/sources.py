@@ -134,7 +134,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _overruled(values: Mapping[str, Any]) -> Iterator[str]:
     """Keys of weaker sources that `values` replaces although they have another name."""
-    for key, other in itertools.permutations(("diffusion.minutes", "diffusion.images")):
+    for key, other in itertools.permutations(("diffusion.minutes", "diffusion.images_seen")):
         if values.get(key) is not None:
             yield other
 

@@ -336,7 +336,7 @@ def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_p
     settings = {**small, "evaluation.arms": ["real only", "oversampling", "real + synthetic"]}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
     augmenter.generate()
-    result = augmenter.evaluate(share=0.3)
+    result = augmenter.evaluate(synthetic_fraction=0.3)
     trained = []
 
     def learn(self: Any, training: Any, pixels: Any, *, recipe: Any, seed: int, device: str) -> Any:

@@ -256,13 +256,13 @@ def test_no_image_is_an_error(real):
 
 
 def test_settings_name_the_classifier_and_the_recipe(tmp_path):
-    settings = EvaluationSettings(classifier="resnet-32", recipe="sgd", finish="last layer", horizontal_flip=True)
+    settings = EvaluationSettings(classifier="resnet-32", optimizer="sgd", finish="last layer", horizontal_flip=True)
     classifier = classifier_of(settings)
     assert classifier == NetworkClassifier(resnet_32, "resnet-32")
     recipe = recipe_of(settings, 500)
     assert recipe.updates == default_updates(500)
     assert (recipe.optimizer, recipe.finish, recipe.horizontal_flip) == ("sgd", "last layer", True)
-    assert recipe_of(EvaluationSettings(updates=7), 500) == TrainingRecipe(7)
+    assert recipe_of(EvaluationSettings(max_steps=7), 500) == TrainingRecipe(7)
 
 
 def test_weights_are_part_of_the_name(tmp_path):
@@ -271,7 +271,7 @@ def test_weights_are_part_of_the_name(tmp_path):
         torch.manual_seed(seed)
         file = tmp_path / "weights.safetensors"
         save_file(small_cnn(1, 3, (8, 8)).state_dict(), file)
-        names.add(classifier_of(EvaluationSettings(weights=str(file))).name)
+        names.add(classifier_of(EvaluationSettings(checkpoint=str(file))).name)
     assert len(names) == 3
 
 

@@ -62,13 +62,13 @@ def test_demo_runs_the_whole_job(capsys, tmp_path, set_options) -> None:
 
 def _without_images(options: list[str]) -> list[str]:
     pairs = zip(options[::2], options[1::2], strict=True)
-    return [part for pair in pairs if not pair[1].startswith("diffusion.images") for part in pair]
+    return [part for pair in pairs if not pair[1].startswith("diffusion.images_seen") for part in pair]
 
 
 def test_settings_given_once_are_remembered_by_later_commands(capsys, tmp_path, images, set_options) -> None:
     study = tmp_path / "study"
     main(["inspect", str(images), "--study", str(study), "--quiet", *set_options])
-    assert yaml.safe_load((study / "config.yaml").read_text())["evaluation"]["updates"] == 8
+    assert yaml.safe_load((study / "config.yaml").read_text())["evaluation"]["max_steps"] == 8
 
 
 @pytest.mark.parametrize("command", ["ls", "show", "cp"])

@@ -56,7 +56,7 @@ def test_recipe_sets_nothing_to_its_default(name: str) -> None:
 def test_a_copy_is_a_recipe_too_and_a_flag_wins_over_it(name: str, tmp_path: Path) -> None:
     copy = tmp_path / "mine.yaml"
     copy.write_text(config.recipe_text(name), encoding="utf-8")
-    flags = {"diffusion.images": 1000}
+    flags = {"diffusion.images_seen": 1000}
 
     assert yaml.safe_load(copy.read_text(encoding="utf-8")) == config.load_recipe(name)
     assert config.resolve(recipe=str(copy), environment={}).config == config.resolve(recipe=name, environment={}).config

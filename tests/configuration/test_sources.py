@@ -24,7 +24,7 @@ OTHER_VALUES = {
     "data.min_train_images": 5,
     "data.near_duplicates": False,
     "diffusion.minutes": 2.5,
-    "diffusion.images": 5000,
+    "diffusion.images_seen": 5000,
     "diffusion.preset": "medium",
     "diffusion.objective": "ddpm",
     "diffusion.base_channels": 64,
@@ -43,7 +43,7 @@ OTHER_VALUES = {
     "diffusion.class_temperature": 0.25,
     "diffusion.max_repeats": 90,
     "diffusion.holdout": 0.1,
-    "diffusion.watch_share": 0.05,
+    "diffusion.copy_check_fraction": 0.05,
     "diffusion.stop_on_copying": False,
     "diffusion.horizontal_flip": True,
     "diffusion.checkpoint_seconds": 5.0,
@@ -52,33 +52,33 @@ OTHER_VALUES = {
     "synthesis.max_synthetic_ratio": None,
     "synthesis.solver": "ancestral",
     "synthesis.num_inference_steps": 20,
-    "synthesis.guidance": "autoguidance",
+    "synthesis.guidance_method": "autoguidance",
     "synthesis.guidance_scale": 2.0,
-    "synthesis.variation_share": 0.5,
+    "synthesis.variation_fraction": 0.5,
     "synthesis.variation_strength": [0.25, 0.5],
     "synthesis.guidance_interval": [0.1, 3.0],
     "synthesis.chunk_size": 8,
     "synthesis.filters": ["constant", "copy"],
-    "synthesis.rejected_real": 0.1,
-    "synthesis.filter_updates": 30,
-    "synthesis.rejected_as_copies": 0.01,
+    "synthesis.false_rejection_rate": 0.1,
+    "synthesis.filter_max_steps": 30,
+    "synthesis.copy_false_positive_rate": 0.01,
     "synthesis.max_attempts": 9,
     "evaluation.thorough": True,
-    "evaluation.generators": 3,
+    "evaluation.num_generators": 3,
     "evaluation.arms": ["real only", "real + synthetic"],
-    "evaluation.seeds": 9,
-    "evaluation.updates": 100,
+    "evaluation.num_seeds": 9,
+    "evaluation.max_steps": 100,
     "evaluation.batch_size": 32,
     "evaluation.learning_rate": 0.01,
-    "evaluation.recipe": "sgd",
+    "evaluation.optimizer": "sgd",
     "evaluation.classifier": "resnet-32",
-    "evaluation.weights": "resnet.safetensors",
+    "evaluation.checkpoint": "resnet.safetensors",
     "evaluation.horizontal_flip": True,
     "evaluation.finish": "batch norm",
-    "evaluation.share": 0.25,
-    "evaluation.shares": [0.0, 0.4],
-    "evaluation.synthetic_weights": [0.5],
-    "evaluation.synthetic_ratios": [None, 3.0],
+    "evaluation.synthetic_fraction": 0.25,
+    "evaluation.synthetic_fraction_grid": [0.0, 0.4],
+    "evaluation.synthetic_loss_weights": [0.5],
+    "evaluation.max_synthetic_ratios": [None, 3.0],
     "evaluation.workers": 2,
     "evaluation.drop_leaked": True,
     "tracking.mlflow": False,
@@ -155,7 +155,7 @@ def test_without_sources_everything_is_default():
 
 
 def test_the_process_environment_is_read(monkeypatch):
-    monkeypatch.setenv("DIFFAUG_EVALUATION__SEEDS", "9")
+    monkeypatch.setenv("DIFFAUG_EVALUATION__NUM_SEEDS", "9")
     assert resolve().config.evaluation.seeds == 9
 
 
@@ -197,7 +197,7 @@ def test_every_key_can_be_set_from_every_source(sources, key, value, source):
     assert list(resolved.origins) == [key]
 
 
-@pytest.mark.parametrize("dropped", ["diffusion.minutes", "diffusion.images"])
+@pytest.mark.parametrize("dropped", ["diffusion.minutes", "diffusion.images_seen"])
 def test_yaml_reads_back_from_study_and_file(sources, dropped):
     flags = {key: value for key, value in OTHER_VALUES.items() if key != dropped}
     config = resolve(flags, environment={}).config
@@ -283,7 +283,7 @@ def test_an_empty_length_replaces_nothing_of_the_other_kind(sources):
         ("diffusion.minuts", "'diffusion.minutes'?"),
         ("difusion.minutes", "'diffusion.minutes'?"),
         ("minutes", "'diffusion.minutes'?"),
-        ("seeds", "'evaluation.seeds'?"),
+        ("seeds", "'evaluation.num_seeds'?"),
         ("sede", "'seed'?"),
         ("synthesis.learning_rate", "'diffusion.learning_rate' or 'evaluation.learning_rate'?"),
         ("tracking.qqqqqqqqqqqqqqqq", "known: seed, device, data.image_size"),
@@ -316,7 +316,7 @@ def test_an_unknown_key_names_the_nearest_and_its_source(sources, source, wrong,
         ("evaluation.arms", ["real only", "unreal"], "unreal"),
         ("evaluation.arms", ["real only", "oversampling"], "at least one of real only"),
         ("evaluation.arms", ["real only", "real only", "real + synthetic"], "distinct"),
-        ("evaluation.seeds", 0, "greater than or equal to 1"),
+        ("evaluation.num_seeds", 0, "greater than or equal to 1"),
     ],
 )
 def test_a_wrong_value_names_its_key_value_and_source(sources, source, key, value, reason):
@@ -382,7 +382,7 @@ def test_the_arms_compared_by_default_leave_out_controls_and_diagnoses():
 
 
 def test_a_thorough_evaluation_fills_in_what_is_not_set():
-    settings = resolve({"evaluation.thorough": True, "evaluation.seeds": 4}, environment={}).config.evaluation
+    settings = resolve({"evaluation.thorough": True, "evaluation.num_seeds": 4}, environment={}).config.evaluation
     assert (settings.compared_arms, settings.repetitions, settings.num_generators) == (ARM_NAMES, 4, 2)
 
 

@@ -19,7 +19,7 @@ def blobs() -> LabeledImages:
 
 @pytest.fixture
 def settings() -> DiffusionSettings:
-    return DiffusionSettings(images=24 * 8, batch_size=8, base_channels=16, dropout=0.2)
+    return DiffusionSettings(images_seen=24 * 8, batch_size=8, base_channels=16, dropout=0.2)
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ SETTINGS = {
     "diffusion.dropout": 0,
     "synthesis.num_inference_steps": 2,
     "synthesis.max_synthetic_ratio": 0.5,
-    "evaluation.seeds": 3,
-    "evaluation.updates": 4,
+    "evaluation.num_seeds": 3,
+    "evaluation.max_steps": 4,
 }
 
 
@@ -59,7 +59,7 @@ def files(study: Path) -> list[str]:
 def test_a_training_arrives_at_the_others_as_it_was_sent() -> None:
     pixels = np.zeros((4, 6, 5, 1), dtype=np.uint8)
     images = LabeledImages(pixels, np.array([0, 1, 0, 1]), ("a", "b\udc80"), tuple("abcd"))
-    settings = DiffusionSettings(images=16, batch_size=4, base_channels=16, dropout=0.25)
+    settings = DiffusionSettings(images_seen=16, batch_size=4, base_channels=16, dropout=0.25)
     training = Training(images, set_length(make_plan(images, settings, "cpu"), settings, 4), settings, "cpu", seed=5)
 
     class Wire:

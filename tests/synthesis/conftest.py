@@ -85,7 +85,7 @@ def sources() -> LabeledImages:
 @pytest.fixture
 def settings() -> SynthesisSettings:
     return SynthesisSettings(
-        chunk_size=4, num_inference_steps=3, variation_share=0.25, guidance_scale=(1.0, 2.0), max_attempts=8
+        chunk_size=4, num_inference_steps=3, variation_fraction=0.25, guidance_scale=(1.0, 2.0), max_attempts=8
     )
 
 

@@ -26,7 +26,7 @@ def command(study: Path, as_json: bool, **options: Any) -> None:
 
     arguments = augmenter_arguments(options)
     wanted = resolve(arguments["settings"], file=options["config"], recipe=options["recipe"]).config.diffusion
-    if wanted.minutes is None and wanted.images is None:
+    if wanted.minutes is None and wanted.images_seen is None:
         arguments["settings"]["diffusion.minutes"] = DEFAULT_MINUTES
     data = write_long_tailed_digits(study.parent / f"{study.name}-images")
     augmenter = DiffusionAugmenter(study=study, **arguments)

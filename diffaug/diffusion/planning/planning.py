@@ -116,7 +116,7 @@ def make_plan(images: LabeledImages, settings: DiffusionSettings, device: str) -
     return Plan(
         network,
         batch_size,
-        settings.images or enough_images(images, settings.class_temperature),
+        settings.images_seen or enough_images(images, settings.class_temperature),
         learning_rate,
         0.0,
         _reasons(images, network, name, settings, device),
@@ -202,8 +202,8 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan
         num_images: Number of training images.
     """
     count, speed = plan.batch_size * max(1, round(_count(plan, settings) / plan.batch_size)), plan.images_per_second
-    if settings.images is not None:
-        reason = f"{count} images seen, as set{'' if count == settings.images else ', in whole batches'}"
+    if settings.images_seen is not None:
+        reason = f"{count} images seen, as set{'' if count == settings.images_seen else ', in whole batches'}"
         if speed:
             reason += f": about {duration(count / speed)} at {speed:.0f} images/s"
     else:
@@ -227,8 +227,8 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan
 
 
 def _count(plan: Plan, settings: DiffusionSettings) -> int:
-    if settings.images is not None:
-        return settings.images
+    if settings.images_seen is not None:
+        return settings.images_seen
     return max(plan.batch_size, round(_minutes(plan, settings)[0] * 60 * plan.images_per_second))
 
 
@@ -247,7 +247,7 @@ def _minutes(plan: Plan, settings: DiffusionSettings) -> tuple[float, str]:
 def _why(name: str, settings: DiffusionSettings, device: str) -> str:
     if settings.preset:
         return "as set"
-    budget = f" and {settings.images} images" if settings.images else ""
+    budget = f" and {settings.images_seen} images" if settings.images_seen else ""
     budget = f" and {settings.minutes:g} minutes" if settings.minutes else budget
     return f"sized for {'a GPU' if device == 'cuda' else 'a CPU'}{budget}"
 

@@ -54,7 +54,7 @@ def ways_of_computing(plan: Plan, settings: DiffusionSettings, device: str) -> I
     """
     precisions: list[str] = [settings.precision]
     if settings.precision == "auto":
-        open_choice = device == "cpu" and settings.images is None and settings.objective == "edm"
+        open_choice = device == "cpu" and settings.images_seen is None and settings.objective == "edm"
         precisions = ["float32", "bfloat16"] if open_choice else [plan.precision]
     plans = [replace(plan, precision=precision, compiled=settings.compile is True) for precision in precisions]
     yield from plans

@@ -107,9 +107,9 @@ def schedule_of(plan: Plan, settings: DiffusionSettings, num_images: int) -> Sch
         settings: The share of the time; 0 means no watch.
         num_images: Number of training images.
     """
-    if not settings.watch_share:
+    if not settings.copy_check_fraction:
         return Schedule()
-    passes = settings.watch_share * PASSES_PER_TRAINED_IMAGE * plan.images
+    passes = settings.copy_check_fraction * PASSES_PER_TRAINED_IMAGE * plan.images
     sampling, pair = SAMPLES * SAMPLING_STEPS, 2 * len(SIGMAS)
     pairs = min(MAX_PAIRS, max(MIN_PAIRS, int((passes / MAX_POINTS - sampling) / pair)))
     least = int(plan.images >= ENOUGH_IMAGES)

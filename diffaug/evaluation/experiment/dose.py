@@ -277,10 +277,12 @@ def _doses(experiment: Experiment) -> list[Dose]:
     settings = experiment.settings
     if not experiment.has_synthetic:
         return [NOTHING_ADDED]
-    ratios = [inf if ratio is None else ratio for ratio in settings.synthetic_ratios]
-    if settings.share is not None:
-        return [Dose(settings.share, settings.synthetic_weights[0], ratios[0])]
-    grid = map(Dose, *zip(*product(settings.shares, settings.synthetic_weights, ratios), strict=True))
+    ratios = [inf if ratio is None else ratio for ratio in settings.max_synthetic_ratios]
+    if settings.synthetic_fraction is not None:
+        return [Dose(settings.synthetic_fraction, settings.synthetic_loss_weights[0], ratios[0])]
+    grid = map(
+        Dose, *zip(*product(settings.synthetic_fraction_grid, settings.synthetic_loss_weights, ratios), strict=True)
+    )
     return sorted({dose if dose.share else NOTHING_ADDED for dose in grid})
 
 
@@ -295,7 +297,7 @@ def _folds(experiment: Experiment) -> tuple[_Fold, ...]:
     if len(parts) < 2:
         raise DataError(
             "no training image can be spared to choose the dose: each class is one image, or one group",
-            fix="give the share, --set evaluation.share=0.3, and only one real arm to build on",
+            fix="give the share, --set evaluation.synthetic_fraction=0.3, and only one real arm to build on",
         )
     return tuple(_fold(experiment, number, part) for number, part in enumerate(parts))
 

@@ -43,12 +43,12 @@ def prepare_replicates(job: Job, catalog: Catalog) -> list[Replicate]:
         Interrupted: A stop was asked for; a checkpoint was saved.
     """
     own = Replicate(job.study, Pool.open(job.study.pool))
-    numbers = range(1, job.config.evaluation.num_generators)
+    numbers = range(1, job.config.evaluation.generator_count)
     if numbers and stage_settings(own.pool.root).get("encoder"):
         raise UsageError(
             "the pool was filtered with an encoder given in Python, and those of further generators can't be",
             where=own.pool.root,
-            fix="--set evaluation.generators=1",
+            fix="--set evaluation.num_generators=1",
         )
     return [own, *(_further(_job(job, catalog, own.pool, number), catalog, number) for number in numbers)]
 
@@ -99,7 +99,7 @@ def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
 
 
 def _studies(job: Job) -> list[Study]:
-    return [job.study, *(_study(job, number) for number in range(1, job.config.evaluation.num_generators))]
+    return [job.study, *(_study(job, number) for number in range(1, job.config.evaluation.generator_count))]
 
 
 def _study(job: Job, number: int) -> Study:

@@ -87,7 +87,7 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
         return plan
     settings, device = job.config.diffusion, job.device
     plan = make_plan(images, settings, device)
-    decides = settings.images is None or settings.compile is True
+    decides = settings.images_seen is None or settings.compile is True
     if decides or measure:
         job.narrator.say("measuring training speed ...")
     if decides:

@@ -45,7 +45,7 @@ class Watching:
         self._ended: Look | None = None
         self._warned = False
         if self.watch is None:
-            reason = "too short a training" if settings.watch_share else "diffusion.watch_share is 0"
+            reason = "too short a training" if settings.copy_check_fraction else "diffusion.copy_check_fraction is 0"
             job.narrator.say(f"copies of training images are not looked for: {reason}")
         if self.held:
             job.narrator.say(f"{self.held} of the training images are held out to see what is learnt by heart")

@@ -191,7 +191,7 @@ def _start_log(job: Job, state: StageState, targets: dict[str, int]) -> None:
         name="generate",
         kind="generate",
         params={
-            "guidance": settings.guidance,
+            "guidance_method": settings.guidance_method,
             "guidance_scale": settings.guidance_scale,
             "solver": settings.solver,
             "num_inference_steps": settings.num_inference_steps,

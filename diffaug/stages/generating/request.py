@@ -58,7 +58,7 @@ def pool_request(
         UsageError: The strategy is impossible, a class unknown, or the generator was trained on something else.
     """
     settings = job.config.synthesis
-    generator.require_guide(settings.guidance)
+    generator.require_guide(settings.guidance_method)
     for label, number in more.items():
         generator.class_index(label)
         if number < 1:

@@ -27,7 +27,7 @@ from diffaug.synthesis.filters.scores import Calibration
 
 STATE = "judge.safetensors"
 VERSION = 3
-SETTINGS = {"filters", "rejected_real", "rejected_as_copies", "filter_updates"}
+SETTINGS = {"filters", "false_rejection_rate", "copy_false_positive_rate", "filter_max_steps"}
 SCORES = (
     "own_class_probability",
     "own_class_p_value",
@@ -104,7 +104,7 @@ class CalibratedJudge:
         distances = _mean([self.seen.distances(fold, one.features, label) for fold, one in enumerate(described)])
         matches = self.detector.match(pixels)
         saturation = filters.saturation(pixels)
-        share = self.settings.rejected_real
+        share = self.settings.false_rejection_rate
         verdicts = {
             filters.CONSTANT: filters.constant(pixels),
             filters.SATURATED: saturation > self.saturation_limits[label],
@@ -221,9 +221,9 @@ class _Preparation:
     def fit(self, detector: CopyDetector) -> State:
         """Everything of the judge that costs time, as tensors."""
         pixels, labels, num_classes = self.images.pixels, self.images.labels, len(self.images.classes)
-        share = self.settings.rejected_as_copies
+        share = self.settings.copy_false_positive_rate
         folds = assign_folds(labels, self.units, self.seed)
-        updates = self.settings.filter_updates
+        updates = self.settings.filter_max_steps
         models = fit_fold_models(
             self.images, folds, seed=self.seed, device=self.device, encoder=self.encoder, updates=updates
         )

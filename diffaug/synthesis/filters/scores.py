@@ -38,7 +38,7 @@ class Calibration:
         """Share of the class's real images that score as badly, the judged one counted in: float32 (N,) in (0, 1]."""
         return _p_values(self.scores[self.labels == class_index], scores)
 
-    def unusual(self, scores: NDArray[np.float32], class_index: int, rejected_real: float) -> NDArray[np.bool_]:
+    def unusual(self, scores: NDArray[np.float32], class_index: int, false_rejection_rate: float) -> NDArray[np.bool_]:
         """Which scores reject an image.
 
         A class with too few images to tell its own worst share from its single worst image rejects only what is worse
@@ -48,13 +48,13 @@ class Calibration:
         Args:
             scores: float32 (N,) of images made for the class.
             class_index: The class.
-            rejected_real: Largest share of real images of the class to reject, in (0, 1).
+            false_rejection_rate: Largest share of real images of the class to reject, in (0, 1).
         """
         own = self.scores[self.labels == class_index]
-        if (len(own) + 1) * rejected_real >= 2:
-            return _p_values(own, scores) <= rejected_real
+        if (len(own) + 1) * false_rejection_rate >= 2:
+            return _p_values(own, scores) <= false_rejection_rate
         beyond_all = scores > own.max(initial=-np.inf) if len(own) else np.zeros(len(scores), np.bool_)
-        return np.asarray((_p_values(self.scores, scores) <= rejected_real / 2) & beyond_all)
+        return np.asarray((_p_values(self.scores, scores) <= false_rejection_rate / 2) & beyond_all)
 
 
 def _p_values(calibration: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -86,7 +86,7 @@ class ChunkMaker:
         options: SamplingOptions = {
             "solver": self.settings.solver,
             "num_inference_steps": self.settings.num_inference_steps,
-            "guidance": self.settings.guidance,
+            "guidance": self.settings.guidance_method,
             "guidance_scale": plan.guidance_scale,
             "guidance_interval": self.settings.guidance_interval,
         }
@@ -112,7 +112,7 @@ class ChunkMaker:
             "strength": [0.0] * sampled + [plan.strength] * len(varied),
             "seed": self.seed,
             "index": [*plan.sampled, *plan.varied],
-            "guidance": self.settings.guidance,
+            "guidance": self.settings.guidance_method,
             "guidance_scale": float(plan.guidance_scale),
             "solver": self.settings.solver,
             "num_inference_steps": self.settings.num_inference_steps,

@@ -53,7 +53,7 @@ def variation_share(num_sources: int, share: float | None = None) -> float:
 
 def variations_per_chunk(settings: SynthesisSettings, num_sources: int) -> int:
     """Variations in each chunk of a class that has `num_sources` images to vary."""
-    return round(variation_share(num_sources, settings.variation_share) * settings.chunk_size)
+    return round(variation_share(num_sources, settings.variation_fraction) * settings.chunk_size)
 
 
 def plan_chunk(settings: SynthesisSettings, *, seed: int, class_index: int, number: int, num_sources: int) -> ChunkPlan:

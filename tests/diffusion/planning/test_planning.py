@@ -46,13 +46,13 @@ def test_a_larger_image_is_folded_to_a_grid_of_at_most_16(size: int, patch: int)
 
 
 def test_a_short_budget_on_a_cpu_is_spent_in_small_batches() -> None:
-    settings = DiffusionSettings(images=100_000)
+    settings = DiffusionSettings(images_seen=100_000)
     plan = make_plan(images(8), settings, "cpu")
     half = with_more_steps(plan, settings, "cpu")
     quarter = with_more_steps(half, settings, "cpu")
     assert (plan.batch_size, half.batch_size, quarter.batch_size) == (64, 32, 16)
     assert with_more_steps(quarter, settings, "cpu") == quarter
-    long = DiffusionSettings(images=256_000)
+    long = DiffusionSettings(images_seen=256_000)
     assert with_more_steps(plan, long, "cpu") == plan
     assert with_more_steps(plan, settings, "cuda") == plan
     assert with_more_steps(half, settings, "cpu", smallest=20) == half
@@ -150,7 +150,7 @@ def test_without_a_budget_the_length_is_a_matter_of_minutes(device, speed, minut
 
 
 def test_images_as_set() -> None:
-    settings = DiffusionSettings(images=12_345, batch_size=50)
+    settings = DiffusionSettings(images_seen=12_345, batch_size=50)
     plan = set_length(make_plan(images(8), settings, "cpu"), settings, 100)
     assert (plan.images, plan.steps, plan.expected_seconds) == (12_350, 247, None)
     assert "12350 images seen, as set, in whole batches" in plan.reasons
@@ -158,14 +158,14 @@ def test_images_as_set() -> None:
 
 @pytest.mark.parametrize(("count", "chosen", "expected"), [(4_992, None, 0.0), (5_056, None, 0.12), (5_056, 0.0, 0.0)])
 def test_images_seen_often_are_augmented(count: int, chosen: float | None, expected: float) -> None:
-    settings = DiffusionSettings(images=count, batch_size=64, augmentation=chosen)
+    settings = DiffusionSettings(images_seen=count, batch_size=64, augmentation=chosen)
     plan = set_length(make_plan(images(8), settings, "cpu"), settings, 100)
     assert plan.augmentation == expected
     assert any("augmented" in reason for reason in plan.reasons) == (expected > 0)
 
 
 def test_survives_json() -> None:
-    settings = DiffusionSettings(images=100)
+    settings = DiffusionSettings(images_seen=100)
     plan = set_length(make_plan(images(30, 3), settings, "cuda"), settings, 100)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 

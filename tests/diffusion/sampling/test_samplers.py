@@ -140,7 +140,7 @@ def test_a_rising_level_diffuses_again_and_forgets_the_history(solver: str) -> N
 def test_settings_offer_every_solver_and_guidance() -> None:
     fields = SynthesisSettings.model_fields
     assert set(get_args(fields["solver"].annotation)) == set(SOLVERS)
-    assert set(get_args(fields["guidance"].annotation)) == set(GUIDANCES)
+    assert set(get_args(fields["guidance_method"].annotation)) == set(GUIDANCES)
     settings = SynthesisSettings()
     assert Sampling() == Sampling(**{name: getattr(settings, name) for name in vars(Sampling())})
 

@@ -41,7 +41,7 @@ class Setup:
 
     def __init__(self, dropout: float = 0.0, **more: Any) -> None:
         self.settings = DiffusionSettings(
-            images=STEPS * BATCH, batch_size=BATCH, base_channels=16, dropout=dropout, **more
+            images_seen=STEPS * BATCH, batch_size=BATCH, base_channels=16, dropout=dropout, **more
         )
         self.plan: Plan = set_length(make_plan(blobs(), self.settings, "cpu"), self.settings, 16)
         self.data = TrainingData.of(blobs(), self.settings, "cpu", self.plan.images)

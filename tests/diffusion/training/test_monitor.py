@@ -164,7 +164,7 @@ def test_a_look_repeats_exactly_and_leaves_random_numbers_alone(noise_images) ->
 
 
 def plan_of(images: int, **settings: object) -> tuple[object, DiffusionSettings]:
-    chosen = DiffusionSettings(images=images, batch_size=16, base_channels=16, **settings)
+    chosen = DiffusionSettings(images_seen=images, batch_size=16, base_channels=16, **settings)
     few = labeled(np.zeros((4, *SHAPE), np.uint8), np.arange(4) % 2)
     return make_plan(few, chosen, "cpu"), chosen
 
@@ -172,7 +172,7 @@ def plan_of(images: int, **settings: object) -> tuple[object, DiffusionSettings]
 @pytest.mark.parametrize("images", [100, 64_000, 200_000, 1_000_000, 50_000_000])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5])
 def test_looking_costs_no_more_than_its_share(images, share) -> None:
-    plan, settings = plan_of(images, watch_share=share)
+    plan, settings = plan_of(images, copy_check_fraction=share)
     schedule = schedule_of(plan, settings, 10**6)
     passes = len(schedule.steps) * (SAMPLES * 12 + 2 * 8 * schedule.pairs)
     assert passes <= 3 * share * images
@@ -197,7 +197,7 @@ def test_a_real_training_widens_the_gap_copies_and_returns_to_the_safe_weights()
     everything = labeled(pixels, np.arange(48) % 4)
     trained, held = everything.select(np.arange(16)), everything.select(np.arange(16, 48))
     settings = DiffusionSettings(
-        images=32 * 240, batch_size=32, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
+        images_seen=32 * 240, batch_size=32, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
     )
     plan = make_plan(trained, settings, "cpu")
     watch = watch_of(trained, held)

@@ -21,7 +21,7 @@ def fit(
     """Trains a small network on uint8 (N, H, W) images."""
     classes = tuple(map(str, range(labels.max() + 1)))
     labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
-    settings = DiffusionSettings(images=images, dropout=0.0).model_copy(update=changes)
+    settings = DiffusionSettings(images_seen=images, dropout=0.0).model_copy(update=changes)
     network = NetworkConfig(pixels.shape[1:], 1, len(classes), patch, 16, (1,), 1, 0.0, 9)
     plan = Plan(network, 128, images, 4e-3, 0.0, (), augmentation=settings.augmentation or 0.0)
     state, data = new_state(plan, settings, "cpu", 0), TrainingData.of(labeled, settings, "cpu", images)

@@ -18,7 +18,7 @@ from diffaug.evaluation.experiment.dose import DoseChoice, Measured, base_of_the
 from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.synthetic import SyntheticPool
 
-SETTINGS = EvaluationSettings(arms=("real only", "oversampling", "best real + synthetic"), seeds=3)
+SETTINGS = EvaluationSettings(arms=("real only", "oversampling", "best real + synthetic"), num_seeds=3)
 SIZE = 6
 
 
@@ -275,7 +275,9 @@ def test_every_class_of_two_images_is_measured(make):
 
 
 def test_a_share_that_is_set_is_not_chosen(make):
-    settings = SETTINGS.model_copy(update={"share": 0.2, "synthetic_weights": (0.5, 1.0), "synthetic_ratios": (3.0,)})
+    settings = SETTINGS.model_copy(
+        update={"share": 0.2, "synthetic_loss_weights": (0.5, 1.0), "max_synthetic_ratios": (3.0,)}
+    )
     experiment = make(FRESH, settings)
     choice = choose_dose(experiment)
     assert choice.dose == Dose(0.2, 0.5, 3.0)
@@ -307,7 +309,7 @@ def test_of_equal_doses_the_smallest_wins(make):
         def fit_predict(self, training, pixels, **options):
             return np.tile(np.float32([1, 0, 0]), (len(pixels), 1))
 
-    settings = SETTINGS.model_copy(update={"shares": (0.5, 0.3, 0.0), "synthetic_weights": (2.0, 1.0)})
+    settings = SETTINGS.model_copy(update={"shares": (0.5, 0.3, 0.0), "synthetic_loss_weights": (2.0, 1.0)})
     choice = choose_dose(make(FRESH, settings, classifier=Constant()))
     assert (choice.base, choice.dose) == ("real only", Dose(0.0))
     assert [(one.dose.share, one.dose.weight) for one in choice.curve] == [
@@ -323,7 +325,7 @@ def test_of_equal_doses_the_smallest_wins(make):
 def test_where_no_image_can_be_spared_the_share_must_be_given(make):
     with pytest.raises(DataError, match="no training image can be spared") as error:
         choose_dose(make(FRESH, counts=(1, 1, 1)))
-    assert "evaluation.share" in error.value.fix
+    assert "evaluation.synthetic_fraction" in error.value.fix
 
 
 def test_the_result_says_what_was_measured(make):

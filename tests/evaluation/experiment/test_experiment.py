@@ -20,8 +20,8 @@ from diffaug.evaluation.experiment.portable import packed
 from diffaug.evaluation.experiment.synthetic import SyntheticPool
 from diffaug.evaluation.experiment.trials import Trial, read_trial, trial_file, write_trial
 
-SETTINGS = EvaluationSettings(arms=ARM_NAMES, seeds=3, updates=2, batch_size=8)
-QUICK = EvaluationSettings(arms=("real only", "real + synthetic"), seeds=3, updates=2, batch_size=8)
+SETTINGS = EvaluationSettings(arms=ARM_NAMES, num_seeds=3, max_steps=2, batch_size=8)
+QUICK = EvaluationSettings(arms=("real only", "real + synthetic"), num_seeds=3, max_steps=2, batch_size=8)
 CHOICE = DoseChoice("oversampling", Dose(0.3))
 
 

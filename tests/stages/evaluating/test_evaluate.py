@@ -49,7 +49,7 @@ def test_a_function_of_ones_own_is_called_for_every_arm_and_seed(augmenter) -> N
         means = [training.images.pixels[training.images.labels == k].mean() for k in range(3)]
         return np.abs(pixels.mean(axis=(1, 2, 3))[:, None] - means).argmin(axis=1)
 
-    result = augmenter.evaluate(train_fn=brightness, share=0.3)
+    result = augmenter.evaluate(train_fn=brightness, synthetic_fraction=0.3)
     assert {arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms} == {1.0}
     trials = [call for call in calls if call[0] - call[1] == 31]  # those for the dose have fewer real images
     assert len({seed for _, _, seed in trials}) == 3
@@ -65,13 +65,18 @@ def test_a_network_of_ones_own_is_trained(augmenter) -> None:
 
 
 def test_logistic_regression_on_features_needs_one_network_only(augmenter) -> None:
-    result = again(augmenter, **{"evaluation.classifier": "features", "evaluation.share": 0.3}).evaluate()
+    result = again(augmenter, **{"evaluation.classifier": "features", "evaluation.synthetic_fraction": 0.3}).evaluate()
     assert result.training["classifier"].startswith("features of classifier")
     assert all(arm.metrics["balanced_accuracy"]["sd"] == 0 for arm in result.arms)  # seeds play no part
 
 
 def test_a_thorough_evaluation_trains_a_second_generator_and_the_controls(augmenter) -> None:
-    settings = {"evaluation.thorough": True, "evaluation.arms": None, "evaluation.seeds": 4, "evaluation.share": 0.3}
+    settings = {
+        "evaluation.thorough": True,
+        "evaluation.arms": None,
+        "evaluation.num_seeds": 4,
+        "evaluation.synthetic_fraction": 0.3,
+    }
     thorough = again(augmenter, **settings)
     result = thorough.evaluate()
     assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
@@ -131,14 +136,14 @@ def test_an_interrupted_evaluation_goes_on_and_says_how(augmenter) -> None:
 
 
 def test_at_a_dose_of_zero_no_run_claims_the_pool(augmenter) -> None:
-    augmenter.evaluate(share=0.0)
+    augmenter.evaluate(synthetic_fraction=0.0)
     events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
     trials = [event for event in events if event["kind"] == "dataset" and event["key"].startswith("trial/")]
     assert {event["data"]["name"] for event in trials} == {"train", "test"}
 
 
 def test_all_runs_name_the_training_images_alike(augmenter) -> None:
-    augmenter.evaluate(seeds=1, arms=("real only", "real + synthetic"))
+    augmenter.evaluate(num_seeds=1, arms=("real only", "real + synthetic"))
     events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
     used = [event for event in events if event["kind"] == "dataset" and event["data"]["name"] == "train"]
     assert {event["key"].split("/")[0] for event in used} == {"fit", "trial"}
@@ -189,7 +194,7 @@ def test_a_wrong_name_leaves_the_finished_evaluation_alone(augmenter) -> None:
 
 def test_further_pools_hold_as_many_images_as_the_first_also_after_it_was_extended(augmenter) -> None:
     augmenter.generate(more={"dark": 3})
-    augmenter.evaluate(generators=2, share=0.3)
+    augmenter.evaluate(num_generators=2, synthetic_fraction=0.3)
     pools = [diffaug.Pool.open(path) for path in (augmenter.study.path, augmenter.study.path / "replicates" / "1")]
     counts = [pool.images().counts_by_name for pool in pools]
     assert counts[0]["dark"] == 3
@@ -197,9 +202,9 @@ def test_further_pools_hold_as_many_images_as_the_first_also_after_it_was_extend
 
 
 def test_a_second_generator_for_a_finished_evaluation_needs_overwrite(augmenter) -> None:
-    augmenter.evaluate(share=0.3)
+    augmenter.evaluate(synthetic_fraction=0.3)
     with pytest.raises(UsageError, match="generators None -> 2"):
-        augmenter.evaluate(generators=2)
+        augmenter.evaluate(num_generators=2)
     assert storage.committed_facts(augmenter.study.evaluation) is not None
     assert not (augmenter.study.path / "replicates").exists()
 
@@ -229,11 +234,11 @@ def test_every_training_is_recorded_once_whatever_was_interrupted(augmenter) -> 
 
 
 def test_trainings_of_an_evaluation_that_was_replaced_are_said_to_be_superseded(augmenter) -> None:
-    augmenter.evaluate(share=0.3)
+    augmenter.evaluate(synthetic_fraction=0.3)
     events = pd.read_json(augmenter.study.journal, lines=True)
     assert "superseded" not in set(events["kind"])
     older = set(events.loc[events["key"].str.startswith("trial/"), "key"])
-    again(augmenter).evaluate(share=0.15, arms=("real only", "real + synthetic"))
+    again(augmenter).evaluate(synthetic_fraction=0.15, arms=("real only", "real + synthetic"))
     events = pd.read_json(augmenter.study.journal, lines=True)
     assert set(events.loc[events["kind"] == "superseded", "key"]) == older
     assert len(set(events.loc[events["key"].str.startswith("trial/"), "key"])) == len(older) + 3 * 2
@@ -245,7 +250,7 @@ def test_trainings_of_an_evaluation_that_was_replaced_are_said_to_be_superseded(
 
 
 def test_runs_say_what_they_were_trained_on(augmenter) -> None:
-    augmenter.evaluate(share=0.3)
+    augmenter.evaluate(synthetic_fraction=0.3)
     events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
     used = {
         arm: {event["data"]["name"] for event in events if event["kind"] == "dataset" and f"/{arm}/" in event["key"]}

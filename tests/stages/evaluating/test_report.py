@@ -20,7 +20,7 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
     monkeypatch.setattr(
         "diffaug.diffusion.planning.planning.LONG_CPU_MINUTES", 11
     )  # more than what images alone stand for
-    settings = {**small, "diffusion.images": None, "diffusion.minutes": 12, "diffusion.batch_size": 64}
+    settings = {**small, "diffusion.images_seen": None, "diffusion.minutes": 12, "diffusion.batch_size": 64}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
     pool = augmenter.generate()
     augmenter.evaluate(arms=["real only", "real + synthetic"], train_fn=lambda data, pixels, seed: [0] * len(pixels))
@@ -50,10 +50,10 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
 
 
 def test_a_job_without_code_of_ones_own_is_repeated_whole(tmp_path, images, small) -> None:
-    settings = {**small, "evaluation.arms": ["real only", "real + synthetic"], "evaluation.seeds": 1}
+    settings = {**small, "evaluation.arms": ["real only", "real + synthetic"], "evaluation.num_seeds": 1}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
     augmenter.generate()
-    augmenter.evaluate(share=0.3)
+    augmenter.evaluate(synthetic_fraction=0.3)
     assert json.loads((tmp_path / "study" / "report.json").read_text())["not_repeated"] == []
     augmenter.generate(more={"bright": 2})
     augmenter = diffaug.DiffusionAugmenter.open(tmp_path / "study", overwrite=True, verbose=False)

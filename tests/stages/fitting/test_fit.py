@@ -53,7 +53,7 @@ def test_a_budget_in_images_is_planned_the_same_with_and_without_measuring(image
     """Measured, the first speed would forbid a smaller batch."""
     speeds = iter((500.0, 100.0))
     monkeypatch.setattr("diffaug.stages.fitting.fit.measured", lambda *_: (next(speeds), None))
-    settings = {"diffusion.images": 20_000, "device": "cpu"}
+    settings = {"diffusion.images_seen": 20_000, "device": "cpu"}
     augmenter = DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images)
     plan = augmenter.plan()
     assert plan.images_per_second == 500

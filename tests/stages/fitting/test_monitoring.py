@@ -19,10 +19,10 @@ from diffaug.runtime.console import SilentNarrator
 from diffaug.similarity.ratios import Share
 
 WATCHED = {
-    "diffusion.images": 1280,
+    "diffusion.images_seen": 1280,
     "diffusion.base_channels": 16,
     "diffusion.batch_size": 32,
-    "diffusion.watch_share": 1.0,
+    "diffusion.copy_check_fraction": 1.0,
     "diffusion.checkpoint_seconds": 1000,
     "synthesis.num_inference_steps": 2,
     "tracking.mlflow": False,
@@ -34,7 +34,7 @@ LEARNT_BY_HEART = {
     "diffusion.dropout": 0,
     "diffusion.label_dropout": 0,
     "diffusion.learning_rate": 0.01,
-    "diffusion.watch_share": 1.0,
+    "diffusion.copy_check_fraction": 1.0,
 }
 
 
@@ -169,7 +169,7 @@ def test_a_copied_small_class_is_named_and_ends_nothing(tmp_path, folder, see, w
 def test_a_training_too_short_to_copy_or_not_watched_trains_on_everything(tmp_path, folder, monkeypatch) -> None:
     monkeypatch.delattr(Watch, "look")
     for share in (0.0, 0.02):
-        augmenter = fit(folder, tmp_path / str(share), **{"diffusion.watch_share": share})
+        augmenter = fit(folder, tmp_path / str(share), **{"diffusion.copy_check_fraction": share})
         assert facts_of(augmenter)["train_counts"] == {"few": 6, "many": 40}
         assert "copy_share" not in augmenter.study.journal.read_text()
 
@@ -183,7 +183,7 @@ def test_images_learnt_by_heart_end_the_training_of_two_processes(tmp_path) -> N
             for number in range(count):
                 pixels = ((rng.random((6, 6)) < 0.5) * 255).astype(np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{number}.png")
-    settings = LEARNT_BY_HEART | {"diffusion.images": 32 * 240}
+    settings = LEARNT_BY_HEART | {"diffusion.images_seen": 32 * 240}
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffaug"]
     command = [*launch, "fit", str(tmp_path / "images"), "--study", str(tmp_path / "study"), "--no-track", *options]

@@ -20,10 +20,10 @@ from diffaug.synthesis.filters.calibrated import CalibratedJudge, prepare_judge
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
 
 SETTINGS = {
-    "diffusion.images": 1280,
+    "diffusion.images_seen": 1280,
     "diffusion.base_channels": 16,
     "diffusion.batch_size": 32,
-    "diffusion.watch_share": 1.0,
+    "diffusion.copy_check_fraction": 1.0,
     "diffusion.holdout": 0.2,
     "synthesis.num_inference_steps": 2,
     "tracking.mlflow": False,
@@ -48,7 +48,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> diffaug.DiffusionAugment
 @pytest.fixture(scope="module")
 def judge(fitted: diffaug.DiffusionAugmenter, tmp_path_factory: pytest.TempPathFactory) -> CalibratedJudge:
     images, units = fitted.inspect().images("train"), fitted.inspect().units("train")
-    folder, settings = tmp_path_factory.mktemp("judge") / "judge", SynthesisSettings(filter_updates=60)
+    folder, settings = tmp_path_factory.mktemp("judge") / "judge", SynthesisSettings(filter_max_steps=60)
     return prepare_judge(folder, images, units, settings=settings, seed=0, device="cpu")
 
 

@@ -31,13 +31,13 @@ from diffaug.tracking.journal import read_events
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SETTINGS = {
-    "diffusion.images": 128,
+    "diffusion.images_seen": 128,
     "diffusion.base_channels": 16,
     "diffusion.batch_size": 16,
     "synthesis.num_inference_steps": 4,
     "synthesis.chunk_size": 4,
     "synthesis.filters": ["constant"],
-    "synthesis.filter_updates": 3,
+    "synthesis.filter_max_steps": 3,
     "tracking.mlflow": False,
 }
 

@@ -84,7 +84,7 @@ def test_a_generator_trained_for_long_on_16_images_is_flagged() -> None:
     pixels = ((np.random.default_rng(0).random((48, 6, 6, 1)) < 0.5) * 255).astype(np.uint8)
     trained, held = halves(labeled(pixels, 4), 16)
     settings = DiffusionSettings(
-        images=16 * 160, batch_size=16, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
+        images_seen=16 * 160, batch_size=16, base_channels=16, dropout=0.0, label_dropout=0.0, learning_rate=1e-2
     )
     plan = make_plan(trained, settings, "cpu")
     state = new_state(plan, settings, "cpu", 0)

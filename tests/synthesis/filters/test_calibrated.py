@@ -201,7 +201,7 @@ class Brightness:
 
 CHANGES = {
     "seed": {"seed": 1},
-    "share": {"settings": SynthesisSettings(rejected_real=0.1)},
+    "share": {"settings": SynthesisSettings(false_rejection_rate=0.1)},
     "filters": {"settings": SynthesisSettings(filters=("copy",))},
     "encoder": {"encoder": Brightness()},
     "pixels": {},

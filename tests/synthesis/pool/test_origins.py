@@ -8,7 +8,7 @@ from diffaug.configuration.settings import SynthesisSettings
 from diffaug.synthesis.pool.origins import expected_origins, plan_chunk, variation_share
 
 SETTINGS = SynthesisSettings(
-    chunk_size=8, variation_share=0.25, guidance_scale=(1.0, 2.0), variation_strength=(0.4, 0.7)
+    chunk_size=8, variation_fraction=0.25, guidance_scale=(1.0, 2.0), variation_strength=(0.4, 0.7)
 )
 
 
@@ -23,7 +23,7 @@ def test_a_share_that_is_set_counts_for_every_class_that_has_images() -> None:
 
 @given(number=st.integers(0, 50), num_sources=st.integers(0, 9), share=st.floats(0, 1), size=st.integers(1, 9))
 def test_a_chunk_is_its_indices_sampled_first(number: int, num_sources: int, share: float, size: int) -> None:
-    settings = SynthesisSettings(chunk_size=size, variation_share=share)
+    settings = SynthesisSettings(chunk_size=size, variation_fraction=share)
     plan = plan_chunk(settings, seed=1, class_index=2, number=number, num_sources=num_sources)
     assert [*plan.sampled, *plan.varied] == list(range(number * size, (number + 1) * size))
     assert len(plan.sources) == len(plan.varied) == (round(share * size) if num_sources else 0)
