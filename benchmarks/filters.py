@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     catalog, device = read_catalog(arguments)
     train, test = catalog.images("train"), catalog.images("test")
-    units = hold_out(catalog, fraction=0, limit=0, seed=0).units
+    groups = hold_out(catalog, fraction=0, limit=0, seed=0).groups
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         folder = arguments.work / f"judge-{seed}"
-        judge = prepare_judge(folder, train, units, settings=SynthesisSettings(), seed=seed, device=device)
+        judge = prepare_judge(folder, train, groups, settings=SynthesisSettings(), seed=seed, device=device)
         rows += planted(judge, train, test, seed, arguments.planted)
         if arguments.study:
             samples = read_samples(arguments, train)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +24,18 @@ from diffaug.files import storage
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, manifest_columns
 
 MakePool = Callable[..., Pool]
+
+# The default suite draws the same examples each time; `HYPOTHESIS_PROFILE=random pytest -m slow` looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as fast what is neither slow nor trains networks or starts processes."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("slow", "e2e")):
+            item.add_marker("fast")
 
 
 def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, NDArray[np.uint8]]]) -> Pool:

@@ -35,7 +35,7 @@ def load_weights(model: nn.Module, path: Path, ignored: tuple[str, ...] = ()) ->
             f"these weights are of another network: {len(wrong)} of its tensors are missing, unknown or of another "
             f"shape, the first of them {wrong[0]}",
             where=path,
-            fix="name the network that they were trained for in evaluation.classifier, or leave out evaluation.checkpoint",
+            fix="name the network they were trained for in evaluation.classifier, or leave out evaluation.checkpoint",
         )
     dropped = head if differing else set()
     model.load_state_dict({name: tensor for name, tensor in read.items() if name not in dropped}, strict=False)

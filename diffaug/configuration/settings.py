@@ -328,6 +328,22 @@ class TrackingSettings(Settings):
     )
 
 
+class AdvancedSettings(Settings):
+    """What hardly anyone has to turn."""
+
+    base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = Field(
+        None, description="Width of the UNet. Default: the preset's."
+    )
+    checkpoint_seconds: Positive = Field(60.0, description="Seconds between two checkpoints and sample grids.")
+    chunk_size: PositiveInt = Field(32, description="Images sampled together. The pool's images depend on it.")
+    filter_max_steps: PositiveInt | None = Field(
+        None, description="Optimizer steps of each classifier behind the filters. Default: chosen from the data."
+    )
+    synthetic_fraction_grid: tuple[BatchShare, ...] = Field(
+        (0.0, 0.15, 0.3, 0.5), min_length=1, description="Values of synthetic_fraction to choose from; 0 uses none."
+    )
+
+
 class Config(Settings):
     """Everything that can be set."""
 
@@ -338,6 +354,7 @@ class Config(Settings):
     synthesis: SynthesisSettings = SynthesisSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     tracking: TrackingSettings = TrackingSettings()
+    advanced: AdvancedSettings = AdvancedSettings()
 
 
 SECTIONS = tuple(name for name, field in Config.model_fields.items() if isinstance(field.default, Settings))

@@ -18,7 +18,7 @@ from diffaug.data.entries import SPLITS, Entry, Split, listed
 from diffaug.data.images import LabeledImages
 from diffaug.data.loading import Loaded, Progress, in_threads, load_images
 from diffaug.data.scan import Scan, scan
-from diffaug.data.splits import Item, choose_test, leaks, unit_names
+from diffaug.data.splits import Item, choose_test, group_names, leaks
 from diffaug.errors import UsageError
 from diffaug.files import storage
 
@@ -75,10 +75,10 @@ class Catalog:
         rows = self.table[(self.table["verdict"] == "ok") & (self.table["split"] == split)]
         return [Item(*row) for row in rows[list(ITEM_COLUMNS)].itertuples(index=False)]
 
-    def units(self, split: Split) -> NDArray[np.int64]:
+    def groups(self, split: Split) -> NDArray[np.int64]:
         """One number for each image of a split, int64 (N,); images of one group or one picture have the same."""
         items = self.items(split)
-        names = unit_names(items)
+        names = group_names(items)
         return np.unique([names[item.path] for item in items], return_inverse=True)[1].astype(np.int64)
 
     def counts(self) -> pd.DataFrame:

@@ -49,21 +49,21 @@ def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> se
         test_fraction: Share of each class to hold out, in (0, 1).
         seed: Decides the ranking.
     """
-    units = sorted(_units(items), key=lambda unit: (derive_seed(seed, "test split", unit.name), unit.name))
+    groups = sorted(_groups(items), key=lambda group: (derive_seed(seed, "test split", group.name), group.name))
     totals = Counter(item.label for item in items)
     wanted = {label: held_out_count(total, test_fraction) for label, total in totals.items()}
     held: Counter[str] = Counter()
     chosen: set[str] = set()
-    # Rare classes first: they have the fewest units to choose from.
+    # Rare classes first: they have the fewest groups to choose from.
     for label in sorted(totals, key=lambda name: (totals[name], name)):
-        for unit in (unit for unit in units if unit.counts[label] and unit.name not in chosen):
-            if all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
-                chosen.add(unit.name)
-                held += unit.counts
-        if not held[label] and (spare := _smallest_spare(units, label, totals - held)):
+        for group in (group for group in groups if group.counts[label] and group.name not in chosen):
+            if all(held[name] + count <= wanted[name] for name, count in group.counts.items()):
+                chosen.add(group.name)
+                held += group.counts
+        if not held[label] and (spare := _smallest_spare(groups, label, totals - held)):
             chosen.add(spare.name)
             held += spare.counts
-    return {path for unit in units if unit.name in chosen for path in unit.paths}
+    return {path for group in groups if group.name in chosen for path in group.paths}
 
 
 def choose_holdout(items: Sequence[Item], *, fraction: float, limit: int, smallest: int, seed: int) -> set[str]:
@@ -85,16 +85,16 @@ def choose_holdout(items: Sequence[Item], *, fraction: float, limit: int, smalle
     wanted = Counter({name: int(count / excess) if limit else 0 for name, count in spared.items()})
     held: Counter[str] = Counter()
     chosen: set[str] = set()
-    for unit in sorted(_units(items), key=lambda unit: (derive_seed(seed, "holdout", unit.name), unit.name)):
-        if all(held[name] + count <= wanted[name] for name, count in unit.counts.items()):
-            chosen.update(unit.paths)
-            held += unit.counts
+    for group in sorted(_groups(items), key=lambda group: (derive_seed(seed, "holdout", group.name), group.name)):
+        if all(held[name] + count <= wanted[name] for name, count in group.counts.items()):
+            chosen.update(group.paths)
+            held += group.counts
     return chosen
 
 
-def unit_names(items: Sequence[Item]) -> dict[str, str]:
+def group_names(items: Sequence[Item]) -> dict[str, str]:
     """For each path a name that all items share which belong together by group, equal pixels or the same picture."""
-    return {path: unit.name for unit in _units(items) for path in unit.paths}
+    return {path: group.name for group in _groups(items) for path in group.paths}
 
 
 def held_out_count(total: int, test_fraction: float) -> int:
@@ -125,17 +125,17 @@ def leaks(pictures: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
     return result
 
 
-def _smallest_spare(units: Sequence[_Unit], label: str, training: Counter[str]) -> _Unit | None:
-    """The smallest unit with `label` that can go while each of its classes keeps a training image."""
+def _smallest_spare(groups: Sequence[_Unit], label: str, training: Counter[str]) -> _Unit | None:
+    """The smallest group with `label` that can go while each of its classes keeps a training image."""
     spare = [
-        unit
-        for unit in units
-        if unit.counts[label] and all(training[name] > count for name, count in unit.counts.items())
+        group
+        for group in groups
+        if group.counts[label] and all(training[name] > count for name, count in group.counts.items())
     ]
-    return min(spare, key=lambda unit: unit.counts.total(), default=None)
+    return min(spare, key=lambda group: group.counts.total(), default=None)
 
 
-def _units(items: Sequence[Item]) -> list[_Unit]:
+def _groups(items: Sequence[Item]) -> list[_Unit]:
     """Connected components of the items under 'same group', 'same pixels' and 'same picture'."""
     parent: dict[str, str] = {}
 

@@ -3,7 +3,7 @@
 Two images of one class can be more alike than an image and a crop of itself, so images are compared after they were
 registered: a coarse search over mirrored and cropped variants of all training images gives a short list, and each on
 it is then moved and scaled until it fits best (`registration`). What decides is the remaining distance to the nearest
-training image in relation to that of the next one of another unit (Gu et al. 2023, arXiv 2310.02664), see
+training image in relation to that of the next one of another group (Gu et al. 2023, arXiv 2310.02664), see
 `diffusion.copies`.
 """
 
@@ -50,7 +50,7 @@ class Matches:
     """The nearest training image of each of N images.
 
     Attributes:
-        ratios: float32 (N,) in [0, 1], distance to it over the distance to the nearest one of another unit; 0 where
+        ratios: float32 (N,) in [0, 1], distance to it over the distance to the nearest one of another group; 0 where
             there is no difference to it, and 1 where there is nothing to compare.
         distances: float32 (N,) in [0, 2], between normalised thumbnails after registration.
         nearest: int64 (N,), its position.
@@ -66,13 +66,13 @@ class CopyDetector:
 
     Args:
         pixels: uint8 (M, H, W, C), the training images.
-        units: int64 (M,); images of one group or of equal pixels have the same number.
+        groups: int64 (M,); images of one group or of equal pixels have the same number.
         device: Where to compute.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], units: NDArray[np.int64], device: str = "cpu") -> None:
+    def __init__(self, pixels: NDArray[np.uint8], groups: NDArray[np.int64], device: str = "cpu") -> None:
         self._thumbnails = thumbnails(pixels, device)
-        self._units = torch.from_numpy(np.array(units)).to(device)
+        self._groups = torch.from_numpy(np.array(groups)).to(device)
         self._windows = _search_windows(device)
         whole = torch.cat([describe(part, COARSE) for part in torch.split(self._thumbnails, IMAGES_AT_ONCE)])
         with one_thread_each():
@@ -92,14 +92,14 @@ class CopyDetector:
         channels, height, width = self._thumbnails.shape[1:]
         return channels, averaged(height, FINE), averaged(width, FINE)
 
-    def match(self, pixels: NDArray[np.uint8], units: NDArray[np.int64] | None = None) -> Matches:
+    def match(self, pixels: NDArray[np.uint8], groups: NDArray[np.int64] | None = None) -> Matches:
         """The training image that each image shows, or is most like.
 
         Args:
             pixels: uint8 (N, H, W, C).
-            units: int64 (N,), for training images: theirs, which does not count.
+            groups: int64 (N,), for training images: theirs, which does not count.
         """
-        own = np.full(len(pixels), GENERATED) if units is None else units
+        own = np.full(len(pixels), GENERATED) if groups is None else groups
         parts = [
             self._match(pixels[start : start + QUERIES_AT_ONCE], own[start : start + QUERIES_AT_ONCE])
             for start in range(0, len(pixels), QUERIES_AT_ONCE)
@@ -112,13 +112,13 @@ class CopyDetector:
 
     def _match(self, pixels: NDArray[np.uint8], own: NDArray[np.int64]) -> Matches:
         queries = thumbnails(pixels, str(self._thumbnails.device))
-        excluded = torch.from_numpy(own).to(queries.device)[:, None] == self._units
+        excluded = torch.from_numpy(own).to(queries.device)[:, None] == self._groups
         found, windows = self._search(queries, excluded)
         images = found % len(self._thumbnails)
         distances = registered_distances(queries, either_way(self._thumbnails, found), windows, registered=REGISTERED)
         distances = distances.masked_fill(excluded.gather(1, images), torch.inf)
         first = distances.argmin(dim=1, keepdim=True)
-        nearest, second = distances.gather(1, first), _next_unit(distances, self._units[images], first)
+        nearest, second = distances.gather(1, first), _next_group(distances, self._groups[images], first)
         ratios = torch.where(nearest < second, nearest / second, 1.0).masked_fill(nearest < ROUNDING, 0)
         return Matches(*(column[:, 0].cpu().numpy() for column in (ratios, nearest, images.gather(1, first))))
 
@@ -138,34 +138,34 @@ class CopyDetector:
         return found, self._windows[tangent_distances(products).argmin(dim=0)]
 
 
-def _next_unit(distances: Tensor, units: Tensor, first: Tensor) -> Tensor:
-    """Distance (N, 1) to the nearest image of another unit than that of `first`.
+def _next_group(distances: Tensor, groups: Tensor, first: Tensor) -> Tensor:
+    """Distance (N, 1) to the nearest image of another group than that of `first`.
 
-    Where all (N, S) are one unit, the farthest stands for it: what was not on the short list is no nearer.
+    Where all (N, S) are one group, the farthest stands for it: what was not on the short list is no nearer.
     """
-    elsewhere = distances.masked_fill(units == units.gather(1, first), torch.inf).amin(dim=1, keepdim=True)
+    elsewhere = distances.masked_fill(groups == groups.gather(1, first), torch.inf).amin(dim=1, keepdim=True)
     farthest = distances.masked_fill(distances.isinf(), 0).amax(dim=1, keepdim=True)
     return torch.where(elsewhere.isinf(), farthest, elsewhere)
 
 
 def copy_threshold(
-    detector: CopyDetector, pixels: NDArray[np.uint8], units: NDArray[np.int64], *, share: float, seed: int
+    detector: CopyDetector, pixels: NDArray[np.uint8], groups: NDArray[np.int64], *, share: float, seed: int
 ) -> float:
     """The ratio below which an image is a copy, such that at most a share of new images is taken for one.
 
-    Each training image is compared with the other units, as a new image would be. Below a ratio of 1/3 training images
+    Each training image is compared with the other groups, as a new image would be. Below a ratio of 1/3 training images
     are copies of each other by the published criterion and no example of a new image, so the threshold is never lower;
     nor is it above 2/3 where there are too few images for the share to mean one of them.
 
     Args:
         detector: Made of these training images.
         pixels: uint8 (M, H, W, C).
-        units: int64 (M,).
+        groups: int64 (M,).
         share: Of new images, in [0, 1].
         seed: Chooses 4,000 training images where there are more.
     """
     chosen = np.sort(numpy_generator(seed, "copy threshold").permutation(len(pixels))[:CALIBRATED_ON])
-    ratios = np.sort(detector.match(pixels[chosen], units[chosen]).ratios)
+    ratios = np.sort(detector.match(pixels[chosen], groups[chosen]).ratios)
     highest = SURELY_NEW if share * len(ratios) < 1 else 1.0
     return min(max(COPY_RATIO, float(ratios[int(share * len(ratios))])), highest)
 

@@ -33,17 +33,17 @@ class Described:
     Attributes:
         features: Float (N, F), in which distances are taken.
         labels: Class indices, int64 (N,).
-        units: int64 (N,); images of one group or of equal pixels share a number, `GENERATED` is nobody's.
+        groups: int64 (N,); images of one group or of equal pixels share a number, `GENERATED` is nobody's.
     """
 
     features: Floats
     labels: Labels
-    units: Labels
+    groups: Labels
 
     def of_class(self, index: int) -> Described:
         """The images of one class."""
         own = self.labels == index
-        return Described(self.features[own], self.labels[own], self.units[own])
+        return Described(self.features[own], self.labels[own], self.groups[own])
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,23 @@ def nearest_ratios(samples: Described, trained: Described) -> Floats:
     """
     if not len(samples.labels):
         return np.empty(0)
-    columns = (samples.features, samples.units, trained.features, trained.units)
+    columns = (samples.features, samples.groups, trained.features, trained.groups)
     return neighbour_ratios(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns)).numpy()
 
 
 def compare_distances(samples: Described, trained: Described, held: Described) -> Distances | None:
-    """Compares the images of one class; None where there are fewer than 5 units of held-out images.
+    """Compares the images of one class; None where there are fewer than 5 groups of held-out images.
 
     A ratio of distances to trained and to held-out images depends on how many there are of each and on how much
     a generator blurs. Held-out images, against the others held out, show what it is for images never trained on.
     """
-    names, unit = np.unique(held.units, return_inverse=True)
+    names, group = np.unique(held.groups, return_inverse=True)
     if len(names) < MIN_HELD_OUT or not len(trained.labels):
         return None
-    of_held = _to_units(held.features, held.features, unit)
-    of_held[np.arange(len(unit)), unit] = np.inf
-    # Held-out images are compared with all units but their own, so samples with all but one: on average over which.
-    near, next_one = np.sort(_to_units(samples.features, held.features, unit), axis=1)[:, :2].T
+    of_held = _to_groups(held.features, held.features, group)
+    of_held[np.arange(len(group)), group] = np.inf
+    # Held-out images are compared with all groups but their own, so samples with all but one: on average over which.
+    near, next_one = np.sort(_to_groups(samples.features, held.features, group), axis=1)[:, :2].T
     of_samples = ((len(names) - 1) * near + next_one) / len(names)
     return Distances(
         _to_nearest(samples.features, trained.features) - of_samples,
@@ -148,10 +148,10 @@ def _to_nearest(queries: Floats, references: Floats) -> Floats:
     return _log(torch.cat(parts)) if len(queries) else np.empty(0)
 
 
-def _to_units(queries: Floats, references: Floats, units: Labels) -> Floats:
-    """Logarithms of the distances to the nearest reference of each unit 0..U-1, (Q, U)."""
+def _to_groups(queries: Floats, references: Floats, groups: Labels) -> Floats:
+    """Logarithms of the distances to the nearest reference of each group 0..U-1, (Q, U)."""
     distances = _distances(torch.from_numpy(queries), torch.from_numpy(references))
-    return _log(torch.stack([distances[:, units == unit].amin(dim=1) for unit in range(units.max() + 1)], dim=1))
+    return _log(torch.stack([distances[:, groups == group].amin(dim=1) for group in range(groups.max() + 1)], dim=1))
 
 
 def _distances(left: Tensor, right: Tensor) -> Tensor:

@@ -27,17 +27,17 @@ def mirrored_distances(queries: Maps, references: Maps) -> NDArray[np.float32]:
 
 
 def duplicate_thresholds(
-    maps: Maps, labels: NDArray[np.int64], units: NDArray[np.int64], num_classes: int, share: float
+    maps: Maps, labels: NDArray[np.int64], groups: NDArray[np.int64], num_classes: int, share: float
 ) -> NDArray[np.float32]:
     """For each class the distance below which two images show the same.
 
-    Chosen so that at most the share of the real images, in all classes and in its own, is as near to another unit of
+    Chosen so that at most the share of the real images, in all classes and in its own, is as near to another group of
     its class, and then closer by a third, see `APART`.
 
     Args:
         maps: (N, C, h, w) of the real images.
         labels: int64 (N,).
-        units: int64 (N,), images of one unit are not compared.
+        groups: int64 (N,), images of one group are not compared.
         num_classes: K.
         share: In [0, 1].
 
@@ -49,7 +49,7 @@ def duplicate_thresholds(
         own = np.flatnonzero(labels == label)
         for rows in _blocks(own):
             distances = mirrored_distances(maps[rows], maps[own])
-            distances[units[rows][:, None] == units[own]] = np.inf
+            distances[groups[rows][:, None] == groups[own]] = np.inf
             nearest[rows] = distances.min(axis=1, initial=np.inf)
     of_all = _lower_quantile(nearest, share)
     limits = [min(of_all, _lower_quantile(nearest[labels == label], share)) for label in range(num_classes)]

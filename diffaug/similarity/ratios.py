@@ -42,33 +42,33 @@ def wilson_interval(share: float, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def neighbour_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
-    """Distance to the nearest reference over the distance to the nearest one of another unit, in [0, 1].
+def neighbour_ratios(queries: Tensor, query_groups: Tensor, references: Tensor, reference_groups: Tensor) -> Tensor:
+    """Distance to the nearest reference over the distance to the nearest one of another group, in [0, 1].
 
-    Below 1/3 an image is a copy (Gu et al. 2023, arXiv 2310.02664). Taking the second neighbour from another unit
+    Below 1/3 an image is a copy (Gu et al. 2023, arXiv 2310.02664). Taking the second neighbour from another group
     keeps near-duplicates in the training set, which lie equally near to a copy, from hiding it.
 
     Args:
         queries: Features (Q, F).
-        query_units: int64 (Q,); references of a query's own unit don't count. `GENERATED` is nobody's unit.
+        query_groups: int64 (Q,); references of a query's own group don't count. `GENERATED` is nobody's group.
         references: Features (N, F).
-        reference_units: int64 (N,).
+        reference_groups: int64 (N,).
 
     Returns:
-        (Q,), 1 where there are no two units to compare.
+        (Q,), 1 where there are no two groups to compare.
     """
-    parts = zip(torch.split(queries, CHUNK), torch.split(query_units, CHUNK), strict=True)
-    return torch.cat([_chunk_ratios(features, units, references, reference_units) for features, units in parts])
+    parts = zip(torch.split(queries, CHUNK), torch.split(query_groups, CHUNK), strict=True)
+    return torch.cat([_chunk_ratios(features, groups, references, reference_groups) for features, groups in parts])
 
 
-def _chunk_ratios(queries: Tensor, query_units: Tensor, references: Tensor, reference_units: Tensor) -> Tensor:
+def _chunk_ratios(queries: Tensor, query_groups: Tensor, references: Tensor, reference_groups: Tensor) -> Tensor:
     # Up to |query|^2, which changes no order; the two distances themselves are then taken without cancellation.
     # (TF32, with three digits, would change the order.)
     with full_float32():
         order = references.square().sum(dim=1) - 2 * queries @ references.T
-    order = order.masked_fill(query_units[:, None] == reference_units, torch.inf)
+    order = order.masked_fill(query_groups[:, None] == reference_groups, torch.inf)
     nearest = order.argmin(dim=1)
-    order = order.masked_fill(reference_units[nearest][:, None] == reference_units, torch.inf)
+    order = order.masked_fill(reference_groups[nearest][:, None] == reference_groups, torch.inf)
     second = order.argmin(dim=1)
     distances = [(queries - references[index]).norm(dim=1) for index in (nearest, second)]
     comparable = torch.isfinite(order.gather(1, second[:, None])[:, 0]) & (distances[1] > 0)

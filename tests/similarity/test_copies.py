@@ -125,11 +125,11 @@ def test_large_images_are_compared_as_thumbnails() -> None:
     assert np.all(matches.ratios < COPY_RATIO)
 
 
-def test_a_training_image_is_not_compared_with_its_own_unit(detector) -> None:
+def test_a_training_image_is_not_compared_with_its_own_group(detector) -> None:
     pairs = np.concatenate([TRAIN, np.stack([jpeg(image) for image in TRAIN])])
-    units = np.tile(UNITS, 2)
-    matches = CopyDetector(pairs, units).match(pairs, units)
-    assert np.all(units[matches.nearest] != units)
+    groups = np.tile(UNITS, 2)
+    matches = CopyDetector(pairs, groups).match(pairs, groups)
+    assert np.all(groups[matches.nearest] != groups)
     assert np.median(matches.ratios) > 0.7
 
 

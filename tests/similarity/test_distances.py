@@ -14,9 +14,9 @@ from diffaug.similarity.distances import (
 )
 
 
-def described(features: np.ndarray, units: np.ndarray | None = None) -> Described:
+def described(features: np.ndarray, groups: np.ndarray | None = None) -> Described:
     labels = np.zeros(len(features), np.int64)
-    return Described(features, labels, np.arange(len(features)) if units is None else units)
+    return Described(features, labels, np.arange(len(features)) if groups is None else groups)
 
 
 def generated(features: np.ndarray) -> Described:
@@ -30,16 +30,16 @@ def draw(seed: int, *counts: int, dim: int = 16) -> list[np.ndarray]:
 
 def test_relative_distances_are_those_of_an_explicit_leave_one_out() -> None:
     samples, trained, held = draw(0, 7, 30, 6)
-    units = np.array([0, 0, 1, 2, 3, 4]) * 10 + 100
-    found = compare_distances(generated(samples), described(trained), described(held, units))
+    groups = np.array([0, 0, 1, 2, 3, 4]) * 10 + 100
+    found = compare_distances(generated(samples), described(trained), described(held, groups))
     assert found is not None
 
     def log_nearest(queries, references):
         return np.log(cdist(queries, references).min(axis=1))
 
-    without = [log_nearest(samples, held[units != unit]) for unit in np.unique(units)]
+    without = [log_nearest(samples, held[groups != group]) for group in np.unique(groups)]
     assert found.samples == pytest.approx(log_nearest(samples, trained) - np.mean(without, axis=0))
-    own = [log_nearest(held[[i]], held[units != units[i]])[0] for i in range(6)]
+    own = [log_nearest(held[[i]], held[groups != groups[i]])[0] for i in range(6)]
     assert found.held == pytest.approx(log_nearest(held, trained) - own)
 
 
@@ -81,8 +81,8 @@ def test_a_frame_of_the_same_patient_held_out_too_raises_no_alarm() -> None:
     """Units of two: without them held-out images would seem to expect very near neighbours among the held-out."""
     samples, trained, held = draw(1, 100, 100, 10)
     twins = np.concatenate([held, held + 0.01])
-    units = np.tile(np.arange(10), 2)
-    right = compare_distances(generated(samples), described(trained), described(twins, units))
+    groups = np.tile(np.arange(10), 2)
+    right = compare_distances(generated(samples), described(trained), described(twins, groups))
     wrong = compare_distances(generated(samples), described(trained), described(twins))
     assert distance_ratio([right], seed=0).value == pytest.approx(1, abs=0.15)
     assert distance_ratio([wrong], seed=0).high < 0.1

@@ -96,10 +96,10 @@ def test_no_split_parts_a_picture(tmp_path: Path, seed: int) -> None:
     splits = split_of(catalog)
     assert all(splits[path] == splits[path.replace(" again", "")] for path in splits)
     assert set(splits.values()) == {"train", "test"}
-    names, units = catalog.images("train").ids, catalog.units("train")
-    for name, unit in zip(names, units, strict=True):
-        alike = [units[other] for other in range(len(names)) if names[other].replace(" again", "") == name]
-        assert set(alike) <= {unit}
+    names, groups = catalog.images("train").ids, catalog.groups("train")
+    for name, group in zip(names, groups, strict=True):
+        alike = [groups[other] for other in range(len(names)) if names[other].replace(" again", "") == name]
+        assert set(alike) <= {group}
     [sentence] = [problem for problem in catalog.problems if "nearly the same picture" in problem]
     assert ": 12 (" in sentence
     loose = build_catalog(tmp_path, DataSettings(near_duplicates=False), seed=seed)

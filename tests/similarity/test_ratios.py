@@ -43,10 +43,10 @@ def test_a_near_duplicate_in_the_same_unit_does_not_hide_a_copy() -> None:
     assert neighbour_ratios(query, nobody, references, torch.tensor([0, 0, 2, 3])) < COPY_RATIO
 
 
-def test_a_real_image_is_not_compared_with_its_own_unit() -> None:
+def test_a_real_image_is_not_compared_with_its_own_group() -> None:
     references = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    units = torch.tensor([0, 0, 1, 2])
-    assert neighbour_ratios(references, units, references, units).tolist() == pytest.approx(
+    groups = torch.tensor([0, 0, 1, 2])
+    assert neighbour_ratios(references, groups, references, groups).tolist() == pytest.approx(
         [3 / 7, 2 / 6, 2 / 4, 4 / 6]
     )
 

@@ -21,12 +21,12 @@ class Holdout:
     Attributes:
         trained: What the generator is trained on.
         held: What it is not.
-        units: int64, one for each trained image; images of one group or of equal pixels have the same number.
+        groups: int64, one for each trained image; images of one group or of equal pixels have the same number.
     """
 
     trained: LabeledImages
     held: LabeledImages
-    units: NDArray[np.int64]
+    groups: NDArray[np.int64]
 
 
 def hold_out(catalog: Catalog, *, fraction: float, limit: int, seed: int) -> Holdout:
@@ -42,5 +42,5 @@ def hold_out(catalog: Catalog, *, fraction: float, limit: int, seed: int) -> Hol
     items = catalog.items("train")
     chosen = choose_holdout(items, fraction=fraction, limit=limit, smallest=SMALLEST_CLASS, seed=seed)
     held = np.array([path in chosen for path in images.ids], dtype=bool)
-    units = catalog.units("train")[~held]
-    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), units)
+    groups = catalog.groups("train")[~held]
+    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), groups)

@@ -131,7 +131,7 @@ class Watch:
         seed: Of the whole training; noise and classes at a step depend on (seed, step) alone.
         counts: Images of each class, int64 (K,), held-out ones included.
         features: Of the trained images, mirrored ones too where these are trained on, (N, F).
-        units: int64 (N,), see `neighbour_ratios`.
+        groups: int64 (N,), see `neighbour_ratios`.
         held: Held-out images to compare, as (uint8 (P, H, W, C), int64 (P,)).
         matched: As many trained images of the same classes.
         real: Copies among real images of the deciding classes.
@@ -142,7 +142,7 @@ class Watch:
     seed: int
     counts: NDArray[np.int64]
     features: Tensor
-    units: Tensor
+    groups: Tensor
     held: tuple[Tensor, Tensor]
     matched: tuple[Tensor, Tensor]
     real: Share
@@ -171,11 +171,11 @@ class Watch:
         """
         device = data.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
-        own = torch.from_numpy(holdout.units).to(device)
+        own = torch.from_numpy(holdout.groups).to(device)
         features = [_features(data, data.pixels)]
         if mirrored:
             features.append(_features(data, data.pixels, mirrored=True))
-        references, units = torch.cat(features), own.repeat(len(features))
+        references, groups = torch.cat(features), own.repeat(len(features))
         draws = seeding.numpy_generator(seed, "watched images")
         held = draws.permutation(len(holdout.held))[: schedule.pairs]
         matched = _matching(holdout.held.labels[held], holdout.trained.labels, draws)
@@ -183,10 +183,10 @@ class Watch:
         positions = torch.from_numpy(draws.permutation(deciding)[:MAX_PAIRS]).to(device)
         left_out = _on(device, holdout.held, np.arange(len(holdout.held)))[0]
         queries = torch.cat([features[0][positions], _features(data, left_out)])
-        query_units = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
-        real = copies_among(neighbour_ratios(queries, query_units, references, units))
+        query_groups = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
+        real = copies_among(neighbour_ratios(queries, query_groups, references, groups))
         pairs = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
-        return cls(data, seed, counts, references, units, *pairs, real, precision)
+        return cls(data, seed, counts, references, groups, *pairs, real, precision)
 
     @torch.no_grad()
     def look(self, denoiser: nn.Module, step: int) -> Look:
@@ -198,7 +198,7 @@ class Watch:
             samples = self._sample(denoiser, labels, step)
             gaps = self._gaps(denoiser)
         ratios = neighbour_ratios(
-            _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.units
+            _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.groups
         ).cpu()
         labels = labels.cpu()
         deciding = torch.isin(labels, torch.from_numpy(_deciding(self.counts)))

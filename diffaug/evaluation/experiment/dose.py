@@ -126,7 +126,7 @@ def choose_dose(experiment: Experiment, progress: Callable[[int, int], None] | N
             try.
 
     Raises:
-        DataError: No class has two images, or units, of which one could be left out.
+        DataError: No class has two images, or groups, of which one could be left out.
         Interrupted: A stop was requested; what is finished is on disk.
     """
     arms, doses = _candidates(experiment), _doses(experiment)
@@ -287,12 +287,12 @@ def _doses(experiment: Experiment) -> list[Dose]:
 
 
 def _folds(experiment: Experiment) -> tuple[_Fold, ...]:
-    """Parts of the training images, units kept whole; every class keeps an image when a part is left out.
+    """Parts of the training images, groups kept whole; every class keeps an image when a part is left out.
 
     Raises:
         DataError: There is no image that could be left out.
     """
-    fold_of = assign_folds(experiment.train.labels, experiment.units, derive_seed(experiment.seed, PURPOSE))
+    fold_of = assign_folds(experiment.train.labels, experiment.groups, derive_seed(experiment.seed, PURPOSE))
     parts = [np.flatnonzero(fold_of == number).astype(np.int64) for number in np.unique(fold_of[fold_of >= 0])]
     if len(parts) < 2:
         raise DataError(

@@ -47,7 +47,7 @@ class Experiment:
         seed: Where the randomness begins.
         device: `cpu` or `cuda`.
         directory: Folder of the evaluation.
-        units: int64 (N,), one a training image; images of one group or of equal pixels have the same number.
+        groups: int64 (N,), one a training image; images of one group or of equal pixels have the same number.
         unfiltered: What the generators made before any filter, one a pool; for the arm that asks for it.
         classifier: What is trained; none: what the settings say.
         train_fn: What is called instead, in this process.
@@ -65,7 +65,7 @@ class Experiment:
     seed: int
     device: str
     directory: Path
-    units: NDArray[np.int64]
+    groups: NDArray[np.int64]
     unfiltered: Sequence[SyntheticPool] = ()
     classifier: Classifier | None = None
     train_fn: TrainFunction | None = None

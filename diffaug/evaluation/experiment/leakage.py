@@ -53,20 +53,20 @@ def same_pixels(test_ids: Sequence[str], test_hashes: Sequence[str], rows: pd.Da
 
 
 def near_copies(
-    test: LabeledImages, seen: LabeledImages, units: NDArray[np.int64], *, device: str = "cpu"
+    test: LabeledImages, seen: LabeledImages, groups: NDArray[np.int64], *, device: str = "cpu"
 ) -> list[Leak]:
     """Test images that show the same as one that was seen, but for crops, mirroring, compression or small changes.
 
     An image counts when its distance to the nearest seen image is under a third of that to the next one of another
-    unit (Gu et al. 2023, arXiv 2310.02664): pictures that are merely alike have several neighbours.
+    group (Gu et al. 2023, arXiv 2310.02664): pictures that are merely alike have several neighbours.
 
     Args:
         test: The test images, of the size of `seen`.
         seen: What was seen, at least one image.
-        units: int64 (M,); images of one group or of equal pixels have the same number.
+        groups: int64 (M,); images of one group or of equal pixels have the same number.
         device: Where to compute.
     """
-    matches = CopyDetector(seen.pixels, units, device).match(test.pixels)
+    matches = CopyDetector(seen.pixels, groups, device).match(test.pixels)
     copies = np.flatnonzero(matches.ratios < COPY_RATIO)
     return [Leak(test.ids[image], seen.ids[matches.nearest[image]], "near copy") for image in copies]
 

@@ -210,7 +210,7 @@ def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
 
 def _near_copies(job: Job, catalog: Catalog) -> list[Leak]:
     test, train = catalog.images("test"), catalog.images("train")
-    return near_copies(test, train, catalog.units("train"), device=job.device)
+    return near_copies(test, train, catalog.groups("train"), device=job.device)
 
 
 def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:
@@ -236,7 +236,7 @@ def _experiment(
         seed=job.config.seed,
         device=job.device,
         directory=job.study.evaluation,
-        units=catalog.units("train"),
+        groups=catalog.groups("train"),
         unfiltered=[
             unfiltered_pool(_chunks(replicate), replicate.pool) for replicate in replicates if wants_unfiltered
         ],

@@ -80,10 +80,10 @@ def _quality(judge: CalibratedJudge, real: LabeledImages, synthetic: LabeledImag
 
 def _described(split: TrainSplit, held: bool, *, mirrored: bool = False) -> Described:
     """A part of the training images as the audit compares them, with their mirror images too if asked."""
-    part, units = split.part(held), split.units[split.held == held]
+    part, groups = split.part(held), split.groups[split.held == held]
     views = [part.pixels, part.pixels[:, :, ::-1]] if mirrored else [part.pixels]
     features = np.concatenate([small_pictures(view) for view in views])
-    return Described(features, np.tile(part.labels, len(views)), np.tile(units, len(views)))
+    return Described(features, np.tile(part.labels, len(views)), np.tile(groups, len(views)))
 
 
 def _audit(
@@ -95,9 +95,9 @@ def _audit(
     candidates: CheckedCandidates,
     origins: tuple[str, ...],
 ) -> PoolAudit:
-    units = np.full(len(synthetic), GENERATED, np.int64)
+    groups = np.full(len(synthetic), GENERATED, np.int64)
     return audit_pool(
-        Described(small_pictures(synthetic.pixels), synthetic.labels, units),
+        Described(small_pictures(synthetic.pixels), synthetic.labels, groups),
         origins,
         candidates,
         trained=_described(real, False, mirrored=config.diffusion.horizontal_flip),

@@ -101,11 +101,11 @@ def pool_inputs(catalog: Catalog, generator: Generator) -> dict[str, str]:
 
 
 def _prepare_judge(job: Job, catalog: Catalog, encoder: Encoder | None) -> CalibratedJudge:
-    images, units = catalog.images("train"), catalog.units("train")
+    images, groups = catalog.images("train"), catalog.groups("train")
     job.narrator.say("training and calibrating the filters on the real images ...")
     settings, seed = job.config.synthesis, job.config.seed
     return prepare_judge(
-        job.study.judge, images, units, settings=settings, seed=seed, device=job.device, encoder=encoder
+        job.study.judge, images, groups, settings=settings, seed=seed, device=job.device, encoder=encoder
     )
 
 

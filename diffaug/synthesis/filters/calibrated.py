@@ -148,7 +148,7 @@ class CalibratedJudge:
 def prepare_judge(
     folder: Path,
     images: LabeledImages,
-    units: NDArray[np.int64],
+    groups: NDArray[np.int64],
     *,
     settings: SynthesisSettings,
     seed: int,
@@ -163,7 +163,7 @@ def prepare_judge(
     Args:
         folder: Where it is kept; a judge of anything else there is replaced.
         images: The real training images, at least one.
-        units: int64 (N,); images of one group or of equal pixels have the same number.
+        groups: int64 (N,); images of one group or of equal pixels have the same number.
         settings: Which filters are on, and how many real images each may reject.
         seed: Decides folds, weights and batches.
         device: `cpu` or `cuda`.
@@ -172,9 +172,9 @@ def prepare_judge(
     Raises:
         DamagedError: A file in `folder` was changed since it was written.
     """
-    preparation = _Preparation(images, units, settings, seed, device, encoder)
+    preparation = _Preparation(images, groups, settings, seed, device, encoder)
     facts = {"judge": preparation.fingerprint()}
-    detector = CopyDetector(images.pixels, units, device)
+    detector = CopyDetector(images.pixels, groups, device)
     if storage.committed_facts(folder, verify=True) != facts:
         _keep(folder, facts, preparation.fit(detector))
     fingerprint = storage.fingerprint([facts, storage.sha256_file(folder / STATE)])
@@ -198,7 +198,7 @@ class _Preparation:
     """What `prepare_judge` is given."""
 
     images: LabeledImages
-    units: NDArray[np.int64]
+    groups: NDArray[np.int64]
     settings: SynthesisSettings
     seed: int
     device: str
@@ -206,7 +206,7 @@ class _Preparation:
 
     def fingerprint(self) -> str:
         """A name that changes with everything that the judge depends on."""
-        arrays = (self.images.pixels, self.images.labels, self.units)
+        arrays = (self.images.pixels, self.images.labels, self.groups)
         content = {
             "version": VERSION,
             "seed": self.seed,
@@ -222,18 +222,18 @@ class _Preparation:
         """Everything of the judge that costs time, as tensors."""
         pixels, labels, num_classes = self.images.pixels, self.images.labels, len(self.images.classes)
         share = self.settings.copy_false_positive_rate
-        folds = assign_folds(labels, self.units, self.seed)
+        folds = assign_folds(labels, self.groups, self.seed)
         updates = self.settings.filter_max_steps
         models = fit_fold_models(
             self.images, folds, seed=self.seed, device=self.device, encoder=self.encoder, updates=updates
         )
-        copies = copy_threshold(detector, pixels, self.units, share=share, seed=self.seed)
+        copies = copy_threshold(detector, pixels, self.groups, share=share, seed=self.seed)
         maps = descriptor_maps(pixels, self.device)
         arrays = {
             **_calibrate(labels, folds, models.describe(pixels)),
             "saturation": filters.saturation_limits(filters.saturation(pixels), labels, num_classes),
             "copies": np.array([copies]),
-            "duplicates": duplicate_thresholds(maps, labels, self.units, num_classes, share),
+            "duplicates": duplicate_thresholds(maps, labels, self.groups, num_classes, share),
         }
         tensors = {f"model.{name}": tensor for name, tensor in models.tensors.items()}
         return tensors | {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -19,12 +19,12 @@ class TrainSplit:
 
     Attributes:
         images: All of them.
-        units: int64 (N,); images of one group or of equal pixels have the same number.
+        groups: int64 (N,); images of one group or of equal pixels have the same number.
         held: Whether each was held out from the generator's training, bool (N,).
     """
 
     images: LabeledImages
-    units: NDArray[np.int64]
+    groups: NDArray[np.int64]
     held: NDArray[np.bool_]
 
     @classmethod
@@ -33,7 +33,7 @@ class TrainSplit:
         rows = generator.rows()
         hashes = set() if rows is None else set(rows.loc[rows["part"] == HELD_OUT, "pixel_sha256"])
         held = [item.pixel_sha256 in hashes for item in catalog.items("train")]
-        return cls(catalog.images("train"), catalog.units("train"), np.array(held, dtype=bool))
+        return cls(catalog.images("train"), catalog.groups("train"), np.array(held, dtype=bool))
 
     def part(self, held: bool) -> LabeledImages:
         """The images that were held out, or those that were not."""

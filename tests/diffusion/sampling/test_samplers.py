@@ -154,15 +154,15 @@ def test_settings_offer_every_solver_and_guidance() -> None:
 )
 @pytest.mark.parametrize("kind", ["none", "exact", "sigma squared"])
 def test_deviation_of_ancestral_samples_by_variance(steps: int, lower: float, upper: float, kind: str) -> None:
-    """Exact: the sampler is linear here, so responses to unit noises give the variance."""
+    """Exact: the sampler is linear here, so responses to group noises give the variance."""
 
     def denoise(x: Tensor, sigma: Tensor) -> Moments:
         mean, exact = gaussian(x, sigma)
         return Moments(mean, {"none": 0 * exact, "exact": exact, "sigma squared": torch.full_like(x, sigma**2)}[kind])
 
-    units = torch.eye(steps + 1, dtype=torch.float64)[..., None, None, None]
+    groups = torch.eye(steps + 1, dtype=torch.float64)[..., None, None, None]
     responses = integrate(
-        denoise, 80 * units[0], karras_sigmas(steps), SOLVERS["ancestral"], lambda step: units[step + 1]
+        denoise, 80 * groups[0], karras_sigmas(steps), SOLVERS["ancestral"], lambda step: groups[step + 1]
     )
     ratio = responses.square().sum().sqrt().item() / SIGMA_DATA
     expected = {"none": lower, "exact": 1.0, "sigma squared": upper}[kind]

@@ -49,9 +49,9 @@ def test_groups_and_equal_images_stay_together(catalog, seed) -> None:
     for number in range(20):
         assert len(held & {f"tracks-{2 * number}.png", f"tracks-{2 * number + 1}.png"}) in (0, 2)
     assert len(held & {"many-0.png", "many-1.png"}) in (0, 2)
-    unit = dict(zip(holdout.trained.ids, holdout.units, strict=True))
-    assert len(set(unit.values())) == len(unit) - sum(
-        a in unit for a in ("many-1.png", *(f"tracks-{2 * i + 1}.png" for i in range(20)))
+    group = dict(zip(holdout.trained.ids, holdout.groups, strict=True))
+    assert len(set(group.values())) == len(group) - sum(
+        a in group for a in ("many-1.png", *(f"tracks-{2 * i + 1}.png" for i in range(20)))
     )
 
 

@@ -69,9 +69,9 @@ def pool_of(images, nearest=None, source=None):
 
 @pytest.fixture
 def make(tmp_path):
-    def make(pool, settings=SETTINGS, *, counts=(60, 12, 6), units=None, directory=tmp_path, world=0, **options):
+    def make(pool, settings=SETTINGS, *, counts=(60, 12, 6), groups=None, directory=tmp_path, world=0, **options):
         train = drawn(counts, world, "train")
-        given = np.arange(len(train)) if units is None else units
+        given = np.arange(len(train)) if groups is None else groups
         return Experiment(
             train,
             drawn((5, 5, 5), 1, "test"),
@@ -80,7 +80,7 @@ def make(tmp_path):
             seed=world,
             device="cpu",
             directory=directory,
-            units=given,
+            groups=given,
             **{"classifier": Linear(), **options},
         )
 
@@ -240,14 +240,14 @@ def test_a_finished_choice_is_read_and_progress_counts_every_training_once(make)
 
 
 def test_each_image_is_left_out_once_with_its_unit_and_the_synthetic_ones_like_it(make):
-    units = np.repeat(np.arange(39), 2)
+    groups = np.repeat(np.arange(39), 2)
     train = drawn((60, 12, 6), 0, "train")
     images = drawn((0, 30, 30), 2, "fresh")
     nearest = tuple(train.ids[i % 78] for i in range(60))
     source = tuple(train.ids[(7 * i) % 78] if i % 2 else "" for i in range(60))
-    experiment = make(pool_of(images, nearest, source), units=units)
+    experiment = make(pool_of(images, nearest, source), groups=groups)
     choose_dose(experiment)
-    unit_of = dict(zip(train.ids, units.tolist(), strict=True))
+    unit_of = dict(zip(train.ids, groups.tolist(), strict=True))
     related = dict(zip(images.ids, zip(nearest, source, strict=True), strict=True))
     left_out = []
     for training in experiment.classifier.done:

@@ -61,7 +61,7 @@ def make(make_images, tmp_path, pool):
             **options,
         }
         return Experiment(
-            real, make_images(test, seed=1), settings=settings, device="cpu", units=np.arange(len(real)), **given
+            real, make_images(test, seed=1), settings=settings, device="cpu", groups=np.arange(len(real)), **given
         )
 
     return make

@@ -47,9 +47,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> diffaug.DiffusionAugment
 
 @pytest.fixture(scope="module")
 def judge(fitted: diffaug.DiffusionAugmenter, tmp_path_factory: pytest.TempPathFactory) -> CalibratedJudge:
-    images, units = fitted.inspect().images("train"), fitted.inspect().units("train")
+    images, groups = fitted.inspect().images("train"), fitted.inspect().groups("train")
     folder, settings = tmp_path_factory.mktemp("judge") / "judge", SynthesisSettings(filter_max_steps=60)
-    return prepare_judge(folder, images, units, settings=settings, seed=0, device="cpu")
+    return prepare_judge(folder, images, groups, settings=settings, seed=0, device="cpu")
 
 
 def random_images(*counts: int, seed: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -33,8 +33,8 @@ def labeled(pixels: np.ndarray, classes: int) -> LabeledImages:
 
 
 def described(images: LabeledImages, *, made: bool = False) -> Described:
-    units = np.full(len(images), GENERATED) if made else np.arange(len(images))
-    return Described(small_pictures(images.pixels), images.labels, units)
+    groups = np.full(len(images), GENERATED) if made else np.arange(len(images))
+    return Described(small_pictures(images.pixels), images.labels, groups)
 
 
 def sampled(denoise: Denoise, normalization: Normalization, like: LabeledImages, count: int) -> LabeledImages:
@@ -181,8 +181,8 @@ def mixed_pool() -> PoolAudit:
     rng = np.random.default_rng(0)
 
     def images(label: int, count: int) -> Described:
-        units = np.arange(count) + 1000 * label
-        return Described(rng.normal(size=(count, 12)), np.full(count, label), units)
+        groups = np.arange(count) + 1000 * label
+        return Described(rng.normal(size=(count, 12)), np.full(count, label), groups)
 
     def joined(*parts: Described) -> Described:
         return Described(*(np.concatenate(columns) for columns in zip(*map(dataclasses.astuple, parts), strict=True)))
@@ -191,7 +191,7 @@ def mixed_pool() -> PoolAudit:
     held = images(0, 20)
     near = trained.features[80 + np.arange(20) % 10] + rng.normal(0, 0.01, (20, 12))
     samples = joined(images(0, 60), images(1, 20), Described(near, np.ones(20, np.int64), np.full(20, GENERATED)))
-    samples = dataclasses.replace(samples, units=np.full(100, GENERATED))
+    samples = dataclasses.replace(samples, groups=np.full(100, GENERATED))
     origins = ["sampled"] * 80 + ["variation"] * 20
     copied = np.concatenate([np.zeros(100, bool), np.ones(30, bool)])
     labels = np.concatenate([samples.labels, np.ones(30, np.int64)])

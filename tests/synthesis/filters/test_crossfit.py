@@ -38,10 +38,10 @@ def grey_levels(counts, classes=None, seed=0) -> LabeledImages:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=60), st.integers(0, 5))
 def test_units_stay_whole_and_every_model_has_seen_every_class(images, seed):
-    labels, units = map(np.array, zip(*images, strict=True))
-    folds = assign_folds(labels, units, seed)
+    labels, groups = map(np.array, zip(*images, strict=True))
+    folds = assign_folds(labels, groups, seed)
     assert set(folds.tolist()) <= {ALWAYS_TRAINED_ON, *range(FOLDS)}
-    assert all(len(set(folds[units == unit].tolist())) == 1 for unit in units)
+    assert all(len(set(folds[groups == group].tolist())) == 1 for group in groups)
     for fold in range(count_folds(folds)):
         assert set(labels[folds != fold].tolist()) == set(labels.tolist())
 
