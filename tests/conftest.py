@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from diffaug.data.images import LabeledImages
 from diffaug.files import storage
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, manifest_columns
 
@@ -123,3 +124,18 @@ def set_options() -> list[str]:
 @pytest.fixture(scope="session")
 def make_classes() -> Callable[..., Path]:
     return write_classes
+
+
+@pytest.fixture
+def make_images():
+    """Noise images whose brightness grows with the class."""
+
+    def make(counts, *, size=8, channels=1, seed=0, prefix="image"):
+        random = np.random.default_rng(seed)
+        labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
+        noise = random.integers(0, 60, (len(labels), size, size, channels))
+        pixels = (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
+        classes = tuple(f"class {i}" for i in range(len(counts)))
+        return LabeledImages(pixels, labels, classes, tuple(f"{prefix} {i}" for i in range(len(labels))))
+
+    return make

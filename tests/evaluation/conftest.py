@@ -6,23 +6,6 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from diffaug.data.images import LabeledImages
-
-
-@pytest.fixture
-def make_images():
-    """Noise images whose brightness grows with the class."""
-
-    def make(counts, *, size=8, channels=1, seed=0, prefix="image"):
-        random = np.random.default_rng(seed)
-        labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
-        noise = random.integers(0, 60, (len(labels), size, size, channels))
-        pixels = (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
-        classes = tuple(f"class {i}" for i in range(len(counts)))
-        return LabeledImages(pixels, labels, classes, tuple(f"{prefix} {i}" for i in range(len(labels))))
-
-    return make
-
 
 class SimulatedArms:
     """Right and wrong answers: images of varying difficulty, arms that differ on images, seeds paired over arms.
