@@ -296,7 +296,7 @@ def test_features_need_an_encoder():
     assert isinstance(classifier_of(settings, Flat()), FeatureClassifier)
     with pytest.raises(UsageError, match="encoder"):
         classifier_of(settings)
-    for only_of_networks in ({"finish": "last layer"}, {"weights": "w.pt"}):
+    for only_of_networks in ({"finish": "last layer"}, {"checkpoint": "w.pt"}):
         with pytest.raises(UsageError, match="no finish"):
             classifier_of(EvaluationSettings(classifier="features", **only_of_networks), Flat())
 
