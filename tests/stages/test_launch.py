@@ -1,28 +1,23 @@
-"""The command line under torchrun, held against one process."""
+"""The command line in processes of its own: interrupted, killed, and under torchrun, held against one process."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffaug.configuration.settings import DiffusionSettings
-from diffaug.data.images import LabeledImages
-from diffaug.diffusion.planning.planning import make_plan, set_length
-from diffaug.runtime.distributed import ALONE
-from diffaug.stages.launch import Training, taking_part
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ALONE = (sys.executable, "-P", "-m", "diffaug")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffaug")
-ALONE_COMMAND = (sys.executable, "-P", "-m", "diffaug")
+KILL = signal.SIGKILL
 SETTINGS = {
-    "diffusion.base_channels": 16,
+    "advanced.base_channels": 16,
     "diffusion.batch_size": 17,
     "diffusion.dropout": 0,
     "synthesis.num_inference_steps": 2,
@@ -34,59 +29,83 @@ SETTINGS = {
 
 def arguments(command: str, images: Path, study: Path, *more: str) -> list[str]:
     options = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    return [command, str(images), "--study", str(study), "--no-track", *options, *more]
+    return [command, str(images), "--study", str(study), "--no-mlflow", *options, *more]
 
 
-def finish(program: tuple[str, ...], *rest: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*program, *rest], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+def finish(program: tuple[str, ...], *rest: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*program, *rest], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done
 
 
-def weights(study: Path) -> dict[str, np.ndarray]:
-    return load_file(study / "generator" / "model.safetensors")
+def stop(program: tuple[str, ...], study: Path, number: int, *rest: str) -> tuple[int, str]:
+    """Sends a signal to a training that has logged some steps; returns its exit code and stderr."""
+
+    def may_end() -> bool:
+        has_checkpoint = any(study.glob("generator/checkpoints/step-*"))
+        return journal.is_file() and journal.read_text().count('"metrics"') >= 3 and (number != KILL or has_checkpoint)
+
+    process = subprocess.Popen([*program, *rest], stderr=subprocess.PIPE, text=True)
+    journal, deadline = study / "journal.jsonl", time.monotonic() + 120
+    while not may_end():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, narration = process.communicate(timeout=60)
+    return process.returncode, narration
+
+
+def weights(study: Path) -> Path:
+    return study / "generator" / "model.safetensors"
 
 
 def assert_same_weights(study: Path, other: Path, tolerance: float) -> None:
-    first, second = weights(study), weights(other)
+    first, second = load_file(weights(study)), load_file(weights(other))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         np.testing.assert_allclose(tensor, second[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-def files(study: Path) -> list[str]:
-    return sorted(path.relative_to(study).as_posix() for path in study.rglob("*") if path.is_file())
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, make_classes: Callable[..., Path]) -> Path:
+    return make_classes(tmp_path_factory.mktemp("launch") / "images", {"dark": 20, "middle": 12, "bright": 6})
 
 
-def test_a_training_arrives_at_the_others_as_it_was_sent() -> None:
-    pixels = np.zeros((4, 6, 5, 1), dtype=np.uint8)
-    images = LabeledImages(pixels, np.array([0, 1, 0, 1]), ("a", "b\udc80"), tuple("abcd"))
-    settings = DiffusionSettings(images_seen=16, batch_size=4, base_channels=16, dropout=0.25)
-    training = Training(images, set_length(make_plan(images, settings, "cpu"), settings, 4), settings, "cpu", seed=5)
+@pytest.fixture(scope="module")
+def uninterrupted(images: Path) -> bytes:
+    study = images.parent / "whole"
+    finish(ALONE, *arguments("fit", images, study, "--images-seen", "1700"))
+    return weights(study).read_bytes()
 
-    class Wire:
-        def __init__(self) -> None:
-            self.arrays = iter([images.pixels, images.labels])
 
-        def share_array(self) -> np.ndarray:
-            return next(self.arrays)
-
-    received = Training.receive(Wire(), json.loads(json.dumps(training.to_dict())))  # type: ignore[arg-type]
-    assert (received.plan, received.settings, received.device, received.seed) == (training.plan, settings, "cpu", 5)
-    assert received.images.classes == images.classes
-    assert received.images.pixels is images.pixels
-    with taking_part("train", training) as workers:
-        assert workers is ALONE
+@pytest.mark.e2e
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (KILL, -KILL)])
+def test_stopped_and_resumed_training_ends_in_the_same_bytes(tmp_path, images, uninterrupted, number, code) -> None:
+    study = tmp_path / "stopped"
+    often = ("--set", f"advanced.checkpoint_seconds={0.1 if number == KILL else 60}")
+    options = arguments("fit", images, study, "--images-seen", "1700")
+    found, narration = stop(ALONE, study, number, *options, *often)
+    assert found == code
+    assert list((study / "generator" / "checkpoints").glob("step-*"))
+    if number == signal.SIGINT:
+        assert "a checkpoint was saved" in narration
+        assert f"diffaug fit {images} --study {study}" in narration
+        assert "Traceback" not in narration
+    done = finish(ALONE, *options, "--set", "advanced.checkpoint_seconds=60")
+    assert "resuming at" in done.stderr
+    assert weights(study).read_bytes() == uninterrupted
 
 
 @pytest.mark.slow
 def test_two_processes_write_the_study_of_one(tmp_path: Path, images: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    assert finish(ALONE_COMMAND, *arguments("fit", images, one, "--images", "340")).returncode == 0
-    done = finish(TORCHRUN, *arguments("fit", images, two, "--images", "340", "--json"))
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["status"] == "ok"  # said once
+    finish(ALONE, *arguments("fit", images, one, "--images-seen", "340"))
+    done = finish(TORCHRUN, *arguments("fit", images, two, "--images-seen", "340", "--json"))
+    assert json.loads(done.stdout)["status"] == "ok"  # reported once
     assert done.stderr.count("generator written") == 1
     assert "2 processes share each batch" in done.stderr
-    assert files(one) == files(two)
+    assert {path.relative_to(one) for path in one.rglob("*")} == {path.relative_to(two) for path in two.rglob("*")}
     assert_same_weights(one, two, tolerance=5e-5)
 
 
@@ -95,50 +114,47 @@ def test_two_processes_write_the_study_of_one(tmp_path: Path, images: Path) -> N
     ("number", "program", "tolerance"),
     # Training amplifies rounding: over these 200 steps one process that cuts its batches in 2 to 4 parts moves weights
     # by up to .017. tests/diffusion/test_distributed.py holds shorter trainings against each other closely.
-    [(signal.SIGINT, TORCHRUN, 0.0), (signal.SIGTERM, ALONE_COMMAND, 0.05)],
+    [(signal.SIGINT, TORCHRUN, 0.0), (signal.SIGTERM, ALONE, 0.05)],
     ids=["SIGINT, resumed with two", "SIGTERM, resumed with one"],
 )
 def test_stopped_with_two_processes_and_resumed(tmp_path, images, number, program, tolerance) -> None:
     whole, study = tmp_path / "whole", tmp_path / "stopped"
-    assert finish(TORCHRUN, *arguments("fit", images, whole, "--images", "3400")).returncode == 0
-    options = arguments("fit", images, study, "--images", "3400")
-    process = subprocess.Popen([*TORCHRUN, *options], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    journal, deadline = study / "journal.jsonl", time.monotonic() + 120
-    while not journal.is_file() or journal.read_text().count('"metrics"') < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, narration = process.communicate(timeout=60)
-    assert process.returncode != 0
+    finish(TORCHRUN, *arguments("fit", images, whole, "--images-seen", "3400"))
+    options = arguments("fit", images, study, "--images-seen", "3400")
+    code, narration = stop(TORCHRUN, study, number, *options)
+    assert code != 0
     assert narration.count("a checkpoint was saved") == 1
     assert "torchrun --nproc-per-node 2 -m diffaug fit" in narration
     done = finish(program, *options)
-    assert done.returncode == 0, done.stderr
     assert "resuming at" in done.stderr
     assert_same_weights(whole, study, tolerance)
 
 
 @pytest.mark.slow
-def test_run_measures_and_trains_together_and_does_the_rest_alone(tmp_path: Path, images: Path) -> None:
-    study = tmp_path / "study"
-    done = finish(TORCHRUN, *arguments("run", images, study, "--minutes", "0.05"))
-    assert done.returncode == 0, done.stderr
+def test_two_processes_run_the_whole_job_and_fill_the_pool_of_one(tmp_path: Path, images: Path) -> None:
+    study = tmp_path / "two"
+    options = arguments("run", images, study, "--minutes", "0.05", "--set", "evaluation.num_generators=2")
+    done = finish(TORCHRUN, *options, "--json")
     assert "measured here" in done.stderr
+    assert json.loads(done.stdout)["results"]["verdict"]
     assert (study / "report.html").is_file()
+    assert (study / "replicates" / "1" / "pool" / "DONE.json").is_file()
+    pool = {path.name: path.read_bytes() for path in (study / "pool").rglob("*.png")}
+    shutil.rmtree(study / "pool")
+    shutil.rmtree(study / "chunks")
+    finish(ALONE, "generate", str(study))
+    assert pool == {path.name: path.read_bytes() for path in (study / "pool").rglob("*.png")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--set", "diffusion.batch_size=1", "--images", "8"), "a batch of 1 images can't be shared by 2 processes"),
+        (("--set", "diffusion.batch_size=1", "--images-seen", "8"), "batch of 1 images can't be shared by 2 processes"),
         (("--set", "diffusion.no_such=1"), "unknown setting 'diffusion.no_such'"),
+        (("--images-seen", "many"), "Invalid value for '--images-seen'"),
     ],
 )
-def test_a_refusal_is_said_once_and_lets_nobody_wait(tmp_path, images, more: tuple[str, ...], message: str) -> None:
-    began = time.monotonic()
-    done = finish(TORCHRUN, *arguments("fit", images, tmp_path / "study", *more))
-    assert done.returncode != 0
+def test_a_refusal_is_reported_once_and_ends_all(tmp_path, images, more: tuple[str, ...], message: str) -> None:
+    done = finish(TORCHRUN, *arguments("fit", images, tmp_path / "study", *more), fails=True)
     assert done.stderr.count(message) == 1
-    assert time.monotonic() - began < 100

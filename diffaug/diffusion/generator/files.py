@@ -1,19 +1,16 @@
 """The generator's folder: `config.json`, `model.safetensors`, `rows.parquet` and a model card. Nothing is unpickled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffaug._version import __version__
-from diffaug.diffusion.generator.model_card import model_card
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.process.normalization import Normalization
@@ -25,7 +22,29 @@ CONFIG, WEIGHTS, GUIDE, CARD = "config.json", "model.safetensors", "guide.safete
 ROWS = "rows.parquet"
 ROWS_COLUMNS = ("id", "pixel_sha256", "label", "part")
 TRAINED, HELD_OUT = "trained", "held out"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class GeneratorRecord:
+    """The content of `config.json`.
+
+    Attributes:
+        train_counts: Training images of each class by name, in class order.
+        training: Facts for the model card: images seen, seconds, loss, seed.
+        guide: Whether the averaged weights early in the training were kept, for autoguidance.
+    """
+
+    network: NetworkConfig
+    normalization: Normalization
+    train_counts: dict[str, int]
+    training: dict[str, str | int]
+    guide: bool = False
+    diffaug: str = __version__
+    schema_version: int = SCHEMA_VERSION
+
+
+_RECORD = TypeAdapter(GeneratorRecord)
 
 
 def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
@@ -38,70 +57,54 @@ def for_inference(denoiser: Denoiser, device: str) -> Denoiser:
 
 def write_generator(
     folder: Path,
-    *,
-    network: NetworkConfig,
+    record: GeneratorRecord,
     weights: Mapping[str, Tensor],
-    normalization: Normalization,
-    counts: Mapping[str, int],
-    training: Mapping[str, Any],
     guide: Mapping[str, Tensor] | None = None,
     rows: pd.DataFrame | None = None,
 ) -> None:
-    """Writes the artifact's files into `folder`; committing it is the caller's part.
+    """Writes the generator's files into `folder`, which the caller commits.
 
-    Args:
-        folder: An empty directory.
-        network: The shape of the network.
-        weights: The averaged weights by name.
-        normalization: As used in training.
-        counts: Training images of each class, in class order.
-        training: Facts for the model card: images seen, seconds, loss, seed.
-        guide: The averaged weights early in the training, for autoguidance; none: not offered.
-        rows: One row a training image, columns `ROWS_COLUMNS`: its path in the data folder, the hash of its pixels,
-            its class, and whether it was trained on or held out; none: not recorded.
+    The guide, averaged weights early in the training, is given exactly if the record says so. `rows` has one row per
+    training image: its path in the data folder, the hash of its pixels, its class, and whether it was held out.
     """
-    config = {
-        "schema_version": SCHEMA_VERSION,
-        "diffaug": __version__,
-        "classes": list(counts),
-        "train_counts": dict(counts),
-        "network": asdict(network),
-        "mean": normalization.mean,
-        "std": normalization.std,
-        "training": dict(training),
-        "guide": guide is not None,
-    }
-    storage.write_json(folder / CONFIG, config)
+    storage.write_json(folder / CONFIG, _RECORD.dump_python(record, mode="json"))
     for file, tensors in ((WEIGHTS, weights), (GUIDE, guide)):
         if tensors is not None:
             contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             storage.write_bytes(folder / file, save(contiguous))
     if rows is not None:
         storage.write_parquet(folder / ROWS, rows[list(ROWS_COLUMNS)])
-    storage.write_text(folder / CARD, model_card(network, counts, training))
+    storage.write_text(folder / CARD, _model_card(record))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a generator.
-
-    Raises:
-        UsageError: It was written by another version of diffaug.
-    """
-    config = dict(storage.read_json(folder / CONFIG))
-    if config["schema_version"] != SCHEMA_VERSION:
-        raise UsageError("this generator was written by another version of diffaug", where=folder)
-    return config
+def read_record(folder: Path) -> GeneratorRecord:
+    """Reads `config.json`; a UsageError if another version of diffaug wrote it."""
+    content = storage.read_json(folder / CONFIG)
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise UsageError("another version of diffaug wrote this generator", where=folder)
+    return _RECORD.validate_python(content)
 
 
 def load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
-    """Reads weights, for inference on `device`.
-
-    Raises:
-        DamagedError: They are not those of such a network.
-    """
+    """Reads weights, for inference on `device`; a DamagedError if they belong to another network."""
     denoiser = Denoiser(network)
     try:
         denoiser.load_state_dict(load_file(file))
     except RuntimeError as error:
         raise DamagedError("the weights don't fit the configuration", where=file) from error
     return for_inference(denoiser, device)
+
+
+def _model_card(record: GeneratorRecord) -> str:
+    height, width = record.network.image_size
+    rows = "\n".join(f"| {name} | {count} |" for name, count in record.train_counts.items())
+    facts = "\n".join(f"- {name}: {value}" for name, value in record.training.items())
+    return (
+        f"# Class-conditional image generator\n\n"
+        f"A diffusion model that diffaug {__version__} trained from scratch on {sum(record.train_counts.values())} "
+        f"images of {width} x {height} px, {record.network.channels} channel(s). Intended only to augment the training "
+        f"set of a classifier of the same classes.\n\n"
+        f"Its images can repeat training images, especially in small classes. Treat model and images as "
+        f"carefully as the training images.\n\n"
+        f"| class | training images |\n|---|---|\n{rows}\n\n{facts}\n"
+    )

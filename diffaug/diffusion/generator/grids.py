@@ -1,7 +1,5 @@
 """Contact sheets: many images as one picture."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,10 +26,7 @@ def contact_sheet(pixels: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
 
 
 def sample_sheet(generator: Generator, *, columns: int, seed: int, num_inference_steps: int) -> NDArray[np.uint8]:
-    """A sheet of samples with one row a class, always of the same noise, so that sheets of a training compare.
-
-    With many classes, rows are evenly spaced over them.
-    """
+    """One row of samples per class, or per class of an even selection, always of the same noise."""
     count = len(generator.classes)
     shown = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).round().astype(int)).tolist()
     rows = [

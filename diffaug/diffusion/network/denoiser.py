@@ -1,39 +1,31 @@
-"""The denoiser: the UNet with its objective's meaning of inputs and outputs."""
-
-from __future__ import annotations
+"""The denoiser: a UNet with the meaning of its inputs and outputs, and its weights in one block."""
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from diffaug.diffusion.network.unet import NetworkConfig, UNet
 from diffaug.diffusion.process.ddpm import Ddpm, PixelBins
+from diffaug.diffusion.process.edm import Edm
 from diffaug.diffusion.process.normalization import Normalization
-from diffaug.diffusion.process.objectives import Edm, Objective
-from diffaug.diffusion.process.process import Moments
+from diffaug.diffusion.process.process import Moments, per_image, precondition
 
-OBJECTIVES: Mapping[str, Objective] = {"edm": Edm(), "ddpm": Ddpm()}
+OBJECTIVES: Mapping[str, Edm | Ddpm] = {"edm": Edm(), "ddpm": Ddpm()}
+
+ALIGNMENT = 16
+"""Parameters begin at multiples of this many elements, 64 bytes in float32, as fast kernels want them."""
 
 
-def objective_of(config: NetworkConfig, normalization: Normalization | None = None) -> Objective:
-    """The objective that a network of this configuration is trained with.
-
-    Args:
-        config: Names the objective.
-        normalization: Of the images to train on; DDPM's likelihood needs to know where their pixels' levels lie.
-    """
+def objective_of(config: NetworkConfig, normalization: Normalization | None = None) -> Edm | Ddpm:
+    """The objective to train with; DDPM's likelihood depends on the normalization of the images."""
     if config.objective == "ddpm" and normalization is not None:
         return Ddpm(bins=PixelBins.of(normalization))
     return OBJECTIVES[config.objective]
 
 
 class Denoiser(nn.Module):
-    """Estimates mean and variance of the clean image given a noisy one and its label.
-
-    Attributes:
-        config: The shape of the network.
-        objective: What the network's inputs and outputs mean.
-    """
+    """Estimates mean and variance of the clean image given a noisy one and its label."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -42,18 +34,35 @@ class Denoiser(nn.Module):
         self.unet = UNet(config)
 
     def output(self, x: Tensor, sigma: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """What the network itself says, (N, 2C, H, W); for arguments see `forward`."""
-        scaled, c_noise = self.objective.network_inputs(x, sigma.float())
-        result: Tensor = self.unet(scaled, c_noise, labels, conditions)
+        """The output of the network itself, (N, 2C, H, W); for arguments see `forward`."""
+        factors = precondition(sigma.float())
+        result: Tensor = self.unet(per_image(factors.c_in) * x, factors.c_noise, labels, conditions)
         return result
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Moments:
-        """Denoises.
+        """Denoises normalized images (N, C, H, W) at noise levels (N,); labels int64 (N,) in 0..K, K meaning no label.
 
-        Args:
-            x: Noisy images (N, C, H, W), normalised.
-            sigma: Noise levels (N,).
-            labels: int64 (N,) in 0..K, K meaning no label.
-            conditions: How the images were augmented, (N, 9); none: not at all.
+        The conditions (N, 9) say how the images were augmented; None means not at all.
         """
         return self.objective.moments(x, sigma.float(), self.output(x, sigma, labels, conditions))
+
+
+def join_weights(module: nn.Module) -> nn.Parameter:
+    """Moves parameters and gradients into one block each, so that optimizer and average touch a single tensor.
+
+    The module is on its device and in its memory format for good, all of one dtype, and all trained or none. Gradients
+    must not be replaced from then on: zero them with `zero_grad(set_to_none=False)`. The block (L,) is zero between
+    the parameters; its `grad` holds theirs, none where they are not trained.
+    """
+    parameters = list(module.parameters())
+    starts = [0]
+    for parameter in parameters:
+        starts.append(starts[-1] - (-parameter.numel() // ALIGNMENT) * ALIGNMENT)
+    block = nn.Parameter(parameters[0].new_zeros(starts[-1]), requires_grad=parameters[0].requires_grad)
+    block.grad = torch.zeros_like(block) if block.requires_grad else None
+    for parameter, start in zip(parameters, starts, strict=False):
+        shape, strides = parameter.shape, parameter.stride()
+        parameter.data = block.data.as_strided(shape, strides, start).copy_(parameter.data)
+        if block.grad is not None:
+            parameter.grad = block.grad.as_strided(shape, strides, start)
+    return block

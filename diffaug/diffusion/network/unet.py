@@ -1,11 +1,9 @@
 """A class-conditional UNet behind space-to-depth, for any image size."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +24,12 @@ class NetworkConfig:
 
     Attributes:
         image_size: Height and width in px; any, padded inside.
-        channels: 1 grey, 3 RGB, 4 with an alpha channel.
+        channels: 1 gray, 3 RGB, 4 with an alpha channel.
         num_classes: Without the null class that stands for "no label".
         patch: Side of the squares that space-to-depth folds into channels; 1 folds nothing.
-        base_channels: Width of the first level.
         channel_multipliers: Width of each level as a multiple of `base_channels`.
-        blocks: Residual blocks a level on the way down; one more on the way up.
-        dropout: Dropout probability inside the residual blocks.
+        blocks: Residual blocks per level on the way down; one more on the way up.
         conditions: Numbers that describe how an image was augmented; 0 without non-leaky augmentation.
-        objective: What the output means: `edm` or `ddpm`.
     """
 
     image_size: tuple[int, int]
@@ -47,12 +42,6 @@ class NetworkConfig:
     dropout: float
     conditions: int = 0
     objective: str = "edm"
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> NetworkConfig:
-        """Reads what `dataclasses.asdict` made, after JSON turned its tuples into lists."""
-        tuples: dict[str, Any] = {name: tuple(stored[name]) for name in ("image_size", "channel_multipliers")}
-        return cls(**{**stored, **tuples})
 
     @property
     def null_label(self) -> int:
@@ -94,8 +83,8 @@ class NoiseEmbedding(nn.Module):
 class Dropout(nn.Module):
     """Element-wise dropout that on a CPU draws eight masks from one random number.
 
-    torch's own draws one number for each element, in one thread: a quarter of the training time at 8 px. The
-    probability is rounded to a multiple of 1/256 below 1.
+    torch draws one number per element, in one thread: a quarter of the training time at 8 px. The probability is
+    rounded to a multiple of 1/256 below 1.
     """
 
     def __init__(self, probability: float) -> None:
@@ -165,9 +154,7 @@ class UNet(nn.Module):
         embedding = 2 * config.base_channels
         folded = config.channels * config.patch**2
 
-        def block(channels: int) -> ResidualBlock:
-            return ResidualBlock(channels, config.dropout)
-
+        block = partial(ResidualBlock, dropout=config.dropout)
         self.embedding = NoiseEmbedding(config.num_classes + 1, config.conditions, embedding)
         self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -193,17 +180,7 @@ class UNet(nn.Module):
         self.gain = _zeroed(nn.Linear(embedding, config.channels)) if folded >= widths[0] else None
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
-        """Evaluates the network.
-
-        Args:
-            x: Scaled noisy images (N, C, H, W).
-            c_noise: Transformed noise levels (N,).
-            labels: int64 (N,) in 0..K, K meaning no label.
-            conditions: How the images were augmented, (N, conditions).
-
-        Returns:
-            (N, 2C, H, W), 0 for an untrained network.
-        """
+        """For arguments see `Denoiser`; returns (N, 2C, H, W), 0 for an untrained network."""
         height, width = x.shape[-2:]
         pad_h, pad_w = -height % self.config.stride, -width % self.config.stride
         hidden = functional.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x

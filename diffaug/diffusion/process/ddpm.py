@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from diffaug.diffusion.process.discrete import DiscreteProcess, cosine_betas, gather
+from diffaug.diffusion.process.edm import Losses
 from diffaug.diffusion.process.normalization import Normalization
-from diffaug.diffusion.process.objectives import Losses, per_image
-from diffaug.diffusion.process.process import SIGMA_DATA, Moments, precondition
+from diffaug.diffusion.process.process import SIGMA_DATA, Moments, per_image, stratified_draws
 
 NUM_TRAIN_TIMESTEPS = 1000
 VARIATIONAL_WEIGHT = 0.001
@@ -24,13 +24,7 @@ VARIATIONAL_WEIGHT = 0.001
 
 @dataclass(frozen=True)
 class PixelBins:
-    """Where the 256 levels of a pixel lie in the network's coordinates.
-
-    Attributes:
-        half_width: Half the distance of two levels; a number, or (C, 1, 1).
-        low: The lowest level, likewise.
-        high: The highest level, likewise.
-    """
+    """Where the 256 levels of a pixel lie in the network's coordinates; numbers, or (C, 1, 1)."""
 
     half_width: float | Tensor = 1 / 255
     low: float | Tensor = -1.0
@@ -38,7 +32,7 @@ class PixelBins:
 
     @classmethod
     def of(cls, normalization: Normalization) -> PixelBins:
-        """The bins of images normalised this way."""
+        """The bins of images normalized this way."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (normalization.mean, normalization.std))
         scale = SIGMA_DATA / std
         return cls(scale / 255, (-1 - mean) * scale, (1 - mean) * scale)
@@ -50,41 +44,18 @@ class PixelBins:
 
 
 class Ddpm:
-    """Noise prediction with learned-range variance, trained by L_hybrid (arXiv 2102.09672, eq. 15 and 16).
-
-    Args:
-        process: The discrete process; the cosine schedule with 1000 steps unless given.
-        bins: The levels of the training images, for the likelihood at t = 0.
-    """
+    """Noise prediction with learned-range variance, trained by L_hybrid (arXiv 2102.09672, eq. 15 and 16)."""
 
     def __init__(self, process: DiscreteProcess | None = None, bins: PixelBins | None = None) -> None:
         self.process = DiscreteProcess.of(cosine_betas(NUM_TRAIN_TIMESTEPS)) if process is None else process
         self.bins = PixelBins() if bins is None else bins
         self._on_devices: dict[torch.device, tuple[DiscreteProcess, PixelBins]] = {}
 
-    def network_inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """x_t = x / sqrt(1 + sigma^2), scaled to unit variance for data of `SIGMA_DATA`; and ln(sigma) / 4.
-
-        Args:
-            x: Noisy images (N, C, H, W) in EDM's coordinates.
-            sigma: Noise levels (N,).
-
-        Returns:
-            (N, C, H, W) and (N,).
-        """
-        factors = precondition(sigma)
-        return per_image(factors.c_in) * x, factors.c_noise
-
     def moments(self, x: Tensor, sigma: Tensor, output: Tensor) -> Moments:
-        """Mean and variance of the clean image that the network's output stands for.
+        """Mean and variance of the clean image that the output (N, 2C, H, W), noise and v, stands for.
 
         The variance is interpolated between the two nearest time steps. Below the lowest sigma, where no step
         is, it falls like sigma^2, as it does for any smooth density.
-
-        Args:
-            x: Noisy images (N, C, H, W) in EDM's coordinates.
-            sigma: Noise levels (N,), positive.
-            output: (N, 2C, H, W), noise and v.
         """
         process, _ = self._on(x.device)
         noise, v = output.to(x.dtype).chunk(2, dim=1)
@@ -96,27 +67,14 @@ class Ddpm:
         return Moments(x - per_image(sigma) * noise, per_image(shrink.to(x.dtype)) * variance)
 
     def draw_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
-        """Noise levels of time steps drawn uniformly, one from each of `count` strata of 0..T-1.
-
-        Returns:
-            float32 (count,), in random order, on the generator's device.
-        """
-        device = generator.device
-        process, _ = self._on(device)
-        offsets = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
-        strata = torch.randperm(count, generator=generator, device=device)
-        t = ((strata + offsets) / count * len(process)).long().clamp(max=len(process) - 1)
+        """Noise levels float32 (count,) of time steps drawn uniformly, stratified over 0..T-1."""
+        process, _ = self._on(generator.device)
+        draws = stratified_draws(count, generator, torch.float64)
+        t = (draws * len(process)).long().clamp(max=len(process) - 1)
         return process.sigmas[t].float()
 
     def losses(self, target: Tensor, x: Tensor, sigma: Tensor, output: Tensor) -> Losses:
-        """L_simple, and lambda T L_t with lambda = .001, whose gradient reaches v alone.
-
-        Args:
-            target: Clean images (N, C, H, W).
-            x: Noisy images in EDM's coordinates, as target.
-            sigma: Noise levels (N,) from `draw_sigmas`.
-            output: (N, 2C, H, W), noise and v.
-        """
+        """L_simple, and lambda T L_t with lambda = .001, whose gradient reaches v alone."""
         process, bins = self._on(x.device)
         noise, v = output.to(x.dtype).chunk(2, dim=1)
         squared = (noise - (x - target) / per_image(sigma)).square()
@@ -135,57 +93,34 @@ class Ddpm:
 def variational_bound(
     x0: Tensor, denoised: Tensor, x_t: Tensor, t: Tensor, v: Tensor, *, process: DiscreteProcess, bins: PixelBins
 ) -> Tensor:
-    """L_t of DDPM eq. 5 with the mean held fixed: a KL for t > 0, the discretised likelihood at t = 0.
+    """L_t of DDPM eq. 5 in bits per dimension (N,): a KL for t > 0, the discretized likelihood at t = 0.
 
-    Args:
-        x0: Clean images (N, C, H, W).
-        denoised: The network's estimate of them; no gradient reaches it.
-        x_t: Noisy images in DDPM's coordinates, as x0.
-        t: Zero-based time steps, int64 (N,).
-        v: Place in the range of log variances, as x0.
-        process: Where t belongs.
-        bins: The levels of the clean images.
-
-    Returns:
-        Bits per dimension (N,).
+    The mean is held fixed: no gradient reaches `denoised`, the estimate of x0. x_t is in DDPM's coordinates, t is
+    int64 (N,), and v is the place in the range of log variances.
     """
     true_mean = process.posterior(x0, x_t, t).mean
     mean = process.posterior(denoised.detach(), x_t, t).mean
     clipped = gather(process.posterior_log_variance, t, x0)
     log_variance = log_variance_of_range(v, gather(process.betas, t, x0), clipped)
     divergence = gaussian_kl(true_mean, clipped, mean, log_variance)
-    likelihood = discretised_gaussian_log_likelihood(x0, mean, log_variance, bins)
+    likelihood = discretized_gaussian_log_likelihood(x0, mean, log_variance, bins)
     nats = torch.where((t == 0).view(-1, 1, 1, 1), -likelihood, divergence)
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
 
 def log_variance_of_range(v: Tensor, betas: Tensor, posterior_log_variance: Tensor) -> Tensor:
-    """Interpolates between the logarithms of the bounds (arXiv 2102.09672, eq. 15).
-
-    Args:
-        v: -1 for the posterior variance, 1 for beta; not confined to that range.
-        betas: Broadcast against v.
-        posterior_log_variance: Clipped, so finite; broadcast against v.
-    """
+    """Between the logarithms of the bounds, at -1 and 1, and beyond them (arXiv 2102.09672, eq. 15)."""
     share = (v + 1) / 2
     return share * betas.log() + (1 - share) * posterior_log_variance
 
 
 def clean_variance(v: Tensor, t: Tensor, process: DiscreteProcess) -> Tensor:
-    """Var[x0 | x_t] that the learned-range variance of x_{t-1} implies.
+    """Var[x0 | x_t], 0 or more, that the learned-range variance of x_{t-1} implies; t is zero-based, int64 (N,).
 
     In EDM's coordinates, with s the sigma of t - 1 and r = s^2 / sigma^2, the reverse step's variance is
     s^2 (1 - r) + (1 - r)^2 V, and its first term is the posterior variance. With g = log(beta / posterior
     variance) the range is s^2 (1 - r) exp(g (v + 1) / 2), so V = s^2 / (1 - r) expm1(g (v + 1) / 2): a form
     that keeps its digits where the bounds nearly meet. At t = 0, where s = 0, V is the range itself.
-
-    Args:
-        v: Output of the network (N, C, H, W).
-        t: Zero-based time steps, int64 (N,).
-        process: Where t belongs.
-
-    Returns:
-        As v, 0 or more.
     """
     lower, upper = process.previous_sigmas.square(), process.sigmas.square()
     first = torch.arange(len(process), device=lower.device) == 0
@@ -201,25 +136,13 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_lo
     return 0.5 * (gap - 1 + torch.exp(-gap) + (mean - other_mean).square() * torch.exp(-other_log_variance))
 
 
-def discretised_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor, bins: PixelBins) -> Tensor:
-    """Log of a Gaussian's mass in the bin of x; the outermost bins reach to infinity (DDPM eq. 13).
-
-    Uses the exact normal distribution function, and whichever tail keeps its digits.
-
-    Args:
-        x: Clean images (N, C, H, W).
-        mean: Of the Gaussian, as x.
-        log_variance: Of the Gaussian, as x.
-        bins: The levels of x.
-
-    Returns:
-        Nats, as x.
-    """
+def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor, bins: PixelBins) -> Tensor:
+    """Log of a Gaussian's mass in the bin of x, in nats; the outermost bins reach to infinity (DDPM eq. 13)."""
     # in float32 torch's gradient of log_ndtr is wrong from a hundred deviations on, and infinite in the end
     inverse_std = torch.exp(-0.5 * log_variance.double())
-    centred = x.double() - mean
-    lower, upper = (centred - bins.half_width) * inverse_std, (centred + bins.half_width) * inverse_std
-    right = centred > 0
+    centered = x.double() - mean
+    lower, upper = (centered - bins.half_width) * inverse_std, (centered + bins.half_width) * inverse_std
+    right = centered > 0
     near, far = torch.where(right, -lower, upper), torch.where(right, -upper, lower)
     log_near = torch.special.log_ndtr(near)
     inside = log_near + torch.log(-torch.expm1(torch.special.log_ndtr(far) - log_near))

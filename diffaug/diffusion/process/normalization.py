@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,16 +16,19 @@ MIN_STD = 1 / 255
 CHUNK = 64
 
 
+class Decoded(NamedTuple):
+    """Pixels uint8 (N, H, W, C), all zero where `finite`, bool (N,), is false for a non-finite value."""
+
+    pixels: NDArray[np.uint8]
+    finite: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Normalization:
     """Shifts and scales each channel so that the training images have mean 0 and deviation `SIGMA_DATA`.
 
     EDM's loss is 1 at the start only if the data's second moment is sigma_data squared; images with a dark
-    background are far from that in [-1, 1].
-
-    Attributes:
-        mean: Of each channel, pixels in [-1, 1].
-        std: Of each channel, pixels in [-1, 1].
+    background are far from that in [-1, 1]. `mean` and `std` are those of each channel for pixels in [-1, 1].
     """
 
     mean: tuple[float, ...]
@@ -32,15 +36,18 @@ class Normalization:
 
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> Normalization:
-        """Measures uint8 (N, H, W, C)."""
-        counts, levels = _level_counts(pixels), np.arange(256) / 127.5 - 1
+        """Measures uint8 (N, H, W, C), a few images at a time."""
+        counts, levels = np.zeros((pixels.shape[-1], 256), np.int64), np.arange(256) / 127.5 - 1
+        for start in range(0, len(pixels), CHUNK):
+            channels = pixels[start : start + CHUNK].reshape(-1, pixels.shape[-1]).T
+            counts += [np.bincount(channel, minlength=256) for channel in channels]
         shares = counts / counts.sum(axis=1, keepdims=True)
         mean = shares @ levels
         std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
         return cls(tuple(mean.tolist()), tuple(np.maximum(std, MIN_STD).tolist()))
 
     def to_network(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, H, W, C) to normalised float32 (N, C, H, W)."""
+        """uint8 (N, H, W, C) to normalized float32 (N, C, H, W)."""
         scaled = pixels.float() / 127.5 - 1
         mean, std = (
             torch.tensor(values).to(scaled.device, non_blocking=True)  # no step waits for the device
@@ -48,21 +55,13 @@ class Normalization:
         )
         return ((scaled - mean) * (SIGMA_DATA / std)).permute(0, 3, 1, 2)
 
-    def to_pixels(self, images: Tensor) -> NDArray[np.uint8]:
-        """Normalised (N, C, H, W) to uint8 (N, H, W, C); an image with a non-finite value becomes all zero."""
-        finite = torch.isfinite(images).flatten(1).all(dim=1)[:, None, None, None]
-        kept = torch.where(finite, images, torch.zeros_like(images)).float().permute(0, 2, 3, 1)
+    def to_pixels(self, images: Tensor) -> Decoded:
+        """Normalized (N, C, H, W) to uint8 (N, H, W, C); an image with a non-finite value becomes all zero."""
+        finite = torch.isfinite(images).flatten(1).all(dim=1)
+        per_image = finite[:, None, None, None]
+        kept = torch.where(per_image, images, torch.zeros_like(images)).float().permute(0, 2, 3, 1)
         mean, std = kept.new_tensor(self.mean), kept.new_tensor(self.std)
         scaled = kept * (std / SIGMA_DATA) + mean
         pixels = ((scaled + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        result: NDArray[np.uint8] = torch.where(finite, pixels, torch.zeros_like(pixels)).cpu().numpy()
-        return result
-
-
-def _level_counts(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each of the 256 levels occurs in each channel, (C, 256), counted in a few images at a time."""
-    counts = np.zeros((pixels.shape[-1], 256), np.int64)
-    for start in range(0, len(pixels), CHUNK):
-        channels = pixels[start : start + CHUNK].reshape(-1, pixels.shape[-1]).T
-        counts += [np.bincount(channel, minlength=256) for channel in channels]
-    return counts
+        pixels = torch.where(per_image, pixels, torch.zeros_like(pixels))
+        return Decoded(pixels.cpu().numpy(), finite.cpu().numpy())

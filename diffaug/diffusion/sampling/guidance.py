@@ -1,21 +1,15 @@
 """Guidance: which combination of denoisers one step of sampling follows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from diffaug.configuration.sampling import Interval
 from diffaug.diffusion.process.process import Moments
 
 DenoiseFunction = Callable[[Tensor, Tensor], Moments]
 """(noisy images (N, C, H, W), noise level as a scalar tensor) to the moments of the clean images."""
-
-Interval = tuple[float, float]
-"""Lowest and highest noise level, both included."""
-
-GUIDANCE_INTERVAL: Interval = (0.28, 1.6)
 
 
 def conditional(denoiser: nn.Module, labels: Tensor) -> DenoiseFunction:
@@ -30,24 +24,13 @@ def conditional(denoiser: nn.Module, labels: Tensor) -> DenoiseFunction:
 
 
 def classifier_free(
-    denoiser: nn.Module,
-    labels: Tensor,
-    null_label: int,
-    scale: float,
-    interval: Interval = GUIDANCE_INTERVAL,
+    denoiser: nn.Module, labels: Tensor, null_label: int, scale: float, interval: Interval
 ) -> DenoiseFunction:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) within an interval of noise levels.
 
-    The mean is D_null + w (D_label - D_null), computed in one batch of 2 N. Above the interval guidance drops modes
-    and below it does nothing, so there the conditional denoiser stands alone and costs one pass (Kynkaanniemi et al.
-    2024, arXiv 2404.07724). w = 1 is the conditional denoiser everywhere. The variance is that of the label.
-
-    Args:
-        denoiser: Takes (x, sigma (N,), labels (N,)).
-        labels: int64 (N,).
-        null_label: The label that means "no label".
-        scale: w.
-        interval: Noise levels at which guidance acts.
+    The mean is D_null + w (D_label - D_null) with w the scale, computed in one batch of 2 N; the variance is that of
+    the label. w = 1 is the conditional denoiser everywhere. Above the interval guidance drops modes and below it does
+    nothing, so there the conditional denoiser alone costs one pass (Kynkaanniemi et al. 2024, arXiv 2404.07724).
     """
     plain = conditional(denoiser, labels)
     if scale == 1:
@@ -59,8 +42,8 @@ def classifier_free(
         if not low <= float(sigma) <= high:
             return plain(x, sigma)
         means, variances = both(torch.cat([x, x]), sigma)
-        labelled, unlabelled = means.chunk(2)
-        return Moments(torch.lerp(unlabelled, labelled, scale), variances[: len(x)])
+        labeled, unlabeled = means.chunk(2)
+        return Moments(torch.lerp(unlabeled, labeled, scale), variances[: len(x)])
 
     return denoise
 
@@ -70,12 +53,6 @@ def autoguidance(denoiser: nn.Module, guide: nn.Module, labels: Tensor, scale: f
 
     The mean is D_guide + w (D - D_guide) at every noise level, both for the same labels: the errors that both make,
     the guide more so, are extrapolated away, and the diversity of the class stays. Two passes unless w = 1.
-
-    Args:
-        denoiser: Takes (x, sigma (N,), labels (N,)).
-        guide: The same with less training.
-        labels: int64 (N,).
-        scale: w.
     """
     better, worse = conditional(denoiser, labels), conditional(guide, labels)
     if scale == 1:

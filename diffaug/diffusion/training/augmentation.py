@@ -1,4 +1,4 @@
-"""Non-leaky geometric augmentation: the network is told how each image was transformed (EDM appendix F.2).
+"""Non-leaky geometric augmentation: the network sees how each image was transformed (EDM appendix F.2).
 
 What the network learns about transformed images is tied to their conditions, so with conditions of zero it
 generates untransformed ones (Karras et al. 2022, arXiv 2206.00364, table 6). The nine conditions are
@@ -12,8 +12,6 @@ generates untransformed ones (Karras et al. 2022, arXiv 2206.00364, table 6). Th
 with angles counter-clockwise as displayed. They determine the transformation; EDM's own conditions 5 and 6 use the
 single angle, for which stretching along an axis and squeezing along it look alike.
 """
-
-from __future__ import annotations
 
 import math
 
@@ -29,18 +27,9 @@ TRANSLATION_UNIT = 0.125
 def augment(
     images: Tensor, probability: float, generator: torch.Generator, *, flips: bool, strength: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Transforms a batch at random, without waiting for the device.
+    """Transforms images (N, C, H, W) at random, without waiting for the device; see `draw_conditions`.
 
-    Args:
-        images: float32 or float64 (N, C, H, W), any range, on the generator's device.
-        probability: Chance of each transformation for each image, in [0, 1].
-        generator: Source of all randomness.
-        flips: See `draw_conditions`.
-        strength: See `draw_conditions`.
-
-    Returns:
-        Images like `images`, untouched ones bit for bit, and their conditions, float32 (N, 9), all zero exactly
-        where an image is untouched.
+    Also returns the conditions. Untouched images stay bit for bit, and exactly theirs are zero.
     """
     conditions = draw_conditions(len(images), probability, generator, flips=flips, strength=strength)
     return warp(images, conditions), conditions
@@ -49,21 +38,12 @@ def augment(
 def draw_conditions(
     count: int, probability: float, generator: torch.Generator, *, flips: bool, strength: float = 1.0
 ) -> Tensor:
-    """Draws which transformations each image gets, and how much of each (EDM table 6).
+    """Draws which of six transformations each image gets, and how much of each, float32 (N, 9) (EDM table 6).
 
-    Args:
-        count: Number of images N.
-        probability: Chance of each of the six transformations, in [0, 1].
-        generator: Source of all randomness.
-        flips: Whether mirrored images may be shown. Without, none ever is: conditions keep mirroring out of the
-            samples, but a network short of data still shares features between a class and its mirror image,
-            which is harmful where the mirror image is another class or impossible. (What a moved or turned image
-            uncovers at its border is filled with its reflection all the same.)
-        strength: Factor in [0, 1] on all magnitudes but the flips. At 1 rotations are uniform over the full circle;
-            less suits labels that a half turn exchanges, such as 6 and 9, and short trainings.
-
-    Returns:
-        float32 (N, 9) on the generator's device.
+    Without `flips` no image is mirrored: a network short of data shares features between a class and its mirror image
+    in spite of the conditions, and that may be another class. The strength, in [0, 1], multiplies all magnitudes but
+    the flips. At 1 rotations are uniform over the full circle; less suits labels that a half turn exchanges, such as
+    6 and 9, and short trainings.
     """
     device = generator.device
     applied = torch.rand(count, TRANSFORMATIONS, generator=generator, device=device) < probability
@@ -88,16 +68,10 @@ def draw_conditions(
 
 
 def warp(images: Tensor, conditions: Tensor) -> Tensor:
-    """Applies the transformations that `conditions` describe, as one affine map and one bicubic resampling.
+    """Applies the transformations that `conditions` (N, 9) describe, as one affine map and one bicubic resampling.
 
-    Around the border the image is mirrored, and no value leaves its channel's own range.
-
-    Args:
-        images: float32 or float64 (N, C, H, W).
-        conditions: (N, 9).
-
-    Returns:
-        Images like `images`; those with conditions of zero bit for bit.
+    Around the border the image is mirrored, and no value leaves its channel's own range. Images (N, C, H, W) with
+    conditions of zero stay bit for bit.
     """
     grid = _source_grid(conditions.to(images.dtype), *images.shape[-2:])
     warped = functional.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
@@ -109,20 +83,19 @@ def warp(images: Tensor, conditions: Tensor) -> Tensor:
 def _source_grid(conditions: Tensor, height: int, width: int) -> Tensor:
     """Where each pixel comes from, (N, H, W, 2) in `grid_sample`'s (x, y) from -1 to 1.
 
-    Images are mirrored, scaled, rotated, stretched and moved in this order, so the inverse goes backwards. Nothing
-    here is a matrix product to torch, which would round positions under TF32 and autocast.
+    Nothing here is a matrix product to torch, which would round positions under TF32 and autocast.
     """
     mirrored, scaling, turn, stretch, shift = conditions.tensor_split([2, 3, 5, 7], dim=1)
-    x = _centred(width, conditions) - TRANSLATION_UNIT * width * shift[:, 0, None, None]
-    y = _centred(height, conditions)[:, None] - TRANSLATION_UNIT * height * shift[:, 1, None, None]
+    x = _centered(width, conditions) - TRANSLATION_UNIT * width * shift[:, 0, None, None]
+    y = _centered(height, conditions)[:, None] - TRANSLATION_UNIT * height * shift[:, 1, None, None]
     inverse = (_inverse_rotation(turn)[..., None] * _inverse_stretch(stretch)[:, None]).sum(dim=2)
     inverse = inverse * ((1 - 2 * mirrored) * torch.exp(-LOG_SCALE_UNIT * scaling))[..., None]
     xx, xy, yx, yy = inverse.reshape(-1, 4, 1, 1).unbind(dim=1)
     return torch.stack([(xx * x + xy * y) * (2 / width), (yx * x + yy * y) * (2 / height)], dim=3)
 
 
-def _centred(size: int, like: Tensor) -> Tensor:
-    """Positions of pixel centres along one side, 0 in the middle."""
+def _centered(size: int, like: Tensor) -> Tensor:
+    """Positions of pixel centers along one side, 0 in the middle."""
     return torch.arange(size, dtype=like.dtype, device=like.device) - (size - 1) / 2
 
 

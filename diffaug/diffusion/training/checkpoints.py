@@ -1,12 +1,9 @@
 """The state of an unfinished training on disk: safetensors and JSON in committed directories."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffaug.diffusion.training.training import TrainingState
@@ -23,50 +20,33 @@ SNAPSHOTS = ("guide", "safe")
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
     """Writes a checkpoint, and only then removes all but the newest two."""
     with storage.new_directory(folder / f"step-{state.step:08d}", {"step": state.step}) as target:
-        tensors, counters = pack_state(state)
-        storage.write_bytes(target / TENSORS, tensors)
-        storage.write_json(target / COUNTERS, counters)
+        storage.write_bytes(target / TENSORS, save(_tensors_of(state)))
+        storage.write_json(target / COUNTERS, {name: int(getattr(state, name)) for name in COUNTED})
     for old in _newest_first(folder)[KEPT:]:
         storage.discard_directory(old)
 
 
 def restore_latest(folder: Path, state: TrainingState) -> tuple[int | None, list[str]]:
-    """Fills `state` from the newest checkpoint that is whole.
+    """Fills `state` from the newest checkpoint that is whole; a DamagedError if there are checkpoints and none is.
 
-    Returns:
-        The step it stands at, or None when there is no checkpoint; and a sentence for each damaged
-        checkpoint that was passed over.
-
-    Raises:
-        DamagedError: There are checkpoints and none is whole.
+    Returns its step, None without a checkpoint; and a sentence for each damaged checkpoint that was passed over.
     """
     notes: list[str] = []
     candidates = _newest_first(folder)
     for candidate in candidates:
         try:
-            if storage.committed_facts(candidate, verify=True) is not None:
-                unpack_state(state, (candidate / TENSORS).read_bytes(), storage.read_json(candidate / COUNTERS))
+            if storage.committed_metadata(candidate, verify=True) is not None:
+                _fill(state, load_file(candidate / TENSORS), storage.read_json(candidate / COUNTERS))
                 return state.step, notes
             notes.append(f"checkpoint {candidate.name} was not finished; the one before it is used")
         except DamagedError as error:
             notes.append(f"checkpoint {candidate.name} is damaged ({error.what}); the one before it is used")
     if candidates:
-        raise DamagedError(
-            "no checkpoint is whole: " + "; ".join(notes),
-            where=folder,
-            fix="remove it to train anew",
-        )
+        raise DamagedError(f"no checkpoint is whole: {'; '.join(notes)}", where=folder, fix="remove it to train anew")
     return None, notes
 
 
-def pack_state(state: TrainingState) -> tuple[bytes, dict[str, int]]:
-    """The state's tensors as safetensors, and its counters."""
-    return save(_tensors_of(state)), {name: int(getattr(state, name)) for name in COUNTED}
-
-
-def unpack_state(state: TrainingState, content: bytes, counters: Mapping[str, int]) -> None:
-    """Fills `state` from what `pack_state` made."""
-    tensors = load(content)
+def _fill(state: TrainingState, tensors: dict[str, Tensor], counters: dict[str, int]) -> None:
     state.loss.load_state_dict(_section(tensors, "model"))
     state.averaged.load_state_dict(_section(tensors, "averaged"))
     moments = {moment: _section(tensors, moment) for moment in (*MOMENTS, "step")}

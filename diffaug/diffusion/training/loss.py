@@ -1,7 +1,5 @@
 """The training loss as one module, so that it can be compiled and distributed as one."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -10,9 +8,8 @@ from torch import Tensor, nn
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.process.process import diffuse
 from diffaug.diffusion.training.batches import Batch
-from diffaug.diffusion.training.long_tail import class_balancing_loss
 
-FEATURES = 16
+NUM_FEATURES = 16
 
 
 class NoiseUncertainty(nn.Module):
@@ -26,8 +23,8 @@ class NoiseUncertainty(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("frequencies", torch.linspace(0.25, 2.0, FEATURES) * math.pi, persistent=False)
-        self.linear = nn.Linear(2 * FEATURES, 1)
+        self.register_buffer("frequencies", torch.linspace(0.25, 2.0, NUM_FEATURES) * math.pi, persistent=False)
+        self.linear = nn.Linear(2 * NUM_FEATURES, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -42,28 +39,19 @@ class NoiseUncertainty(nn.Module):
 class TrainingLoss(nn.Module):
     """A denoiser, the uncertainty of the noise levels, and the loss of a batch."""
 
-    def __init__(self, denoiser: Denoiser, *, uncertainty: bool, class_balancing: float = 0.0) -> None:
+    def __init__(self, denoiser: Denoiser, *, uncertainty: bool) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.uncertainty = NoiseUncertainty() if uncertainty else None
-        self.class_balancing = class_balancing
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Evaluates the loss of a batch.
-
-        Returns:
-            What to minimise, a scalar; and the mean denoising error for the log, detached.
-        """
-        sigma, conditions = batch.sigma, batch.conditions
+        """What to minimize for a batch, a scalar; and the mean denoising error for the log, detached."""
+        sigma = batch.sigma
         x = diffuse(batch.x0, sigma, batch.noise)
-        output = self.denoiser.output(x, sigma, batch.labels, conditions)
-        denoising, variance = self.denoiser.objective.losses(batch.target, x, sigma, output)
+        output = self.denoiser.output(x, sigma, batch.labels, batch.conditions)
+        denoising, variance = self.denoiser.objective.losses(batch.x0, x, sigma, output)
         total = denoising
         if self.uncertainty is not None:
             log_error = self.uncertainty(sigma)
             total = denoising * (-log_error).exp() + log_error
-        if self.class_balancing:
-            mean = self.denoiser.objective.moments(x, sigma, output).mean
-            other = self.denoiser(x, sigma, batch.other_labels, conditions).mean
-            total = total + class_balancing_loss(mean, other, sigma, self.class_balancing)
         return (total + variance).mean(), denoising.detach().mean()

@@ -1,9 +1,8 @@
-"""Watches a training for the point from which the generator copies its training images.
+"""Monitors a training for memorization: the point from which the generator copies its training images.
 
-A generator first learns what images of a class look like and only later, after a number of images seen that grows
-with the training set, the single images (Bonnaire et al. 2025, arXiv 2505.17638; Favero et al. 2025, arXiv
-2505.16959). Two signs are measured: the share of samples that are copies, which decides, and by how much
-the denoising error of images never trained on exceeds that of trained ones, which is reported.
+A generator learns single images only after a number of images seen that grows with the training set (Bonnaire et al.
+2025, arXiv 2505.17638; Favero et al. 2025, arXiv 2505.16959). The fraction of samples that are copies decides. By how
+much the denoising error of images never trained on exceeds that of trained ones is only reported.
 """
 
 from __future__ import annotations
@@ -17,56 +16,75 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from diffaug.configuration.settings import DiffusionSettings
+from diffaug.configuration.sampling import DEFAULT_SAMPLING
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.process import diffuse, karras_sigmas, precondition
 from diffaug.diffusion.sampling.guidance import conditional
 from diffaug.diffusion.sampling.samplers import integrate
-from diffaug.diffusion.training.batches import TrainingData
-from diffaug.diffusion.training.holdout import SMALLEST_CLASS, Holdout
+from diffaug.diffusion.training.batches import SMALLEST_CLASS, Holdout, TrainingData
 from diffaug.runtime import seeding
 from diffaug.similarity.copies import GENERATED
-from diffaug.similarity.distances import FEATURE_SIZE
-from diffaug.similarity.ratios import Share, copies_among, neighbour_ratios
+from diffaug.similarity.distances import FEATURE_SIZE, copies_among, neighbor_ratios
+from diffaug.similarity.intervals import Share
+from diffaug.similarity.thresholds import COPY_LIMIT
 
 SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
-SAMPLES = 64
-SAMPLING_STEPS = 12
-COPY_LIMIT = 0.05
-CHUNK = 64
-FIRST_POINT = 0.2
-MIN_POINTS, MAX_POINTS = 3, 17
-MANY_VIEWS, ENOUGH_IMAGES = 100, 20_000
+NUM_SAMPLES = 64
+CHUNK_IMAGES = 64
+FIRST_CHECK = 0.2
+MIN_CHECKS, MAX_CHECKS = 3, 17
+MANY_VIEWS, ENOUGH_IMAGES_SEEN = 100, 20_000
 MIN_PAIRS, MAX_PAIRS = 32, 256
 PASSES_PER_TRAINED_IMAGE = 3
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """When to look and how closely.
+class CheckSchedule:
+    """When to check for copies and how closely.
 
     Attributes:
-        steps: Steps of the training after which to look, rising; the last one ends it. Empty: no watch.
+        steps: Steps of the training after which to check, rising. The last one ends it. Empty: never.
         pairs: Held-out images, and as many trained ones, whose denoising errors are compared.
     """
 
     steps: tuple[int, ...] = ()
     pairs: int = 0
 
+    @classmethod
+    def of(cls, plan: Plan, num_images: int) -> CheckSchedule:
+        """Checks from 20 % of the steps to the end, a function of plan and number of training images alone.
+
+        There are as many checks, at most 17 (every 5 %), and as many compared images as fit into
+        `defaults.COPY_CHECK_FRACTION` of the training time. A training that sees each image a hundred times may copy
+        however short it is, so it gets three checks. Others get one, at the end, from 20,000 images seen on.
+        """
+        if not defaults.COPY_CHECK_FRACTION:
+            return cls()
+        passes = defaults.COPY_CHECK_FRACTION * PASSES_PER_TRAINED_IMAGE * plan.images_seen
+        sampling, pair = NUM_SAMPLES * DEFAULT_SAMPLING.num_inference_steps, 2 * len(SIGMAS)
+        pairs = min(MAX_PAIRS, max(MIN_PAIRS, int((passes / MAX_CHECKS - sampling) / pair)))
+        least = int(plan.images_seen >= ENOUGH_IMAGES_SEEN)
+        if plan.images_seen >= MANY_VIEWS * num_images:
+            least = MIN_CHECKS
+        checks = max(least, min(MAX_CHECKS, int(passes / (sampling + pairs * pair))))
+        if not checks:
+            return cls()
+        fractions = np.linspace(FIRST_CHECK, 1, checks) if checks > 1 else [1.0]
+        return cls(tuple(sorted({max(1, round(plan.steps * fraction)) for fraction in fractions})), pairs)
+
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen at one watch point.
+class CopyCheck:
+    """The result of one check.
 
     Attributes:
-        step: Steps done.
-        copies: Among samples of the classes that decide: those of at least 20 images, or all where there are none.
-        real: The same for real images of these classes; duplicates in the data are not the generator's fault.
+        copies: Among samples of the classes that decide: those of at least 20 images, or all if there are none.
+        real: The same for real images of these classes. Duplicates in the data are not the generator's fault.
         by_class: Copies among the samples of each class, in class order.
         loss_gaps: For each of `SIGMAS`, by how much the denoising error of held-out images exceeds that of
-            trained ones, 0.1 being 10 %; empty where nothing was held out.
-        seconds: What looking took.
+            trained ones, 0.1 being 10 %. Empty if nothing was held out.
     """
 
     step: int
@@ -78,7 +96,7 @@ class Look:
 
     @property
     def copying(self) -> bool:
-        """Whether copying has set in: the share is surely above that of real images by more than 5 %."""
+        """Whether the fraction of copies significantly exceeds that of real images plus 5 %."""
         return self._is_copied(self.copies)
 
     @property
@@ -95,47 +113,17 @@ class Look:
         return share.interval[0] > self.real.value + COPY_LIMIT
 
 
-def schedule_of(plan: Plan, settings: DiffusionSettings, num_images: int) -> Schedule:
-    """Watch points from 20 % of the steps to the end, a function of plan, settings and images alone.
-
-    As many of them, at most 17 (every 5 %), and as many compared images as the share of the training time allows;
-    passing an image through the network costs a third of training on it. A training that sees each image a hundred
-    times may copy however short it is, so it gets three points; others get one, at the end, from 20,000 images on.
-
-    Args:
-        plan: The training.
-        settings: The share of the time; 0 means no watch.
-        num_images: Number of training images.
-    """
-    if not settings.copy_check_fraction:
-        return Schedule()
-    passes = settings.copy_check_fraction * PASSES_PER_TRAINED_IMAGE * plan.images
-    sampling, pair = SAMPLES * SAMPLING_STEPS, 2 * len(SIGMAS)
-    pairs = min(MAX_PAIRS, max(MIN_PAIRS, int((passes / MAX_POINTS - sampling) / pair)))
-    least = int(plan.images >= ENOUGH_IMAGES)
-    if plan.images >= MANY_VIEWS * num_images:
-        least = MIN_POINTS
-    points = max(least, min(MAX_POINTS, int(passes / (sampling + pairs * pair))))
-    if not points:
-        return Schedule()
-    shares = np.linspace(FIRST_POINT, 1, points) if points > 1 else [1.0]
-    return Schedule(tuple(sorted({max(1, round(plan.steps * share)) for share in shares})), pairs)
-
-
 @dataclass(frozen=True)
-class Watch:
-    """Everything that looking at a generator needs, on the device of the training data.
+class MemorizationMonitor:
+    """Everything that checking a generator needs, on the device of the training data.
 
     Attributes:
-        data: The images being trained on.
-        seed: Of the whole training; noise and classes at a step depend on (seed, step) alone.
         counts: Images of each class, int64 (K,), held-out ones included.
-        features: Of the trained images, mirrored ones too where these are trained on, (N, F).
-        groups: int64 (N,), see `neighbour_ratios`.
+        features: Of the trained images, mirrored ones too if these are trained on, (N, F).
+        groups: int64 (N,), see `neighbor_ratios`.
         held: Held-out images to compare, as (uint8 (P, H, W, C), int64 (P,)).
         matched: As many trained images of the same classes.
         real: Copies among real images of the deciding classes.
-        precision: `float32`, or `bfloat16` as the training.
     """
 
     data: TrainingData
@@ -150,25 +138,9 @@ class Watch:
 
     @classmethod
     def of(
-        cls,
-        data: TrainingData,
-        holdout: Holdout,
-        schedule: Schedule,
-        seed: int,
-        *,
-        mirrored: bool,
-        precision: str = "float32",
-    ) -> Watch:
-        """Prepares the watch.
-
-        Args:
-            data: The images of `holdout.trained` on the device.
-            holdout: What is trained on and what is not.
-            schedule: How many images to compare.
-            seed: Seed of the whole training.
-            mirrored: Whether mirrored images are trained on too.
-            precision: As in the plan.
-        """
+        cls, data: TrainingData, holdout: Holdout, pairs: int, seed: int, *, mirrored: bool, precision: str = "float32"
+    ) -> MemorizationMonitor:
+        """Prepares the monitor; `pairs` held-out images are compared in each check."""
         device = data.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
         own = torch.from_numpy(holdout.groups).to(device)
@@ -177,61 +149,58 @@ class Watch:
             features.append(_features(data, data.pixels, mirrored=True))
         references, groups = torch.cat(features), own.repeat(len(features))
         draws = seeding.numpy_generator(seed, "watched images")
-        held = draws.permutation(len(holdout.held))[: schedule.pairs]
+        held = draws.permutation(len(holdout.held))[:pairs]
         matched = _matching(holdout.held.labels[held], holdout.trained.labels, draws)
         deciding = np.flatnonzero(np.isin(holdout.trained.labels, _deciding(counts)))
         positions = torch.from_numpy(draws.permutation(deciding)[:MAX_PAIRS]).to(device)
         left_out = _on(device, holdout.held, np.arange(len(holdout.held)))[0]
         queries = torch.cat([features[0][positions], _features(data, left_out)])
         query_groups = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
-        real = copies_among(neighbour_ratios(queries, query_groups, references, groups))
-        pairs = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
-        return cls(data, seed, counts, references, groups, *pairs, real, precision)
+        real = copies_among(neighbor_ratios(queries, query_groups, references, groups))
+        images = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
+        return cls(data, seed, counts, references, groups, *images, real, precision)
 
     @torch.no_grad()
-    def look(self, denoiser: nn.Module, step: int) -> Look:
+    def check(self, denoiser: nn.Module, step: int) -> CopyCheck:
         """Samples and denoises with a network in evaluation mode, (x, sigma (N,), labels (N,)) -> `Moments`."""
         began = time.perf_counter()
         kind = self.data.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
             labels = self._labels(step)
             samples = self._sample(denoiser, labels, step)
-            gaps = self._gaps(denoiser)
-        ratios = neighbour_ratios(
+            gaps: tuple[float, ...] = ()
+            if len(self.held[1]):
+                held, trained = (self._errors(denoiser, *images) for images in (self.held, self.matched))
+                gaps = tuple((held / trained - 1).tolist())
+        ratios = neighbor_ratios(
             _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.groups
         ).cpu()
         labels = labels.cpu()
         deciding = torch.isin(labels, torch.from_numpy(_deciding(self.counts)))
         by_class = tuple(copies_among(ratios[labels == label]) for label in range(len(self.counts)))
-        return Look(step, copies_among(ratios[deciding]), self.real, by_class, gaps, time.perf_counter() - began)
+        return CopyCheck(step, copies_among(ratios[deciding]), self.real, by_class, gaps, time.perf_counter() - began)
 
     def _labels(self, step: int) -> Tensor:
-        """Classes that have images, equally often; where there are more than samples, others at each step."""
+        """Classes that have images, equally often. If there are more than samples, others at each step."""
         present = np.flatnonzero(self.counts)
         order = seeding.numpy_generator(self.seed, "watched classes", step).permutation(present)
-        return torch.from_numpy(np.resize(order, SAMPLES)).to(self.data.device)
+        return torch.from_numpy(np.resize(order, NUM_SAMPLES)).to(self.data.device)
 
     def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
         """Samples of these labels, uint8 (N, H, W, C)."""
         noise = self._noise(len(labels), "watch samples", step)
-        sigmas = karras_sigmas(SAMPLING_STEPS)
+        sigmas = karras_sigmas(DEFAULT_SAMPLING.num_inference_steps)
         images = integrate(conditional(denoiser, labels), noise * float(sigmas[0]), sigmas)
-        return torch.from_numpy(self.data.normalization.to_pixels(images)).to(labels.device)
-
-    def _gaps(self, denoiser: nn.Module) -> tuple[float, ...]:
-        if not len(self.held[1]):
-            return ()
-        held, trained = (self._errors(denoiser, *images) for images in (self.held, self.matched))
-        return tuple((held / trained - 1).tolist())
+        return torch.from_numpy(self.data.normalization.to_pixels(images).pixels).to(labels.device)
 
     def _errors(self, denoiser: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
-        """EDM's weighted denoising error at each of `SIGMAS`, (S,), on the same noise at every look."""
+        """EDM's weighted denoising error at each of `SIGMAS`, (S,), on the same noise in every check."""
         x0 = self.data.normalization.to_network(pixels)
         noise = self._noise(len(x0), "watch noise")
         errors = []
         for level in SIGMAS:
             total = x0.new_zeros(())
-            for part in zip(*(torch.split(column, CHUNK) for column in (x0, labels, noise)), strict=True):
+            for part in zip(*(torch.split(column, CHUNK_IMAGES) for column in (x0, labels, noise)), strict=True):
                 clean, chosen, drawn = part
                 sigma = clean.new_full((len(clean),), level)
                 mean = denoiser(diffuse(clean, sigma, drawn), sigma, chosen).mean
@@ -246,7 +215,7 @@ class Watch:
 
 
 def _features(data: TrainingData, pixels: Tensor, *, mirrored: bool = False) -> Tensor:
-    """uint8 (N, H, W, C), normalised and averaged down to at most 16 x 16 px, to (N, F) on the device."""
+    """uint8 (N, H, W, C), normalized and averaged down to at most 16 x 16 px, to (N, F) on the device."""
     height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
     parts = []
     for part in torch.split(pixels, 1024):
@@ -256,13 +225,13 @@ def _features(data: TrainingData, pixels: Tensor, *, mirrored: bool = False) -> 
 
 
 def _deciding(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Images of a few are soon repeated hundreds of times and copied; that alone is no reason to end a training."""
+    """Classes that decide. Those of few images are soon repeated and copied; that is no reason to end a training."""
     large = np.flatnonzero(counts >= SMALLEST_CLASS)
     return large if len(large) else np.flatnonzero(counts)
 
 
 def _matching(wanted: NDArray[np.int64], labels: NDArray[np.int64], draws: np.random.Generator) -> NDArray[np.int64]:
-    """For each wanted label the position of an image with it, different ones while there are enough."""
+    """For each wanted label the position of an image with it, different ones as long as there are enough."""
     chosen = np.empty(len(wanted), dtype=np.int64)
     for label in np.unique(wanted):
         own = wanted == label

@@ -1,41 +1,41 @@
-"""Training as a generator of step records; the caller logs and saves.
+"""Training as a Python generator of step records; the caller logs and saves.
 
-Everything random in step k depends on (seed, k) alone, so a training that goes on from a checkpoint ends,
-on one machine with one number of threads, in exactly the weights of one that was never stopped.
+Everything random in step k depends on (seed, k) alone. So a training that resumes from a checkpoint ends, on one
+machine with one number of threads, in exactly the weights of one that was never stopped.
 
-Any number of processes train on the same batches: each draws the whole batch and learns from its contiguous part.
-Without dropout every step is that of one process up to the order of summation. Dropout depends on (seed, k, process),
-because masks can't be cut in parts like a batch: with it, only the same number of processes repeats itself.
+Any number of processes train on the same batches, each on its contiguous part. Without dropout every step equals that
+of one process up to the order of summation. Dropout depends on (seed, k, process), so with dropout only the same
+number of processes repeats itself.
 """
 
-from __future__ import annotations
-
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from diffaug.configuration.settings import DiffusionSettings
-from diffaug.diffusion.network.denoiser import Denoiser, objective_of
-from diffaug.diffusion.network.weight_blocks import join_weights
+from diffaug.diffusion.network.denoiser import Denoiser, join_weights, objective_of
+from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.training.batches import Batch, TrainingData, draw_batch
 from diffaug.diffusion.training.loss import TrainingLoss
-from diffaug.diffusion.training.schedules import ema_decay_at, learning_rate_at
 from diffaug.errors import DiffaugError
 from diffaug.runtime import seeding
 from diffaug.runtime.devices import use_fast_kernels
-from diffaug.runtime.distributed import ALONE, Workers
+from diffaug.runtime.distributed import ALONE, ProcessGroup
 
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.99)
-CHECK_EVERY = 16
-MAX_SKIPPED_IN_A_ROW = 16
+MAX_SKIPPED_STEPS_IN_A_ROW = 16
 MAX_ROLLBACKS = 3
-GUIDE_SHARE = 1 / 16
+GUIDE_FRACTION = 1 / 16
+WARM_UP_FRACTION = 0.02
+MIN_WARM_UP_STEPS = 50
+EMA_FRACTION = 0.05
+MAX_EMA_HALF_LIFE_IMAGES = 500_000
 DENOISER = "denoiser"
 
 Weights = dict[str, Tensor]
@@ -43,22 +43,17 @@ Weights = dict[str, Tensor]
 
 @dataclass
 class TrainingState:
-    """All that a training needs to go on.
+    """All that a training needs to resume.
 
     Attributes:
         loss: The network being trained, inside its loss.
         averaged: The network's exponential moving average, which is what samples.
-        trained: What the optimiser changes, by name: the network's joined weights, and what else the loss learns.
-        average: The average's joined weights.
-        optimizer: AdamW.
-        step: Steps done.
-        skipped: Steps without an update because a gradient was not finite, a scalar tensor on the device.
-        skipped_in_a_row: Those since the last update.
+        trained: What the optimizer changes, by name: the network's joined weights, and what else the loss learns.
+        skipped: Steps without an update because a gradient was not finite; a scalar tensor on the device.
         rollbacks: How often the averaged weights were put back; each halves the learning rate.
-        micro_batches: Parts in which a process passes its batch through the network, more where memory is short.
+        micro_batches: Parts in which a process passes its batch through the network; more if memory is short.
         guide: The averaged weights after 1/16 of the steps, for autoguidance (Karras et al. 2024, arXiv 2406.02507).
-        safe: The averaged weights of the last watch point without copying.
-        safe_step: Steps done at that point.
+        safe: The averaged weights at the last check without copying, after `safe_step` steps.
     """
 
     loss: TrainingLoss
@@ -66,9 +61,9 @@ class TrainingState:
     trained: dict[str, nn.Parameter]
     average: Tensor
     optimizer: torch.optim.AdamW
+    skipped: Tensor
+    skipped_in_a_row: Tensor
     step: int = 0
-    skipped: Tensor = field(default_factory=lambda: torch.zeros(()))
-    skipped_in_a_row: Tensor = field(default_factory=lambda: torch.zeros(()))
     rollbacks: int = 0
     micro_batches: int = 1
     guide: Weights | None = None
@@ -85,7 +80,7 @@ class TrainingState:
         self.safe, self.safe_step = snapshot(self.averaged), self.step
 
     def return_to_safe(self) -> None:
-        """Puts the remembered averaged weights back, to be written; the training can't go on from there."""
+        """Puts the remembered averaged weights back, to be written. The training can't resume from there."""
         if self.safe is not None:
             self.averaged.load_state_dict(self.safe)
             self.step = self.safe_step
@@ -98,19 +93,12 @@ def snapshot(denoiser: Denoiser) -> Weights:
 
 def guide_step(plan: Plan) -> int:
     """The step after which the averaged weights are kept as the guide."""
-    return max(1, round(GUIDE_SHARE * plan.steps))
+    return max(1, round(GUIDE_FRACTION * plan.steps))
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did.
-
-    Attributes:
-        step: Steps done, this one included.
-        images_seen: Images drawn so far.
-        loss: Mean weighted denoising error, a scalar tensor; read it seldom, reading waits for the device.
-        learning_rate: Used in this step.
-    """
+    """One step; the loss is the mean weighted denoising error, and reading it waits for the device."""
 
     step: int
     images_seen: int
@@ -118,15 +106,12 @@ class StepRecord:
     learning_rate: float
 
 
-def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -> TrainingState:
+def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
     """The state before the first step; initial weights depend on the seed alone."""
     use_fast_kernels(device)
     with seeding.torch_global_seed(seed, "initial weights"):
-        loss = TrainingLoss(
-            Denoiser(plan.network),
-            uncertainty=settings.uncertainty_weighting and plan.network.objective == "edm",
-            class_balancing=settings.long_tail_strength if settings.long_tail == "class balancing" else 0.0,
-        )
+        uncertainty = defaults.UNCERTAINTY_WEIGHTING and plan.network.objective == "edm"
+        loss = TrainingLoss(Denoiser(plan.network), uncertainty=uncertainty)
     loss.to(device=device)
     loss.to(memory_format=torch.channels_last)
     if plan.compiled:
@@ -134,107 +119,102 @@ def new_state(plan: Plan, settings: DiffusionSettings, device: str, seed: int) -
     averaged = copy.deepcopy(loss.denoiser).eval().requires_grad_(False)
     trained = {DENOISER: join_weights(loss.denoiser)}
     trained |= {name: one for name, one in loss.named_parameters() if not name.startswith(DENOISER)}
-    optimizer = torch.optim.AdamW(
-        trained.values(), lr=plan.learning_rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True
-    )
-    zero = torch.zeros((), device=device)
-    average = join_weights(averaged).data
-    return TrainingState(loss, averaged, trained, average, optimizer, skipped=zero, skipped_in_a_row=zero.clone())
+    rate, average = plan.learning_rate, join_weights(averaged).data
+    optimizer = torch.optim.AdamW(trained.values(), lr=rate, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
+    skipped = torch.zeros((), device=device)
+    return TrainingState(loss, averaged, trained, average, optimizer, skipped, skipped.clone())
+
+
+def learning_rate_at(step: int, plan: Plan) -> float:
+    """Linear warm-up over 2 % of the steps (at least 50), then a half cosine down to 0 at the end."""
+    warm_up = min(max(MIN_WARM_UP_STEPS, round(WARM_UP_FRACTION * plan.steps)), max(1, plan.steps // 2))
+    if step < warm_up:
+        return plan.learning_rate * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, plan.steps - warm_up)
+    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def ema_decay_at(step: int, batch_size: int) -> float:
+    """Decay whose half-life is 5 % of the images seen so far, at most 500,000 images.
+
+    A fixed decay such as .9999 has a half-life of 6931 steps, longer than many a whole training here.
+    """
+    half_life = min(MAX_EMA_HALF_LIFE_IMAGES, EMA_FRACTION * (step + 1) * batch_size)
+    return float(0.5 ** (batch_size / half_life))
 
 
 def train(
-    state: TrainingState,
-    data: TrainingData,
-    plan: Plan,
-    settings: DiffusionSettings,
-    seed: int,
-    *,
-    workers: Workers = ALONE,
+    state: TrainingState, data: TrainingData, plan: Plan, seed: int, *, group: ProcessGroup = ALONE
 ) -> Iterator[StepRecord]:
-    """Trains until the plan's budget is spent, yielding after every step.
+    """Trains to the end of the plan, yielding after every step, when `state` is complete and may be saved.
 
     A step whose gradient is not finite changes nothing. After 16 of them in a row the averaged weights are put
-    back and the learning rate is halved; the fourth time the training fails.
-
-    Args:
-        state: Changed in place; between two records it is whole and may be saved.
-        data: The training images.
-        plan: Budget, batch and learning rate.
-        settings: How images are drawn, changed and labelled.
-        seed: Seed of the whole training.
-        workers: The processes that train together; all must take the same steps from the same state.
-
-    Raises:
-        DiffaugError: The training diverged again after three roll-backs.
+    back and the learning rate is halved; the fourth time the training fails with a DiffaugError. All processes of the
+    group must take the same steps from the same state.
     """
     state.loss.train()
     state.denoiser.objective = objective_of(plan.network, data.normalization)
-    gradients = _Gradients(state, plan, workers, seed)
+    gradients = _Gradients(state, plan, group, seed)
     while state.step < plan.steps:
         rate = learning_rate_at(state.step, plan) * 0.5**state.rollbacks
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        batch = draw_batch(data, plan, settings, seed, state.step)
-        loss = gradients.leave(batch)
+        for parameters in state.optimizer.param_groups:
+            parameters["lr"] = rate
+        batch = draw_batch(data, plan, seed, state.step)
+        loss = gradients.compute(batch)
         _update(state, ema_decay_at(state.step, plan.batch_size))
         state.step += 1
         if state.step == guide_step(plan):
             state.guide = snapshot(state.averaged)
-        if state.step % CHECK_EVERY == 0 and state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        if state.step % MAX_SKIPPED_STEPS_IN_A_ROW == 0 and state.skipped_in_a_row >= MAX_SKIPPED_STEPS_IN_A_ROW:
             _roll_back(state, plan)
         yield StepRecord(state.step, state.step * plan.batch_size, loss, rate)
 
 
 class _Gradients:
-    """Leaves the gradients of a batch's mean loss in the parameters, the same in every process."""
+    """Computes the gradients of a batch's mean loss, the same in every process."""
 
-    def __init__(self, state: TrainingState, plan: Plan, workers: Workers, seed: int) -> None:
-        self.state, self.plan, self.workers, self.seed = state, plan, workers, seed
-        self.module = workers.synchronized(state.loss)
+    def __init__(self, state: TrainingState, plan: Plan, group: ProcessGroup, seed: int) -> None:
+        self.state, self.plan, self.group, self.seed = state, plan, group, seed
+        self.module = group.synchronized(state.loss)
         self.held: tuple[bool, ...] | None = None
 
-    def leave(self, batch: Batch) -> Tensor:
-        """Goes backward; returns the whole batch's mean denoising error."""
-        whole, part = len(batch.labels), Batch._make(column[self.workers.share(len(batch.labels))] for column in batch)
+    def compute(self, batch: Batch) -> Tensor:
+        """Runs forward and backward; returns the whole batch's mean denoising error."""
+        whole, part = len(batch.labels), Batch._make(column[self.group.share(len(batch.labels))] for column in batch)
         self.state.micro_batches = min(self.state.micro_batches, len(part.labels))
-        if self.workers.size == 1:
+        if self.group.size == 1:
             return self._in_parts(part, whole)
         held = bool(self.state.optimizer.state), self.state.guide is None, self.state.safe is None
         if held != self.held:
-            self._try(part, whole)
+            self._try_alone(part, whole)
             self.held = held
-        return self.workers.total(self._backward(part, whole))
+        return self.group.total(self._backward(part, whole))
 
-    def _try(self, part: Batch, whole: int) -> None:
-        """Finds out what this process's memory holds beside what the training keeps by now.
+    def _try_alone(self, part: Batch, whole: int) -> None:
+        """Finds how many parts fit into this process's memory.
 
-        A process that begins again in the midst of an exchange would leave the others waiting, so each one tries by
-        itself. Shapes never change, so what fits goes on fitting until more is kept: moments of Adam, a snapshot.
-
-        Raises:
-            RuntimeError: The first step failed, in this process or another.
+        A process that starts again in the middle of an exchange would leave the others waiting, so each one tries by
+        itself. Shapes never change, so what fits keeps fitting until more is stored: moments of Adam, a snapshot.
         """
         failure = None
         try:
-            with self.workers.apart(self.module):
+            with self.group.apart(self.module):
                 self._in_parts(part, whole)
         except RuntimeError as error:
             failure = error
-        if self.held is None and self.workers.any(failure is not None) and failure is None:
+        if self.held is None and self.group.any(failure is not None) and failure is None:
             failure = RuntimeError("another process failed in the first step")
         if failure is not None:
             raise failure
 
     def _in_parts(self, batch: Batch, whole: int) -> Tensor:
-        """Halves the parts for as long as memory runs out.
-
-        Noise and noise levels belong to the batch, so they stay the same in any number of parts.
-        """
+        """Halves the parts as long as memory runs out; noise belongs to the batch, so it stays the same."""
         while True:
             try:
                 return self._backward(batch, whole)
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or 2 * self.state.micro_batches > len(batch.labels):
+                short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+                if not short or 2 * self.state.micro_batches > len(batch.labels):
                     raise
             self.state.micro_batches *= 2
             if torch.cuda.is_available():
@@ -246,25 +226,21 @@ class _Gradients:
         self.state.optimizer.zero_grad(set_to_none=False)
         logged = torch.zeros((), device=batch.x0.device)
         parts = list(zip(*(column.tensor_split(self.state.micro_batches) for column in batch), strict=True))
-        with seeding.torch_global_seed(self.seed, "dropout", self.state.step, self.workers.rank):
+        with seeding.torch_global_seed(self.seed, "dropout", self.state.step, self.group.rank):
             for number, part in enumerate(map(Batch._make, parts), start=1):
-                with nullcontext() if number == len(parts) else self.workers.apart(self.module):
+                with nullcontext() if number == len(parts) else self.group.apart(self.module):
                     with torch.autocast(device, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
                         loss, denoising = self.module(part)
                     share = len(part.labels) / whole
-                    (self.workers.size * share * loss).backward()  # processes are averaged, images are to be
+                    (self.group.size * share * loss).backward()  # processes are averaged, images are to be
                 logged += share * denoising
         return logged
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
 def _update(state: TrainingState, ema_decay: float) -> None:
-    """One optimiser step and one step of the average; the device decides whether the gradient is finite.
+    """One optimizer step and one step of the average. The device decides whether the gradient is finite.
 
-    The fused optimiser skips the update by itself when `found_inf` is 1, so the host never waits for the answer.
+    The fused optimizer skips the update by itself if `found_inf` is 1, so the host never waits.
     """
     norm = torch.nn.utils.clip_grad_norm_(state.trained.values(), MAX_GRADIENT_NORM, foreach=True)
     bad = (~torch.isfinite(norm)).float()

@@ -7,9 +7,7 @@ from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.process.process import SIGMA_DATA
 from diffaug.runtime import seeding
 
-
-def network(image_size: tuple[int, int] = (8, 8), channels: int = 1, patch: int = 1) -> NetworkConfig:
-    return NetworkConfig(image_size, channels, 3, patch, 16, (1, 2), 1, 0.0)
+NETWORK = NetworkConfig((8, 8), 1, 3, 1, 16, (1, 2), 1, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +15,7 @@ def network(image_size: tuple[int, int] = (8, 8), channels: int = 1, patch: int 
     [((8, 8), 1, 1), ((28, 28), 1, 2), ((12, 12), 4, 2), ((30, 30), 3, 2), ((127, 90), 3, 8), ((5, 13), 1, 1)],
 )
 def test_any_size_and_channels(size: tuple[int, int], channels: int, patch: int) -> None:
-    denoiser = Denoiser(network(size, channels, patch))
+    denoiser = Denoiser(NetworkConfig(size, channels, 3, patch, 16, (1, 2), 1, 0.0))
     x = torch.randn(2, channels, *size)
     moments = denoiser(x, torch.tensor([0.1, 5.0]), torch.tensor([0, 3]))
     assert moments.mean.shape == moments.variance.shape == x.shape
@@ -25,14 +23,14 @@ def test_any_size_and_channels(size: tuple[int, int], channels: int, patch: int)
 
 def test_an_untrained_network_gives_the_exact_moments_of_white_data() -> None:
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 5.0])
-    moments = Denoiser(network())(x, sigma, torch.tensor([0, 3]))
+    moments = Denoiser(NETWORK)(x, sigma, torch.tensor([0, 3]))
     precision = (1 / SIGMA_DATA**2 + 1 / sigma**2)[:, None, None, None]
     assert torch.allclose(moments.variance, (1 / precision).expand_as(x))
     assert torch.allclose(moments.mean, x / sigma[:, None, None, None] ** 2 / precision, rtol=1e-4)
 
 
 def test_labels_and_noise_levels_matter_once_trained_a_step() -> None:
-    denoiser = Denoiser(network())
+    denoiser = Denoiser(NETWORK)
     with seeding.torch_global_seed(0, "test"):
         for parameter in denoiser.parameters():
             nn.init.normal_(parameter, std=0.1)

@@ -2,9 +2,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from diffaug.diffusion.network.weight_blocks import ALIGNMENT, join_weights
+from diffaug.diffusion.network.denoiser import ALIGNMENT, join_weights
+
+BATCH = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
@@ -14,14 +16,10 @@ def network() -> nn.Sequential:
     return layers.to(memory_format=torch.channels_last)
 
 
-def batch() -> Tensor:
-    return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
 def test_values_outputs_and_memory_formats_stay(network: nn.Sequential) -> None:
-    before, expected = copy.deepcopy(network), network(batch())
+    before, expected = copy.deepcopy(network), network(BATCH)
     block = join_weights(network)
-    assert torch.equal(network(batch()), expected)
+    assert torch.equal(network(BATCH), expected)
     for old, new in zip(before.parameters(), network.parameters(), strict=True):
         assert torch.equal(old, new)
         assert old.stride() == new.stride()
@@ -37,8 +35,8 @@ def test_training_the_block_is_training_the_parameters(network: nn.Sequential) -
     for _ in range(3):
         one.zero_grad(set_to_none=False)
         many.zero_grad()
-        network(batch()).square().mean().backward()
-        apart(batch()).square().mean().backward()
+        network(BATCH).square().mean().backward()
+        apart(BATCH).square().mean().backward()
         norms = [nn.utils.clip_grad_norm_(weights, 0.1) for weights in ([block], apart.parameters())]
         assert norms[0].item() == pytest.approx(norms[1].item(), rel=1e-5)
         one.step()
@@ -47,12 +45,10 @@ def test_training_the_block_is_training_the_parameters(network: nn.Sequential) -
         torch.testing.assert_close(joined, separate)
 
 
-def test_loaded_weights_reach_the_block(network: nn.Sequential) -> None:
+def test_loaded_weights_reach_the_block_and_have_no_gradient_unless_trained(network: nn.Sequential) -> None:
+    untrained = copy.deepcopy(network).requires_grad_(False)
     block = join_weights(network)
     network.load_state_dict({name: torch.ones_like(value) for name, value in network.state_dict().items()})
     assert block.sum() == sum(parameter.numel() for parameter in network.parameters())
-
-
-def test_weights_that_are_not_trained_have_no_gradient(network: nn.Sequential) -> None:
-    assert join_weights(network.requires_grad_(False)).grad is None
-    assert all(parameter.grad is None for parameter in network.parameters())
+    assert join_weights(untrained).grad is None
+    assert all(parameter.grad is None for parameter in untrained.parameters())

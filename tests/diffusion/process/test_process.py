@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffaug.diffusion.process.process import (
-    LOG_SIGMA_MEAN,
-    LOG_SIGMA_STD,
-    SIGMA_DATA,
-    diffuse,
-    draw_training_sigmas,
-    karras_sigmas,
-    precondition,
-)
+from diffaug.diffusion.process.edm import LOG_SIGMA_MEAN, LOG_SIGMA_STD, Edm
+from diffaug.diffusion.process.process import SIGMA_DATA, diffuse, karras_sigmas, precondition
 from diffaug.runtime import seeding
 
 SIGMAS = torch.logspace(-3, 2, 30, dtype=torch.float64)
@@ -20,37 +13,30 @@ SIGMAS = torch.logspace(-3, 2, 30, dtype=torch.float64)
 
 def test_preconditioned_input_and_target_have_unit_variance_for_data_of_sigma_data() -> None:
     c_skip, c_out, c_in, _ = precondition(SIGMAS)
+    assert torch.allclose(c_skip, SIGMA_DATA**2 / (SIGMA_DATA**2 + SIGMAS**2))  # the exact denoiser of Gaussian data
     assert torch.allclose(c_in**2 * (SIGMA_DATA**2 + SIGMAS**2), torch.ones_like(SIGMAS))
     target_variance = ((1 - c_skip) ** 2 * SIGMA_DATA**2 + c_skip**2 * SIGMAS**2) / c_out**2
     assert torch.allclose(target_variance, torch.ones_like(SIGMAS))
 
 
-def test_the_skip_is_the_exact_denoiser_of_gaussian_data() -> None:
-    expected = SIGMA_DATA**2 / (SIGMA_DATA**2 + SIGMAS**2)
-    assert torch.allclose(precondition(SIGMAS).c_skip, expected)
-
-
 def test_diffuse_has_the_closed_form_mean_and_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     x0 = torch.full((2, 1, 200, 200), 0.3)
-    noisy = diffuse(x0, torch.tensor([0.5, 3.0]), torch.randn(x0.shape, generator=generator))
-    assert noisy[0].mean().item() == pytest.approx(0.3, abs=4 * 0.5 / 200)
-    assert noisy[1].mean().item() == pytest.approx(0.3, abs=4 * 3.0 / 200)
-    assert noisy[0].std().item() == pytest.approx(0.5, rel=0.02)
-    assert noisy[1].std().item() == pytest.approx(3.0, rel=0.02)
+    levels = (0.5, 3.0)
+    noisy = diffuse(x0, torch.tensor(levels), torch.randn(x0.shape, generator=generator))
+    for image, sigma in zip(noisy, levels, strict=True):
+        assert image.mean().item() == pytest.approx(0.3, abs=4 * sigma / 200)
+        assert image.std().item() == pytest.approx(sigma, rel=0.02)
 
 
-def test_training_sigmas_fill_every_stratum_once() -> None:
-    sigmas = draw_training_sigmas(64, seeding.torch_generator(0, "test"))
+def test_training_sigmas_fill_every_stratum_once_and_have_the_published_quantiles() -> None:
+    sigmas = Edm().draw_sigmas(64, seeding.torch_generator(0, "test"))
     standard = (sigmas.log() - LOG_SIGMA_MEAN) / LOG_SIGMA_STD
     strata = (torch.special.ndtr(standard) * 64).floor().clamp(0, 63).int()
     assert torch.bincount(strata, minlength=64).max() <= 2  # rounding at a border may move one
     assert len(strata.unique()) >= 62
     assert not torch.equal(sigmas, sigmas.sort().values)
-
-
-def test_training_sigmas_have_the_published_quantiles() -> None:
-    sigmas = torch.cat([draw_training_sigmas(256, seeding.torch_generator(0, "test", k)) for k in range(40)])
+    sigmas = torch.cat([Edm().draw_sigmas(256, seeding.torch_generator(0, "test", k)) for k in range(40)])
     assert np.allclose(np.quantile(sigmas.numpy(), [0.05, 0.5, 0.95]), [0.042, 0.30, 2.17], rtol=0.02)
 
 

@@ -1,11 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
+from diffaug.configuration.sampling import Sampling
 from diffaug.diffusion.process.process import Moments, karras_sigmas
+from diffaug.diffusion.sampling.class_noise import ClassNoise
 from diffaug.diffusion.sampling.editing import inpaint, keep_known, resampled, vary
 from diffaug.diffusion.sampling.samplers import SOLVERS, integrate
-from diffaug.diffusion.sampling.sampling import ClassNoise, Sampling
 
 COUNT, CORRELATION, DEVIATION = 3000, 0.9, 0.5
 COVARIANCE = DEVIATION**2 * torch.tensor([[1.0, CORRELATION], [CORRELATION, 1.0]])
@@ -30,23 +33,22 @@ def test_resampling_takes_every_step_but_the_last_again() -> None:
 @pytest.mark.parametrize("times", [0, 2])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_kept_pixels_are_the_real_ones_noised_to_every_level(solver: str, times: int) -> None:
-    errors = []
+    known, errors = KNOWN[:500], []
+    noise = dataclasses.replace(NOISE, indices=range(500))
 
     def watched(x: Tensor, sigma: Tensor) -> Moments:
-        noise = (x - KNOWN)[..., 0] / float(sigma)
-        errors.append((abs(noise.mean().item()), abs(noise.std().item() - 1)))
+        left = (x - known)[..., 0] / float(sigma)
+        errors.append((abs(left.mean().item()), abs(left.std().item() - 1)))
         return correlated(x, sigma)
 
     sampling = Sampling(solver=solver, num_inference_steps=6)
-    made = inpaint(watched, KNOWN, SECOND_PIXEL, NOISE, sampling, resamplings=times)
-    assert max(max(pair) for pair in errors) < 5 / COUNT**0.5
-    assert torch.equal(made[..., 0], KNOWN[..., 0])
+    made = inpaint(watched, known, SECOND_PIXEL, noise, sampling, resamplings=times)
+    assert max(max(pair) for pair in errors) < 5 / len(known) ** 0.5
+    assert torch.equal(made[..., 0], known[..., 0])
 
 
 @pytest.mark.parametrize("solver", ["dpm_solver_2m", "heun", "ancestral"])
 def test_resampling_brings_the_conditional_distribution(solver: str) -> None:
-    """Given the first pixel at 1 the second is Gaussian around .9."""
-
     def moments(times: int) -> tuple[float, float]:
         generator = torch.Generator().manual_seed(times)  # faster than a stream for each of thousands of images
 
@@ -89,7 +91,6 @@ def test_a_variation_takes_its_share_of_the_steps_from_its_level(strength: float
 
 
 def test_variations_of_data_are_data_at_any_strength() -> None:
-    """Images drawn from the data's distribution leave it nowhere on the way up and down."""
     root = torch.linalg.cholesky(COVARIANCE)
     real = (torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(4)) @ root.T).reshape(KNOWN.shape)
     for strength in (0.3, 0.5, 0.8, 1.0):
@@ -102,15 +103,9 @@ def test_noise_of_an_image_and_step_is_its_own() -> None:
     def draw(*, purpose: str = "a", seed: int = 0, label: int = 0, index: int = 5) -> ClassNoise:
         return ClassNoise(seed, purpose, label, [index], (1, 4, 4), torch.device("cpu"))
 
-    tensors = [draw().start(), *(draw().at(step) for step in range(3))]
-    tensors += [draw(**{name: 1}).start() for name in ("seed", "label", "index")] + [draw(purpose="b").start()]
+    tensors = [draw().at(), *(draw().at(step) for step in range(3))]
+    tensors += [draw(**{name: 1}).at() for name in ("seed", "label", "index")] + [draw(purpose="b").at()]
     flat = torch.stack(tensors).flatten(1)
     assert len(torch.unique(flat, dim=0)) == len(tensors)
     batch = ClassNoise(0, "a", 0, [9, 5], (1, 4, 4), torch.device("cpu"))
     assert torch.equal(batch.at(2)[1], draw().at(2)[0])
-
-
-def test_integrating_with_a_certain_denoiser_ends_in_what_is_known() -> None:
-    masks = torch.zeros(1, 1, 1, 2, dtype=torch.bool)
-    start = KNOWN + 80 * NOISE.start()
-    assert torch.equal(integrate(keep_known(correlated, KNOWN, masks), start, karras_sigmas(7)), KNOWN)

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 from torch import Tensor
 
-from diffaug.diffusion.network.unet import NUM_CONDITIONS
 from diffaug.diffusion.training.augmentation import augment, draw_conditions, warp
 from diffaug.runtime import seeding
 
@@ -29,11 +28,8 @@ def generator(index: int = 0) -> torch.Generator:
 
 def smooth_image(height: int, width: int) -> Tensor:
     """float64 (1, 2, height, width) without symmetry, resolved well enough to be interpolated."""
-    y, x = torch.meshgrid(
-        torch.linspace(0, 1, height, dtype=torch.float64),
-        torch.linspace(0, 1, width, dtype=torch.float64),
-        indexing="ij",
-    )
+    y, x = (torch.linspace(0, 1, size, dtype=torch.float64) for size in (height, width))
+    y = y[:, None]
     return torch.stack([(3 * x + y).sin() + x * y, (2 * y - x).cos() - x**2])[None]
 
 
@@ -42,7 +38,7 @@ def one(values: list[float]) -> Tensor:
 
 
 def forward_matrix(conditions: list[float], height: int, width: int) -> NDArray[np.float64]:
-    """The paper's chain of 3 x 3 matrices in (x, y) pixels around the centre, y up as in its figures."""
+    """The paper's chain of 3 x 3 matrices in (x, y) pixels around the center, y up as in its figures."""
     mirror_x, mirror_y, scale, cos, sin, stretch_cos, stretch_sin, right, down = conditions
 
     def rotation(angle: float) -> NDArray[np.float64]:
@@ -50,7 +46,7 @@ def forward_matrix(conditions: list[float], height: int, width: int) -> NDArray[
 
     amount, axis = 2 ** (0.2 * math.hypot(stretch_cos, stretch_sin)), math.atan2(stretch_sin, stretch_cos) / 2
     translation = np.array([[1, 0, right * width / 8], [0, 1, -down * height / 8], [0, 0, 1]])
-    return np.asarray(
+    return (
         translation
         @ rotation(axis)
         @ np.diag([amount, 1 / amount, 1])
@@ -62,19 +58,11 @@ def forward_matrix(conditions: list[float], height: int, width: int) -> NDArray[
 
 
 def scipy_warp(image: NDArray[np.float64], forward: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Moves (C, H, W) by a matrix in centred (x, y up) coordinates, with cubic splines and mirrored borders."""
+    """Moves (C, H, W) by a matrix in centered (x, y up) coordinates, with cubic splines and mirrored borders."""
     height, width = image.shape[1:]
-    to_centred = np.array([[0, 1, -(width - 1) / 2], [-1, 0, (height - 1) / 2], [0, 0, 1]])  # from (row, column)
-    backward = np.linalg.inv(to_centred) @ np.linalg.inv(forward) @ to_centred
+    to_centered = np.array([[0, 1, -(width - 1) / 2], [-1, 0, (height - 1) / 2], [0, 0, 1]])  # from (row, column)
+    backward = np.linalg.inv(to_centered) @ np.linalg.inv(forward) @ to_centered
     return np.stack([ndimage.affine_transform(channel, backward, order=3, mode="reflect") for channel in image])
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 12), (1, 5)])
-def test_probability_0_changes_no_bit(size: tuple[int, int]) -> None:
-    images = torch.randn(5, 3, *size)
-    augmented, conditions = augment(images, 0.0, generator(), flips=True)
-    assert torch.equal(augmented, images)
-    assert torch.equal(conditions, torch.zeros(5, NUM_CONDITIONS))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 14)])
@@ -83,6 +71,7 @@ def test_conditions_are_zero_exactly_where_an_image_is_untouched(size: tuple[int
     augmented, conditions = augment(images, 0.15, generator(), flips=True)
     same = (augmented == images).flatten(1).all(dim=1)
     assert torch.equal(same, ~conditions.any(dim=1))
+    assert torch.equal(augment(images, 0.15, generator(), flips=True)[0], augmented)
     assert 0.5 * 0.85**6 < same.float().mean() < 1.5 * 0.85**6
 
 
@@ -111,8 +100,7 @@ def test_magnitudes_have_the_published_distributions() -> None:
 def test_strength_scales_all_magnitudes_but_the_flips() -> None:
     full = draw_conditions(100, 1.0, generator(), flips=True)
     weak = draw_conditions(100, 1.0, generator(), flips=True, strength=0.25)
-    magnitudes = [2, 5, 6, 7, 8]
-    assert torch.allclose(weak[:, magnitudes], 0.25 * full[:, magnitudes])
+    assert torch.allclose(weak[:, [2, 5, 6, 7, 8]], 0.25 * full[:, [2, 5, 6, 7, 8]])
     angles = [torch.atan2(drawn[:, 4], drawn[:, 3] + 1) for drawn in (full, weak)]
     assert torch.allclose(angles[1], 0.25 * angles[0], atol=1e-5)
     assert torch.equal(weak[:, :2], full[:, :2])
@@ -123,9 +111,8 @@ def test_only_flips_mirror(flips: bool) -> None:
     """Two ramps, x and y, show where the middle came from; mirrored if the Jacobian is negative."""
     ramps = torch.stack(torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="xy"))
     warped, conditions = augment(ramps.expand(400, 2, 33, 33), 0.5, generator(), flips=flips)
-    jacobian = torch.stack(
-        [warped[:, :, 16, 17] - warped[:, :, 16, 15], warped[:, :, 17, 16] - warped[:, :, 15, 16]], 2
-    )
+    columns = warped[:, :, 16, 17] - warped[:, :, 16, 15], warped[:, :, 17, 16] - warped[:, :, 15, 16]
+    jacobian = torch.stack(columns, 2)
     unpadded = (conditions[:, 7:].abs() < 1).all(dim=1)  # the border of a far translation is mirrored, not flipped
     mirrored = (jacobian.det() < 0)[unpadded]
     assert torch.equal(mirrored, (conditions[:, :2].sum(dim=1) == 1)[unpadded])
@@ -140,16 +127,6 @@ def test_agrees_with_scipy(name: str, size: tuple[int, int]) -> None:
     assert np.abs(warp(image, one(SINGLE[name]))[0].numpy() - expected).max() < 0.01
 
 
-@pytest.mark.parametrize("name", SINGLE)
-def test_the_inverse_of_the_conditions_brings_the_image_back(name: str) -> None:
-    image = smooth_image(41, 60)
-    warped = warp(image, one(SINGLE[name]))[0].numpy()
-    restored = scipy_warp(warped, np.linalg.inv(forward_matrix(SINGLE[name], 41, 60)))
-    middle = (slice(None), slice(17, 24), slice(25, 35))  # never left the frame
-    assert np.abs(restored[middle] - image[0].numpy()[middle]).max() < 0.004
-    assert np.abs(warped[middle] - image[0].numpy()[middle]).max() > 0.015
-
-
 def test_grid_preserving_transformations_are_exact() -> None:
     image = torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=generator())
     quarter_turn = [0, 0, 0, -1, 1, 0, 0, 0, 0]
@@ -160,33 +137,11 @@ def test_grid_preserving_transformations_are_exact() -> None:
     assert np.allclose(warp(image, one([0, 0, 0, 0, 0, 0, 0, 1, -2]))[0, 0], moved)
 
 
-def test_stretching_and_squeezing_along_one_axis_are_told_apart() -> None:
-    image = smooth_image(32, 32)
-    stretched, squeezed = warp(image, one(SINGLE["stretch"])), warp(image, -one(SINGLE["stretch"]))
-    restored = warp(stretched, -one(SINGLE["stretch"]))
-    assert (stretched - squeezed)[..., 10:22, 10:22].abs().max() > 0.1
-    assert torch.allclose(restored[..., 10:22, 10:22], image[..., 10:22, 10:22], atol=5e-3)
-
-
 def test_values_stay_in_the_range_of_their_channel() -> None:
     images = (torch.rand(100, 2, 12, 12, generator=generator()) < 0.5).float() * torch.tensor([1.0, 3.0])[:, None, None]
     augmented, _ = augment(images, 0.9, generator(), flips=True)
     assert augmented.amin() >= 0
     assert torch.all(augmented.amax((0, 2, 3)) <= torch.tensor([1.0, 3.0]))
-
-
-def test_everything_depends_on_the_generator_alone() -> None:
-    images = torch.randn(16, 1, 9, 9)
-    first, again = (augment(images, 0.5, generator(), flips=True) for _ in range(2))
-    other = augment(images, 0.5, generator(1), flips=True)
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[1], other[1])
-
-
-def test_warp_reads_no_value_on_the_host() -> None:
-    images, conditions = torch.empty(4, 3, 8, 8, device="meta"), torch.empty(4, NUM_CONDITIONS, device="meta")
-    assert warp(images, conditions).shape == images.shape  # a meta tensor raises when its values are asked for
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.training.batches import TrainingData, draw_batch, draw_probabilities
-
-
-@pytest.fixture
-def data(blobs, settings) -> TrainingData:
-    return TrainingData.of(blobs, settings, "cpu")
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.9), (0.5, 0.75), (0.0, 0.5)])
@@ -31,16 +27,16 @@ def test_no_image_is_drawn_more_often_than_the_limit_and_the_rest_goes_to_other_
     assert capped[:60].sum() == pytest.approx(0.4)
 
 
-def test_a_long_training_draws_every_image_equally_often(blobs, settings) -> None:
-    long = TrainingData.of(blobs, settings, "cpu", length=16 * settings.max_repeats + 1)
+def test_a_long_training_draws_every_image_equally_often(blobs) -> None:
+    long = TrainingData.of(blobs, "cpu", images_seen=16 * defaults.MAX_REPEATS_PER_IMAGE + 1)
     assert long.draw_probabilities == pytest.approx(np.full(16, 1 / 16))
-    short = TrainingData.of(blobs, settings, "cpu", length=16)
+    short = TrainingData.of(blobs, "cpu", images_seen=16)
     assert short.draw_probabilities[12:].sum() == pytest.approx(2 / (2 + 12**0.5))
 
 
-def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, plan, settings) -> None:
+def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, plan) -> None:
     big = dataclasses.replace(plan, batch_size=4000)
-    x0, _, labels, _, sigma, noise, _ = draw_batch(data, big, settings, seed=0, step=0)
+    x0, labels, sigma, noise, _ = draw_batch(data, big, seed=0, step=0)
     hidden = (labels == 2).float().mean().item()
     assert hidden == pytest.approx(0.1, abs=4 * (0.09 / 4000) ** 0.5)
     lit_on_top = (x0[:, 0, :3].mean((1, 2)) > x0[:, 0, 3:].mean((1, 2))).long()
@@ -50,10 +46,10 @@ def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, p
     assert noise.std().item() == pytest.approx(1, abs=0.01)
 
 
-def test_augmentation_tells_the_network_and_changes_only_what_it_tells(data, plan, settings) -> None:
+def test_augmentation_tells_the_network_and_changes_only_what_it_tells(data, plan) -> None:
     plan = dataclasses.replace(plan, batch_size=64)
-    plain = draw_batch(data, dataclasses.replace(plan, augmentation=0.0), settings, 0, 0)
-    changed = draw_batch(data, dataclasses.replace(plan, augmentation=0.3), settings, 0, 0)
+    plain = draw_batch(data, dataclasses.replace(plan, augmentation=0.0), 0, 0)
+    changed = draw_batch(data, dataclasses.replace(plan, augmentation=0.3), 0, 0)
     assert torch.count_nonzero(plain.conditions) == 0
     untouched = (changed.conditions == 0).all(dim=1)
     assert 0 < untouched.sum() < 64
@@ -61,28 +57,12 @@ def test_augmentation_tells_the_network_and_changes_only_what_it_tells(data, pla
     assert (changed.x0[~untouched] != plain.x0[~untouched]).flatten(1).any(dim=1).all()
 
 
-def test_transfer_goes_to_larger_classes_only_and_class_balancing_draws_other_labels(data, plan, settings) -> None:
-    plan = dataclasses.replace(plan, batch_size=256)
-    transfer = draw_batch(data, plan, settings.model_copy(update={"long_tail": "transfer"}), 0, 0)
-    moved = (transfer.target != transfer.x0).flatten(1).any(dim=1)
-    assert moved.any()
-    lit_on_top = transfer.target[:, 0, :3].mean((1, 2)) > transfer.target[:, 0, 3:].mean((1, 2))
-    common = transfer.labels == 0
-    assert lit_on_top[common].all()
-    balancing = draw_batch(data, plan, settings.model_copy(update={"long_tail": "class balancing"}), 0, 0)
-    shown = balancing.labels != plan.network.null_label
-    assert (balancing.other_labels[shown] == 0).float().mean().item() == pytest.approx(0.75, abs=0.1)
-    plain = draw_batch(data, plan, settings, 0, 0)
-    assert torch.equal(plain.target, plain.x0)
-
-
-def test_flips_only_when_asked(blobs, plan, settings) -> None:
+def test_flips_only_when_asked(blobs, plan) -> None:
     pixels = blobs.pixels.copy()
     pixels[:, :, 0] = 255
-    marked = dataclasses.replace(blobs, pixels=pixels)
-    data = TrainingData.of(marked, settings, "cpu")
-    plain, *_ = draw_batch(data, plan, settings, 0, 0)
-    flipped, *_ = draw_batch(data, plan, settings.model_copy(update={"horizontal_flip": True}), 0, 0)
+    data = TrainingData.of(dataclasses.replace(blobs, pixels=pixels), "cpu")
+    plain, *_ = draw_batch(data, plan, 0, 0)
+    flipped, *_ = draw_batch(data, dataclasses.replace(plan, horizontal_flip=True), 0, 0)
 
     def left(x: torch.Tensor) -> float:
         return (x[..., 0].mean((1, 2)) > x[..., -1].mean((1, 2))).float().mean().item()

@@ -4,7 +4,8 @@ import dataclasses
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from diffaug.diffusion.training.checkpoints import restore_latest, save_checkpoi
 from diffaug.diffusion.training.loss import TrainingLoss
 from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.diffusion.training.training import TrainingState, new_state, train
-from diffaug.runtime.distributed import ALONE, Workers, joined
-from diffaug.stages.launch import Training, follow, share_state, taking_part
-from diffaug.stages.launch import measured as measured_together
+from diffaug.errors import UsageError
+from diffaug.runtime.distributed import ALONE, ProcessGroup, joined
+
+pytestmark = pytest.mark.e2e
 
 SEED, STEPS, BATCH, STOP = 3, 20, 7, 9
 Result = dict[str, torch.Tensor]
+Scenario = Callable[[ProcessGroup, Path], Result]
 
 
 def blobs() -> LabeledImages:
@@ -39,23 +42,32 @@ def blobs() -> LabeledImages:
 class Setup:
     """A tiny training of 20 steps on 7 images each, which two processes can't share equally."""
 
-    def __init__(self, dropout: float = 0.0, **more: Any) -> None:
-        self.settings = DiffusionSettings(
-            images_seen=STEPS * BATCH, batch_size=BATCH, base_channels=16, dropout=dropout, **more
-        )
-        self.plan: Plan = set_length(make_plan(blobs(), self.settings, "cpu"), self.settings, 16)
-        self.data = TrainingData.of(blobs(), self.settings, "cpu", self.plan.images)
+    def __init__(self, dropout: float = 0.0) -> None:
+        settings = DiffusionSettings(images_seen=STEPS * BATCH, batch_size=BATCH, dropout=dropout, augmentation=0.5)
+        self.plan: Plan = set_length(make_plan(blobs(), settings, "cpu", base_channels=16), settings, 16)
+        self.data = TrainingData.of(blobs(), "cpu", self.plan.images_seen)
+        self.state = new_state(self.plan, "cpu", SEED)
 
-    def state(self) -> TrainingState:
-        return new_state(self.plan, self.settings, "cpu", SEED)
-
-    def run(self, state: TrainingState, workers: Workers = ALONE, until: int = STEPS) -> Result:
+    def run(self, group: ProcessGroup = ALONE, until: int = STEPS) -> Result:
         losses = []
-        for record in train(state, self.data, self.plan, self.settings, SEED, workers=workers):
+        for record in train(self.state, self.data, self.plan, SEED, group=group):
             losses.append(record.loss.clone())
             if record.step == until:
                 break
-        return result_of(state, losses)
+        return result_of(self.state, losses)
+
+
+@contextmanager
+def before_forward(action: Callable[[Batch], None]) -> Iterator[None]:
+    whole = TrainingLoss.forward
+
+    def forward(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        action(batch)
+        return whole(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingLoss, "forward", forward)
+        yield
 
 
 def result_of(state: TrainingState, losses: list[torch.Tensor]) -> Result:
@@ -71,96 +83,58 @@ def assert_close(first: Result, second: Result, *, but: tuple[str, ...] = ("coun
         torch.testing.assert_close(first[name], second[name], atol=2e-5, rtol=2e-5, msg=lambda text, n=name: n + text)
 
 
-def plain(workers: Workers, folder: Path) -> Result:
+def plain(group: ProcessGroup, folder: Path) -> Result:
+    return Setup().run(group)
+
+
+def with_dropout(group: ProcessGroup, folder: Path) -> Result:
+    return Setup(dropout=0.5).run(group, until=4)
+
+
+def interrupted(group: ProcessGroup, folder: Path) -> Result:
     setup = Setup()
-    return setup.run(setup.state(), workers)
-
-
-def with_dropout(workers: Workers, folder: Path) -> Result:
-    setup = Setup(dropout=0.5)
-    return setup.run(setup.state(), workers, until=4)
-
-
-def all_parts_of_the_loss(workers: Workers, folder: Path) -> Result:
-    """The network is passed twice in a step, and all of its inputs are used."""
-    setup = Setup(long_tail="class balancing", augmentation=0.5)
-    return setup.run(setup.state(), workers, until=5)
-
-
-def interrupted(workers: Workers, folder: Path) -> Result:
-    setup = Setup()
-    state = setup.state()
-    result = setup.run(state, workers, until=STOP)
-    if workers.is_main:
-        save_checkpoint(folder / "of-two", state)
+    result = setup.run(group, until=STOP)
+    if group.is_main:
+        save_checkpoint(folder / "of-two", setup.state)
     return result
 
 
-def resumed(workers: Workers, folder: Path) -> Result:
-    """Goes on from a checkpoint of one process, which only the main process reads."""
+def resumed(group: ProcessGroup, folder: Path) -> Result:
     setup = Setup()
-    state = new_state(setup.plan, setup.settings, "cpu", SEED if workers.is_main else 77)
-    if workers.is_main:
-        assert restore_latest(folder / "of-one", state)[0] == STOP
-    share_state(workers, state)
-    return setup.run(state, workers)
+    setup.state = new_state(setup.plan, "cpu", SEED if group.is_main else 77)
+    assert restore_latest(folder / "of-one", setup.state)[0] == STOP
+    return setup.run(group)
 
 
-def short_of_memory(workers: Workers, folder: Path) -> Result:
-    """The second process alone has memory for one image only."""
-    whole = TrainingLoss.forward
-
-    def limited(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(batch.labels) > 1 and not workers.is_main:
-            raise torch.OutOfMemoryError("out of memory")
-        return whole(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoss, "forward", limited)
-        return plain(workers, folder)
-
-
-def short_of_memory_later(workers: Workers, folder: Path) -> Result:
-    """The second process has memory for its part only as long as the optimiser keeps no moments."""
+def short_of_memory(group: ProcessGroup, folder: Path, *, later: bool = False) -> Result:
+    """The second process alone has memory for one image only, or later, once the optimizer keeps moments."""
     setup = Setup()
-    state, whole = setup.state(), TrainingLoss.forward
 
-    def limited(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(batch.labels) > 1 and state.optimizer.state and not workers.is_main:
+    def limit(batch: Batch) -> None:
+        if len(batch.labels) > 1 and not group.is_main and (setup.state.optimizer.state or not later):
             raise torch.OutOfMemoryError("out of memory")
-        return whole(self, batch)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoss, "forward", limited)
-        return setup.run(state, workers)
+    with before_forward(limit):
+        return setup.run(group)
 
 
-def not_compiled(workers: Workers, folder: Path) -> Result:
-    """Compiling fails in the second process alone; both learn of it, and the group goes on."""
-    setup, whole = Setup(), TrainingLoss.forward
-    plan = dataclasses.replace(setup.plan, compiled=True)
+def short_of_memory_later(group: ProcessGroup, folder: Path) -> Result:
+    return short_of_memory(group, folder, later=True)
 
-    def broken(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if not workers.is_main:
+
+def not_compiled(group: ProcessGroup, folder: Path) -> Result:
+    def fail(batch: Batch) -> None:
+        if not group.is_main:
             raise RuntimeError("no compiler here")
-        return whole(self, batch)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoss, "forward", broken)
-        patch.setattr(TrainingLoss, "compile", lambda *_, **__: None)
-        if not workers.is_main:
-            follow(workers)
-            return {"speed": torch.zeros(())}
-        training = Training(blobs(), plan, setup.settings, "cpu", 0)
-        with taking_part("measure", training):
-            speed, failure = measured_together(workers, setup.data, training)
-        assert str(failure) == "another process failed in the first step"
-        workers.share_json()  # nothing more to do
-        return {"speed": torch.tensor(speed)}
+    setup = Setup()
+    reason = "another process failed in the first step" if group.is_main else "no compiler here"
+    with before_forward(fail), pytest.raises(RuntimeError, match=reason):
+        measure_images_per_second(setup.data, setup.plan, group)
+    return {"together": torch.tensor(group.any(not group.is_main))}
 
 
-def not_finite(workers: Workers, folder: Path) -> Result:
-    """The last image of every second batch is broken, which only the second process sees."""
+def not_finite(group: ProcessGroup, folder: Path) -> Result:
     draw = training.draw_batch
 
     def broken(*arguments: Any) -> Batch:
@@ -171,100 +145,94 @@ def not_finite(workers: Workers, folder: Path) -> Result:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "draw_batch", broken)
-        result = plain(workers, folder)
+        result = plain(group, folder)
     result["losses"] = result["losses"][::2]
     return result
 
 
-def images_seen(workers: Workers, folder: Path) -> Result:
-    """What each process passes through the network, in order."""
-    setup, state, seen = Setup(), Setup().state(), []
-    forward = TrainingLoss.forward
-
-    def noted(self: TrainingLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(batch)
-        return forward(self, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingLoss, "forward", noted)
-        setup.run(state, workers, until=5)
+def images_seen(group: ProcessGroup, folder: Path) -> Result:
+    seen: list[Batch] = []
+    with before_forward(seen.append):
+        Setup().run(group, until=5)
     passed = seen[-3:]  # before them a group tries what fits in memory
     return {f"{name}.{step}": getattr(batch, name) for step, batch in enumerate(passed) for name in Batch._fields}
 
 
-def measured(workers: Workers, folder: Path) -> Result:
+def measured(group: ProcessGroup, folder: Path) -> Result:
     setup = Setup()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "SECONDS", 0.1 * (1 + workers.rank))
-        return {"speed": torch.tensor(measure_images_per_second(setup.data, setup.plan, setup.settings, workers))}
+        patch.setattr(measuring, "MEASURED_SECONDS", 0.1 * (1 + group.rank))
+        return {"speed": torch.tensor(measure_images_per_second(setup.data, setup.plan, group))}
+
+
+def main_first(group: ProcessGroup, folder: Path) -> Result:
+    """The main process writes what the other reads; a block inside of another one adds nothing."""
+    with group.main_first(), group.main_first():
+        if group.is_main:
+            (folder / "written").write_text("7")
+        number = int((folder / "written").read_text())
+    return {"read": torch.tensor(number), "heard": torch.tensor(group.broadcast([group.rank, 5]))}
 
 
 SCENARIOS = (
     plain,
     with_dropout,
-    all_parts_of_the_loss,
     interrupted,
     resumed,
     short_of_memory,
     short_of_memory_later,
     not_compiled,
+    main_first,
     not_finite,
     images_seen,
     measured,
 )
 
 
-def play(rank: int, port: int, folder: Path, scenarios: tuple[Callable[[Workers, Path], Result], ...]) -> None:
+def play(rank: int, port: int, folder: Path, scenarios: tuple[Scenario, ...]) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with joined() as workers:
+    with joined() as group:
         for scenario in scenarios:
-            result = {
-                name: tensor.clone(memory_format=torch.contiguous_format)
-                for name, tensor in scenario(workers, folder).items()
-            }
+            result = {name: tensor.contiguous().clone() for name, tensor in scenario(group, folder).items()}
             save_file(result, folder / f"{scenario.__name__}.{rank}.safetensors")
 
 
-def free_port() -> int:
+def start_both(target: Callable[..., None], *arguments: object) -> list[Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        port = int(free.getsockname()[1])
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=(rank, port, *arguments), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    return processes
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint of one process."""
-    folder = tmp_path_factory.mktemp("together")
-    setup = Setup()
-    state = setup.state()
-    setup.run(state, until=STOP)
-    save_checkpoint(folder / "of-one", state)
+    folder, setup = tmp_path_factory.mktemp("together"), Setup()
+    setup.run(until=STOP)
+    save_checkpoint(folder / "of-one", setup.state)
     return folder
 
 
 @pytest.fixture(scope="module")
-def together(alone: Path) -> Callable[[Callable[[Workers, Path], Result]], tuple[Result, Result]]:
-    """The results of both processes by scenario."""
-    context, port = multiprocessing.get_context("spawn"), free_port()
-    processes = [context.Process(target=play, args=(rank, port, alone, SCENARIOS), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
+def together(alone: Path) -> Callable[[Scenario], tuple[Result, Result]]:
+    processes = start_both(play, alone, SCENARIOS)
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0]
 
-    def results(scenario: Callable[[Workers, Path], Result]) -> tuple[Result, Result]:
-        first, second = (load_file(alone / f"{scenario.__name__}.{rank}.safetensors") for rank in range(2))
-        return first, second
+    def results(scenario: Scenario) -> tuple[Result, Result]:
+        return tuple(load_file(alone / f"{scenario.__name__}.{rank}.safetensors") for rank in range(2))
 
     return results
 
 
 @pytest.fixture(scope="module")
 def reference() -> Result:
-    setup = Setup()
-    return setup.run(setup.state())
+    return plain(ALONE, Path())
 
 
 def test_two_processes_take_the_steps_of_one(together, reference) -> None:
@@ -284,48 +252,39 @@ def test_they_see_the_images_of_one_in_its_order(together) -> None:
 
 def test_with_dropout_both_processes_keep_the_same_weights(together) -> None:
     first, second = together(with_dropout)
-    setup = Setup(dropout=0.5)
-    one = setup.run(setup.state(), until=4)
+    one = with_dropout(ALONE, Path())
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
     assert one["losses"][0] == pytest.approx(float(first["losses"][0]), abs=1e-5)  # the untrained network's
     assert not torch.equal(one["denoiser.unet.head.weight"], first["denoiser.unet.head.weight"])
 
 
-def test_two_passes_through_the_network_are_exchanged_as_one(together) -> None:
-    for result in together(all_parts_of_the_loss):
-        assert_close(result, all_parts_of_the_loss(ALONE, Path()))
-
-
-def test_one_process_goes_on_from_a_checkpoint_of_two(together, alone, reference) -> None:
+def test_checkpoints_of_one_process_and_of_two_serve_the_other(together, alone, reference) -> None:
     together(interrupted)
-    setup, state = Setup(), Setup().state()
-    assert restore_latest(alone / "of-two", state) == (STOP, [])
-    assert_close(setup.run(state), reference, but=("counters", "losses"))
-
-
-def test_two_processes_go_on_from_a_checkpoint_of_one(together, reference) -> None:
-    for result in together(resumed):
+    setup = Setup()
+    assert restore_latest(alone / "of-two", setup.state) == (STOP, [])
+    for result in (setup.run(), *together(resumed)):
         assert torch.allclose(result["losses"], reference["losses"][STOP:], atol=2e-5)
         assert_close(result, reference, but=("counters", "losses"))
 
 
-def test_short_memory_in_one_process_changes_nothing_for_the_other(together, reference) -> None:
-    first, second = together(short_of_memory)
-    assert (int(first["counters"][3]), int(second["counters"][3])) == (1, 4)
-    assert_close(first, reference)
-    assert_close(second, reference)
+@pytest.mark.parametrize("scenario", [short_of_memory, short_of_memory_later])
+def test_short_memory_in_one_process_changes_nothing_for_the_other(together, reference, scenario) -> None:
+    results = together(scenario)
+    assert [int(result["counters"][3]) for result in results] == [1, 4]
+    for result in results:
+        assert_close(result, reference)
 
 
-def test_memory_that_gets_short_after_the_first_step_changes_nothing_either(together, reference) -> None:
-    first, second = together(short_of_memory_later)
-    assert (int(first["counters"][3]), int(second["counters"][3])) == (1, 4)
-    assert_close(first, reference)
-    assert_close(second, reference)
+def test_when_one_process_cannot_compile_none_waits_and_speed_is_measured_until_one_has_enough(together) -> None:
+    assert [result["together"].item() for result in together(not_compiled)] == [True, True]
+    assert min(result["speed"].item() for result in together(measured)) > 0
 
 
-def test_when_one_process_cannot_compile_none_waits(together) -> None:
-    assert [result["speed"].item() for result in together(not_compiled)] == [0, 0]
+def test_the_others_read_what_the_main_process_wrote_and_broadcast(together) -> None:
+    for result in together(main_first):
+        assert result["read"].item() == 7
+        assert result["heard"].tolist() == [0, 5]
 
 
 def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_both(together) -> None:
@@ -335,27 +294,25 @@ def test_a_gradient_that_is_not_finite_in_one_process_is_skipped_by_both(togethe
         assert_close(result, one, but=())
 
 
-def test_speed_is_measured_until_one_process_has_enough(together) -> None:
-    for result in together(measured):
-        assert result["speed"] > 0
-
-
 def test_fewer_images_than_saved_parts_are_no_empty_parts(reference) -> None:
     setup = Setup()
-    state = setup.state()
-    state.micro_batches = 64
-    assert_close(setup.run(state), reference)
-    assert state.micro_batches == BATCH
+    setup.state.micro_batches = 64
+    assert_close(setup.run(), reference)
+    assert setup.state.micro_batches == BATCH
 
 
-def endless(rank: int, port: int, folder: Path, failing: bool) -> None:
-    def forever(workers: Workers, folder: Path) -> Result:
+def ending(rank: int, port: int, folder: Path, how: str) -> None:
+    def forever(group: ProcessGroup, folder: Path) -> Result:
+        if how == "refused":
+            with group.main_first():
+                if group.is_main:
+                    raise UsageError("not like this")
         setup = Setup()
-        plan = dataclasses.replace(setup.plan, images=10**9)
-        for record in train(setup.state(), setup.data, plan, setup.settings, SEED, workers=workers):
-            if failing and not workers.is_main and record.step == 3:
+        plan = dataclasses.replace(setup.plan, images_seen=10**9)
+        for record in train(setup.state, setup.data, plan, SEED, group=group):
+            if how == "failed" and not group.is_main and record.step == 3:
                 raise OSError("no space left")
-            (folder / f"training.{workers.rank}").touch()
+            (folder / f"training.{group.rank}").touch()
         return {}
 
     try:
@@ -365,22 +322,26 @@ def endless(rank: int, port: int, folder: Path, failing: bool) -> None:
         raise
 
 
-@pytest.mark.parametrize("failing", [False, True], ids=["killed", "failed"])
-def test_when_one_process_ends_the_other_ends_within_seconds_and_names_it(tmp_path: Path, failing: bool) -> None:
-    context, port = multiprocessing.get_context("spawn"), free_port()
-    main, other = (
-        context.Process(target=endless, args=(rank, port, tmp_path, failing), daemon=True) for rank in range(2)
-    )
-    main.start()
-    other.start()
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_when_one_process_ends_the_other_ends_with_a_clear_error(tmp_path: Path, how: str) -> None:
+    main, other = start_both(ending, tmp_path, how)
     while not (tmp_path / "training.1").exists():
         assert other.is_alive()
         other.join(timeout=0.05)
-    if not failing:
+    if how == "killed":
         other.kill()
-    other.join(timeout=30)
-    main.join(timeout=20)
+    other.join(timeout=60)
+    main.join(timeout=60)
     assert main.exitcode == 1
-    error = (tmp_path / "error.0").read_text()
-    expected = "process 1 failed: OSError: no space left" if failing else "no word from process 1, killed or cut off"
-    assert f"process 0 of 2 lost the others: {expected}" in error
+    assert (tmp_path / "error.0").read_text().startswith("process 0 of 2 lost the connection to another one")
+    if how == "failed":
+        assert (tmp_path / "error.1").read_text() == "no space left"
+
+
+def test_what_the_main_process_refuses_ends_the_others_with_its_exit_code(tmp_path: Path) -> None:
+    main, other = start_both(ending, tmp_path, "refused")
+    main.join(timeout=60)
+    other.join(timeout=60)
+    assert (main.exitcode, other.exitcode) == (1, UsageError.exit_code)
+    assert (tmp_path / "error.0").read_text() == "not like this"
+    assert not (tmp_path / "error.1").exists()

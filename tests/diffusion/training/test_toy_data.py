@@ -3,37 +3,28 @@
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.files import for_inference
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.training.batches import TrainingData
-from diffaug.diffusion.training.training import TrainingState, new_state, train
+from diffaug.diffusion.training.training import new_state, train
+
+pytestmark = pytest.mark.e2e
 
 
-def fit(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int64], images: int, patch: int = 1, **changes: object
-) -> tuple[TrainingState, TrainingData]:
-    """Trains a small network on uint8 (N, H, W) images."""
+def fit(pixels, labels, images: int, patch: int = 1, augmentation: float = 0.0) -> tuple[Generator, TrainingData]:
     classes = tuple(map(str, range(labels.max() + 1)))
     labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
-    settings = DiffusionSettings(images_seen=images, dropout=0.0).model_copy(update=changes)
     network = NetworkConfig(pixels.shape[1:], 1, len(classes), patch, 16, (1,), 1, 0.0, 9)
-    plan = Plan(network, 128, images, 4e-3, 0.0, (), augmentation=settings.augmentation or 0.0)
-    state, data = new_state(plan, settings, "cpu", 0), TrainingData.of(labeled, settings, "cpu", images)
-    for _ in train(state, data, plan, settings, 0):
+    plan = Plan(network, 128, 4e-3, images, images, augmentation=augmentation)
+    state, data = new_state(plan, "cpu", 0), TrainingData.of(labeled, "cpu", images)
+    for _ in train(state, data, plan, 0):
         pass
-    return state, data
-
-
-def generator_of(state: TrainingState, data: TrainingData, classes: int) -> Generator:
-    return Generator(
-        for_inference(state.averaged, "cpu"), data.normalization, tuple(map(str, range(classes))), weights_sha256=""
-    )
+    return Generator(for_inference(state.averaged, "cpu"), data.normalization, classes, weights_sha256=""), data
 
 
 def test_mean_and_variance_of_two_gaussians_of_different_width() -> None:
@@ -41,13 +32,13 @@ def test_mean_and_variance_of_two_gaussians_of_different_width() -> None:
     labels = rng.integers(0, 2, 4096)
     width = np.where(labels == 1, 55.0, 20.0)[:, None, None]
     pixels = np.clip(rng.normal(128, width, (4096, 4, 4)).round(), 0, 255).astype(np.uint8)
-    state, data = fit(pixels, labels, 128 * 600)
-    normalised = data.normalization.to_network(data.pixels)
+    generator, data = fit(pixels, labels, 128 * 600)
+    normalized = data.normalization.to_network(data.pixels)
     for label in (0, 1):
-        x0 = normalised[data.labels == label]
+        x0 = normalized[data.labels == label]
         for sigma in (0.15, 0.5, 1.5):
             x = x0 + sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-            moments = state.averaged(x, torch.full((len(x),), sigma), torch.full((len(x),), label))
+            moments = generator.denoiser(x, torch.full((len(x),), sigma), torch.full((len(x),), label))
             gain = x0.var().item() / (x0.var().item() + sigma**2)
             assert moments.variance.mean().item() == pytest.approx(gain * sigma**2, rel=0.1), (label, sigma)
             assert (moments.mean - gain * x).square().mean().item() < 0.05 * gain * sigma**2, (label, sigma)
@@ -59,8 +50,7 @@ def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
     shared = rng.normal(0, 25, (4096, 1, 1))  # correlates the pixels of an image
     level = np.where(labels == 1, 190, 80)[:, None, None]
     pixels = np.clip(level + shared + rng.normal(0, 10, (4096, 4, 4)), 0, 255).round().astype(np.uint8)
-    state, data = fit(pixels, labels, 128 * 600)
-    generator = generator_of(state, data, 2)
+    generator, data = fit(pixels, labels, 128 * 600)
     for label in (0, 1):
         real = pixels[labels == label].reshape(-1, 16).astype(np.float64)
         sampled = generator.sample(label, range(1024), num_inference_steps=24).reshape(-1, 16).astype(np.float64)
@@ -74,19 +64,13 @@ def test_two_classes_are_sampled_with_their_means_and_covariances() -> None:
     assert share == pytest.approx(data.draw_probabilities[labels == 1].sum(), abs=0.06)
 
 
-def test_augmentation_does_not_leak_into_samples() -> None:
+def test_augmentation_does_not_leak_into_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "AUGMENTATION_STRENGTH", 1.0)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 40, (256, 8, 8))
     pixels[:, :, 5:] += 200  # lit on the right, always
-    state, data = fit(
-        pixels.astype(np.uint8),
-        np.zeros(256, dtype=np.int64),
-        128 * 350,
-        augmentation=0.5,
-        augmentation_strength=1.0,
-        horizontal_flip=False,
-    )
-    sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
+    generator, _ = fit(pixels.astype(np.uint8), np.zeros(256, dtype=np.int64), 128 * 350, augmentation=0.5)
+    sampled = generator.sample(0, range(64)).astype(np.float64)[..., 0]
     lit = sampled[:, :, 5:].mean((1, 2)) - sampled[:, :, :4].mean((1, 2))
     assert (lit > 120).mean() > 0.95
 
@@ -95,6 +79,6 @@ def test_a_network_narrower_than_what_it_folds_leaves_no_noise_in_samples() -> N
     rng, side = np.random.default_rng(0), np.linspace(0, 1, 16)
     slopes, levels = rng.uniform(-60, 60, (2, 512, 1, 1)), rng.uniform(100, 150, (512, 1, 1))
     pixels = (levels + slopes[0] * side[:, None] + slopes[1] * side).clip(0, 255).astype(np.uint8)
-    state, data = fit(pixels, np.zeros(512, dtype=np.int64), 128 * 150, patch=8)
-    sampled = generator_of(state, data, 1).sample(0, range(64)).astype(np.float64)[..., 0]
+    generator, _ = fit(pixels, np.zeros(512, dtype=np.int64), 128 * 150, patch=8)
+    sampled = generator.sample(0, range(64)).astype(np.float64)[..., 0]
     assert np.abs(np.diff(sampled, axis=2)).mean() < 16  # 41 where nothing passes by

@@ -1,61 +1,72 @@
-from types import SimpleNamespace
-from unittest.mock import Mock
+import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffaug.augmenter import DiffusionAugmenter
+from diffaug.diffusion.training import training
+from diffaug.diffusion.training.batches import Batch
 from diffaug.errors import DiffaugError
-from diffaug.stages.fitting.fit import _Fit, plan_training
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = {
+    "diffusion.images_seen": 64,
+    "diffusion.batch_size": 8,
+    "advanced.base_channels": 16,
+    "synthesis.num_inference_steps": 2,
+    "tracking.mlflow": False,
+}
 
 
-def trained(skipped: int, steps: int) -> _Fit:
-    """A training of which only what it skipped is known."""
-    fit = object.__new__(_Fit)
-    fit.job, fit.folder, fit.plan = Mock(), "runs/x", SimpleNamespace(learning_rate=2e-3)
-    fit.state = SimpleNamespace(skipped=torch.tensor(float(skipped)), step=steps)
-    return fit
+def break_batches(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The batches of the first `count` steps are not finite."""
+    draw = training.draw_batch
+
+    def drawn(*arguments: object) -> Batch:
+        batch = draw(*arguments)
+        return batch._replace(x0=batch.x0 * float("nan")) if arguments[-1] < count else batch
+
+    monkeypatch.setattr(training, "draw_batch", drawn)
 
 
-def test_skipped_steps_are_told_at_the_end() -> None:
-    clean, some = trained(0, 10), trained(5, 10)
-    clean._judge_skipped()
-    clean.job.narrator.warn.assert_not_called()
-    some._judge_skipped()
-    some.job.narrator.warn.assert_called_once_with(
-        "5 of 10 steps changed nothing, since their gradients were not finite"
-    )
+def fit(images, study, **settings) -> DiffusionAugmenter:
+    return DiffusionAugmenter(study=study, settings={**SETTINGS, **settings}, verbose=False).fit(images)
 
 
-def test_a_training_of_which_more_than_half_was_skipped_fails() -> None:
-    with pytest.raises(DiffaugError, match="6 of 10 steps") as caught:
-        trained(6, 10)._judge_skipped()
+@pytest.mark.parametrize(("skipped", "expected"), [(0, []), (4, ["4 of 8 steps"])])
+def test_skipped_steps_are_reported_at_the_end(images, tmp_path, monkeypatch, warned, skipped, expected) -> None:
+    break_batches(monkeypatch, skipped)
+    augmenter = fit(images, tmp_path / "study")
+    assert [text[:12] for text in warned if "not finite" in text] == expected
+    facts = json.loads((augmenter.study.generator / "config.json").read_text())["training"]
+    assert facts["steps skipped"] == skipped
+
+
+def test_a_training_of_which_more_than_half_was_skipped_fails(images, tmp_path, monkeypatch) -> None:
+    break_batches(monkeypatch, 5)
+    with pytest.raises(DiffaugError, match="5 of 8 steps") as caught:
+        fit(images, tmp_path / "study")
     assert caught.value.fix == "lower the learning rate: --set diffusion.learning_rate=0.001"
+    assert not (tmp_path / "study" / "generator" / "DONE.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("speeds", "chosen"),
-    [
-        ((40.0, 42.0, 500.0, 900.0), ("bfloat16", 900.0)),
-        ((500.0, 42.0, 510.0, 540.0), ("float32", 510.0)),
-        ((500.0, 560.0, 600.0, 550.0), ("float32", 600.0)),
-    ],
-)
-def test_other_work_for_a_moment_does_not_choose_how_to_compute(images, tmp_path, monkeypatch, speeds, chosen) -> None:
-    measured = iter(speeds)
-    monkeypatch.setattr("diffaug.stages.fitting.fit.measured", lambda *_: (next(measured), None))
-    settings = {"diffusion.minutes": 20.0, "device": "cpu"}
-    plan = DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images).plan()
-    assert (plan.precision, plan.images_per_second) == chosen
+def test_checkpoints_and_sample_grids_appear_together(images, tmp_path, monkeypatch) -> None:
+    augmenter = fit(images, tmp_path / "study", **{"advanced.checkpoint_seconds": 1e-9})
+    grids = sorted(path.name for path in (augmenter.study.generator / "samples").iterdir())
+    assert grids == [f"images-{8 * step:09d}.png" for step in range(9)]
+    with Image.open(augmenter.study.generator / "samples" / grids[-1]) as grid:
+        assert np.asarray(grid).std() > 0
+    assert not (augmenter.study.generator / "checkpoints").exists()  # removed at the end
 
 
-def test_a_budget_in_images_is_planned_the_same_with_and_without_measuring(images, tmp_path, monkeypatch) -> None:
-    """Measured, the first speed would forbid a smaller batch."""
-    speeds = iter((500.0, 100.0))
-    monkeypatch.setattr("diffaug.stages.fitting.fit.measured", lambda *_: (next(speeds), None))
-    settings = {"diffusion.images_seen": 20_000, "device": "cpu"}
-    augmenter = DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images)
-    plan = augmenter.plan()
-    assert plan.images_per_second == 500
-    without = plan_training(augmenter.job, augmenter.inspect().images("train"))
-    assert (plan.batch_size, plan.images) == (without.batch_size, without.images) == (16, 20_000)
+def test_the_width_of_the_network_belongs_to_the_generator_and_is_remembered(images, tmp_path) -> None:
+    augmenter = fit(images, tmp_path / "study")
+    assert augmenter.generator_.denoiser.config.base_channels == 16
+    again = DiffusionAugmenter.open(tmp_path / "study", verbose=False)
+    assert again.config.advanced.base_channels == 16
+    with pytest.raises(DiffaugError, match="base_channels 16 -> 32"):
+        fit(images, tmp_path / "study", **{"advanced.base_channels": 32})
+    assert torch.equal(next(again.generator_.denoiser.parameters()), next(augmenter.generator_.denoiser.parameters()))

@@ -1,0 +1,134 @@
+"""Plans a training: what is decided from images and device, and what the speed measured here decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from diffaug.configuration.settings import Config
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.planning import defaults
+from diffaug.diffusion.planning.planning import (
+    PLAN,
+    Plan,
+    halve_batch_if_too_few_steps,
+    make_plan,
+    precision_candidates,
+    set_length,
+)
+from diffaug.diffusion.planning.reasons import explain
+from diffaug.diffusion.training.batches import TrainingData
+from diffaug.diffusion.training.measuring import measure_images_per_second
+from diffaug.errors import UsageError
+from diffaug.files import storage
+from diffaug.files.stage_records import stage_settings
+from diffaug.runtime.distributed import current
+from diffaug.stages.job import Job
+
+PLAN_FILE = "plan.json"
+
+
+def generator_settings(config: Config) -> dict[str, Any]:
+    """The settings that the trained weights depend on."""
+    diffusion = config.diffusion.model_dump(mode="json")
+    return {"seed": config.seed, **diffusion, "base_channels": config.advanced.base_channels}
+
+
+def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> Plan:
+    """The plan that a training with these settings began with, else a new one at the speed measured now.
+
+    All processes take part in measuring; the main one's plan counts. With `measure` the speed is measured also if the
+    length is set in images, to report how long it takes; no decision depends on it. More processes than images in a
+    batch, or compiling that is set and fails, are a UsageError.
+    """
+    group = current()
+    group.use_device(job.device)
+    file = job.study.generator / PLAN_FILE
+    begun = file.is_file() and stage_settings(job.study.generator) == generator_settings(job.config)
+    stored = group.broadcast(storage.read_json(file) if begun else None)
+    if stored is None:
+        plan = _new_plan(job, images, measure=measure)
+        plan = PLAN.validate_python(group.broadcast(PLAN.dump_python(plan, mode="json")))
+    else:
+        plan = PLAN.validate_python(stored)
+        if plan.device != job.device:
+            job.narrator.warn(f"this training was planned for {plan.device} and resumes on {job.device} as planned")
+    job.narrator.say("plan:")
+    for reason in plan.reasons:
+        job.narrator.say(f"  {reason}")
+    if group.size > 1:
+        job.narrator.say(f"  {group.size} processes share each batch")
+    if plan.batch_size < group.size:
+        raise UsageError(
+            f"a batch of {plan.batch_size} images can't be shared by {group.size} processes",
+            fix=f"start fewer processes, or --set diffusion.batch_size={group.size}",
+        )
+    return plan
+
+
+def _new_plan(job: Job, images: LabeledImages, *, measure: bool) -> Plan:
+    settings = job.config.diffusion
+    plan = make_plan(images, settings, job.device, base_channels=job.config.advanced.base_channels)
+    speed, decides = _Speed(job, images), settings.images_seen is None or settings.compile is True
+    if decides or measure:
+        job.narrator.say("measuring training speed ...")
+    if decides:
+        plan = speed.fastest(precision_candidates(plan, settings))
+    plan = _with_enough_steps(job, plan, speed)
+    if measure and not decides:
+        plan = speed.fastest([plan])
+    plan = set_length(plan, settings, len(images))
+    return replace(plan, reasons=explain(plan, settings, images))
+
+
+def _with_enough_steps(job: Job, plan: Plan, speed: _Speed) -> Plan:
+    """Halves the batch as long as there are too few steps and, if the speed counts, it does not suffer."""
+    settings, smallest = job.config.diffusion, current().size
+    while (smaller := halve_batch_if_too_few_steps(plan, settings, smallest)) != plan:
+        if plan.images_per_second:
+            smaller = speed.fastest([smaller])
+            if smaller.images_per_second < defaults.KEPT_SPEED * plan.images_per_second:
+                break
+        plan = smaller
+    return plan
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Measures plans on the training images."""
+
+    job: Job
+    images: LabeledImages
+
+    @cached_property
+    def _data(self) -> TrainingData:
+        return TrainingData.of(self.images, self.job.device)
+
+    def fastest(self, candidates: Iterable[Plan]) -> Plan:
+        """The fastest candidate with its speed. A later one must be faster by a tenth; each counts at its best."""
+        measured: dict[tuple[str, bool], Plan] = {}
+        for candidate in candidates:
+            way = candidate.precision, candidate.compiled
+            plan = replace(candidate, images_per_second=self._measure(candidate))
+            measured[way] = max(measured.get(way, plan), plan, key=lambda one: one.images_per_second)
+        best, *others = measured.values()
+        for plan in others:
+            if plan.images_per_second > defaults.WORTHWHILE_SPEEDUP * best.images_per_second:
+                best = plan
+        return best
+
+    def _measure(self, plan: Plan) -> float:
+        """Images per second of all processes together; 0 if the network can't be compiled."""
+        group = current()
+        try:
+            speed = measure_images_per_second(self._data, plan, group)
+        except RuntimeError as error:
+            if not plan.compiled:
+                raise
+            if self.job.config.diffusion.compile is True:
+                raise UsageError(f"can't compile here: {error}", fix="--set diffusion.compile=false") from error
+            self.job.narrator.warn(f"not compiled: {str(error).splitlines()[0]}")
+            speed = 0.0
+        return float(group.broadcast(speed))
