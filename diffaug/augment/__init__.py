@@ -1,1 +1,1 @@
-"""A pool becomes what a training loop uses. Nothing here runs the model."""
+"""Makes a pool usable in training loops. Nothing here runs the model."""

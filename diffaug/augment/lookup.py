@@ -1,6 +1,4 @@
-"""What the transforms share: synthetic images of a label, looked up in a pool."""
-
-from __future__ import annotations
+"""Looks up synthetic images by label, for the transforms."""
 
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -12,24 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffaug.augment.forms import ImageForm
+from diffaug.augment.formats import ImageFormat
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.synthesis.pool.pool import Pool
 
 CACHED_IMAGES = 128
-NAME = "SyntheticReplace"  # of the transform, with albumentations as with torchvision
+NAME = "SyntheticReplace"  # of both transforms, for albumentations and for torchvision
 
 OnProblem = Literal["error", "skip"]
 
 
 class PoolLookup:
-    """A pool by label, with its most recently used images; each process opens it for itself at the first use.
-
-    Args:
-        path: Of a pool or of its study.
-        class_to_idx: Class name to the index that labels are given as; none: the pool's.
-    """
+    """Images of a pool by label, with a cache; each process opens the pool, or that of a study, at the first use."""
 
     def __init__(self, path: str, class_to_idx: Mapping[str, int] | None = None) -> None:
         self._path, self._class_to_idx = path, class_to_idx
@@ -39,11 +32,7 @@ class PoolLookup:
 
     @cached_property
     def pool(self) -> Pool:
-        """The open pool.
-
-        Raises:
-            UsageError: There is no finished one.
-        """
+        """The open pool."""
         return Pool.open(self._path)
 
     @cached_property
@@ -52,22 +41,14 @@ class PoolLookup:
         return lru_cache(CACHED_IMAGES)(self.pool.read)
 
     def candidates(self, label: Any, on_unknown: OnProblem) -> NDArray[np.int64]:
-        """Positions in the pool of the images of a class, given by name or index.
-
-        Returns:
-            int64 (n,), n being 0 for a class without synthetic images or an unknown one that is skipped.
-
-        Raises:
-            UsageError: The pool doesn't have the class.
-        """
-        plain = _plain(label)
+        """Positions in the pool of the images of a class, given by name or index; none of an unknown, skipped one."""
+        array = np.asarray(label.cpu() if isinstance(label, torch.Tensor) else label)
+        plain = array.item() if array.size == 1 else label  # of a NumPy or torch scalar
         found = self._indices_of(plain) if isinstance(plain, int | str) else None
         if found is None and on_unknown == "error":
-            raise UsageError(
-                f"label {plain!r} is not one of the pool's classes {list(self.pool.classes)}",
-                where=NAME,
-                fix="pass the class name or its index in that order, or set on_unknown_label='skip'",
-            )
+            fix = "pass a class name or its index in that order, or set on_unknown_label='skip'"
+            what = f"label {plain!r} is not a class of the pool: {list(self.pool.classes)}"
+            raise UsageError(what, where=NAME, fix=fix)
         return np.empty(0, np.int64) if found is None else found
 
     @cached_property
@@ -84,50 +65,28 @@ class PoolLookup:
 
 
 def must_skip(stale: Collection[str], reaction: OnProblem) -> bool:
-    """Whether an item has to stay as it is because of what would no longer fit its image.
-
-    Raises:
-        UsageError: It has, and that is to be an error.
-    """
+    """Whether an item must stay unchanged because its annotations would no longer match its image."""
     if stale and reaction == "error":
-        raise UsageError(
-            f"{', '.join(sorted(stale))} would no longer fit the image once it is replaced",
-            where=NAME,
-            fix="pass images without annotations, or set on_annotations='skip'",
-        )
+        what = f"{', '.join(sorted(stale))} would no longer match the replaced image"
+        raise UsageError(what, where=NAME, fix="pass images without annotations, or set on_annotations='skip'")
     return bool(stale)
 
 
-def replaceable_form(image: Any) -> ImageForm:
-    """The form that a synthetic image takes to replace `image`.
-
-    Args:
-        image: PIL, an array HW or HWC, a tensor HW or CHW, or a batch NCHW, all of whose images have one form.
-
-    Raises:
-        UsageError: It is of a type or range that pixels can't be brought into.
-    """
+def replaceable_format(image: Any) -> ImageFormat:
+    """The format of a synthetic image that replaces an image or one of a batch NCHW."""
     is_batch = isinstance(image, torch.Tensor) and image.ndim == 4
-    form = ImageForm.of(image.movedim(0, 1).flatten(1, 2) if is_batch else image)  # NCHW as one high image
+    form = ImageFormat.of(image.movedim(0, 1).flatten(1, 2) if is_batch else image)  # NCHW as one tall image
     if form is None:
         names = ("shape", "dtype") if hasattr(image, "dtype") else ("mode",)
-        facts = ", ".join(str(getattr(image, name, "")) for name in names)
-        raise UsageError(
-            f"can't replace an image of this type, shape or range: {type(image).__name__} {facts}",
-            where=NAME,
-            fix="place it before Normalize, where images are uint8 or floats in [0, 1] of 1 or 3 channels",
-        )
+        found = ", ".join(str(getattr(image, name, "")) for name in names)
+        what = f"can't replace an image of this type, shape or range: {type(image).__name__} {found}"
+        fix = "place it before Normalize, where images are uint8 or floats in [0, 1] of 1 or 3 channels"
+        raise UsageError(what, where=NAME, fix=fix)
     return replace(form, size=tuple(image.shape[2:])) if is_batch else form
 
 
 def pool_path(pool: Any) -> Any:
-    """The path of a pool, as a string that can be saved and opened again by another process."""
+    """The path of a pool as a string, which can be saved and opened by another process."""
     if isinstance(pool, Pool):
         return str(pool.root)
     return os.fspath(pool) if isinstance(pool, os.PathLike) else pool
-
-
-def _plain(label: Any) -> Any:
-    """A NumPy or torch scalar as a Python one."""
-    array = np.asarray(label.cpu() if isinstance(label, torch.Tensor) else label)
-    return array.item() if array.size == 1 else label

@@ -1,8 +1,5 @@
-"""A closed-form generator and a judge without training, so that pools can be checked candidate by candidate."""
+"""A closed-form generator and a filters without training, so that pools can be checked candidate by candidate."""
 
-from __future__ import annotations
-
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from diffaug.configuration.settings import SynthesisSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.network.unet import NetworkConfig
-from diffaug.diffusion.process.normalization import Normalization
+from diffaug.diffusion.process.normalization import Decoded, Normalization
 from diffaug.diffusion.process.process import Moments
 from diffaug.files import locks, storage
-from diffaug.synthesis.filters.protocol import Candidates, Judgement
+from diffaug.synthesis.filters.calibrated import FilterResult
 from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
 from diffaug.synthesis.pool.filling import class_merges, fill_pool
 from diffaug.synthesis.pool.merging import write_pool
@@ -35,9 +32,10 @@ class ClassLevelDenoiser(nn.Module):
         self.config = NetworkConfig((5, 6), 1, 3, 1, 8, (1,), 1, 0.0)
         self.anchor = nn.Parameter(torch.zeros(1))
         self.broken_below = -np.inf
+        self.offset = 0.0
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor) -> Moments:
-        mean = (labels.float() - 1)[:, None, None, None]
+        mean = (labels.float() - 1 + self.offset)[:, None, None, None]
         gain = (0.01 / (0.01 + sigma**2))[:, None, None, None]
         denoised = mean + gain * (x - mean)
         broken = (x.mean((1, 2, 3)) / sigma < self.broken_below)[:, None, None, None]
@@ -45,19 +43,19 @@ class ClassLevelDenoiser(nn.Module):
         return Moments(mean, (gain * sigma[:, None, None, None] ** 2).expand_as(x))
 
 
-class PixelJudge:
+class PixelFilters:
     """Rejects by the first pixel, and calls two images duplicates when they are about equally bright."""
 
     score_names = ("first_pixel",)
     image_ids = ("real/0.png", "real/1.png")
     fingerprint = "pixels"
 
-    def __call__(self, candidates: Candidates) -> Judgement:
+    def __call__(self, candidates: Decoded, class_index: int) -> FilterResult:
         flat = candidates.pixels.reshape(len(candidates.pixels), -1)
         first = flat[:, 0].astype(np.float32)
-        reasons = np.where(first % 4 == 1, "off-class", "").astype(object)
+        reasons = np.where(first % 4 == 1, "wrong class", "").astype(object)
         reasons[~candidates.finite] = "non-finite"
-        return Judgement(
+        return FilterResult(
             tuple(reasons),
             {"first_pixel": first},
             (first > 128).astype(np.int64),
@@ -84,14 +82,12 @@ def sources() -> LabeledImages:
 
 @pytest.fixture
 def settings() -> SynthesisSettings:
-    return SynthesisSettings(
-        chunk_size=4, num_inference_steps=3, variation_fraction=0.25, guidance_scale=(1.0, 2.0), max_attempts=8
-    )
+    return SynthesisSettings(num_inference_steps=3, variation_fraction=0.25, guidance_scale=(1.0, 2.0), max_attempts=8)
 
 
 @pytest.fixture
 def maker(generator, sources, settings) -> ChunkMaker:
-    return ChunkMaker(generator, PixelJudge(), sources, settings, seed=7)
+    return ChunkMaker(generator, PixelFilters(), sources, settings, chunk_size=4, seed=7)
 
 
 def complete(root: Path, maker: ChunkMaker, targets: Mapping[str, int]) -> Path:
@@ -101,9 +97,9 @@ def complete(root: Path, maker: ChunkMaker, targets: Mapping[str, int]) -> Path:
         pass
     pool, facts = root / "pool", {"classes": list(CLASSES), "image_size": [5, 6], "channels": 1, "targets": targets}
     with locks.waiting_lock(root / ".turn.lock"):
-        if storage.committed_facts(pool) != facts:
+        if storage.committed_metadata(pool) != facts:
             with storage.new_directory(pool, facts) as staging:
-                write_pool(staging, merges, store, classes=CLASSES, score_names=maker.judge.score_names)
+                write_pool(staging, merges, store, classes=CLASSES, score_names=maker.filters.score_names)
     return pool
 
 
@@ -116,7 +112,5 @@ def complete_fixture() -> Callable[..., Path]:
 def digests() -> Callable[[Path], dict[str, str]]:
     """The function that gives sha256 by file."""
     return lambda folder: {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
+        path.relative_to(folder).as_posix(): storage.sha256_file(path) for path in folder.rglob("*") if path.is_file()
     }

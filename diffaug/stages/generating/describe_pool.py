@@ -1,125 +1,101 @@
-"""What a finished pool is like: quality and memorisation per class, and sheets to look at, in `pool-report/`."""
+"""Describes a finished pool in `pool-report/`: quality and memorization per class, and contact sheets."""
 
-from __future__ import annotations
-
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from diffaug.classifiers.encoders import Description
-from diffaug.configuration.settings import Config
+from diffaug.classifiers.encoders import ClassifierOutput
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.generator import Generator
-from diffaug.evaluation.report.pool import QUALITY
 from diffaug.files import storage
+from diffaug.files.records import write_record
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, small_pictures
+from diffaug.stages.generating.preparing import held_out
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.membership import MembershipErrors, denoising_errors, pair
 from diffaug.synthesis.audit.memorization import CheckedCandidates, PoolAudit, audit_pool
-from diffaug.synthesis.audit.quality import Encoded, PoolQuality, measure_quality
+from diffaug.synthesis.audit.quality import POOL_QUALITY, QUALITY, LabeledFeatures, PoolQuality, measure_quality
 from diffaug.synthesis.audit.sheets import accepted_sheet, nearest_sheet, rejected_sheet
-from diffaug.synthesis.filters.calibrated import CalibratedJudge
-from diffaug.synthesis.pool.pool import AUDIT, SUMMARY, Pool
-from diffaug.synthesis.pool.train_split import TrainSplit
+from diffaug.synthesis.filters.calibrated import CalibratedFilters
+from diffaug.synthesis.pool.pool import AUDIT, Pool, read_png
+
+Pixels = NDArray[np.uint8]
 
 
 def describe_pool(
-    job: Job, catalog: Catalog, generator: Generator, judge: CalibratedJudge, pool: Pool, *, rejected: pd.DataFrame
+    job: Job, catalog: Catalog, generator: Generator, filters: CalibratedFilters, pool: Pool
 ) -> PoolAudit:
-    """Measures, draws, logs and tells what a pool is like.
-
-    Args:
-        job: The job; its run "generate" is open.
-        catalog: Where the real images are.
-        generator: What the pool was made with.
-        judge: What it was filtered with.
-        pool: The pool.
-        rejected: The manifest of what was rejected: `label`, `class_index`, `origin`, `reason`, and `file`, empty
-            where the picture was not kept.
-    """
+    """Measures, draws, logs and narrates the properties of a pool; the run "generate" is open."""
     real, synthetic = catalog.images("train"), pool.images()
-    quality = _quality(judge, real, synthetic, job.config.seed)
-    summary = storage.read_json(pool.root / SUMMARY)
-    given_up = [label for label, outcome in summary.items() if outcome["accepted"] < outcome["wanted"]]
-    candidates = _checked(pool.manifest, rejected, judge.copy_threshold, given_up)
-    split, origins = TrainSplit.of(catalog, generator), tuple(pool.manifest["origin"])
-    audit = _audit(job.config, split, generator, synthetic, candidates=candidates, origins=origins)
+    quality = _quality(filters, real, synthetic, job.config.seed)
+    audit = _audit(job, catalog, generator, pool, synthetic=synthetic, copy_threshold=filters.copy_threshold)
     folder = job.study.pool_report
     with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
-        storage.write_json(staging / QUALITY, quality.to_dict())
-        storage.write_json(staging / AUDIT, audit.to_dict())
-        for name, sheet in _sheets(real, pool, synthetic, rejected).items():
+        write_record(staging / QUALITY, POOL_QUALITY, quality)
+        audit.save(staging / AUDIT)
+        for name, sheet in _sheets(real, pool, synthetic).items():
             storage.write_bytes(staging / name, storage.png_bytes(sheet))
     _log(job, folder, quality, audit)
-    _tell(job, quality, audit)
+    _narrate(job, quality, audit)
     return audit
 
 
-def _quality(judge: CalibratedJudge, real: LabeledImages, synthetic: LabeledImages, seed: int) -> PoolQuality:
-    encoded = judge.describe(real.pixels)
-    nothing = Description(encoded.features[:0], encoded.log_probabilities[:0])
-    described = judge.describe(synthetic.pixels) if len(synthetic) else nothing
+def _quality(filters: CalibratedFilters, real: LabeledImages, synthetic: LabeledImages, seed: int) -> PoolQuality:
+    of_real = filters.predict(real.pixels)
+    empty = ClassifierOutput(of_real.features[:0], of_real.log_probabilities[:0])
+    of_synthetic = filters.predict(synthetic.pixels) if len(synthetic) else empty
     return measure_quality(
-        Encoded(encoded.features, real.labels),
-        Encoded(described.features, synthetic.labels),
-        described.log_probabilities,
+        LabeledFeatures(of_real.features, real.labels),
+        LabeledFeatures(of_synthetic.features, synthetic.labels),
+        of_synthetic.log_probabilities,
         real.classes,
-        encoder=judge.encoder_name,
+        encoder=filters.encoder_name,
         seed=seed,
     )
 
 
-def _described(split: TrainSplit, held: bool, *, mirrored: bool = False) -> Described:
-    """A part of the training images as the audit compares them, with their mirror images too if asked."""
-    part, groups = split.part(held), split.groups[split.held == held]
-    views = [part.pixels, part.pixels[:, :, ::-1]] if mirrored else [part.pixels]
-    features = np.concatenate([small_pictures(view) for view in views])
-    return Described(features, np.tile(part.labels, len(views)), np.tile(groups, len(views)))
-
-
 def _audit(
-    config: Config,
-    real: TrainSplit,
-    generator: Generator,
-    synthetic: LabeledImages,
-    *,
-    candidates: CheckedCandidates,
-    origins: tuple[str, ...],
+    job: Job, catalog: Catalog, generator: Generator, pool: Pool, *, synthetic: LabeledImages, copy_threshold: float
 ) -> PoolAudit:
-    groups = np.full(len(synthetic), GENERATED, np.int64)
+    images, groups, is_held = catalog.images("train"), catalog.groups("train"), held_out(catalog, generator)
+    trained, held = images.select(np.flatnonzero(~is_held)), images.select(np.flatnonzero(is_held))
+    flip, seed = job.config.diffusion.horizontal_flip, job.config.seed
+    views = [trained.pixels, trained.pixels[:, :, ::-1]] if flip else [trained.pixels]
     return audit_pool(
-        Described(small_pictures(synthetic.pixels), synthetic.labels, groups),
-        origins,
-        candidates,
-        trained=_described(real, False, mirrored=config.diffusion.horizontal_flip),
-        held=_described(real, True),
-        errors=_membership(generator, real, config.seed) if real.held.any() else None,
+        Described(small_pictures(synthetic.pixels), synthetic.labels, np.full(len(synthetic), GENERATED, np.int64)),
+        tuple(pool.manifest["origin"]),
+        check_candidates(pool, copy_threshold),
+        trained=Described(
+            np.concatenate([small_pictures(view) for view in views]),
+            np.tile(trained.labels, len(views)),
+            np.tile(groups[~is_held], len(views)),
+        ),
+        held=Described(small_pictures(held.pixels), held.labels, groups[is_held]),
+        errors=_membership(generator, held, trained, seed) if len(held) else None,
         classes=synthetic.classes,
-        seed=config.seed,
+        seed=seed,
     )
 
 
-def _checked(
-    manifest: pd.DataFrame, rejected: pd.DataFrame, copy_threshold: float, given_up: Sequence[str]
-) -> CheckedCandidates:
-    """The candidates up to each class's last image, beyond which accepted ones are not recorded, if there are any.
+def check_candidates(pool: Pool, copy_threshold: float) -> CheckedCandidates:
+    """Checks the candidates of each class up to its last image; accepted ones beyond it are not recorded.
 
-    Of a class that was given up there are none, so all its candidates count. A copy is one whether or not the filter
-    for copies is on, or another reason came first.
+    All candidates of a class that was given up count, because it has no surplus. A candidate is a copy whether or not
+    the copy filter is enabled or another filter rejected it first.
     """
+    manifest, rejected = pool.manifest, pool.rejected
     columns = ["class_index", "origin", "copy_ratio"]
-    last = rejected["class_index"].map(manifest.groupby("class_index")["index"].max())
-    looked_at = ~(rejected["index"] > last) | rejected["label"].isin(given_up)
-    candidates = pd.concat([manifest[columns], rejected.loc[looked_at, columns]])
+    candidates = manifest[columns]
+    if rejected is not None:
+        given_up = [label for label, summary in pool.summaries.items() if summary.accepted < summary.wanted]
+        last = rejected["class_index"].map(manifest.groupby("class_index")["index"].max())
+        counted = ~(rejected["index"] > last) | rejected["label"].isin(given_up)
+        candidates = pd.concat([candidates, rejected.loc[counted, columns]])
     return CheckedCandidates(
         (candidates["copy_ratio"] < copy_threshold).to_numpy(bool),
         candidates["class_index"].to_numpy(np.int64),
@@ -127,46 +103,38 @@ def _checked(
     )
 
 
-def _membership(generator: Generator, real: TrainSplit, seed: int) -> MembershipErrors:
-    held, trained = real.part(True), real.part(False)
-    chosen = pair(held.labels, trained.labels, seed=seed)
-    columns: list[Any] = []
-    for part, positions in ((held, chosen.held), (trained, chosen.trained)):
-        images = part.select(positions)
+def _membership(generator: Generator, held: LabeledImages, trained: LabeledImages, seed: int) -> MembershipErrors:
+    chosen_held, chosen_trained = pair(held.labels, trained.labels, seed=seed)
+    held, trained = held.select(chosen_held), trained.select(chosen_trained)
+
+    def errors(images: LabeledImages) -> NDArray[np.float64]:
         pixels, labels = torch.from_numpy(np.array(images.pixels)), torch.from_numpy(images.labels)
         x0 = generator.normalization.to_network(pixels.to(generator.device))
-        errors = denoising_errors(generator.denoiser, x0, labels.to(generator.device), seed=seed)
-        columns += [errors, images.labels]
-    return MembershipErrors(*columns)
+        return denoising_errors(generator.denoiser, x0, labels.to(generator.device), seed=seed)
+
+    return MembershipErrors(errors(held), held.labels, errors(trained), trained.labels)
 
 
-def _sheets(
-    real: LabeledImages, pool: Pool, synthetic: LabeledImages, rejected: pd.DataFrame
-) -> dict[str, NDArray[np.uint8]]:
-    """The sheets that there is something for, by file name."""
+def _sheets(real: LabeledImages, pool: Pool, synthetic: LabeledImages) -> dict[str, Pixels]:
     sheets = {}
     if len(synthetic):
         position = {name: number for number, name in enumerate(real.ids)}
         nearest = real.pixels[[position[name] for name in pool.manifest["nearest"]]]
         sheets["accepted.png"] = accepted_sheet(synthetic)
         sheets["nearest.png"] = nearest_sheet(synthetic, np.asarray(nearest))
-    kept = rejected[rejected["file"] != ""]
-    if len(kept):
-        pixels = np.stack([_read(pool, file) for file in kept["file"]])
-        labels = kept["class_index"].to_numpy(np.int64)
-        images = LabeledImages(pixels, labels, pool.classes, tuple(kept["file"]))
+    kept = None if pool.rejected is None else pool.rejected[pool.rejected["file"] != ""]
+    if kept is not None and len(kept):
+        files, shape = tuple(kept["file"]), (*pool.image_size, pool.channels)
+        hashes = zip(files, kept["sha256"], strict=True)
+        pixels = np.stack([read_png(storage.safe_join(pool.root, file), sha256, shape) for file, sha256 in hashes])
+        images = LabeledImages(pixels, kept["class_index"].to_numpy(np.int64), pool.classes, files)
         sheets["rejected.png"] = rejected_sheet(images, tuple(kept["reason"]))
     return sheets
 
 
-def _read(pool: Pool, file: str) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(storage.safe_join(pool.root, file).read_bytes())) as image:
-        return np.asarray(image, dtype=np.uint8).reshape(*pool.image_size, pool.channels)
-
-
 def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None:
-    figures = {f"quality/{name}": value for name, value in quality.metrics.items()}
-    figures |= {f"audit/{name}": value for name, value in audit.metrics.items()}
+    kinds = {"quality": quality.metrics, "audit": audit.metrics}
+    figures = {f"{kind}/{name}": value for kind, metrics in kinds.items() for name, value in metrics.items()}
     job.journal.log_metrics(GENERATE_RUN, figures)
     for file in (QUALITY, AUDIT):
         job.journal.log_artifact(GENERATE_RUN, folder / file)
@@ -174,22 +142,23 @@ def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None
         job.journal.log_image(GENERATE_RUN, sheet.stem, sheet)
 
 
-def _tell(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:
-    columns = ["class", "images", "confirmed", "KID", "density", "coverage", "copies", "nearness"]
+def _narrate(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:
+    columns = ["class", "images", "label agreement", "KID", "density", "coverage", "copies", "distance ratio"]
     rows = []
     for label, of_class in quality.classes.items():
         found = audit.classes[label]
-        if not found.images and not found.copies.total:
-            continue
-        figures = (of_class.kid, of_class.density, of_class.coverage)
-        nearness = found.distance_ratio.value if found.distance_ratio else None
-        cells = [_said(of_class.confirmed, ".0%"), *(_said(figure, ".2f") for figure in figures)]
-        rows.append([label, str(found.images), *cells, str(found.copies.count), _said(nearness, ".2f")])
-    job.narrator.table(f"The pool, in features of {quality.encoder}", columns, rows)
+        if found.images or found.copies.total:
+            ratio = found.distance_ratio.value if found.distance_ratio else None
+            figures = [_formatted(one, ".2f") for one in (of_class.kid, of_class.density, of_class.coverage)]
+            agreement = _formatted(of_class.label_agreement, ".0%")
+            rows.append(
+                [label, str(found.images), agreement, *figures, str(found.copies.count), _formatted(ratio, ".2f")]
+            )
+    job.narrator.table(f"Pool, measured with features of {quality.encoder}", columns, rows)
     job.narrator.say(
-        "confirmed: the classifiers that filter the pool agree, so with the off-class filter it is high; copies: of "
-        "training images, among what was generated, not in the pool; nearness: distance to training images against "
-        "that of images never trained on, 1 being no nearer"
+        "label agreement: fraction that the filters' own classifiers assign to the class, so high for a filtered pool; "
+        "copies: candidates that are copies of training images (rejected); distance ratio: distance to training images "
+        "relative to images never trained on, 1 if equal"
     )
     for note in audit.notes:
         job.narrator.say(note)
@@ -197,5 +166,5 @@ def _tell(job: Job, quality: PoolQuality, audit: PoolAudit) -> None:
         job.narrator.warn(f"unsafe to publish: {reason}")
 
 
-def _said(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _formatted(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)

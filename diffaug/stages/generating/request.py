@@ -1,19 +1,20 @@
-"""What is asked of a pool, how far it was extended before, and what is kept to go on with it."""
+"""The request for a pool: its targets, and how far a finished pool is to be extended."""
 
-from __future__ import annotations
-
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from diffaug.classifiers.encoders import Encoder
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
 from diffaug.files.temporaries import is_temporary, remove_leftovers
-from diffaug.stages.generating.filling import pool_inputs
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.targets import resolve_targets
 
@@ -22,68 +23,53 @@ EXTENSION, REACHED = "extension.json", "targets.json"
 
 @dataclass(frozen=True)
 class PoolRequest:
-    """What is asked for.
+    """The request for a pool of `targets` images per class, or for `more` images than a finished pool has."""
 
-    Attributes:
-        stored: The settings that the pool is made with.
-        inputs: Fingerprints of what it is made from.
-        targets: Images to add to each class, without any extension.
-        more: Images to extend the finished pool by.
-    """
-
-    stored: dict[str, Any]
-    inputs: dict[str, str]
+    stored: dict[str, Any]  # the settings that the pool depends on
+    inputs: dict[str, str]  # fingerprints
     targets: dict[str, int]
     more: dict[str, int]
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What makes a pool the same one, whatever its targets."""
-        return {"settings": self.stored, "inputs": self.inputs}
+
+_REQUEST = TypeAdapter(PoolRequest)
 
 
 def pool_request(
     job: Job, catalog: Catalog, generator: Generator, more: Mapping[str, int], encoder: Encoder | None
 ) -> PoolRequest:
-    """Checks what is asked for.
-
-    Args:
-        job: The job.
-        catalog: The images.
-        generator: The study's generator.
-        more: Images to add to the finished pool, by class name.
-        encoder: What the filters see images with.
-
-    Raises:
-        UsageError: The strategy is impossible, a class unknown, or the generator was trained on something else.
-    """
-    settings = job.config.synthesis
+    """Checks the request for a pool, extended by `more`, and that the generator was trained on these images."""
+    settings, advanced = job.config.synthesis, job.config.advanced
     generator.require_guide(settings.guidance_method)
     for label, number in more.items():
         generator.class_index(label)
         if number < 1:
-            raise UsageError(f"{number} more images of class '{label}' make no sense", fix="give a number above 0")
-    targets = targets_asked_for(job, catalog)
-    trained_on = (storage.committed_facts(job.study.generator) or {})["inputs"]["catalog"]
+            raise UsageError(f"can't add {number} images to class '{label}'", fix="give a number above 0")
+    targets = requested_targets(job, catalog)
+    trained_on = (storage.recorded_metadata(job.study.generator) or {})["inputs"]["catalog"]
     if trained_on != catalog.fingerprint:
         raise UsageError(
-            "the generator was trained on other images or another split, and may have seen what is now for testing",
+            "the generator was trained on other images or another split, and may have seen the present test images",
             where=job.study.generator,
             fix="train it again: diffaug fit with --overwrite",
         )
-    stored = {"seed": job.config.seed, **settings.model_dump(mode="json")}
+    stored = {
+        "seed": job.config.seed,
+        **settings.model_dump(mode="json"),
+        **advanced.model_dump(mode="json", include={"chunk_size", "filter_max_steps"}),
+    }
     stored |= {"encoder": encoder.name} if encoder else {}
     return PoolRequest(stored, pool_inputs(catalog, generator), targets, dict(more))
 
 
-def targets_asked_for(job: Job, catalog: Catalog) -> dict[str, int]:
-    """Images to add to each class by the settings, without any extension.
+def pool_inputs(catalog: Catalog, generator: Generator) -> dict[str, str]:
+    """Fingerprints of the inputs of a pool."""
+    return {"catalog": catalog.fingerprint, "generator": generator.weights_sha256}
 
-    Raises:
-        UsageError: The strategy is impossible; the error says where it was set.
-    """
+
+def requested_targets(job: Job, catalog: Catalog) -> dict[str, int]:
+    """Images to add per class by the settings, without any extension; a UsageError names the setting's origin."""
     settings, key = job.config.synthesis, "synthesis.sampling_strategy"
-    counts = catalog.images("train").counts_by_name
+    counts = catalog.counts_by_name("train")
     try:
         return resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
     except UsageError as error:
@@ -91,52 +77,44 @@ def targets_asked_for(job: Job, catalog: Catalog) -> dict[str, int]:
         raise UsageError(error.what, where=f"{key}, from {origin}", fix=error.fix) from error
 
 
-def targets_of(job: Job, request: PoolRequest, *, finished: bool) -> dict[str, int] | None:
-    """Images wanted of each class, with those that the finished pool is extended by; None: there is nothing to do.
+def current_targets(job: Job, request: PoolRequest, *, finished: bool) -> dict[str, int] | None:
+    """Images to add per class, including an extension of the finished pool; None if there is nothing to do.
 
-    An extension is written down before it begins, so that the same command, or a plain `generate`, goes on with it.
+    An extension is recorded before it begins, so that the same command, or a plain `generate`, resumes it.
     """
-    file, pool = job.study.chunks / EXTENSION, job.study.pool
+    pool, command = job.study.pool, f"diffaug generate {shlex.quote(str(job.study.path))}"
     if not finished:
         if request.more:
-            fix = f"finish it first: diffaug generate {job.study.path}"
-            raise UsageError("there is no finished pool to extend", where=pool, fix=fix)
-        return _targets_reached(job, request)
-    have: dict[str, int] = (storage.committed_facts(pool) or {})["targets"]
-    extension = storage.read_json(file) if file.is_file() else {}
-    if extension.get("from") != have:  # none, or it was finished
+            raise UsageError("there is no finished pool to extend", where=pool, fix=f"finish it first: {command}")
+        return _reached_targets(job, request)
+    have: dict[str, int] = (storage.recorded_metadata(pool) or {})["targets"]
+    file = job.study.chunks / EXTENSION
+    extension = read_record(file, _REQUEST) if file.is_file() else None
+    if extension is None or extension.targets != have:  # not begun, or finished
         if not request.more:
-            job.narrator.say(f"pool: finished already, kept ({pool})")
+            job.narrator.say(f"pool: already finished, kept ({pool})")
             return None
-        extension = {"from": have, "more": request.more}
-        storage.write_json(file, extension)
-    elif request.more not in ({}, extension["more"]):
+        extension = replace(request, targets=have)
+        write_record(file, _REQUEST, extension)
+    elif request.more not in ({}, extension.more):
+        unfinished = ", ".join(f"{label}={number}" for label, number in extension.more.items())
         raise UsageError(
-            f"another extension was begun and not finished: {extension['more']}",
-            where=pool,
-            fix=f"finish it first: diffaug generate {job.study.path}",
+            f"another extension is unfinished: {unfinished}", where=pool, fix=f"finish it first: {command}"
         )
-    return {label: number + extension["more"].get(label, 0) for label, number in have.items()}
+    return {label: number + extension.more.get(label, 0) for label, number in have.items()}
 
 
-def _targets_reached(job: Job, request: PoolRequest) -> dict[str, int]:
-    """The targets of this pool as it was once finished and extended, where it is made again; else those asked for."""
+def _reached_targets(job: Job, request: PoolRequest) -> dict[str, int]:
+    """The targets that this very pool had reached before it was lost or damaged; else the requested ones."""
     file = job.study.chunks / REACHED
-    reached = storage.read_json(file) if file.is_file() else {}
-    same = {key: reached.get(key) for key in ("settings", "inputs")} == request.identity
-    return dict(reached["targets"]) if same else request.targets
+    reached = read_record(file, _REQUEST) if file.is_file() else request
+    same = (reached.stored, reached.inputs) == (request.stored, request.inputs)
+    return reached.targets if same else request.targets
 
 
 def keep_for_extension(folder: Path, request: PoolRequest, targets: Mapping[str, int], kept: Path) -> None:
-    """Records the targets reached, and leaves the chunks that the pool was made from and nothing begun before it.
-
-    Args:
-        folder: The study's chunks.
-        request: What the pool was made for.
-        targets: What it has reached.
-        kept: Its own chunks.
-    """
-    storage.write_json(folder / REACHED, {**request.identity, "targets": dict(targets)})
+    """Records the reached targets and removes all chunks in `folder` but those in `kept`, which make up the pool."""
+    write_record(folder / REACHED, _REQUEST, replace(request, targets=dict(targets), more={}))
     (folder / EXTENSION).unlink(missing_ok=True)
     remove_leftovers(folder.rglob(".*.tmp"))
     for other in folder.glob("*"):

@@ -1,10 +1,8 @@
-"""Whether the denoising error tells which images a generator was trained on."""
-
-from __future__ import annotations
+"""Membership inference: can the denoising error separate trained from held-out images?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,35 +12,19 @@ from torch import Tensor
 from diffaug.diffusion.process.process import Moments, diffuse
 from diffaug.diffusion.training.monitor import SIGMAS
 from diffaug.runtime.seeding import numpy_generator, torch_generator
-from diffaug.similarity.intervals import Estimate
-from diffaug.similarity.ratios import wilson_interval
+from diffaug.similarity.intervals import Estimate, wilson_interval
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 Denoise = Callable[[Tensor, Tensor, Tensor], Moments]
 
-NOISES = 2
-MAX_HELD_OUT = 128
-TRAINED_PER_HELD_OUT = 2
+NOISES, SMALLEST = 2, 1e-12
+MAX_HELD_OUT, TRAINED_PER_HELD_OUT = 128, 2
 CHUNK = 64
-SMALLEST = 1e-12
 
 
-class Pairing(NamedTuple):
-    """Positions of held-out images and of trained ones of the same classes, int64."""
-
-    held: Labels
-    trained: Labels
-
-
-def pair(held: Labels, trained: Labels, *, seed: int) -> Pairing:
-    """Chooses at most 128 held-out images and, for each, up to two trained ones of its class, never fewer than one.
-
-    Args:
-        held: Classes of the held-out images.
-        trained: Classes of the trained images.
-        seed: Decides which.
-    """
+def pair(held: Labels, trained: Labels, *, seed: int) -> tuple[Labels, Labels]:
+    """Positions of at most 128 held-out images and, for each, of one or two trained ones of its class."""
     draws = numpy_generator(seed, "membership pairs")
     chosen = draws.permutation(len(held))[:MAX_HELD_OUT]
     pairs = []
@@ -50,24 +32,16 @@ def pair(held: Labels, trained: Labels, *, seed: int) -> Pairing:
         own, others = chosen[held[chosen] == index], draws.permutation(np.flatnonzero(trained == index))
         own = own[: len(others)]
         pairs.append((own, others[: TRAINED_PER_HELD_OUT * len(own)]))
-    columns = zip(*pairs, strict=True) if pairs else ([np.empty(0)], [np.empty(0)])
-    return Pairing(*(np.concatenate(column).astype(np.int64) for column in columns))
+    none = np.empty(0, np.int64)
+    return np.concatenate([none, *(own for own, _ in pairs)]), np.concatenate([none, *(chosen for _, chosen in pairs)])
 
 
 @torch.no_grad()
 def denoising_errors(denoise: Denoise, images: Tensor, labels: Tensor, *, seed: int) -> NDArray[np.float64]:
-    """How badly each image is denoised: the logarithm of the mean squared error, averaged over 8 noise levels.
+    """Logarithm of the mean squared denoising error of each image, averaged over 8 noise levels, (N,).
 
-    Two draws of noise, the same for every image, so that images differ by themselves alone.
-
-    Args:
-        denoise: Maps (x, sigma (N,), labels (N,)) to moments.
-        images: Normalised, (N, C, H, W).
-        labels: int64 (N,).
-        seed: Of the noise.
-
-    Returns:
-        (N,).
+    The two draws of noise are the same for all images, so that only the images differ; these are normalized,
+    (N, C, H, W). `denoise` maps (x, sigma, labels) to moments.
     """
     drawn = torch_generator(seed, "membership noise")
     noises = torch.randn(NOISES, *images.shape[1:], generator=drawn).to(images.device)
@@ -89,7 +63,7 @@ def _log_errors(denoise: Denoise, images: Tensor, labels: Tensor, level: float, 
 
 @dataclass(frozen=True)
 class MembershipErrors:
-    """Denoising errors of held-out and of trained images, with their classes; what `pair` chose."""
+    """Denoising errors of the held-out and trained images that `pair` chose, with their classes."""
 
     held: Floats
     held_labels: Labels
@@ -97,17 +71,11 @@ class MembershipErrors:
     trained_labels: Labels
 
     def score(self, index: int | None = None) -> Estimate | None:
-        """How well the error separates held-out from trained images of the same class.
+        """Area under the ROC curve of telling held-out from trained images by their error; `index`: of one class.
 
-        The area under the ROC curve: how often a held-out image has the larger error, in pairs of one class; 0.5 is
-        chance. Its variance is at most A (1 - A) / H for H held-out images and as many or more trained ones (Birnbaum
-        and Klose 1957), which is that of a share of H: hence Wilson's interval, which errs on the wide side.
-
-        Args:
-            index: One class; none: all.
-
-        Returns:
-            None where no image was held out.
+        It is the probability that a held-out image has the larger error, in pairs of one class; 0.5 is chance. Its
+        variance is at most A (1 - A) / H for H held-out images and at least as many trained ones (Birnbaum and Klose
+        1957), which is that of a fraction of H: hence Wilson's interval, which is conservative.
         """
         shares = [
             (np.mean(self.trained[own] < error) + np.mean(self.trained[own] <= error)) / 2

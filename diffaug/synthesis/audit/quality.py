@@ -1,10 +1,7 @@
-"""How good a pool is, class by class: fidelity and diversity in an encoder's features, and confirmed labels.
+"""Fidelity and diversity of a pool per class in the features of an encoder, and label agreement.
 
-The figures compare synthetic images with the real training images that the encoder knows, so they compare pools and
-classes of one study, not studies. They say what a pool looks like, not whether it helps: that is measured by training.
+The figures compare pools and classes of one study, not studies, and don't say whether a pool helps: only training does.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,32 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from diffaug.runtime.seeding import numpy_generator
 
 Features = NDArray[np.floating[Any]]
-MANIFOLD_NEIGHBOURS = 3
-DENSITY_NEIGHBOURS = 5
+QUALITY = "quality.json"
+MANIFOLD_NEIGHBORS, DENSITY_NEIGHBORS = 3, 5  # as in the papers
 MAX_IMAGES = 2000
-MEASURES = ("kid", "precision", "recall", "density", "coverage", "confirmed")
 
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """The synthetic images of one class against its real ones; a figure is None where there are too few images.
+    """The synthetic images of one class against its real ones, at most 2000 each.
 
-    Attributes:
-        real: Real images compared, at most 2000.
-        synthetic: Synthetic images compared, at most 2000.
-        kid: Kernel distance, see `kernel_distance`.
-        precision: Share of synthetic images among the real ones, see `precision_recall`.
-        recall: Share of real images among the synthetic ones.
-        density: How many real images are around a synthetic one, see `density_coverage`.
-        coverage: Share of real images with a synthetic one around.
-        confirmed: Share of all synthetic images that the classifier of the real ones gives the class they were made
-            for: the accuracy of training on real and testing on synthetic. The off-class filter asks the same
-            classifiers, so of a filtered pool it tells little about the labels.
-        missing: What the figures that are None need, empty where none is.
+    A figure is None if there are too few images; `missing` says what it needs. `label_agreement` is the fraction of all
+    synthetic images that a classifier of the real ones assigns to their class. The filter 'wrong class' uses the same
+    classifiers, so for a filtered pool it says little about the labels.
     """
 
     real: int
@@ -48,59 +36,48 @@ class ClassQuality:
     recall: float | None = None
     density: float | None = None
     coverage: float | None = None
-    confirmed: float | None = None
+    label_agreement: float | None = None
     missing: str = ""
 
 
 @dataclass(frozen=True)
 class PoolQuality:
-    """The quality of every class.
-
-    Attributes:
-        encoder: Name of what turned pixels into features.
-        classes: By name.
-    """
+    """The quality of the classes of a pool, by name, in the features of an encoder."""
 
     encoder: str
     classes: dict[str, ClassQuality]
 
     @property
-    def confirmed(self) -> float | None:
+    def label_agreement(self) -> float | None:
         """Mean over the classes with synthetic images: balanced accuracy of training on real, testing on synthetic."""
-        shares = [quality.confirmed for quality in self.classes.values() if quality.confirmed is not None]
-        return float(np.mean(shares)) if shares else None
+        values = [one.label_agreement for one in self.classes.values() if one.label_agreement is not None]
+        return float(np.mean(values)) if values else None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures there are, as measure/class."""
-        figures = {
-            f"{measure}/{label}": getattr(quality, measure)
+        """The measured figures, named measure/class, and the mean label agreement."""
+        overall = {} if self.label_agreement is None else {"label_agreement": self.label_agreement}
+        of_classes = {
+            f"{name}/{label}": value
             for label, quality in self.classes.items()
-            for measure in MEASURES
+            for name, value in asdict(quality).items()
+            if isinstance(value, float)
         }
-        return {name: value for name, value in {"confirmed": self.confirmed, **figures}.items() if value is not None}
+        return overall | of_classes
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-like."""
-        neighbours = {"precision and recall": MANIFOLD_NEIGHBOURS, "density and coverage": DENSITY_NEIGHBOURS}
-        classes = {label: asdict(quality) for label, quality in self.classes.items()}
-        return {"encoder": self.encoder, "neighbours": neighbours, "confirmed": self.confirmed, "classes": classes}
+
+POOL_QUALITY = TypeAdapter(PoolQuality)
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Images as an encoder sees them.
-
-    Attributes:
-        features: Float (N, D).
-        labels: Class indices, int64 (N,).
-    """
+class LabeledFeatures:
+    """Features of labeled images, float (N, D), and their class indices, int64 (N,)."""
 
     features: Features
     labels: NDArray[np.int64]
 
     def of_class(self, index: int, seed: int) -> Features:
-        """The features of a class as float64, of a random 2000 where there are more."""
+        """The features of a class as float64; a random 2000 of them if there are more."""
         own = np.flatnonzero(self.labels == index)
         if len(own) > MAX_IMAGES:
             own = np.sort(numpy_generator(seed, "quality", index).choice(own, MAX_IMAGES, replace=False))
@@ -108,23 +85,17 @@ class Encoded:
 
 
 def measure_quality(
-    real: Encoded,
-    synthetic: Encoded,
+    real: LabeledFeatures,
+    synthetic: LabeledFeatures,
     log_probabilities: NDArray[np.floating[Any]],
     classes: Sequence[str],
     *,
     encoder: str,
     seed: int = 0,
 ) -> PoolQuality:
-    """Measures every class.
+    """Measures every class; the log-probabilities (N, K) are of synthetic images by a classifier of the real ones.
 
-    Args:
-        real: Real training images.
-        synthetic: The pool.
-        log_probabilities: Of the synthetic images by a classifier of the real ones, (N, K).
-        classes: Their K names.
-        encoder: Name of the encoder.
-        seed: Decides which images are compared in classes of more than 2000.
+    The seed decides which images are compared in classes of more than 2000.
     """
     agreed = log_probabilities.argmax(axis=1) == synthetic.labels
     return PoolQuality(
@@ -139,12 +110,12 @@ def measure_quality(
 
 
 def _class_quality(real: Features, synthetic: Features, agreed: NDArray[np.bool_]) -> ClassQuality:
-    figures: dict[str, float] = {"confirmed": float(agreed.mean())} if len(agreed) else {}
+    figures: dict[str, float] = {"label_agreement": float(agreed.mean())} if len(agreed) else {}
     missing = []
     for names, measure, least_real, least_synthetic in (
-        (("kid",), _kid, 2, 2),
-        (("precision", "recall"), precision_recall, MANIFOLD_NEIGHBOURS + 1, MANIFOLD_NEIGHBOURS + 1),
-        (("density", "coverage"), density_coverage, DENSITY_NEIGHBOURS + 1, 1),
+        (("kid",), lambda *sets: [kernel_distance(*sets)], 2, 2),
+        (("precision", "recall"), precision_recall, MANIFOLD_NEIGHBORS + 1, MANIFOLD_NEIGHBORS + 1),
+        (("density", "coverage"), density_coverage, DENSITY_NEIGHBORS + 1, 1),
     ):
         if len(real) >= least_real and len(synthetic) >= least_synthetic:
             figures |= zip(names, measure(real, synthetic), strict=True)
@@ -153,18 +124,10 @@ def _class_quality(real: Features, synthetic: Features, agreed: NDArray[np.bool_
     return ClassQuality(len(real), len(synthetic), **figures, missing="; ".join(missing))
 
 
-def _kid(real: Features, synthetic: Features) -> tuple[float]:
-    return (kernel_distance(real, synthetic),)
-
-
 def kernel_distance(real: Features, other: Features) -> float:
     """KID: the unbiased squared maximum mean discrepancy (Binkowski et al. 2018, arXiv 1801.01401, section 4).
 
-    With the kernel (x y / D + 1)^3. 0 on average for equal distributions, and then as often negative as positive.
-
-    Args:
-        real: (N, D), at least two.
-        other: (M, D), at least two.
+    The kernel is (x y / D + 1)^3. For equal distributions the mean is 0. Each set has at least two rows.
     """
     return _mean_kernel_within(real) + _mean_kernel_within(other) - 2 * float(_kernel(real, other).mean())
 
@@ -178,18 +141,11 @@ def _mean_kernel_within(features: Features) -> float:
     return float((kernel.sum() - np.trace(kernel)) / (count * (count - 1)))
 
 
-def precision_recall(real: Features, synthetic: Features, k: int = MANIFOLD_NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(real: Features, synthetic: Features, k: int = MANIFOLD_NEIGHBORS) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
 
-    The manifold of a set is the union of balls around its points that reach to their k-th neighbour in the set.
-
-    Args:
-        real: (N, D), N > k.
-        synthetic: (M, D), M > k.
-        k: Neighbours; the paper's 3.
-
-    Returns:
-        Shares of `synthetic` in the manifold of `real`, and of `real` in that of `synthetic`.
+    The fractions of `synthetic` in the manifold of `real`, and of `real` in that of `synthetic`. The manifold of a set
+    is the union of balls around its points that reach to their k-th neighbor in the set.
     """
     between = _distances(real, synthetic)
     precision = (between <= _reach(real, k)[:, None]).any(axis=0).mean()
@@ -197,24 +153,18 @@ def precision_recall(real: Features, synthetic: Features, k: int = MANIFOLD_NEIG
     return float(precision), float(recall)
 
 
-def density_coverage(real: Features, synthetic: Features, k: int = DENSITY_NEIGHBOURS) -> tuple[float, float]:
-    """Density and coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 4), less swayed by outliers.
+def density_coverage(real: Features, synthetic: Features, k: int = DENSITY_NEIGHBORS) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 3 and 4), more robust to outliers.
 
-    Args:
-        real: (N, D), N > k.
-        synthetic: (M, D), M > 0.
-        k: Neighbours; the paper's 5.
-
-    Returns:
-        Density, the balls of real images that a synthetic one lies in over k, about 1 for equal distributions and
-        not bounded by it; and coverage, the share of real balls with a synthetic image in them.
+    Density is the number of real balls around a synthetic image over k, about 1 for equal distributions and not bounded
+    by it; coverage is the fraction of real balls with a synthetic image in them.
     """
     inside = _distances(real, synthetic) <= _reach(real, k)[:, None]
     return float(inside.sum(axis=0).mean() / k), float(inside.any(axis=1).mean())
 
 
 def _reach(features: Features, k: int) -> Features:
-    """Distance of each point to its k-th neighbour, itself not counted, (N,)."""
+    """Distance of each point to its k-th neighbor, itself not counted, (N,)."""
     distances = _distances(features, features)
     np.fill_diagonal(distances, np.inf)
     return np.asarray(np.partition(distances, k - 1, axis=1)[:, k - 1])

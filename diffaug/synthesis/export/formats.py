@@ -1,7 +1,5 @@
 """The formats of an export: torchvision's ImageFolder, Hugging Face's imagefolder, and webdataset shards."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -15,45 +13,38 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from numpy.typing import NDArray
 
-from diffaug.data.entries import Split
+from diffaug._version import __version__
 from diffaug.data.loading import in_threads
 from diffaug.files import storage
+from diffaug.runtime.console import printable
 from diffaug.runtime.seeding import numpy_generator
-from diffaug.synthesis.export.card import dataset_card
 from diffaug.synthesis.export.export import ExportSettings
-from diffaug.synthesis.export.items import ExportItems
+from diffaug.synthesis.export.items import ORIGIN_REAL, ExportItems
 
-MANIFEST = "manifest.parquet"
-FOLDERS = "folders.json"
+MANIFEST, FOLDERS = "manifest.parquet", "folders.json"
 
 
 def write_image_folder(items: ExportItems, folder: Path, settings: ExportSettings) -> str:
-    """Writes `<split>/<class>/<name>.png`, and `manifest.parquet`, which says where each file came from.
+    """Writes `<split>/<class>/<name>.png` and `manifest.parquet` with the origin of each file.
 
-    Every split has a folder for every class, if an empty one, so that a class has one index everywhere. A class
-    whose name is no folder name gets one that is; `folders.json` maps folders to class names.
-
-    Args:
-        items: The images.
-        folder: Where to write.
-        settings: Where it will lie.
-
-    Returns:
-        The line that loads the first split.
+    Every split has a folder for every class, even if empty, so that a class has the same index everywhere. A class
+    whose name is no valid folder name gets another one; `folders.json` maps folders to class names.
     """
     folders = storage.safe_names(items.classes)
     for split in items.splits:
         for name in folders.values():
             (folder / split / name).mkdir(parents=True)
     everything = np.arange(len(items.table))
-    files = [f"{row['split']}/{folders[row['label']]}/{row['name']}.png" for row in items.rows(everything)]
+    rows = items.rows(everything)
+    files = [f"{row['split']}/{folders[row['label']]}/{row['name']}.png" for row in rows]
     _write_images(items, everything, [folder / file for file in files])
     _write_table(folder / MANIFEST, _with_files(items.table, "file", files))
     storage.write_json(folder / FOLDERS, {name: label for label, name in folders.items()})
     first = items.splits[0]
-    lacking = any(0 in _class_totals(items, split).values() for split in items.splits)
+    lacking = len({(row["split"], row["label"]) for row in rows}) < len(items.splits) * len(items.classes)
     arguments = f"{str(settings.out / first)!r}{', allow_empty=True' if lacking else ''}"
     return f"from torchvision.datasets import ImageFolder; {first} = ImageFolder({arguments})"
 
@@ -61,17 +52,9 @@ def write_image_folder(items: ExportItems, folder: Path, settings: ExportSetting
 def write_huggingface(items: ExportItems, folder: Path, settings: ExportSettings) -> str:
     """Writes `<split>/<class index>/<name>.png`, `<split>/metadata.parquet`, and a dataset card.
 
-    Once there is metadata, `datasets` takes no label from a folder, so the label is one of its columns. It is
-    parquet, since a type guessed from CSV or JSON lines turns a class named 0 into a number and differs between
-    splits where a column is empty. No path holds a class name: one such as "test" would be taken for a split.
-
-    Args:
-        items: The images.
-        folder: Where to write.
-        settings: Where it will lie.
-
-    Returns:
-        The line that loads all splits.
+    With metadata `datasets` ignores folder names, so the label is a column. The metadata is parquet, since types
+    guessed from CSV or JSON lines turn a class named 0 into a number and differ between splits with empty columns. No
+    path contains a class name, since one such as "test" would be taken for a split.
     """
     for split in items.splits:
         positions = items.positions(split)
@@ -83,39 +66,25 @@ def write_huggingface(items: ExportItems, folder: Path, settings: ExportSettings
 
 
 def write_webdataset(items: ExportItems, folder: Path, settings: ExportSettings) -> str:
-    """Writes `<split>-000000.tar` and so on: for each image its PNG, its class index and a JSON of the rest.
+    """Writes `<split>-000000.tar` and so on: for each image its PNG, its class index and the rest as JSON.
 
-    Images are shuffled once, over all shards of a split, so that classes mix even where a reader takes them in order.
-
-    Args:
-        items: The images.
-        folder: Where to write.
-        settings: Where it will lie, images a shard, and the seed of the order.
-
-    Returns:
-        The line that loads the first split.
+    Images are shuffled once, over all shards of a split, so that classes are mixed even for a sequential reader.
     """
-    last_shards: dict[Split, int] = {}
     for split in items.splits:
         order = numpy_generator(settings.seed, "export shards", split).permutation(items.positions(split))
         for shard, start in enumerate(range(0, len(order), settings.shard_size)):
             members = order[start : start + settings.shard_size]
             content = _shard(items.rows(members), in_threads(items.png, members.tolist()))
             storage.write_bytes(folder / f"{split}-{shard:06d}.tar", content)
-            last_shards[split] = shard
     first = items.splits[0]
-    shards = str(settings.out / f"{first}-{{000000..{last_shards[first]:06d}}}.tar")
+    last_shard = (len(items.positions(first)) - 1) // settings.shard_size
+    shards = str(settings.out / f"{first}-{{000000..{last_shard:06d}}}.tar")
     decoded = f'WebDataset({shards!r}, shardshuffle=False).decode("pil").to_tuple("png", "cls")'
     return f"from webdataset import WebDataset; {first} = {decoded}"
 
 
-def _class_totals(items: ExportItems, split: Split) -> dict[str, int]:
-    by_origin = items.counts()[split].values()
-    return {name: sum(by_class[name] for by_class in by_origin) for name in items.classes}
-
-
 def _metadata(items: ExportItems, table: pa.Table, files: list[str]) -> pa.Table:
-    """The rows as `datasets` reads them: `file_name` becomes the image, and `label` a class index that has names."""
+    """The rows as `datasets` reads them: `file_name` becomes the image, and `label` a class index with names."""
     label = {"names": list(items.classes), "_type": "ClassLabel"}
     named = table.set_column(table.column_names.index("label"), "label", table["class_index"])
     named = _with_files(named.drop_columns(["split", "class_index"]), "file_name", files)
@@ -127,13 +96,13 @@ def _with_files(table: pa.Table, column: str, files: list[str]) -> pa.Table:
 
 
 def _write_images(items: ExportItems, positions: NDArray[np.int64], paths: list[Path]) -> None:
-    """Writes images in threads, since most of the time goes in waiting for the disk."""
+    """Writes images in threads, since most of the time is spent waiting for the disk."""
 
     def write(image: tuple[int, Path]) -> None:
         position, path = image
         storage.write_unfinished(path, items.png(position))
 
-    # Closed in any case, so that no thread still writes when an interrupted export is cleared away.
+    # Closed in any case, so that no thread still writes while an interrupted export is removed.
     with closing(in_threads(write, zip(positions.tolist(), paths, strict=True))) as written:
         deque(written, maxlen=0)
 
@@ -145,7 +114,7 @@ def _write_table(path: Path, table: pa.Table) -> None:
 
 
 def _shard(rows: Iterable[dict[str, Any]], images: Iterable[bytes]) -> bytes:
-    """A tar file whose members have neither time nor owner, so that equal images make equal bytes."""
+    """A tar file whose members have neither time nor owner, so that equal images give equal bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row, png in zip(rows, images, strict=True):
@@ -157,10 +126,48 @@ def _shard(rows: Iterable[dict[str, Any]], images: Iterable[bytes]) -> bytes:
 
 
 def _json(row: dict[str, Any]) -> bytes:
-    """What is known of an image; what JSON can't hold is left out."""
-    known = {
-        name: value
-        for name, value in row.items()
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
-    }
+    """The row without values that JSON can't hold."""
+    unfit = {name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
+    known = {name: value for name, value in row.items() if value is not None and name not in unfit}
     return json.dumps(known, ensure_ascii=False, allow_nan=False).encode()
+
+
+def dataset_card(items: ExportItems) -> str:
+    """States how many images per class are synthetic, how they were made, and how to treat them."""
+    synthetic = sum(origin != ORIGIN_REAL for origin in items.table["origin"].to_pylist())
+    facts = {
+        "pretty_name": f"Images {'augmented' if synthetic < len(items.table) else 'generated'} by diffaug",
+        "task_categories": ["image-classification"],
+        "tags": ["diffaug", *(["synthetic"] if synthetic else [])],
+    }
+    head = yaml.safe_dump(facts, sort_keys=False)
+    reasons = "".join(f"- {_cell(reason)}\n" for reason in items.unsafe_to_publish)
+    warning = f"**Unsafe to publish:**\n\n{reasons}\n" if reasons else ""
+    known = items.table["generator_sha256"].to_pylist() if "generator_sha256" in items.table.column_names else []
+    hashes = sorted(set(known) - {None})
+    generators = "".join(f"- generator, sha256 of the weights: `{sha256}`\n" for sha256 in hashes)
+    return (
+        f"---\n{head}---\n\n# Images for training a classifier\n\n"
+        f"**{synthetic} of the {len(items.table)} images are synthetic**: diffaug {__version__} generated them with a "
+        f"diffusion model trained on the real training images. The column `origin` marks each image as `real`, "
+        f"`sampled` from noise, or a `variation` of the real image in `source`. Validation and test splits hold no "
+        f"synthetic image.\n\n"
+        f"Synthetic images can repeat training images, especially in classes with few of them. Treat them with the "
+        f"same care as the training images.\n\n"
+        f"{warning}{generators}\n{_table(items)}\n"
+    )
+
+
+def _table(items: ExportItems) -> str:
+    columns = [
+        (split, origin, by_class) for split, found in items.counts().items() for origin, by_class in found.items()
+    ]
+    heading = "".join(f" {split}, {origin} |" for split, origin, _ in columns)
+    rows = [
+        f"| {_cell(name)} |" + "".join(f" {by_class[name]} |" for _, _, by_class in columns) for name in items.classes
+    ]
+    return "\n".join([f"| class |{heading}", "|---" * (len(columns) + 1) + "|", *rows])
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")

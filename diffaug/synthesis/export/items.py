@@ -1,6 +1,4 @@
-"""The images of an export, real and synthetic, as one table with one way to read their pixels."""
-
-from __future__ import annotations
+"""The images of an export, real and synthetic, as one table."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from diffaug.synthesis.pool.pool import Pool
 
 ORIGIN_REAL = "real"
 
+COLUMNS = ["name", "split", "label", "class_index", "origin", "source"]
+
 Only = Literal["all", "synthetic"]
 Counts = dict[str, dict[str, dict[str, int]]]
 """Images by split, then origin, then class name."""
@@ -25,15 +25,15 @@ Counts = dict[str, dict[str, dict[str, int]]]
 
 @dataclass(frozen=True, eq=False)
 class ExportItems:
-    """The images to export; pixels are read when asked for.
+    """The images to export; pixels are read on demand.
 
     Attributes:
         classes: Class names in index order; a class may have no image.
-        table: One row an image. `name` is unique, says whether the image is real, and has neither dot nor slash;
-            `split`, `label` (class name), `class_index`; `origin` is "real", or as in the pool's manifest; `source`
-            names the real image behind it, if any; then the manifest's other columns, null for real images.
+        table: One row per image. `name` is unique, starts with "real" or "synthetic" and has neither dot nor slash;
+            `split`; `label` (class name); `class_index`; `origin` is "real" or as in the pool's manifest; `source`
+            names the real image behind it, if any; then the other columns of the manifest, null for real images.
         read: Pixels of a row, uint8 (H, W, C).
-        unsafe_to_publish: Why the synthetic images should not leave the house, in sentences.
+        unsafe_to_publish: Reasons against publishing the synthetic images, in sentences.
     """
 
     classes: tuple[str, ...]
@@ -43,7 +43,7 @@ class ExportItems:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that have images, train first."""
+        """The splits with images, train first."""
         found = set(self.table["split"].to_pylist())
         return tuple(split for split in SPLITS if split in found)
 
@@ -52,7 +52,7 @@ class ExportItems:
         return np.flatnonzero(self.table["split"].to_numpy() == split).astype(np.int64)
 
     def rows(self, positions: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """What the table says of some images."""
+        """Rows of the table as dictionaries."""
         rows: list[dict[str, Any]] = self.table.take(positions).to_pylist()
         return rows
 
@@ -61,7 +61,7 @@ class ExportItems:
         return storage.png_bytes(self.read(position))
 
     def counts(self) -> Counts:
-        """Images by split, origin and class; every class is there, also with none."""
+        """Images by split, origin and class; classes without images count 0."""
         columns = [self.table[name].to_pylist() for name in ("split", "origin", "label")]
         result: Counts = {split: {} for split in self.splits}
         for split, origin, label in zip(*columns, strict=True):
@@ -70,24 +70,13 @@ class ExportItems:
 
 
 def collect_items(catalog: Catalog, pool: Pool, *, only: Only, splits: Collection[str] = ()) -> ExportItems:
-    """The images of a study.
-
-    Args:
-        catalog: The real images.
-        pool: The synthetic images, which become part of the train split.
-        only: "synthetic" leaves the real images out.
-        splits: Which splits; none: all that have images.
-
-    Raises:
-        UsageError: There is no such image, or the pool was generated from other images than the catalog's: its
-            generator may have been trained on what is now the test split.
-    """
-    inputs = (storage.committed_facts(pool.root) or {}).get("inputs", {})
-    if inputs.get("catalog") != catalog.fingerprint:
+    """The images of a study; those of the pool become part of the train split."""
+    inputs = (storage.committed_metadata(pool.root) or {}).get("inputs", {})
+    if inputs.get("catalog") != catalog.fingerprint:  # the generator may have seen the present test images
         raise UsageError(
-            "the pool was generated from other images, or another split of them",
+            "the pool was generated from other images or another split",
             where=pool.root,
-            fix="diffaug fit and generate again with --overwrite",
+            fix="run diffaug fit and diffaug generate again with --overwrite",
         )
     tables: list[pa.Table] = []
     sources: list[tuple[Callable[[int], NDArray[np.uint8]], int]] = []
@@ -119,28 +108,28 @@ def _chosen_splits(catalog: Catalog, pool: Pool, only: Only, splits: Collection[
         raise UsageError(
             f"there are no {what} of the split '{missing[0]}'" if missing else f"there are no {what} to export",
             where=catalog.root if only == "all" else pool.root,
-            fix=f"splits that have some: {', '.join(split for split in SPLITS if counts[split]) or 'none'}",
+            fix=f"splits with images: {', '.join(split for split in SPLITS if counts[split]) or 'none'}",
         )
     return chosen
 
 
 def _real_images(catalog: Catalog, split: Split) -> tuple[pa.Table, NDArray[np.uint8]]:
-    """The real images of a split, named by their number in the catalog, which no choice of splits changes."""
+    """The real images of a split, named by their number in the catalog, whatever splits are exported."""
     images = catalog.images(split)
     numbers = {path: number for number, path in enumerate(catalog.table["path"])}
     names = [f"real-{numbers[path]:06d}" for path in images.ids]
     origins = [ORIGIN_REAL] * len(names)
-    table = _table(names, images.labels, split=split, classes=images.classes, origins=origins, sources=images.ids)
+    table = _table(names, images.labels, images.classes, split, origin=origins, source=images.ids)
     return table, images.pixels
 
 
 def _synthetic_images(pool: Pool) -> pa.Table:
-    """The images of the pool, named by class and sample index, which stay the same when the pool is extended."""
+    """The images of the pool, named by class and sample index, which an extension of the pool does not change."""
     manifest = pool.manifest
     indices = zip(pool.labels, manifest["index"], strict=True)
     names = [f"synthetic-{class_index:04d}-{index:06d}" for class_index, index in indices]
     sources = manifest["source"] if "source" in manifest else [""] * len(names)
-    table = _table(names, pool.labels, split="train", classes=pool.classes, origins=manifest["origin"], sources=sources)
+    table = _table(names, pool.labels, pool.classes, "train", origin=manifest["origin"], source=sources)
     others = manifest.drop(columns=["file", *table.column_names], errors="ignore")
     for name, column in zip(others, pa.Table.from_pandas(others, preserve_index=False).columns, strict=True):
         table = table.append_column(str(name), column)
@@ -148,24 +137,8 @@ def _synthetic_images(pool: Pool) -> pa.Table:
 
 
 def _table(
-    names: list[str],
-    labels: NDArray[np.int64],
-    *,
-    split: Split,
-    classes: tuple[str, ...],
-    origins: Iterable[str],
-    sources: Iterable[str],
+    names: list[str], labels: NDArray[np.int64], classes: tuple[str, ...], split: Split, **texts: Iterable[str]
 ) -> pa.Table:
-    def texts(values: Iterable[str]) -> pa.Array:
-        return pa.array(list(values), pa.string())  # the type is the same where there is no value
-
-    return pa.table(
-        {
-            "name": texts(names),
-            "split": texts([split] * len(names)),
-            "label": texts(classes[label] for label in labels),
-            "class_index": pa.array(labels, pa.int64()),
-            "origin": texts(origins),
-            "source": texts(sources),
-        }
-    )
+    texts |= {"name": names, "split": [split] * len(names), "label": [classes[label] for label in labels]}
+    columns = {name: pa.array(list(values), pa.string()) for name, values in texts.items()}  # also if there are none
+    return pa.table({**columns, "class_index": pa.array(labels, pa.int64())}).select(COLUMNS)

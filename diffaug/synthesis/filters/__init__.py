@@ -1,1 +1,1 @@
-"""What rejects synthetic images."""
+"""Filters that reject synthetic images."""

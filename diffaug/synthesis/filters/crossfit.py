@@ -1,36 +1,21 @@
-"""Classifiers that each leave a part of the real images out, to judge every real image as a new one is judged."""
+"""Classifiers that each leave out a fold of the real images, so that every real image is scored like a new one."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
+import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffaug.classifiers.encoders import ClassifierEncoder, Description, Encoder
+from diffaug.classifiers.encoders import ClassifierEncoder, ClassifierOutput, Encoder
 from diffaug.data.images import LabeledImages
-from diffaug.runtime.threads import one_thread_each
+from diffaug.runtime.parallel import backend_is_registered, one_thread_each, run_unordered
 from diffaug.synthesis.filters.scores import class_distances
 
-NEVER = -1e4  # logit of a class without an image
-
-
-class FoldModels(Protocol):
-    """One classifier a fold."""
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All that `load_fold_models` needs, on the CPU, by name."""
-        ...
-
-    def describe(self, pixels: NDArray[np.uint8]) -> list[Description]:
-        """What each classifier says of uint8 (N, H, W, C)."""
-        ...
+ABSENT_CLASS_LOGIT = -1e4
 
 
 @dataclass(frozen=True)
@@ -41,23 +26,17 @@ class ClassifierFolds:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The weights of all, each name led by the fold's number."""
+        """Weights by name, prefixed with the fold's number."""
         return {f"{k}.{name}": value for k, one in enumerate(self.encoders) for name, value in one.weights.items()}
 
-    def describe(self, pixels: NDArray[np.uint8]) -> list[Description]:
-        """What each classifier says of uint8 (N, H, W, C)."""
-        return [encoder.describe(pixels) for encoder in self.encoders]
+    def predict(self, pixels: NDArray[np.uint8]) -> list[ClassifierOutput]:
+        """Output of each classifier for uint8 (N, H, W, C)."""
+        return [encoder.predict(pixels) for encoder in self.encoders]
 
 
 @dataclass(frozen=True)
 class ProbeFolds:
-    """Linear classifiers on the features of one given encoder.
-
-    Attributes:
-        encoder: What all share.
-        weights: float32 (folds, D, K).
-        biases: float32 (folds, K).
-    """
+    """Linear classifiers on the features of one encoder, with weights (folds, D, K) and biases (folds, K)."""
 
     encoder: Encoder
     weights: NDArray[np.float32]
@@ -68,21 +47,20 @@ class ProbeFolds:
         """Weights and biases."""
         return {"weights": torch.from_numpy(self.weights), "biases": torch.from_numpy(self.biases)}
 
-    def describe(self, pixels: NDArray[np.uint8]) -> list[Description]:
-        """What each classifier says of uint8 (N, H, W, C), which are encoded once."""
+    def predict(self, pixels: NDArray[np.uint8]) -> list[ClassifierOutput]:
+        """Output of each classifier for uint8 (N, H, W, C), which are encoded once."""
         features = self.encoder.features(pixels)
         logits = (features @ weights + bias for weights, bias in zip(self.weights, self.biases, strict=True))
-        return [Description(features, torch.from_numpy(one).log_softmax(dim=1).numpy()) for one in logits]
+        return [ClassifierOutput(features, torch.from_numpy(one).log_softmax(dim=1).numpy()) for one in logits]
+
+
+FoldModels = ClassifierFolds | ProbeFolds
+"""One classifier per fold."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """The real images as the models describe them that were trained with them.
-
-    Attributes:
-        features: For each fold float32 (M, D) of the images that its model was trained on.
-        labels: For each fold int64 (M,).
-    """
+class ReferenceFeatures:
+    """Features (M, D) and labels (M,) of the images that each fold's model was trained on."""
 
     features: tuple[NDArray[np.float32], ...]
     labels: tuple[NDArray[np.int64], ...]
@@ -102,77 +80,74 @@ def fit_fold_models(
     seed: int,
     device: str,
     encoder: Encoder | None = None,
-    updates: int | None = None,
+    max_steps: int | None = None,
 ) -> FoldModels:
-    """Trains a classifier for each fold on the images outside it, as if all classes were equally frequent.
+    """Trains a class-balanced classifier for each fold on the images outside it.
 
-    Args:
-        images: Real training images.
-        folds: int64 (N,), of `assign_folds`.
-        seed: Decides weights and batches.
-        device: Where to train.
-        encoder: Gives the features of linear classifiers; none: networks are trained on the pixels.
-        updates: Length of the networks' training; none: by the number of images.
+    Without an encoder networks are trained on the pixels, by default for a number of steps that the number of images
+    decides. With one, linear classifiers are trained on its features.
     """
-    parts = [np.flatnonzero(folds != fold) for fold in range(count_folds(folds))]
+    count = folds.max(initial=0) + 1  # one if no image can be left out
+    parts = [np.flatnonzero(folds != fold) for fold in range(count)]
     if encoder is None:
-
-        def fit(fold: int) -> ClassifierEncoder:
-            known = images.select(parts[fold])
-            return ClassifierEncoder.fit(known, seed=seed, purpose=f"fold {fold}", device=device, updates=updates)
-
-        return ClassifierFolds(tuple(_side_by_side(fit, len(parts), device)))
+        return ClassifierFolds(tuple(_fit_networks(images, parts, seed, device, max_steps)))
     features = encoder.features(images.pixels)
     probes = [_probe(features[part], images.labels[part], len(images.classes)) for part in parts]
     return ProbeFolds(encoder, np.stack([weights for weights, _ in probes]), np.stack([bias for _, bias in probes]))
 
 
-def _side_by_side(fit: Callable[[int], ClassifierEncoder], folds: int, device: str) -> list[ClassifierEncoder]:
-    """Trains each on one thread of the CPU, as many at once as there are threads, or one after another on a GPU.
+def _fit_networks(
+    images: LabeledImages, parts: list[NDArray[np.int64]], seed: int, device: str, max_steps: int | None
+) -> list[ClassifierEncoder]:
+    """Trains one network per part, through joblib.
 
-    Weights that were trained on another number of threads differ, and with them which images a pool holds.
+    On a CPU each training uses one thread, since weights depend on the number of threads in their last bits, and with
+    them the images that a pool holds. Without a registered backend the trainings share this process: starting others
+    would take longer than most of these trainings. A GPU trains one network after another.
     """
-    if device != "cpu":
-        return [fit(fold) for fold in range(folds)]  # the current GPU is only that of this thread
+    tasks = {
+        fold: partial(_fit_network, images, part, seed=seed, purpose=f"fold {fold}", device=device, max_steps=max_steps)
+        for fold, part in enumerate(parts)
+    }
+    if device == "cpu" and backend_is_registered():
+        trained = dict(run_unordered(tasks))
+        return [trained[fold] for fold in tasks]
     with one_thread_each() as threads:
-        workers = ThreadPoolExecutor(threads, thread_name_prefix="diffaug-fold")
-        try:
-            return list(workers.map(fit, range(folds)))
-        finally:
-            workers.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for none
+        side_by_side = joblib.Parallel(n_jobs=threads if device == "cpu" else 1, prefer="threads")
+        return list(side_by_side(joblib.delayed(task)() for task in tasks.values()))
+
+
+def _fit_network(
+    images: LabeledImages, part: NDArray[np.int64], *, seed: int, purpose: str, device: str, max_steps: int | None
+) -> ClassifierEncoder:
+    with one_thread_each():
+        return ClassifierEncoder.fit(images.select(part), seed=seed, purpose=purpose, device=device, updates=max_steps)
 
 
 def load_fold_models(
     tensors: Mapping[str, Tensor], images: LabeledImages, folds: int, *, device: str, encoder: Encoder | None = None
 ) -> FoldModels:
-    """Rebuilds what `fit_fold_models` made from its tensors; all else as there."""
+    """Rebuilds the result of `fit_fold_models` from its tensors."""
     if encoder is not None:
         return ProbeFolds(encoder, tensors["weights"].numpy(), tensors["biases"].numpy())
     height, width, channels = images.pixels.shape[1:]
-    weights: Sequence[dict[str, Tensor]] = [
-        {name.removeprefix(f"{fold}."): value for name, value in tensors.items() if name.startswith(f"{fold}.")}
-        for fold in range(folds)
-    ]
-    return ClassifierFolds(
-        tuple(ClassifierEncoder.load(one, (height, width, channels), len(images.classes), device) for one in weights)
-    )
-
-
-def count_folds(folds: NDArray[np.int64]) -> int:
-    """Number of models; one where no image can be left out."""
-    return max(1, int(folds.max(initial=0)) + 1)
+    encoders = []
+    for fold in range(folds):
+        weights = {name.removeprefix(f"{fold}."): t for name, t in tensors.items() if name.startswith(f"{fold}.")}
+        encoders.append(ClassifierEncoder.load(weights, (height, width, channels), len(images.classes), device))
+    return ClassifierFolds(tuple(encoders))
 
 
 def _probe(
     features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weights (D, K) and biases (K,) of a class-balanced logistic regression on standardised features."""
+    """Weights (D, K) and biases (K,) of a class-balanced logistic regression on standardized features."""
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-6
     present = np.unique(labels)
     weights = np.zeros((features.shape[1], num_classes), np.float32)
-    biases = np.full(num_classes, NEVER, np.float32)
+    biases = np.full(num_classes, ABSENT_CLASS_LOGIT, np.float32)
     biases[present] = 0
     if len(present) > 1:
         model = LogisticRegression(class_weight="balanced", max_iter=1000).fit((features - mean) / scale, labels)

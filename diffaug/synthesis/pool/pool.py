@@ -1,8 +1,9 @@
-"""The pool: synthetic images as PNG in class folders, with a manifest that says where each came from."""
+"""The pool: synthetic images as PNG in class folders, with a manifest of where each came from."""
 
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,44 +14,49 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 
-from diffaug.data.images import LabeledImages
+from diffaug.data.images import LabeledImages, count_by_name
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
+from diffaug.files.records import read_record
 
 T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
-PROVENANCE_COLUMNS = (
-    "file",
-    "label",
-    "class_index",
-    "origin",
-    "source",
-    "strength",
-    "seed",
-    "index",
-    "guidance",
-    "guidance_scale",
-    "solver",
-    "num_inference_steps",
-    "generator_sha256",
-    "judge",
-)
 
 
 def manifest_columns(score_names: Iterable[str]) -> list[str]:
-    """Columns of the manifest: where an image came from, the judge's scores, and what identifies it."""
-    return [*PROVENANCE_COLUMNS, *score_names, "nearest", "sha256"]
+    """Columns of the manifest: where an image came from, the scores of the filters, and what identifies it."""
+    drawn = ["file", "label", "class_index", "origin", "source", "strength", "seed", "index"]
+    how = ["guidance_method", "guidance_scale", "solver", "num_inference_steps", "generator_sha256", "filters"]
+    return [*drawn, *how, *score_names, "nearest", "sha256"]
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """How one class was filled: images requested and accepted, candidates generated, rejected ones by reason."""
+
+    wanted: int
+    accepted: int
+    candidates: int
+    rejected: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PublicationCheck:
+    """Whether the audit found the pool to repeat training images, and why, in sentences."""
+
+    unsafe_to_publish: bool
+    reasons: tuple[str, ...]
+
+
+SUMMARIES = TypeAdapter(dict[str, ClassSummary])
+PUBLICATION_CHECK = TypeAdapter(PublicationCheck)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file of a pool that is not as it was written.
-
-    Attributes:
-        file: Path relative to the pool.
-        what: `missing`, `changed` or `foreign`.
-    """
+    """A file of a pool that is `missing`, `changed` or `foreign`; its path is relative to the pool."""
 
     file: str
     what: str
@@ -58,14 +64,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Pool:
-    """A finished pool on disk.
-
-    Attributes:
-        root: Its folder; the manifest's `file` column is relative to it.
-        classes: All class names of the generator, also those without a synthetic image.
-        image_size: Height and width in px.
-        channels: 1 grey, 3 RGB.
-    """
+    """A finished pool on disk, of all classes of the generator, and images of (height, width) px."""
 
     root: Path
     classes: tuple[str, ...]
@@ -74,35 +73,42 @@ class Pool:
 
     @classmethod
     def open(cls, path: str | Path) -> Pool:
-        """Opens a pool, or the pool of a study.
+        """Opens a pool by its folder or the study's.
 
-        Args:
-            path: The pool's folder or the study's.
-
-        Raises:
-            UsageError: There is no finished pool.
-            DamagedError: Files are missing or cut short.
+        Raises UsageError if there is no finished one, and DamagedError if files are missing or cut short.
         """
         path, root = Path(path), _root(Path(path))
-        facts = _undisturbed(root, storage.committed_facts)
-        if facts is None or "image_size" not in facts:  # or it is finished, and no pool
+        record = _undisturbed(root, storage.committed_metadata)
+        if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
-        height, width = facts["image_size"]
-        return cls(root, tuple(facts["classes"]), (height, width), facts["channels"])
+        height, width = record["image_size"]
+        return cls(root, tuple(record["classes"]), (height, width), record["channels"])
 
     def __len__(self) -> int:
         return len(self.manifest)
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """One row an image; see `manifest_columns`."""
+        """One row per image; see `manifest_columns`."""
         return pd.read_parquet(io.BytesIO((self.root / MANIFEST).read_bytes()))
+
+    @cached_property
+    def rejected(self) -> pd.DataFrame | None:
+        """One row per rejected candidate, with `reason`; `file` is empty if not kept. None: there is no such table."""
+        file = self.root / REJECTED
+        return pd.read_parquet(io.BytesIO(file.read_bytes())) if file.is_file() else None
+
+    @property
+    def summaries(self) -> dict[str, ClassSummary]:
+        """How each class was filled, by name; empty if not recorded."""
+        file = self.root / SUMMARY
+        return read_record(file, SUMMARIES) if file.is_file() else {}
 
     @property
     def unsafe_to_publish(self) -> tuple[str, ...]:
-        """Why the pool should not leave the house, in sentences; empty where it was not seen to repeat real images."""
+        """Why the pool should not be published, in sentences; empty if it was not found to repeat real images."""
         file = self.root / AUDIT
-        return tuple(storage.read_json(file)["reasons"]) if file.is_file() else ()
+        return read_record(file, PUBLICATION_CHECK).reasons if file.is_file() else ()
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -113,6 +119,11 @@ class Pool:
     def labels(self) -> NDArray[np.int64]:
         """Class index of every image, int64 (N,)."""
         return self.manifest["class_index"].to_numpy(np.int64)
+
+    @property
+    def counts_by_name(self) -> dict[str, int]:
+        """Images of each class by name, in class order; reads no image."""
+        return count_by_name(self.labels, self.classes)
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -128,22 +139,9 @@ class Pool:
         return np.flatnonzero(self.labels == class_index).astype(np.int64)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of image `index`, uint8 (H, W, C).
-
-        Raises:
-            DamagedError: The file is missing or was changed since it was written.
-        """
+        """Pixels of image `index`, uint8 (H, W, C); see `read_png`."""
         path = storage.safe_join(self.root, self.files[index])
-        content = path.read_bytes() if path.is_file() else b""
-        if storage.sha256_bytes(content) != self._sha256[index]:
-            raise DamagedError(
-                "an image of the pool is missing or was changed",
-                where=path,
-                fix="remove the pool's folder and generate it again: the images will be the same",
-            )
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image, dtype=np.uint8)
-        return pixels.reshape(*self.image_size, self.channels)
+        return read_png(path, self._sha256[index], (*self.image_size, self.channels))
 
     def verify(self) -> list[Problem]:
         """Every file that is missing, changed or foreign; see `verify_pool`."""
@@ -158,18 +156,26 @@ class Pool:
         return LabeledImages(pixels, self.labels, self.classes, self.files)
 
 
+def read_png(path: Path, sha256: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Pixels of an accepted or rejected image of a pool, uint8 (H, W, C); DamagedError if its sha256 is another."""
+    content = path.read_bytes() if path.is_file() else b""
+    if storage.sha256_bytes(content) != sha256:
+        raise DamagedError(
+            "an image of the pool is missing or was changed",
+            where=path,
+            fix="remove the pool's folder and generate it again: the images will be the same",
+        )
+    return decode_png(content, shape)
+
+
+def decode_png(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Pixels of a PNG that diffaug wrote, uint8 (H, W, C)."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image, dtype=np.uint8).reshape(shape)
+
+
 def verify_pool(path: str | Path) -> list[Problem]:
-    """Compares every byte of a finished pool with what was written, also of one too damaged to open.
-
-    Args:
-        path: The pool's folder or the study's.
-
-    Returns:
-        Every file that is missing, changed or foreign, by name; none where all is well.
-
-    Raises:
-        UsageError: There is no finished pool.
-    """
+    """Every file of a finished pool that is missing, changed or foreign, by name, even of one too damaged to open."""
     root = _root(Path(path))
     changes = _undisturbed(root, storage.changes_since_commit)
     is_or_was_pool = (root / MANIFEST).is_file() or MANIFEST in changes or changes.get(storage.DONE) == "changed"
@@ -179,11 +185,13 @@ def verify_pool(path: str | Path) -> list[Problem]:
 
 
 def _root(path: Path) -> Path:
-    return path / "pool" if (path / "pool").is_dir() else path
+    """The pool of a study, or `path` itself, which may be a pool with a folder for a class named `pool`."""
+    is_pool = (path / storage.DONE).is_file() or (path / MANIFEST).is_file()
+    return path if is_pool or not (path / "pool").is_dir() else path / "pool"
 
 
 def _undisturbed(root: Path, look: Callable[[Path], T]) -> T:
-    """What is seen of a pool; again where another process put a new pool in its place meanwhile."""
+    """The result of `look`, repeated if another process replaced the pool meanwhile."""
     while True:
         before = _identity(root)
         try:
@@ -202,4 +210,4 @@ def _identity(root: Path) -> int | None:
 
 def _unfinished(path: Path) -> UsageError:
     study = path.parent if path.name == "pool" else path
-    return UsageError("there is no finished pool here", where=path, fix=f"diffaug generate {study}")
+    return UsageError("there is no finished pool here", where=path, fix=f"diffaug generate {shlex.quote(str(study))}")

@@ -1,6 +1,4 @@
-"""How many images each class gets: imbalanced-learn's `sampling_strategy`, resolved to {class: number to add}."""
-
-from __future__ import annotations
+"""Resolves imbalanced-learn's `sampling_strategy` to the number of images to add per class."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +14,7 @@ SamplingStrategy = str | float | Mapping[Any, int] | Sequence[Any] | Callable[[M
 def resolve_targets(
     counts: Mapping[str, int], strategy: SamplingStrategy = "auto", *, max_synthetic_ratio: float | None = None
 ) -> dict[str, int]:
-    """Turns a sampling strategy into the number of images to add to each class.
+    """Resolves a sampling strategy for real images per class to the images to add per class, in the same order.
 
     Words and totals mean what they mean in imbalanced-learn's over-samplers. Two extensions: a float lifts every
     class to that fraction of the largest one, with any number of classes; a list lifts the classes it names to
@@ -27,14 +25,11 @@ def resolve_targets(
         strategy: `auto` or `not majority` (every class but the largest up to the largest), `minority` (only the
             smallest), `not minority`, `all`; a float in (0, 1]; a list of classes; a mapping of class to its
             *total after*; or a callable from counts to such a mapping. Classes by name or by index.
-        max_synthetic_ratio: At most this many synthetic images for a real one. It limits amounts that
-            diffaug derives (words, float, list), never totals that are spelled out.
-
-    Returns:
-        Images to add, for every class, in the order of `counts`.
+        max_synthetic_ratio: At most this many synthetic images per real one. It limits derived amounts (words, float,
+            list), never explicit totals.
 
     Raises:
-        UsageError: An unknown word or class, or a total below what is there.
+        UsageError: An unknown word or class, or a total below the number of real images.
     """
     if callable(strategy):
         return _from_totals(counts, strategy(counts))

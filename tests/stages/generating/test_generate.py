@@ -1,15 +1,16 @@
 """Pools of a study: filled by several processes, by shards, extended, verified."""
 
+import errno
 import json
 import multiprocessing
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -18,46 +19,43 @@ import torch
 
 import diffaug
 from diffaug.cli import main
-from diffaug.configuration.settings import SynthesisSettings
-from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.temporaries import host
 from diffaug.runtime.console import SilentNarrator
-from diffaug.stages.generating.filling import Filling
+from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import Job
 from diffaug.study import Study
-from diffaug.tracking.journal import read_events
+from diffaug.tracking.events import read_events
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-SETTINGS = {
-    "diffusion.images_seen": 128,
-    "diffusion.base_channels": 16,
-    "diffusion.batch_size": 16,
-    "synthesis.num_inference_steps": 4,
-    "synthesis.chunk_size": 4,
-    "synthesis.filters": ["constant"],
-    "synthesis.filter_max_steps": 3,
-    "tracking.mlflow": False,
-}
+pytestmark = pytest.mark.e2e
+SETTINGS = {"diffusion.images_seen": 128, "advanced.chunk_size": 4}
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with a generator, to be copied."""
+def fitted(tmp_path_factory: pytest.TempPathFactory, make_classes, small) -> Path:
     root = tmp_path_factory.mktemp("fitted")
-    random = np.random.default_rng(0)
-    for position, (name, count) in enumerate({"dark": 20, "middle": 12, "bright": 6}.items()):
-        for number in range(count):
-            pixels = (random.integers(0, 60, (8, 8, 1)) + position * 60).astype(np.uint8)
-            storage.write_bytes(root / "images" / name / f"{number:03d}.png", storage.png_bytes(pixels))
-    diffaug.DiffusionAugmenter(study=root / "study", settings=SETTINGS, verbose=False).fit(root / "images")
+    images = make_classes(root / "images", {"dark": 20, "middle": 12, "bright": 6})
+    diffaug.DiffusionAugmenter(study=root / "study", settings={**small, **SETTINGS}, verbose=False).fit(images)
     return root / "study"
 
 
 @pytest.fixture
 def study(fitted: Path, tmp_path: Path) -> Path:
     return shutil.copytree(fitted, tmp_path / "study")
+
+
+@pytest.fixture(scope="module")
+def generated(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = shutil.copytree(fitted, tmp_path_factory.mktemp("generated") / "study")
+    generate(study)
+    return study
+
+
+@pytest.fixture
+def pool(study: Path, generated: Path) -> Path:
+    shutil.copytree(generated, study, dirs_exist_ok=True)
+    return study / "pool"
 
 
 def opened(study: Path, **arguments: object) -> diffaug.DiffusionAugmenter:
@@ -73,31 +71,26 @@ def pictures(folder: Path) -> dict[str, str]:
     return {file: sha256 for file, sha256 in digests(folder).items() if file.endswith(".png")}
 
 
+def damage(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 def generate(study: Path, **arguments: object) -> None:
     opened(study).generate(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def pool(study: Path) -> Path:
-    return opened(study).generate().root
-
-
-def started(function, *arguments, **keywords):
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments, kwargs=keywords)
-    process.start()
-    return process
-
-
-def test_processes_on_one_study_make_the_pool_of_one(study: Path, pool: Path, fitted: Path, tmp_path: Path) -> None:
-    together = Path(shutil.copytree(fitted, tmp_path / "together"))
-    processes = [started(generate, together) for _ in range(3)]
+def test_processes_on_one_study_make_the_pool_of_one(study: Path, generated: Path) -> None:
+    processes = [multiprocessing.get_context("fork").Process(target=generate, args=(study,)) for _ in range(3)]
+    for process in processes:
+        process.start()
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-    assert digests(together / "pool") == digests(pool)
-    numbers = [event.number for event in read_events(together / "journal.jsonl")]
-    assert numbers == list(range(1, len(numbers) + 1))
-    runs = [(event.kind, event.key) for event in read_events(together / "journal.jsonl")]
+    assert digests(study / "pool") == digests(generated / "pool")
+    events = list(read_events(study / "journal.jsonl"))
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    runs = [(event.kind, event.key) for event in events]
     assert runs.count(("start", "generate")) == runs.count(("end", "generate")) == 1
 
 
@@ -111,36 +104,10 @@ def test_the_study_is_for_generators_only_while_a_pool_is_filled(study: Path) ->
         augmenter.generate()
 
 
-def test_variations_vary_images_the_generator_was_trained_on(study: Path, pool: Path) -> None:
-    manifest = diffaug.Pool.open(pool).manifest
-    varied = manifest[manifest["origin"] == "variation"]
-    assert set(varied["label"]) == {"bright", "middle"}
-    catalog = opened(study).inspect()
-    images = catalog.images("train")
-    for row in varied.itertuples():
-        assert images.labels[images.ids.index(row.source)] == row.class_index
-    generator, settings = Generator.load(study), SynthesisSettings(num_inference_steps=4)
-    first = varied.iloc[0]
-    source = images.pixels[[images.ids.index(first["source"])]]
-    again = generator.variations(
-        np.asarray(source),
-        first["label"],
-        [int(first["index"])],
-        strength=float(first["strength"]),
-        seed=int(first["seed"]),
-        num_inference_steps=settings.num_inference_steps,
-    )
-    position = diffaug.Pool.open(pool).files.index(first["file"])
-    difference = again[0].astype(int) - diffaug.Pool.open(pool).read(position)
-    assert abs(difference).max() <= 1
-
-
 def test_an_extension_equals_the_larger_pool_made_at_once(study, pool, fitted, tmp_path) -> None:
-    before, rows = digests(pool), diffaug.Pool.open(pool).manifest
+    before, rows = pictures(pool), diffaug.Pool.open(pool).manifest
     extended = opened(study).generate(more={"bright": 5, "dark": 2})
-    after = digests(pool)
-    kept = {file: sha256 for file, sha256 in before.items() if file.endswith(".png")}
-    assert kept.items() <= after.items()
+    assert before.items() <= pictures(pool).items()
     assert extended.manifest["label"].value_counts().to_dict() == {"bright": 16, "middle": 6, "dark": 2}
     shared = extended.manifest.set_index("file").loc[rows["file"]].reset_index()
     pd.testing.assert_frame_equal(shared, rows)
@@ -155,41 +122,36 @@ def test_an_extension_equals_the_larger_pool_made_at_once(study, pool, fitted, t
 def test_an_extension_that_was_stopped_goes_on(study: Path, pool: Path, monkeypatch) -> None:
     size = len(diffaug.Pool.open(pool))
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "diffaug.stages.generating.generate.write_pool", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patch.setattr("diffaug.stages.generating.generate.write_pool", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             opened(study).generate(more={"bright": 5})
     assert len(diffaug.Pool.open(pool)) == size
     assert diffaug.Pool.open(pool).verify() == []
-    with pytest.raises(UsageError, match="another extension was begun") as caught:
+    with pytest.raises(UsageError, match="another extension is unfinished") as caught:
         opened(study).generate(more={"dark": 5})
     assert f"diffaug generate {study}" in caught.value.fix
     assert len(opened(study).generate(more={"bright": 5})) == size + 5
 
 
-def test_who_comes_late_leaves_what_others_made_meanwhile(study: Path, monkeypatch) -> None:
-    real = Filling.run
+def meanwhile(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
+    """The next process that has filled a pool does not commit it before the action."""
+    real = PoolFilling.run
 
-    def overtaken(self: Filling, job: Job) -> None:
+    def run(self: PoolFilling, job: Job) -> None:
         real(self, job)
-        monkeypatch.setattr(Filling, "run", real)
-        generate(study)
-        generate(study, more={"bright": 2})
+        monkeypatch.setattr(PoolFilling, "run", real)
+        action()
 
-    monkeypatch.setattr(Filling, "run", overtaken)
+    monkeypatch.setattr(PoolFilling, "run", run)
+
+
+def test_who_comes_late_leaves_what_others_made_meanwhile(study: Path, monkeypatch) -> None:
+    meanwhile(monkeypatch, lambda: (generate(study), generate(study, more={"bright": 2})))
     assert opened(study).generate().manifest["label"].value_counts()["bright"] == 13
 
 
 def test_who_was_replaced_meanwhile_writes_nothing(study: Path, monkeypatch) -> None:
-    real = Filling.run
-
-    def replaced(self: Filling, job: Job) -> None:
-        real(self, job)
-        monkeypatch.setattr(Filling, "run", real)
-        opened(study, overwrite=True).generate(guidance_scale=2.0)
-
-    monkeypatch.setattr(Filling, "run", replaced)
+    meanwhile(monkeypatch, lambda: opened(study, overwrite=True).generate(guidance_scale=2.0))
     with pytest.raises(UsageError, match="another process began this pool meanwhile"):
         opened(study).generate()
     assert diffaug.Pool.open(study).manifest["guidance_scale"].eq(2).all()
@@ -206,12 +168,11 @@ def test_an_extension_never_changes_an_image(study: Path, pool: Path, monkeypatc
 
 
 def test_only_the_chunks_of_the_pool_are_kept(study: Path, pool: Path) -> None:
-    first = {path.name for path in (study / "chunks").iterdir() if path.is_dir()}
+    [first] = (study / "chunks").glob("*/")
     opened(study, overwrite=True).generate(sampling_strategy="minority")
-    assert {path.name for path in (study / "chunks").iterdir() if path.is_dir()} == first
+    assert list((study / "chunks").glob("*/")) == [first]
     opened(study, overwrite=True).generate(guidance_scale=2.0)
-    second = {path.name for path in (study / "chunks").iterdir() if path.is_dir()}
-    assert len(first) == len(second) == 1
+    [second] = (study / "chunks").glob("*/")
     assert first != second
 
 
@@ -222,26 +183,24 @@ def test_nothing_to_generate_makes_an_empty_pool(study: Path) -> None:
     assert not leftover.exists()
 
 
-def test_a_class_that_two_filters_cannot_judge_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_two_filters_cannot_be_calibrated_for_is_named(tmp_path: Path, small, monkeypatch) -> None:
     """All images of "one" show one picture, so none can be left out to see how a real one scores."""
-    random, told = np.random.default_rng(0), []
+    random, warnings = np.random.default_rng(0), []
     for name, count in (("many", 12), ("few", 6), ("one", 3)):
         for number in range(count):
             pixels = np.full((8, 8), 200) if name == "one" else random.integers(0, 256, (8, 8))
             pixels[0, 0] = 9
             file = tmp_path / "images" / "train" / name / f"{number}.png"
             storage.write_bytes(file, storage.png_bytes(pixels.astype(np.uint8)))
-    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
-    settings = {**SETTINGS, "synthesis.filters": ["constant", "off-class"]}
+    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: warnings.append(text))
+    settings = {**small, **SETTINGS, "synthesis.filters": ["constant", "wrong class"]}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False)
     augmenter.fit(tmp_path / "images").generate()
-    assert [text for text in told if text.endswith("to calibrate them: one")]
+    assert [text for text in warnings if text.endswith("for calibration: one")]
 
 
-def test_a_damaged_judge_is_trained_again_where_overwriting_is_asked_for(study: Path) -> None:
-    opened(study).generate()
-    file = study / "judge" / "judge.safetensors"
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+def test_damaged_filters_are_trained_again_with_overwrite(study: Path, pool: Path) -> None:
+    damage(study / "filters" / "filters.safetensors")
     with pytest.raises(DamagedError, match="changed"):
         opened(study).generate(more={"bright": 2})
     assert len(opened(study, overwrite=True).generate(guidance_scale=1.5))
@@ -256,12 +215,10 @@ def test_another_encoder_never_replaces_a_pool_unasked(study: Path) -> None:
     assert digests(study / "pool") == before
 
 
-def test_a_damaged_pool_is_made_again_as_far_as_it_was_extended(study: Path) -> None:
-    opened(study).generate()
+def test_a_damaged_pool_is_made_again_as_far_as_it_was_extended(study: Path, pool: Path) -> None:
     extended = opened(study).generate(more={"bright": 4})
     before = digests(extended.root)
-    file = extended.root / extended.files[0]
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    damage(extended.root / extended.files[0])
     opened(study, overwrite=True).generate()
     assert digests(study / "pool") == before
 
@@ -274,52 +231,39 @@ def test_a_generator_of_another_split_is_refused(study: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message", "fix"),
     [
-        (["--class", "bright"], "0 times --more and 1 names", "--more 500 --class NAME"),
-        (["--more", "5"], "1 times --more and 0 names", "--more 500 --class NAME"),
-        (["--more", "5", "--class", "bride"], "knows no class 'bride'", "classes: bright, dark, middle"),
-        (["--more", "5", "--class", "dark"], "no finished pool to extend", "diffaug generate"),
+        (["--more", "5"], "not CLASS=COUNT", "--more defect=500"),
+        (["--more", "dark=5", "--more", "dark=3"], "twice", "add the two numbers"),
+        (["--more", "brigt=5"], "has no class 'brigt'", "did you mean 'bright'?"),
+        (["--more", "dark=5"], "no finished pool to extend", "diffaug generate"),
         (["--shard", "9/8"], "there is no shard 9 of 8", "1/8 to 8/8"),
-        (["--shard", "3"], "can't read the shard '3'", "--shard 3/8"),
-        (["--shard", "1/2", "--more", "5", "--class", "dark"], "can't be combined", "--more"),
+        (["--shard", "3"], "--shard 3: this is not K/N", "--shard 3/8"),
+        (["--shard", "1/0"], "there is no shard 1 of 0", "third of eight"),
+        (["--shard", "1/2", "--more", "dark=5"], "can't be combined", "--more"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_fix(study: Path, capsys, options, message, fix) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["generate", str(study), "-q", *options])
-    narration = capsys.readouterr().err
-    assert caught.value.code == 2
-    assert message in narration
-    assert fix in narration
+def test_what_makes_no_sense_is_refused_with_the_fix(study, generated, capsys, options, message, fix) -> None:
+    for folder in (study, generated) if "no shard" in message else (study,):  # also if nothing is left to do
+        with pytest.raises(SystemExit) as caught:
+            main(["generate", str(folder), "-q", *options])
+        narration = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert message in narration
+        assert fix in narration
 
 
-@pytest.mark.parametrize(("shard", "fix"), [("3/2", "1/2 to 2/2"), ("0/2", "1/2 to 2/2"), ("1/0", "third of eight")])
-def test_a_shard_that_is_none_is_refused_where_nothing_is_left_to_do_too(study, pool, capsys, shard, fix) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["generate", str(study), "-q", "--shard", shard])
-    narration = capsys.readouterr().err
-    assert caught.value.code == 2
-    assert f"there is no shard {shard.replace('/', ' of ')}" in narration
-    assert fix in narration
-
-
-def test_shards_then_a_merge_make_the_pool_of_one(study, pool, fitted, tmp_path, capsys, monkeypatch) -> None:
-    sharded = Path(shutil.copytree(fitted, tmp_path / "sharded"))
-    before = digests(sharded)
-
-    def no_locks(*_: object) -> None:
-        raise OSError(37, "No locks available")
-
+def test_shards_then_a_merge_make_the_pool_of_one(study, generated, capsys, monkeypatch) -> None:
+    before = digests(study)
     with monkeypatch.context() as patch:
-        patch.setattr("diffaug.files.locks.fcntl.flock", no_locks)
+        patch.setattr("portalocker.lock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
         for shard in ("2/2", "1/2"):
-            main(["generate", str(sharded), "--shard", shard, "--json"])
+            main(["generate", str(study), "--shard", shard, "--json"])
             output = capsys.readouterr()
-    assert json.loads(output.out)["results"] == {"shard": "1/2", "missing": {}}
+    assert json.loads(output.out)["results"] == {"shard": [1, 2], "missing": {}}
     assert "shard 1 of 2 is done; still missing: nothing" in output.err
-    written = {file for file in digests(sharded) if file not in before}
-    assert {file.split("/")[0] for file in written} <= {"chunks", "judge", ".lock", ".turn.lock"}
+    written = {file for file in digests(study) if file not in before}
+    assert {file.split("/")[0] for file in written} <= {"chunks", "filters", ".lock", ".turn.lock"}
     monkeypatch.setattr("diffaug.synthesis.pool.chunks.ChunkMaker.make", lambda *_: pytest.fail("all is there"))
-    assert digests(opened(sharded).generate().root) == digests(pool)
+    assert digests(opened(study).generate().root) == digests(generated / "pool")
 
 
 def test_verify_names_every_problem_and_exits_3(study: Path, pool: Path, capsys) -> None:
@@ -344,39 +288,26 @@ def test_verify_names_every_problem_and_exits_3(study: Path, pool: Path, capsys)
 def test_the_plan_is_shown_with_origins_before_any_work(study: Path, capsys) -> None:
     diffaug.DiffusionAugmenter.open(study).generate()
     plan, _ = capsys.readouterr().err.split("generating", 1)
-    assert all(word in plan for word in ("real", "sampled", "variations", "together"))
+    assert all(word in plan for word in ("real", "sampled", "variations", "total"))
     assert re.search(r"bright\D+5\D+8\D+3\D+16", plan)
 
 
-def command(program: list[str], study: Path) -> subprocess.Popen[str]:
-    arguments = [*program, "-m", "diffaug", "generate", str(study), "--no-track"]
-    return subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
-def test_commands_killed_at_random_make_the_same_pool(fitted: Path, tmp_path: Path) -> None:
-    whole, study = (Path(shutil.copytree(fitted, tmp_path / name)) for name in ("whole", "killed"))
-    assert command([sys.executable, "-P"], whole).wait() == 0
+def test_commands_killed_at_random_make_the_same_pool(fitted: Path, generated: Path, tmp_path: Path) -> None:
+    study = Path(shutil.copytree(fitted, tmp_path / "killed"))
+
+    def command() -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-P", "-m", "diffaug", "generate", str(study), "--no-mlflow"]
+        return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+
     random = np.random.default_rng(0)
-    crew = [command([sys.executable, "-P"], study) for _ in range(2)]
+    running = [command() for _ in range(2)]
     for _ in range(4):
         time.sleep(random.uniform(3, 8))
-        victim = crew.pop(0)
-        victim.send_signal(signal.SIGKILL)
+        victim = running.pop(0)
+        victim.kill()
         victim.wait()
-        crew.append(command([sys.executable, "-P"], study))
-    for process in crew:
+        running.append(command())
+    for process in running:
         assert process.wait(300) == 0, process.communicate()[1]
-    assert digests(study / "pool") == digests(whole / "pool")
-
-
-@pytest.mark.slow
-def test_torchrun_fills_one_pool(fitted: Path, tmp_path: Path) -> None:
-    alone, together = (Path(shutil.copytree(fitted, tmp_path / name)) for name in ("alone", "together"))
-    assert command([sys.executable, "-P"], alone).wait() == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = command(torchrun, together)
-    narration = process.communicate()[1]
-    assert process.returncode == 0, narration
-    assert narration.count("pool of 17 images written") == 1
-    assert digests(together / "pool") == digests(alone / "pool")
+    assert digests(study / "pool") == digests(generated / "pool")

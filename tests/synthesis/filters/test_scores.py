@@ -5,23 +5,18 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from diffaug.synthesis.filters.scores import (
-    NEIGHBOURS,
+    NEIGHBORS,
     Calibration,
     class_distances,
     constant,
     first_reasons,
-    off_class_log_odds,
     saturation,
     saturation_limits,
+    wrong_class_log_odds,
 )
-
-SURE, UNSURE, OTHER = [0.98, 0.01, 0.01], [0.4, 0.3, 0.3], [0.03, 0.96, 0.01]
-PLAIN = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-FLAT = np.broadcast_to(np.array([255, 0, 7], np.uint8), (4, 4, 3))
 
 
 def calibration(*classes):
-    """Scores of classes 0, 1, ..."""
     scores = [np.asarray(scores, np.float32) for scores in classes]
     return Calibration(np.concatenate(scores), np.repeat(np.arange(len(scores)), list(map(len, scores))))
 
@@ -59,9 +54,13 @@ def test_a_class_too_small_for_a_share_of_its_own_loses_no_more(count):
     assert 0 < np.mean(lost) <= 0.045
 
 
-def test_a_class_without_a_calibrated_image_loses_none():
-    known = calibration(np.linspace(0, 1, 500), [])
-    assert not known.unusual(np.array([0, 2, 100], np.float32), 1, 0.08).any()
+@pytest.mark.parametrize(
+    ("scores", "classes"),
+    [([0, 2, 100], (np.linspace(0, 1, 500), [])), ([1, 1], ([1.0] * 100, [1.0] * 3)), ([1e9], ([], []))],
+    ids=["no image of the class", "equal scores", "no image at all"],
+)
+def test_without_evidence_nothing_is_unusual(scores, classes):
+    assert not calibration(*classes).unusual(np.array(scores, np.float32), 1, 0.08).any()
 
 
 def test_a_small_class_that_is_harder_than_others_keeps_what_is_no_worse_than_its_own_worst():
@@ -70,20 +69,10 @@ def test_a_small_class_that_is_harder_than_others_keeps_what_is_no_worse_than_it
     assert known.unusual(np.array([0.99, 4, 6.9, 7.1], np.float32), 0, 0.08).tolist() == [True] * 4
 
 
-def test_equal_scores_are_not_unusual():
-    assert not calibration([1.0] * 100, [1.0] * 3).unusual(np.ones(2, np.float32), 0, 0.08).any()
-    assert not calibration([1.0] * 100, [1.0] * 3).unusual(np.ones(2, np.float32), 1, 0.08).any()
-
-
-def test_without_real_images_that_were_left_out_nothing_is_unusual():
-    empty = Calibration(np.empty(0, np.float32), np.empty(0, np.int64))
-    assert not empty.unusual(np.array([1e9], np.float32), 0, 0.08).any()
-
-
 def test_log_odds_are_those_of_the_likeliest_other_class():
     log_probabilities = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], np.float32))
-    np.testing.assert_allclose(off_class_log_odds(log_probabilities, 0), np.log([0.2 / 0.7, 0.6 / 0.1]), rtol=1e-5)
-    assert off_class_log_odds(np.zeros((2, 1), np.float32), 0).tolist() == [-np.inf, -np.inf]
+    np.testing.assert_allclose(wrong_class_log_odds(log_probabilities, 0), np.log([0.2 / 0.7, 0.6 / 0.1]), rtol=1e-5)
+    assert wrong_class_log_odds(np.zeros((2, 1), np.float32), 0).tolist() == [-np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -91,12 +80,9 @@ def test_distances_are_the_mean_to_the_nearest_by_direction(count):
     random = np.random.default_rng(2)
     features, references = random.normal(size=(7, 4)), random.normal(size=(count, 4))
     directions = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (features, references)]
-    expected = np.sort(cdist(*directions), axis=1)[:, :NEIGHBOURS].mean(axis=1)
+    expected = np.sort(cdist(*directions), axis=1)[:, :NEIGHBORS].mean(axis=1)
     found = class_distances((3 * features).astype(np.float32), references.astype(np.float32))
     np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def test_features_of_zeros_have_a_distance():
     assert np.isfinite(class_distances(np.zeros((1, 4), np.float32), np.eye(4, dtype=np.float32))).all()
 
 
@@ -109,12 +95,13 @@ def test_an_image_is_saturated_half_way_between_the_worst_real_one_of_its_class_
 
 
 def test_constant_images_have_one_value_a_channel():
-    one_pixel = FLAT.copy()
+    flat = np.tile(np.array([255, 0, 7], np.uint8), (4, 4, 1))
+    one_pixel = flat.copy()
     one_pixel[3, 3, 2] += 1
-    assert constant(np.stack([FLAT, one_pixel, PLAIN])).tolist() == [True, False, False]
+    assert constant(np.stack([flat, one_pixel])).tolist() == [True, False]
 
 
 def test_only_the_first_reason_is_given():
-    verdicts = {"a": np.array([False, True, True]), "b": np.array([False, True, False])}
-    assert first_reasons(verdicts, 3) == ("", "a", "a")
+    rejected = {"a": np.array([False, True, True]), "b": np.array([False, True, False])}
+    assert first_reasons(rejected, 3) == ("", "a", "a")
     assert first_reasons({}, 2) == ("", "")

@@ -2,15 +2,67 @@ import hashlib
 import io
 import multiprocessing
 import signal
+from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from diffaug.configuration.settings import SynthesisSettings
 from diffaug.errors import DamagedError
 from diffaug.files import storage
-from diffaug.synthesis.pool.chunks import ChunkStore
+from diffaug.synthesis.pool.chunks import ChunkStore, expected_origins, plan_chunk, variation_fraction
 from diffaug.synthesis.pool.pool import manifest_columns
+
+SETTINGS = SynthesisSettings(variation_fraction=0.25, guidance_scale=(1.0, 2.0))
+plan_eight = partial(plan_chunk, chunk_size=8, num_sources=3)
+
+
+@pytest.mark.parametrize(("count", "share"), [(1, 0.25), (50, 0.25), (125, 0.125), (200, 0), (5000, 0), (0, 0)])
+def test_rare_classes_are_varied_and_large_ones_are_not(count: int, share: float) -> None:
+    assert variation_fraction(count) == pytest.approx(share)
+    assert variation_fraction(count, 0.5) == (0.5 if count else 0)
+
+
+@given(number=st.integers(0, 50), num_sources=st.integers(0, 9), share=st.floats(0, 1), size=st.integers(1, 9))
+def test_a_chunk_is_its_indices_sampled_first(number: int, num_sources: int, share: float, size: int) -> None:
+    settings = SynthesisSettings(variation_fraction=share)
+    plan = plan_chunk(settings, chunk_size=size, seed=1, class_index=2, number=number, num_sources=num_sources)
+    assert [*plan.sampled, *plan.varied] == list(range(number * size, (number + 1) * size))
+    assert len(plan.sources) == len(plan.varied) == (round(share * size) if num_sources else 0)
+    assert all(0 <= source < num_sources for source in plan.sources)
+    assert plan == plan_chunk(settings, chunk_size=size, seed=1, class_index=2, number=number, num_sources=num_sources)
+
+
+def test_sources_cycle_through_all_images_in_an_order_of_the_seed() -> None:
+    def order(seed: int) -> list[int]:
+        plans = [plan_eight(SETTINGS, seed=seed, class_index=0, number=j, num_sources=7) for j in range(14)]
+        return [source for plan in plans for source in plan.sources]
+
+    turns = order(0)
+    assert set(Counter(turns).values()) == {4}
+    assert turns[:7] == turns[7:14]
+    assert sorted(turns[:7]) == list(range(7))
+    assert turns != order(1)
+
+
+def test_strength_and_guidance_fill_their_ranges() -> None:
+    plans = [plan_eight(SETTINGS, seed=0, class_index=1, number=j) for j in range(400)]
+    for values, low, high in (([p.strength for p in plans], 0.4, 0.7), ([p.guidance_scale for p in plans], 1, 2)):
+        assert low <= min(values) < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < max(values) <= high
+        assert sum(values) / 400 == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+    plain = SETTINGS.model_copy(update={"guidance_scale": 1.5})  # is taken as it is and changes no strength
+    ours = plan_eight(plain, seed=0, class_index=1, number=3)
+    assert (ours.guidance_scale, ours.strength) == (1.5, plans[3].strength)
+
+
+def test_expected_origins_add_up_to_the_targets() -> None:
+    expected = expected_origins(SETTINGS, 8, {"a": 10, "b": 3, "c": 0}, {"a": 4, "b": 0, "c": 9})
+    assert expected == {"a": (8, 2), "b": (3, 0), "c": (0, 0)}
 
 
 def test_a_chunk_records_where_each_candidate_came_from(maker, sources) -> None:
@@ -23,7 +75,8 @@ def test_a_chunk_records_where_each_candidate_came_from(maker, sources) -> None:
     assert chunk["strength"].iloc[:3].eq(0).all()
     assert 0.4 <= chunk["strength"].iloc[3] <= 0.7
     assert chunk["guidance_scale"].nunique() == 1
-    assert set(chunk["nearest"]) <= set(maker.judge.image_ids)
+    assert set(chunk["nearest"]) <= set(maker.filters.image_ids)
+    assert maker.make(2, 0)["origin"].eq("sampled").all()  # there is no image of this class to vary
 
 
 def test_pictures_are_what_the_generator_makes_of_plan_and_source(maker, sources, generator) -> None:
@@ -48,47 +101,36 @@ def test_a_chunk_depends_on_seed_class_and_number_alone(maker) -> None:
     assert set(maker.make(0, 6)["sha256"]).isdisjoint(first["sha256"])
 
 
-def test_a_class_without_images_is_only_sampled(maker) -> None:
-    assert maker.make(2, 0)["origin"].eq("sampled").all()
+@pytest.mark.parametrize(("fault", "reason"), [({"broken_below": np.inf}, "non-finite"), ({"offset": -9.0}, "")])
+def test_broken_images_reach_the_filters_as_not_finite_and_black_ones_as_finite(
+    maker, generator, fault, reason
+) -> None:
+    vars(generator.denoiser).update(fault)
+    chunk = maker.make(0, 0)
+    assert all(not np.asarray(Image.open(io.BytesIO(content))).any() for content in chunk["png"])
+    assert chunk["reason"].eq(reason).all()
 
 
-def test_broken_images_reach_the_judge_as_not_finite(maker, generator) -> None:
-    generator.denoiser.broken_below = np.inf
-    assert maker.make(0, 0)["reason"].eq("non-finite").all()
-
-
-def test_a_stored_chunk_is_read_as_it_was_made(tmp_path, maker) -> None:
+def test_a_stored_chunk_is_read_as_it_was_made_and_named_if_it_was_changed_anywhere(tmp_path, maker) -> None:
     store, chunk = ChunkStore(tmp_path), maker.make(1, 2)
     assert store.finished(1) == set()
     store.write(1, 2, chunk)
     assert store.read(1, 2).equals(chunk)
-    assert store.finished(1) == {2}
-    assert store.finished(0) == set()
-
-
-def test_a_chunk_that_was_changed_anywhere_is_named(tmp_path, maker) -> None:
-    store = ChunkStore(tmp_path)
-    store.write(0, 0, maker.make(0, 0))
-    file = next(tmp_path.rglob("000000.*"))
+    assert (store.finished(0), store.finished(1)) == (set(), {2})
+    file = next(tmp_path.rglob("000002.*"))
     content = file.read_bytes()
-    for position in range(0, len(content), len(content) // 40):
-        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+    positions = range(0, len(content), len(content) // 40)
+    changed = [content[:one] + bytes([content[one] ^ 1]) + content[one + 1 :] for one in positions]
+    cut_short = [content[:length] for length in (0, 20, 32, 100, len(content) - 1)]
+    for damaged in changed + cut_short:
+        file.write_bytes(damaged)
         with pytest.raises(DamagedError, match="chunk of the pool was changed"):
-            store.read(0, 0, ["reason"])
-    for length in (0, 20, 32, 100, len(content) - 1):
-        file.write_bytes(content[:length])
-        with pytest.raises(DamagedError, match="chunk of the pool was changed"):
-            store.read(0, 0)
-
-
-def test_a_chunk_of_another_format_is_named(tmp_path, maker) -> None:
-    store, chunk = ChunkStore(tmp_path), maker.make(0, 0)
-    store.write(0, 0, chunk)
-    file, parquet = next(tmp_path.rglob("000000.*")), chunk.to_parquet()
+            store.read(1, 2, ["reason"])
+    parquet = chunk.to_parquet()
     file.write_bytes(hashlib.sha256(parquet).digest() + parquet)
-    with pytest.raises(DamagedError, match="of a format that this version of diffaug does not read") as caught:
-        store.read(0, 0)
-    assert caught.value.fix == f"remove {tmp_path}: all chunks in it are made again"
+    with pytest.raises(DamagedError, match="unknown format") as caught:
+        store.read(1, 2)
+    assert str(tmp_path) in caught.value.fix
 
 
 def _hold(folder, has_it) -> None:
@@ -97,6 +139,7 @@ def _hold(folder, has_it) -> None:
         signal.pause()
 
 
+@pytest.mark.e2e
 def test_a_claim_is_one_process_s_until_it_dies(tmp_path, maker) -> None:
     context = multiprocessing.get_context("fork")
     has_it = context.Event()

@@ -10,18 +10,14 @@ from hypothesis import strategies as st
 from diffaug.files import storage
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.merging import SHOWN_REJECTED, ClassMerge, write_pool
+from diffaug.synthesis.pool.pool import ClassSummary
+from tests.synthesis.conftest import PixelFilters
 
 SIZE = 3
 PNG = storage.png_bytes(np.zeros((2, 2, 1), np.uint8))
 candidates = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=SIZE, max_size=6 * SIZE).map(
     lambda drawn: drawn[: len(drawn) // SIZE * SIZE]
 )
-
-
-class EqualDescriptors:
-    def duplicates(self, descriptors, class_index, known=0):
-        values = descriptors[:, 0].tolist()
-        return np.array([value in values[:turn] for turn, value in enumerate(values)], bool)
 
 
 def write_chunks(store: ChunkStore, drawn: list[tuple[bool, int]]) -> None:
@@ -31,7 +27,7 @@ def write_chunks(store: ChunkStore, drawn: list[tuple[bool, int]]) -> None:
             "label": "x",
             "index": range(number * SIZE, (number + 1) * SIZE),
             "sha256": storage.sha256_bytes(PNG),
-            "reason": ["" if good else "off-class" for good, _ in part],
+            "reason": ["" if good else "wrong class" for good, _ in part],
             "png": [PNG] * SIZE,
             "descriptor": [np.float32([value]).tobytes() for _, value in part],
         }
@@ -47,7 +43,7 @@ def one_by_one(drawn: list[tuple[bool, int]], target: int) -> tuple[list[int], C
         if index % SIZE == 0 and len(kept) >= target:
             break
         if not good or value in seen:
-            rejected["duplicate" if good else "off-class"] += 1
+            rejected["duplicate" if good else "wrong class"] += 1
         else:
             kept.append(index)
             seen.add(value)
@@ -56,7 +52,7 @@ def one_by_one(drawn: list[tuple[bool, int]], target: int) -> tuple[list[int], C
 
 def merged(folder: Path, target: int, attempts: int = 99) -> ClassMerge:
     merge = ClassMerge("x", 0, target, chunk_size=SIZE, max_attempts=attempts)
-    merge.advance(ChunkStore(folder / "chunks"), EqualDescriptors())  # type: ignore[arg-type]
+    merge.advance(ChunkStore(folder / "chunks"), PixelFilters())
     return merge
 
 
@@ -85,11 +81,12 @@ def test_the_merge_is_its_definition_whatever_was_computed_beyond(drawn, target)
 def test_chunks_are_taken_in_order_only(tmp_path) -> None:
     store = ChunkStore(tmp_path / "chunks")
     write_chunks(store, [(True, value) for value in range(9)])
-    next(iter((tmp_path / "chunks").rglob("000001.chunk"))).rename(tmp_path / "later")
+    second = tmp_path / "chunks" / "0000" / "000001.chunk"
+    second.rename(tmp_path / "later")
     merge = merged(tmp_path, 9)
     assert (merge.kept, merge.decided, merge.is_over) == (3, 1, False)
-    (tmp_path / "later").rename(tmp_path / "chunks" / "0000" / "000001.chunk")
-    merge.advance(store, EqualDescriptors())  # type: ignore[arg-type]
+    (tmp_path / "later").rename(second)
+    merge.advance(store, PixelFilters())
     assert (merge.kept, merge.decided, merge.is_over) == (9, 3, True)
 
 
@@ -104,12 +101,11 @@ def test_the_forecast_follows_what_passes_and_ends_at_the_attempts(tmp_path) -> 
     assert merged(hopeless, 9, attempts=4).needed_chunks == 9
     given_up = merged(hopeless, 3, attempts=4)
     assert given_up.is_over
-    assert given_up.summary() == {"wanted": 3, "accepted": 0, "candidates": 12, "rejected": {"off-class": 12}}
+    assert given_up.summary == ClassSummary(3, 0, 12, {"wrong class": 12})
 
 
 def test_the_first_rejected_are_kept_as_pictures_and_all_in_the_table(tmp_path) -> None:
-    drawn = [(False, 0)] * 30
-    write_chunks(ChunkStore(tmp_path / "chunks"), drawn)
+    write_chunks(ChunkStore(tmp_path / "chunks"), [(False, 0)] * 30)
     manifest, rejected = pool_of(tmp_path, merged(tmp_path, 10, attempts=3))
     assert len(manifest) == 0
     files = rejected["file"].tolist()

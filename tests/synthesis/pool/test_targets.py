@@ -1,11 +1,8 @@
-import collections
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imblearn.over_sampling import RandomOverSampler
-from imblearn.utils._validation import check_sampling_strategy
 
 from diffaug.configuration.settings import SAMPLING_WORDS as WORDS
 from diffaug.errors import UsageError
@@ -19,13 +16,11 @@ counts_of_classes = st.lists(st.integers(1, 30), min_size=2, max_size=5).map(
 )
 
 
-def labels(counts: dict[str, int]) -> np.ndarray:
-    return np.repeat(list(counts), list(counts.values()))
-
-
 def by_imbalanced_learn(strategy, counts: dict[str, int]) -> dict[str, int]:
-    added = check_sampling_strategy(strategy, labels(counts), "over-sampling")
-    return {name: int(added.get(name, 0)) for name in counts}
+    labels = np.repeat(list(counts), list(counts.values()))
+    sampler = RandomOverSampler(sampling_strategy=strategy, random_state=0)
+    _, resampled = sampler.fit_resample(np.zeros((len(labels), 1)), labels)
+    return {name: int((resampled == name).sum()) - count for name, count in counts.items()}
 
 
 @settings(deadline=None)
@@ -43,19 +38,9 @@ def test_totals_mean_what_they_mean_in_imbalanced_learn(counts, data):
     totals = {name: counts[name] + data.draw(st.integers(0, 50)) for name in chosen}
     expected = by_imbalanced_learn(totals, counts)
     by_index = {list(counts).index(name): total for name, total in totals.items()}
-    assert resolve_targets(counts, totals) == expected
-    assert resolve_targets(counts, by_index) == expected
-    assert resolve_targets(counts, {str(index): np.int64(total) for index, total in by_index.items()}) == expected
-
-
-@settings(deadline=None)
-@given(counts_of_classes)
-def test_callables_mean_what_they_mean_in_imbalanced_learn(counts):
-    def twice(counted):
-        return {name: 2 * number for name, number in counted.items()}
-
-    expected = by_imbalanced_learn(lambda y: twice(collections.Counter(y.tolist())), counts)
-    assert resolve_targets(counts, twice) == expected == counts
+    by_text = {str(index): np.int64(total) for index, total in by_index.items()}
+    for strategy in (totals, by_index, by_text, lambda counted: totals if counted == counts else {}):
+        assert resolve_targets(counts, strategy, max_synthetic_ratio=0.1) == expected  # totals have no limit
 
 
 @settings(deadline=None)
@@ -71,15 +56,6 @@ def test_a_fraction_of_two_classes_means_what_it_means_in_imbalanced_learn(one, 
     assert max(resolve_targets({"ant": one, "bee": one}, fraction).values()) == 0
 
 
-@pytest.mark.parametrize("strategy", [*WORDS, {"cat": 9}, {"bee": 40}])
-def test_the_public_sampler_ends_with_the_same_totals(strategy):
-    y = labels(COUNTS)
-    sampler = RandomOverSampler(sampling_strategy=strategy, random_state=0)
-    _, resampled = sampler.fit_resample(np.zeros((len(y), 1)), y)
-    targets = resolve_targets(COUNTS, strategy)
-    assert {name: COUNTS[name] + targets[name] for name in COUNTS} == collections.Counter(resampled.tolist())
-
-
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("numbers", [(5, 5, 5), (9, 9, 2), (9, 2, 2), (2, 9, 2, 9)])
 def test_ties_are_broken_as_in_imbalanced_learn(word, numbers):
@@ -87,22 +63,16 @@ def test_ties_are_broken_as_in_imbalanced_learn(word, numbers):
     assert resolve_targets(counts, word) == by_imbalanced_learn(word, counts)
 
 
-def test_a_fraction_lifts_every_class_to_that_share_of_the_largest():
+def test_fractions_lists_and_numbers_lift_the_classes_they_mean():
     assert resolve_targets(COUNTS, 0.5) == {"ant": 0, "bee": 10, "cat": 43}
     assert resolve_targets(COUNTS, 0.1) == {"ant": 0, "bee": 0, "cat": 3}
     assert resolve_targets(COUNTS, 1) == resolve_targets(COUNTS, "auto")
-
-
-def test_a_list_lifts_the_classes_it_names_to_the_largest():
     assert resolve_targets(COUNTS, ["cat"]) == {"ant": 0, "bee": 0, "cat": 93}
     assert resolve_targets(COUNTS, np.array(["cat", "bee"])) == resolve_targets(COUNTS, "auto")
     assert resolve_targets(COUNTS, [2, "1"]) == resolve_targets(COUNTS, "auto")
     assert resolve_targets(COUNTS, []) == dict.fromkeys(COUNTS, 0)
-
-
-def test_a_number_is_the_class_of_that_name_before_that_of_that_index():
-    assert resolve_targets({"1": 5, "2": 5, "3": 5}, {1: 9}) == {"1": 4, "2": 0, "3": 0}
-    assert resolve_targets({"1": 5, "2": 5, "3": 5}, {"2": 9}) == {"1": 0, "2": 4, "3": 0}
+    # a number is the class of that name before that of that index
+    assert resolve_targets({"1": 5, "2": 5, "3": 5}, {1: 9, "2": 6}) == {"1": 4, "2": 1, "3": 0}
 
 
 @settings(deadline=None)
@@ -113,32 +83,21 @@ def test_the_cap_limits_what_is_derived(counts, strategy, ratio):
         assert capped[name] == min(free[name], int(counts[name] * ratio))
 
 
-@pytest.mark.parametrize("strategy", [{"cat": 1000}, lambda counts: {"cat": 1000}])
-def test_the_cap_leaves_totals_that_are_spelled_out(strategy):
-    assert resolve_targets(COUNTS, strategy, max_synthetic_ratio=2)["cat"] == 993
-
-
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
         ("majority", "majority"),
-        ("", "unknown sampling_strategy ''"),
         ("most", "unknown sampling_strategy 'most'"),
         (0, "above 0"),
-        (0.0, "above 0"),
-        (-0.5, "above 0"),
         (1.01, "not above 1"),
         (float("nan"), "above 0"),
         (True, "above 0"),
         ({"cow": 9}, "'cow'"),
         ({3: 200}, "3"),
-        ({-1: 200}, "-1"),
         ({True: 200}, "True"),
         ({1.0: 200}, "1.0"),
         (["cow"], "'cow'"),
-        ([None], "None"),
         ({"ant": 99}, "asks for 99 images of class 'ant', which has 100 already"),
-        ({"ant": -1}, "asks for -1 images"),
         ({"cat": 10.5}, "not a whole number"),
         ({"cat": "10"}, "not a whole number"),
         (lambda counts: {"ant": counts["ant"] - 1}, "asks for 99"),
@@ -147,9 +106,6 @@ def test_the_cap_leaves_totals_that_are_spelled_out(strategy):
 def test_what_cannot_be_done_is_refused(strategy, message):
     with pytest.raises(UsageError, match=message):
         resolve_targets(COUNTS, strategy)
-
-
-@pytest.mark.parametrize("strategy", ["majority", "most", {"cow": 9}, {"ant": 99}])
-def test_imbalanced_learn_refuses_the_same(strategy):
-    with pytest.raises(ValueError):
-        by_imbalanced_learn(strategy, COUNTS)
+    if strategy in ("majority", "most", {"cow": 9}, {"ant": 99}):
+        with pytest.raises(ValueError):
+            by_imbalanced_learn(strategy, COUNTS)

@@ -1,0 +1,69 @@
+"""Narrates and logs how a pool is filled."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from diffaug.data.catalog import Catalog
+from diffaug.files.stage_records import StageState
+from diffaug.stages.generating.preparing import PoolFilling
+from diffaug.stages.job import GENERATE_RUN, Job
+from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
+from diffaug.synthesis.pool.chunks import expected_origins
+from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
+
+
+def show_targets(job: Job, filling: PoolFilling, catalog: Catalog) -> None:
+    """Shows how many images each class will get."""
+    counts, maker = catalog.counts_by_name("train"), filling.maker
+    origins = expected_origins(maker.settings, maker.chunk_size, filling.targets, maker.sources.counts_by_name)
+    rows = [
+        [name, *map(str, (counts[name], *origins[name], counts[name] + added))]
+        for name, added in filling.targets.items()
+    ]
+    job.narrator.table("Planned pool", ["class", "real", "sampled (about)", "variations (about)", "total"], rows)
+
+
+def start_log(job: Job, state: StageState, targets: Mapping[str, int]) -> None:
+    """Starts the run in the journal."""
+    settings = job.config.synthesis
+    names = ("guidance_method", "guidance_scale", "solver", "num_inference_steps", "max_synthetic_ratio")
+    params = {name: getattr(settings, name) for name in names}
+    params["wanted"] = sum(targets.values())
+    job.start_run(GENERATE_RUN, state, name="generate", kind="generate", params=params)
+
+
+def finish_log(job: Job, pool: Pool) -> None:
+    """Logs the finished pool, and warns of classes that could not be filled."""
+    rejected: Counter[str] = Counter()
+    metrics = {"accepted": float(len(pool))}
+    for label, summary in pool.summaries.items():
+        rejected.update(summary.rejected)
+        metrics[f"accepted/{label}"] = float(summary.accepted)
+        if summary.accepted < summary.wanted:
+            job.narrator.warn(
+                f"class '{label}': only {summary.accepted} of {summary.wanted} images passed the filters "
+                f"({_by_reason(summary.rejected)})"
+            )
+    metrics |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
+    job.journal.log_metrics(GENERATE_RUN, metrics)
+    job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, "pool", "synthetic")
+    job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
+    job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)
+    job.journal.end_run(GENERATE_RUN)
+    rejections = f", {sum(rejected.values())} rejected ({_by_reason(rejected)})" if rejected else ""
+    job.narrator.say(f"pool of {len(pool)} images written to {pool.root}{rejections}")
+
+
+def warn_uncalibrated(job: Job, filling: PoolFilling) -> None:
+    """Names the classes with synthetic images that two of the filters could not be calibrated for."""
+    calibrated = set(filling.maker.filters.wrong_class.labels.tolist())
+    names = [merge.label for merge in filling.merges if merge.target and merge.class_index not in calibrated]
+    if names and {WRONG_CLASS, OUT_OF_DISTRIBUTION} & set(job.config.synthesis.filters):
+        job.narrator.warn(
+            f"the filters '{WRONG_CLASS}' and '{OUT_OF_DISTRIBUTION}' were not applied to these classes, which have "
+            f"no training image that could be left out for calibration: {', '.join(names)}"
+        )
+
+
+def _by_reason(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none was generated"
