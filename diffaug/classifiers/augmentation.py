@@ -1,12 +1,9 @@
 """Strong classical augmentation of whole batches on the device: TrivialAugment, then MixUp or CutMix.
 
-TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158, section 3, with its wide space) applies one random
-transform of random strength to each image; none of them mirrors. torchvision's own takes images one by one and its
-randomness from torch's global generator; here every transform takes all images that drew it at once, and the
-randomness is an argument.
+TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158, section 3, wide space) applies one random transform of random
+strength to each image; none of them mirrors. torchvision's version processes one image at a time with torch's global
+generator. Here each transform processes all images that drew it at once, and the random generator is an argument.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -24,33 +21,22 @@ LEVELS = 31
 LARGEST_FACTOR = 0.99
 LARGEST_SHIFT = 32
 LARGEST_ANGLE = 135
-MIXUP_SHARE = 0.5
+MIXUP_PROBABILITY = 0.5
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 
 
 def strong_augmentation(pixels: Tensor, targets: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """TrivialAugment, then MixUp or CutMix.
+    """TrivialAugment, then MixUp or CutMix: a network's input, float32 (N, C, H, W) in [-1, 1], and its targets.
 
-    Args:
-        pixels: uint8 (N, H, W, C).
-        targets: float32 (N, K), class probabilities, perhaps times the weight of the image.
-        random: Where the randomness comes from.
-
-    Returns:
-        A network's input, float32 (N, C, H, W) in [-1, 1], and its targets (N, K).
+    `pixels` are uint8 (N, H, W, C), `targets` float (N, K), class probabilities, possibly times the loss weight.
     """
     augmented = trivial_augment(pixels.permute(0, 3, 1, 2), random)
     return mix(network_input(augmented.permute(0, 2, 3, 1)), targets, random)
 
 
 def trivial_augment(images: Tensor, random: np.random.Generator) -> Tensor:
-    """One random transform of random strength for each image.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        random: Where the randomness comes from.
-    """
+    """One random transform of random strength for each image, uint8 (N, C, H, W)."""
     chosen = random.integers(len(TRANSFORMS), size=len(images))
     levels = random.integers(LEVELS, size=len(images)) / (LEVELS - 1)
     signs = random.choice((-1.0, 1.0), size=len(images))
@@ -58,19 +44,9 @@ def trivial_augment(images: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def apply_transforms(
-    images: Tensor,
-    chosen: NDArray[np.int64],
-    levels: NDArray[np.float64],
-    signs: NDArray[np.float64],
+    images: Tensor, chosen: NDArray[np.int64], levels: NDArray[np.float64], signs: NDArray[np.float64]
 ) -> Tensor:
-    """The transforms that were drawn.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        chosen: (N,), position of each image's transform in `TRANSFORMS`.
-        levels: (N,), strengths from 0 to 1.
-        signs: (N,), -1 or 1: the direction, where a transform has two.
-    """
+    """Applies to each image the transform at position `chosen`, with strength `levels` (0 to 1) times `signs`."""
     device = images.device
     strengths = {False: on_device(levels, device).float(), True: on_device(levels * signs, device).float()}
     result = images.clone()
@@ -83,35 +59,29 @@ def apply_transforms(
 
 
 def mix(images: Tensor, targets: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mixes each image with a random other one: half of them by MixUp, half by CutMix, both with alpha 1.
+    """Mixes images (N, C, H, W) and targets (N, K) with random partners: half by MixUp, half by CutMix, alpha 1.
 
-    MixUp is Zhang et al. 2018 (arXiv 1710.09412), eq. 1; CutMix is Yun et al. 2019 (arXiv 1905.04899), eq. 1 and 2.
-    In both, the share of a target is the share that its image has in the pixels.
-
-    Args:
-        images: float32 (N, C, H, W).
-        targets: float32 (N, K).
-        random: Where the randomness comes from.
+    MixUp: Zhang et al. 2018 (arXiv 1710.09412), eq. 1. CutMix: Yun et al. 2019 (arXiv 1905.04899), eq. 1 and 2.
     """
     count, _, height, width = images.shape
     partners = on_device(random.permutation(count), images.device)
     draws = on_device(random.random((4, count)).astype(np.float32), images.device)
     uses_mixup, ratio, row, column = draws[..., None, None]
     inside = _within(height, row, ratio)[:, :, None] & _within(width, column, ratio)[:, None, :]
-    kept = torch.where(uses_mixup < MIXUP_SHARE, ratio, (~inside).float())  # (N, H, W)
-    share = kept.mean(dim=(1, 2))[:, None]
+    kept = torch.where(uses_mixup < MIXUP_PROBABILITY, ratio, (~inside).float())  # (N, H, W)
+    fraction = kept.mean(dim=(1, 2))[:, None]
     kept = kept[:, None]
-    return kept * images + (1 - kept) * images[partners], share * targets + (1 - share) * targets[partners]
+    return kept * images + (1 - kept) * images[partners], fraction * targets + (1 - fraction) * targets[partners]
 
 
-def _within(size: int, centre: Tensor, ratio: Tensor) -> Tensor:
-    """Positions (N, size) inside a box of sqrt(1 - ratio) of the side whose centre lies at `centre` of the side."""
-    distance = torch.arange(size, device=centre.device) + 0.5 - (centre * size)[:, 0]
+def _within(size: int, center: Tensor, ratio: Tensor) -> Tensor:
+    """Positions (N, size) inside a box of sqrt(1 - ratio) of the side whose center lies at `center` of the side."""
+    distance = torch.arange(size, device=center.device) + 0.5 - (center * size)[:, 0]
     return distance.abs() < (1 - ratio[:, 0]).sqrt() * size / 2
 
 
 def _blended(degenerate: Callable[[Tensor], Tensor]) -> Transform:
-    """Away from (strength above 0) or towards (below) a degenerate form of the images."""
+    """Extrapolates from (strength above 0) or interpolates to (below 0) a degenerate form of the images."""
 
     def transform(images: Tensor, strengths: Tensor) -> Tensor:
         factor = _by_image(1 + LARGEST_FACTOR * strengths)
@@ -120,20 +90,8 @@ def _blended(degenerate: Callable[[Tensor], Tensor]) -> Transform:
     return transform
 
 
-def _sheared_horizontally(images: Tensor, strengths: Tensor) -> Tensor:
-    return _affine(images, xy=LARGEST_FACTOR * strengths)
-
-
-def _sheared_vertically(images: Tensor, strengths: Tensor) -> Tensor:
-    return _affine(images, yx=LARGEST_FACTOR * strengths)
-
-
-def _shifted_horizontally(images: Tensor, strengths: Tensor) -> Tensor:
-    return _affine(images, x=-(min(LARGEST_SHIFT, images.shape[3]) * strengths).trunc())
-
-
-def _shifted_vertically(images: Tensor, strengths: Tensor) -> Tensor:
-    return _affine(images, y=-(min(LARGEST_SHIFT, images.shape[2]) * strengths).trunc())
+def _shift(size: int, strengths: Tensor) -> Tensor:
+    return -(min(LARGEST_SHIFT, size) * strengths).trunc()
 
 
 def _rotated(images: Tensor, strengths: Tensor) -> Tensor:
@@ -172,16 +130,12 @@ def _by_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _unchanged(images: Tensor, strengths: Tensor) -> Tensor:
-    return images
-
-
 TRANSFORMS: dict[str, tuple[Transform, bool]] = {
-    "identity": (_unchanged, False),
-    "shear x": (_sheared_horizontally, True),
-    "shear y": (_sheared_vertically, True),
-    "translate x": (_shifted_horizontally, True),
-    "translate y": (_shifted_vertically, True),
+    "identity": (lambda images, strengths: images, False),
+    "shear x": (lambda images, strengths: _affine(images, xy=LARGEST_FACTOR * strengths), True),
+    "shear y": (lambda images, strengths: _affine(images, yx=LARGEST_FACTOR * strengths), True),
+    "translate x": (lambda images, strengths: _affine(images, x=_shift(images.shape[3], strengths)), True),
+    "translate y": (lambda images, strengths: _affine(images, y=_shift(images.shape[2], strengths)), True),
     "rotate": (_rotated, True),
     "brightness": (_blended(torch.zeros_like), True),
     "color": (_blended(lambda images: transforms.adjust_saturation(images, 0)), True),
@@ -192,4 +146,4 @@ TRANSFORMS: dict[str, tuple[Transform, bool]] = {
     "autocontrast": (lambda images, strengths: transforms.autocontrast(images), False),
     "equalize": (lambda images, strengths: transforms.equalize(images), False),
 }
-"""Each transform and whether its strength has a sign."""
+"""Each transform, and whether its strength is signed."""

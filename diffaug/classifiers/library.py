@@ -1,204 +1,110 @@
-"""Networks by name: our own, the CIFAR ResNet of the literature, torchvision's and timm's; nothing is downloaded."""
+"""Networks by name, our own and timm's, and their initial weights from a local file. Nothing is downloaded."""
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffaug.classifiers.encoders import IMAGENET_MEAN, IMAGENET_STD
-from diffaug.classifiers.fit import Backbone, small_cnn
-from diffaug.classifiers.weights import load_weights
+from diffaug.classifiers.networks import Backbone, resnet_32, small_cnn
 from diffaug.errors import MissingExtraError, UsageError
 
-RESNET_32_WIDTHS = (16, 32, 64)
-RESNET_32_BLOCKS = 5
-SIDES = (16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 240, 256, 288, 300, 320, 384, 448, 512)
-AUXILIARY_HEADS = {"inception_v3": ("AuxLogits.",), "googlenet": ("aux1.", "aux2.")}
+OWN_NETWORKS: dict[str, Backbone] = {"small-cnn": small_cnn, "resnet-32": resnet_32}
+MIN_SIDE_PX = 16
 
 
-def backbone_of(name: str, weights: Path | None = None) -> Backbone:
-    """The network of a name, as something that can be pickled.
+def backbone_by_name(name: str, checkpoint: Path | None = None) -> Backbone:
+    """The network `small-cnn`, `resnet-32` or `timm/NAME`, random or with the weights of a file; it can be pickled.
 
-    Args:
-        name: `small-cnn`, `resnet-32`, `torchvision/NAME` (classification models) or `timm/NAME`.
-        weights: File of trained weights to begin with, `.safetensors`, `.pt` or `.pth`; none: random ones.
-
-    Raises:
-        UsageError: There is no network of this name, or no such file.
-        MissingExtraError: timm is asked for and not installed.
+    A UsageError if the network is unknown or the file missing, a MissingExtraError if timm is not installed.
     """
-    if weights is not None and not weights.is_file():
-        raise UsageError("there is no file of weights", where=weights, fix="set evaluation.checkpoint to a local file")
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UsageError("the checkpoint does not exist", where=checkpoint, fix="set evaluation.checkpoint to a file")
     library, _, model = name.partition("/")
-    if library in ("torchvision", "timm") and model:
-        import torchvision
-
-        known = (
-            torchvision.models.list_models(module=torchvision.models) if library == "torchvision" else _timm_models()
-        )
-        _require_known(name.partition(".")[0], [f"{library}/{other}" for other in known])
-        return LibraryBackbone("torchvision" if library == "torchvision" else "timm", model, weights)
-    _require_known(name, [*OWN, "torchvision/resnet18", "timm/resnet18"])
-    return OWN[name] if weights is None else PretrainedBackbone(OWN[name], weights)
+    if library == "timm" and model:
+        known = [f"timm/{other}" for other in import_timm().list_models()]
+        _require_known(name.partition(".")[0], known)
+        return partial(_timm_network, model, checkpoint)
+    _require_known(name, [*OWN_NETWORKS, "timm/resnet18"])
+    return OWN_NETWORKS[name] if checkpoint is None else partial(_pretrained, OWN_NETWORKS[name], checkpoint)
 
 
-def resnet_32(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """The CIFAR ResNet of He et al. 2016 (arXiv 1512.03385, section 4.2) with n = 5 and shortcuts of option A.
+def import_timm() -> Any:
+    """Timm; a MissingExtraError if it is not installed."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise MissingExtraError.of("timm", "networks") from error
 
-    Args:
-        channels: 1 or 3.
-        num_classes: Number of logits.
-        image_size: Height and width in px; any, 32 in the paper.
-    """
-    layers: list[nn.Module] = [_convolution(channels, RESNET_32_WIDTHS[0]), nn.ReLU(inplace=True)]
-    inputs = RESNET_32_WIDTHS[0]
-    for width in RESNET_32_WIDTHS:
-        for number in range(RESNET_32_BLOCKS):
-            layers.append(ResidualBlock(inputs, width, stride=2 if width > inputs and not number else 1))
-            inputs = width
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, num_classes))
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
+
+def _pretrained(
+    backbone: Backbone, checkpoint: Path, channels: int, num_classes: int, image_size: tuple[int, int]
+) -> nn.Module:
+    model = backbone(channels, num_classes, image_size)
+    load_weights(model, checkpoint)
     return model
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions beside a shortcut without parameters: every second pixel, new channels zero (option A).
-
-    Args:
-        inputs: Channels of the input.
-        width: Channels of the output, at least `inputs`.
-        stride: Of the first convolution and of the shortcut.
-    """
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            _convolution(inputs, width, stride), nn.ReLU(inplace=True), _convolution(width, width)
-        )
-        self.stride = stride
-        self.new_channels = width - inputs
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Float (N, inputs, H, W) to (N, width, H / stride, W / stride)."""
-        before, after = self.new_channels // 2, self.new_channels - self.new_channels // 2
-        shortcut = functional.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, after))
-        return functional.relu(self.residual(images) + shortcut)
-
-
-def _convolution(inputs: int, width: int, stride: int = 1) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width))
-
-
-OWN: dict[str, Backbone] = {"small-cnn": small_cnn, "resnet-32": resnet_32}
-
-
-@dataclass(frozen=True)
-class PretrainedBackbone:
-    """A backbone that begins with the weights of a file.
-
-    Attributes:
-        backbone: Makes the network.
-        weights: The file.
-    """
-
-    backbone: Backbone
-    weights: Path
-
-    def __call__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-        """Makes the network.
-
-        Raises:
-            UsageError: The weights can't be read or are of another network.
-        """
-        model = self.backbone(channels, num_classes, image_size)
-        load_weights(model, self.weights)
-        return model
-
-
-@dataclass(frozen=True)
-class LibraryBackbone:
-    """A model of torchvision or timm that takes grey and small images too.
-
-    Attributes:
-        library: Which of them.
-        name: The model's name there.
-        weights: File of weights of the model for RGB images, of any number of classes; none: random ones.
-    """
-
-    library: Literal["torchvision", "timm"]
-    name: str
-    weights: Path | None = None
-
-    def __call__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-        """Makes the network.
-
-        Raises:
-            UsageError: The weights can't be read or are of another network, or it takes images of no usual size.
-        """
-        model = self._rgb_model(num_classes)
-        if self.weights is not None:
-            load_weights(model, self.weights, ignored=AUXILIARY_HEADS.get(self.name, ()))
+def _timm_network(
+    name: str, checkpoint: Path | None, channels: int, num_classes: int, image_size: tuple[int, int]
+) -> PreparedNetwork:
+    """A network of timm for gray or RGB images; the checkpoint is for RGB images and any number of classes."""
+    in_chans = channels if checkpoint is None else 3
+    model = import_timm().create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_chans)
+    config, normalization = model.pretrained_cfg, None
+    if checkpoint is not None:
+        normalization = (config["mean"], config["std"])
+        load_weights(model, checkpoint)
         if channels == 1:
-            take_grey(model)
-        size = least_size(model, channels, image_size, self.name)
-        return PreparedNetwork(model, size, channels, imagenet=self.weights is not None)
-
-    def _rgb_model(self, num_classes: int) -> nn.Module:
-        if self.library == "timm":
-            timm_model: nn.Module = _timm().create_model(self.name, pretrained=False, num_classes=num_classes)
-            return timm_model
-        import torchvision
-
-        options = {"aux_logits": False, "init_weights": True} if self.name in AUXILIARY_HEADS else {}
-        model: nn.Module = torchvision.models.get_model(self.name, weights=None, num_classes=num_classes, **options)
-        return model
+            sum_input_channels(model)
+    network = PreparedNetwork(model, _input_size(config, image_size), channels, normalization)
+    _require_size(network, channels, image_size, name)
+    return network
 
 
 class PreparedNetwork(nn.Module):
-    """A network behind what brings our images, in [-1, 1], to the size and range that it expects.
+    """A network behind a layer that resizes images in [-1, 1] to (h, w) px and normalizes them.
 
-    Args:
-        network: Float (N, C, h, w) to logits.
-        size: (h, w) in px.
-        channels: C, 1 or 3.
-        imagenet: It expects images normalised by ImageNet's mean and deviation; for grey ones, by their averages.
+    `normalization` is the mean and standard deviation per RGB channel of images in [0, 1], averaged for gray images.
+    None: the network takes [-1, 1].
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, size: tuple[int, int], channels: int, *, imagenet: bool) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        size: tuple[int, int],
+        channels: int,
+        normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.size = size
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        mean, std = (values.mean(dim=1, keepdim=True) if channels == 1 else values for values in (mean, std))
-        self.register_buffer("scale", 0.5 / std if imagenet else torch.ones(()), persistent=False)
-        self.register_buffer("shift", (0.5 - mean) / std if imagenet else torch.zeros(()), persistent=False)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalization or ((0.5,) * 3, (0.5,) * 3))
+        if channels == 1:
+            mean, std = mean.mean(dim=1, keepdim=True), std.mean(dim=1, keepdim=True)
+        self.register_buffer("scale", 0.5 / std, persistent=False)
+        self.register_buffer("shift", (0.5 - mean) / std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Float (N, C, H, W) in [-1, 1] to logits (N, K)."""
         if images.shape[2:] != self.size:
-            images = functional.interpolate(
-                images, size=self.size, mode="bilinear", align_corners=False, antialias=True
-            )
+            images = functional.interpolate(images, size=self.size, mode="bilinear", antialias=True)
         logits: Tensor = self.network(images * self.scale + self.shift)
         return logits
 
 
-def take_grey(model: nn.Module) -> None:
-    """Makes a network for RGB images take grey ones, with the output that it has for them as three equal channels."""
+def sum_input_channels(model: nn.Module) -> None:
+    """Makes a network for RGB images process gray ones, with the same output as for three equal channels."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
             layer.weight = nn.Parameter(layer.weight.detach().sum(dim=1, keepdim=True))
@@ -207,31 +113,26 @@ def take_grey(model: nn.Module) -> None:
     raise UsageError("the network has no convolution of RGB images", where=type(model).__name__)
 
 
-def least_size(model: nn.Module, channels: int, image_size: tuple[int, int], name: str) -> tuple[int, int]:
-    """The images' own size or, if the network can't take it, the next larger one, or one that it is bound to.
-
-    Raises:
-        UsageError: The network takes no size up to 512 px.
-    """
-    probe = copy.deepcopy(model).to("meta").eval()
-    for size in _sizes(image_size):
-        try:
-            with torch.no_grad():
-                probe(torch.zeros(2, channels, *size, device="meta"))
-        except (RuntimeError, ValueError, AssertionError, TypeError):
-            continue
-        return size
-    raise UsageError(f"the network takes no image of up to {SIDES[-1]} px", where=name)
+def _input_size(config: dict[str, Any], image_size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that a network of timm is given: the images' own, unless it needs larger or fixed ones."""
+    if config.get("fixed_input_size"):
+        _, height, width = config["input_size"]
+        return height, width
+    least = config.get("min_input_size", (3, MIN_SIDE_PX, MIN_SIDE_PX))[1:]
+    factor = max(1.0, *(needed / side for needed, side in zip(least, image_size, strict=True)))
+    return round(factor * image_size[0]), round(factor * image_size[1])
 
 
-def _sizes(image_size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    yield image_size
-    height, width = image_size
-    shorter = min(image_size)
-    for side in SIDES:
-        if side > shorter:
-            yield round(height * side / shorter), round(width * side / shorter)
-    yield from zip(SIDES, SIDES, strict=True)
+def _require_size(network: PreparedNetwork, channels: int, image_size: tuple[int, int], name: str) -> None:
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, channels, *image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UsageError(
+            f"the network can't process images of {image_size[0]} x {image_size[1]} px: {error}",
+            where=f"timm/{name}",
+            fix="choose another network in evaluation.classifier, or larger images in data.image_size",
+        ) from error
 
 
 def _require_known(name: str, known: list[str]) -> None:
@@ -239,18 +140,50 @@ def _require_known(name: str, known: list[str]) -> None:
         return
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     raise UsageError(
-        f"there is no classifier {name}" + (f"; near it are: {', '.join(near)}" if near else ""),
+        f"unknown classifier '{name}'" + (f"; did you mean {', '.join(near)}?" if near else ""),
         where="evaluation.classifier",
-        fix=f"choose {', '.join(OWN)}, features, torchvision/NAME or timm/NAME",
+        fix=f"choose {', '.join(OWN_NETWORKS)}, features or timm/NAME",
     )
 
 
-def _timm() -> Any:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads weights; the last layer may differ in classes. A UsageError if they belong to another network."""
+    own = model.state_dict()
+    read = read_weights(path)
+    differing = {name for name in own.keys() & read.keys() if own[name].shape != read[name].shape}
+    head_tensors = {id(parameter) for parameter in last_layer(model).parameters()}
+    head = {name for name, parameter in model.named_parameters() if id(parameter) in head_tensors}
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    wrong = sorted((own.keys() ^ read.keys()) - counters | differing - head)
+    if wrong:
+        raise UsageError(
+            f"the checkpoint belongs to another network: {len(wrong)} of its tensors are missing, unknown or have "
+            f"another shape, such as {wrong[0]}",
+            where=path,
+            fix="set evaluation.classifier to the network of the checkpoint, or remove evaluation.checkpoint",
+        )
+    dropped = head if differing else set()
+    model.load_state_dict({name: tensor for name, tensor in read.items() if name not in dropped}, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of `.safetensors` or a state dict saved by torch. A UsageError if it holds something else."""
+    unusable = partial(UsageError, where=path, fix="save model.state_dict() alone")
     try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise MissingExtraError("timm is not installed", fix="pip install timm") from error
+        is_safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise unusable("not a loadable weights file (only tensors are accepted)") from error
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise unusable("the file holds more than the weights of a network")
+    return dict(tensors)
 
 
-def _timm_models() -> list[str]:
-    return list(_timm().list_models())
+def last_layer(model: nn.Module) -> nn.Module:
+    """The last registered linear layer; without one, the last convolution. A UsageError if there is neither."""
+    for kind in (nn.Linear, nn.Conv2d):
+        layers = [layer for layer in model.modules() if isinstance(layer, kind)]
+        if layers:
+            return layers[-1]
+    raise UsageError("the network has no linear layer", where=type(model).__name__, fix="remove evaluation.checkpoint")

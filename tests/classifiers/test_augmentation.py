@@ -1,7 +1,5 @@
 """Strong augmentation does what torchvision does image by image, and labels follow the pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -18,23 +16,6 @@ from diffaug.classifiers.augmentation import (
     trivial_augment,
 )
 
-NAMES_OF_TORCHVISION = {
-    "identity": "Identity",
-    "shear x": "ShearX",
-    "shear y": "ShearY",
-    "translate x": "TranslateX",
-    "translate y": "TranslateY",
-    "rotate": "Rotate",
-    "brightness": "Brightness",
-    "color": "Color",
-    "contrast": "Contrast",
-    "sharpness": "Sharpness",
-    "posterize": "Posterize",
-    "solarize": "Solarize",
-    "autocontrast": "AutoContrast",
-    "equalize": "Equalize",
-}
-
 
 def noise(count, channels=3, size=(32, 36), seed=0):
     """Smooth noise, so that a pixel that is taken from next door differs little."""
@@ -46,16 +27,13 @@ def noise(count, channels=3, size=(32, 36), seed=0):
 def of_torchvision(images, name, levels, signs):
     """The same transform of each image alone, by torchvision."""
     augment = TrivialAugmentWide(LEVELS)
-    magnitudes, signed = augment._AUGMENTATION_SPACE[NAMES_OF_TORCHVISION[name]]
-    space = magnitudes(LEVELS, *images.shape[2:])
+    theirs = "AutoContrast" if name == "autocontrast" else name.title().replace(" ", "")
+    magnitudes, signed = augment._AUGMENTATION_SPACE[theirs]
+    space, how = magnitudes(LEVELS, *images.shape[2:]), {"interpolation": augment.interpolation, "fill": augment._fill}
     results = []
     for image, level, sign in zip(images, levels, signs, strict=True):
         magnitude = 0.0 if space is None else float(space[round(level * (LEVELS - 1))]) * (sign if signed else 1)
-        results.append(
-            augment._apply_image_or_video_transform(
-                image, NAMES_OF_TORCHVISION[name], magnitude, interpolation=augment.interpolation, fill=augment._fill
-            )
-        )
+        results.append(augment._apply_image_or_video_transform(image, theirs, magnitude, **how))
     return torch.stack(results)
 
 
@@ -97,8 +75,7 @@ def test_augmentation_repeats_itself_and_leaves_the_global_generator_and_the_ima
     copy, targets, state = pixels.clone(), torch.eye(20), torch.random.get_rng_state()
     first, second = (strong_augmentation(pixels, targets, np.random.default_rng(5)) for _ in range(2))
     other = strong_augmentation(pixels, targets, np.random.default_rng(6))
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
+    assert all(map(torch.equal, first, second))
     assert not torch.equal(first[0], other[0])
     assert torch.equal(pixels, copy)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -135,10 +112,7 @@ def test_half_is_mixup_half_is_cutmix_and_shares_follow_beta_one_one():
 def test_mixup_shares_are_uniform():
     count = 4000
     images = torch.zeros(count, 1, 1, 2)  # too narrow to hold a box of more than two shapes
-    images[:, 0, 0, 0] = 1
-    marked = torch.eye(count)
-    _, targets = mix(images, marked, np.random.default_rng(1))
-    own = targets.diagonal().numpy()
+    own = mix(images, torch.eye(count), np.random.default_rng(1))[1].diagonal().numpy()
     between = own[(own > 0) & (own < 1) & (np.abs(own - 0.5) > 1e-6)]
     assert len(between) > 0.4 * count
     histogram = np.histogram(between, bins=10, range=(0, 1))[0] / len(between)

@@ -1,8 +1,7 @@
 """The classifier learns, repeats itself, and does what balanced softmax and weights promise."""
 
-from __future__ import annotations
-
-from itertools import pairwise
+import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +12,14 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from torch.nn import functional
 
-from diffaug.classifiers.fit import (
-    TrainingRecipe,
-    default_updates,
-    fit_classifier,
-    predict_probabilities,
-    small_cnn,
-)
+from diffaug.classifiers.fit import PURPOSE, fit_network, predict_probabilities
+from diffaug.classifiers.networks import small_cnn
+from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, default_updates
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.runtime.seeding import numpy_generator, torch_global_seed
+
+RECIPE = TrainingRecipe(6, batch_size=8)
 
 
 def images(pixels, labels, num_classes=2):
@@ -39,6 +36,15 @@ def linear(channels, num_classes, image_size):
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
 
 
+def fit_exactly(images, recipe, *, seed=0, backbone=small_cnn, **training):
+    real = TrainingSet(images, np.zeros(len(images), bool), **training)
+    return fit_network(real, recipe=recipe, seed=seed, purpose="test", backbone=backbone, exact=True)
+
+
+def fit(training, recipe=RECIPE, *, backbone=small_cnn, seed=3):
+    return fit_network(training, backbone=backbone, recipe=recipe, seed=seed, purpose=PURPOSE)
+
+
 class Recorder:
     """A backbone that keeps its first weights and every training batch."""
 
@@ -47,19 +53,18 @@ class Recorder:
 
     def __call__(self, channels, num_classes, image_size):
         network = linear(channels, num_classes, image_size)
-        self.first_weights = network[1].weight.detach().clone()
+        self.first_weights = copy.deepcopy(network.state_dict())
         network.register_forward_pre_hook(lambda _, inputs: self.batches.append(inputs[0].clone()))
         return network
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.e2e
 def test_learns_long_tailed_digits():
     pixels, labels = load_digits(return_X_y=True)
     digits = images((pixels.reshape(-1, 8, 8, 1) * 15.9).astype(np.uint8), labels, 10)
@@ -67,14 +72,13 @@ def test_learns_long_tailed_digits():
     train = np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)])
     test = digits.select(np.setdiff1d(np.arange(len(digits)), train))
     prior = np.log(counts / counts.sum())
-
-    model = fit_classifier(digits.select(train), recipe=TrainingRecipe(150), seed=0, purpose="test", log_prior=prior)
-
+    model = fit_exactly(digits.select(train), TrainingRecipe(150), log_prior=prior)
     predicted = predict_probabilities(model, test.pixels).argmax(axis=1)
     assert balanced_accuracy_score(test.labels, predicted) > 0.9
     assert not model.training
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("arguments", "minority_probability"),
     [
@@ -82,19 +86,18 @@ def test_learns_long_tailed_digits():
         ({"log_prior": np.log([0.8, 0.2])}, 0.5),
         ({"draw_probabilities": np.repeat([1 / 32, 1 / 8], [16, 4])}, 0.5),
         ({"loss_weights": np.repeat([1.0, 2.0], [16, 4])}, 8 / 24),
+        ({"loss_weights": np.repeat([1.0, 2.0], [16, 4]), "strong_augmentation": True}, 8 / 24),
     ],
 )
 def test_images_without_information_get_the_prior_that_the_arguments_imply(arguments, minority_probability):
-    blank = images(np.full((20, 4, 4, 1), 200, np.uint8), np.repeat([0, 1], [16, 4]))
+    blank = images(np.full((20, 4, 4, 1), 128, np.uint8), np.repeat([0, 1], [16, 4]))
     recipe = TrainingRecipe(400, batch_size=256, learning_rate=0.02, weight_decay=0)
-
-    model = fit_classifier(blank, recipe=recipe, seed=0, purpose="test", backbone=linear, **arguments)
-
+    model = fit_exactly(blank, recipe, backbone=linear, **arguments)
     assert_allclose(predict_probabilities(model, blank.pixels[:1])[0, 1], minority_probability, atol=0.02)
 
 
-def written_out(source, recipe, seed, purpose, draw, weights, prior):
-    """The training of the judge in one piece: AdamW, one cycle, shifts, balanced softmax."""
+def written_out(source, recipe, seed, draw, weights, prior):
+    """The training of the filters in one piece: AdamW, one cycle, shifts, balanced softmax."""
     with torch_global_seed(seed, "classifier weights"):
         model = small_cnn(source.pixels.shape[3], len(source.classes), source.pixels.shape[1:3])
     model = model.train().to(memory_format=torch.channels_last)
@@ -106,7 +109,7 @@ def written_out(source, recipe, seed, purpose, draw, weights, prior):
         if step >= warm_up:
             rate = 0.5 + 0.5 * np.cos(np.pi * (step - warm_up) / (recipe.updates - warm_up))
         optimizer.param_groups[0]["lr"] = 3e-3 * float(rate)
-        random = numpy_generator(seed, purpose, step)
+        random = numpy_generator(seed, "test", step)
         batch = np.searchsorted(cumulative, random.random(recipe.batch_size), side="right")
         y, x = (np.arange(side) + random.integers(-reach, reach + 1, size=(len(batch), 1)) for _ in range(2))
         y, x = (side - 1 - np.abs(side - 1 - np.abs(positions)) for positions in (y, x))
@@ -127,21 +130,12 @@ def test_the_training_is_what_it_always_was_bit_for_bit(size, channels):
     source, random = noise_images(size=(size, size), channels=channels), np.random.default_rng(0)
     recipe = TrainingRecipe(10, 8)
     draw, weights, prior = random.dirichlet(np.ones(12)), random.uniform(0.1, 1, 12), np.log([0.3, 0.7])
-    model = fit_classifier(
-        source,
-        recipe=recipe,
-        seed=3,
-        purpose="x",
-        draw_probabilities=draw,
-        loss_weights=weights,
-        log_prior=prior,
-    )
-    expected = written_out(source, recipe, 3, "x", draw, weights, prior)
-    for name, tensor in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+    weighting = {"draw_probabilities": draw, "loss_weights": weights, "log_prior": prior}
+    model = fit_exactly(source, recipe, seed=3, **weighting)
+    assert_same_weights(model.state_dict(), written_out(source, recipe, 3, draw, weights, prior).state_dict())
 
 
-def test_sgd_warms_up_for_5_of_200_epochs_and_drops_at_160_and_180():
+def test_sgd_warms_up_for_5_of_200_epochs_and_drops_at_160_and_180(monkeypatch):
     rates = []
 
     class Watched(torch.optim.SGD):
@@ -150,49 +144,16 @@ def test_sgd_warms_up_for_5_of_200_epochs_and_drops_at_160_and_180():
             assert (self.defaults["momentum"], self.defaults["weight_decay"]) == (0.9, 2e-4)
             return super().step(closure)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch.optim, "SGD", Watched)
-        recipe = TrainingRecipe(200, 4, optimizer="sgd")
-        fit_classifier(noise_images(size=(4, 4)), recipe=recipe, seed=0, purpose="x", backbone=linear)
+    monkeypatch.setattr(torch.optim, "SGD", Watched)
+    fit_exactly(noise_images(size=(4, 4)), TrainingRecipe(200, 4, optimizer="sgd"), backbone=linear)
     assert_allclose(rates[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
     assert_allclose([rates[159], rates[160], rates[179], rates[180], rates[199]], [0.1, 0.001, 0.001, 1e-5, 1e-5])
-
-
-def test_same_seed_gives_the_same_bits_and_leaves_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    first, second, other_purpose, other_seed = (
-        predict_probabilities(
-            fit_classifier(noise_images(), recipe=TrainingRecipe(4, 8), seed=seed, purpose=purpose),
-            noise_images(seed=1).pixels,
-        )
-        for seed, purpose in [(3, "a"), (3, "a"), (3, "b"), (4, "a")]
-    )
-    assert_array_equal(first, second)
-    assert (first != other_purpose).any()
-    assert (first != other_seed).any()
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_first_weights_depend_on_the_seed_alone():
-    recorders = [Recorder() for _ in range(3)]
-    for recorder, seed, purpose in zip(recorders, [0, 0, 1], ["a", "b", "a"], strict=True):
-        fit_classifier(noise_images(), recipe=TrainingRecipe(1, 4), seed=seed, purpose=purpose, backbone=recorder)
-    assert torch.equal(recorders[0].first_weights, recorders[1].first_weights)
-    assert not torch.equal(recorders[0].first_weights, recorders[2].first_weights)
-
-
-def test_a_batch_depends_on_its_number_and_not_on_the_length_of_the_training():
-    short, long = Recorder(), Recorder()
-    for recorder, updates in [(short, 2), (long, 5)]:
-        fit_classifier(noise_images(), recipe=TrainingRecipe(updates, 4), seed=0, purpose="a", backbone=recorder)
-    assert all(torch.equal(a, b) for a, b in zip(short.batches, long.batches[:2], strict=True))
-    assert not any(torch.equal(a, b) for a, b in pairwise(long.batches))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (24, 16), (5, 5)])
 def test_batches_are_reflected_shifts_of_up_to_an_eighth(size):
     source, recorder = noise_images(6, size, channels=3), Recorder()
-    fit_classifier(source, recipe=TrainingRecipe(12, 16), seed=0, purpose="a", backbone=recorder)
+    fit_exactly(source, TrainingRecipe(12, 16), backbone=recorder)
     reach = [max(1, side // 8) for side in size]
     allowed = {
         np.pad(image, [(r, r) for r in reach] + [(0, 0)], "reflect")[y : y + size[0], x : x + size[1]].tobytes(): (y, x)
@@ -224,28 +185,21 @@ def test_any_size_costs_about_the_same(size, channels):
     assert 1e5 < sum(p.numel() for p in network.parameters()) < 4e5
 
 
-def test_probabilities_do_not_depend_on_the_batch_size():
+def test_batch_size_does_not_matter_mapped_images_do_not_change_and_some_are_needed(monkeypatch, tmp_path):
     source = noise_images(7)
-    model = fit_classifier(source, recipe=TrainingRecipe(2, 4), seed=0, purpose="a")
-    whole = predict_probabilities(model, source.pixels)
+    np.save(tmp_path / "pixels.npy", source.pixels)
+    mapped = replace(source, pixels=np.load(tmp_path / "pixels.npy", mmap_mode="r"))
+    model = fit_exactly(mapped, TrainingRecipe(2, 4))
+    whole = predict_probabilities(model, mapped.pixels)
+    assert_array_equal(predict_probabilities(model, source.pixels), whole)
+    assert_array_equal(mapped.pixels, source.pixels)
     assert whole.dtype == np.float32
     assert_allclose(whole.sum(axis=1), 1, rtol=1e-6)
-    assert_allclose(predict_probabilities(model, source.pixels, batch_size=3), whole, rtol=1e-4)
+    monkeypatch.setattr("diffaug.classifiers.batches.IMAGES_AT_ONCE", 3)
+    assert_allclose(predict_probabilities(model, source.pixels), whole, rtol=1e-4)
     assert predict_probabilities(model, source.pixels[:0]).shape == (0, 2)
-
-
-def test_images_are_read_and_not_changed(tmp_path):
-    source = noise_images()
-    np.save(tmp_path / "pixels.npy", source.pixels)
-    mapped = images(np.load(tmp_path / "pixels.npy", mmap_mode="r"), source.labels)
-    model = fit_classifier(mapped, recipe=TrainingRecipe(1, 4), seed=0, purpose="a")
-    assert_array_equal(predict_probabilities(model, mapped.pixels), predict_probabilities(model, source.pixels))
-    assert_array_equal(mapped.pixels, source.pixels)
-
-
-def test_no_image_is_an_error():
     with pytest.raises(DataError, match="no image"):
-        fit_classifier(noise_images(0), recipe=TrainingRecipe(1), seed=0, purpose="a")
+        fit_exactly(noise_images(0), TrainingRecipe(1))
 
 
 def test_default_updates_grow_with_the_set_within_bounds():
@@ -253,3 +207,58 @@ def test_default_updates_grow_with_the_set_within_bounds():
     assert updates == sorted(updates)
     assert (updates[0], updates[-1]) == (400, 1500)
     assert len(set(updates)) == 4
+
+
+@pytest.fixture
+def real(make_images):
+    return TrainingSet.real_only(make_images((8, 4, 2)))
+
+
+@pytest.fixture
+def both(make_images):
+    return TrainingSet(make_images((8, 8, 12)), np.repeat([False, True], 14))
+
+
+def test_the_plain_training_is_that_of_the_filters(real):
+    expected = fit_network(real, recipe=RECIPE, seed=3, purpose=PURPOSE, exact=True)
+    assert_same_weights(fit(real).state_dict(), expected.state_dict())
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("strong", [False, True])
+def test_the_same_seed_repeats_itself_and_leaves_the_global_generator_alone(both, strong):
+    def with_dropout(channels, num_classes, image_size):
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), linear(channels, num_classes, image_size)[1])
+
+    both, state = replace(both, strong_augmentation=strong), torch.random.get_rng_state()
+    for backbone in (small_cnn, with_dropout):
+        first, second = (fit(both, backbone=backbone).state_dict() for _ in range(2))
+        assert_same_weights(first, second)
+        other = fit(both, backbone=backbone, seed=4).state_dict()
+        assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_arms_of_one_seed_share_first_weights_and_shifts_and_differ_in_what_they_compare(real, both):
+    recorders = [Recorder() for _ in range(5)]
+    weighted = replace(real, loss_weights=np.linspace(0, 1, 14))
+    with_prior = replace(real, log_prior=np.log([0.6, 0.3, 0.1]))
+    variants = [real, with_prior, weighted, replace(real, strong_augmentation=True), both]
+    for recorder, variant in zip(recorders, variants, strict=True):
+        fit(variant, backbone=recorder)
+        assert_same_weights(recorder.first_weights, recorders[0].first_weights)
+        assert len(recorder.batches) == RECIPE.updates
+    for other in recorders[1:3]:
+        assert all(torch.equal(a, b) for a, b in zip(other.batches, recorders[0].batches, strict=True))
+    assert not torch.equal(recorders[3].batches[0], recorders[0].batches[0])
+
+
+def test_images_are_mirrored_only_where_that_is_allowed(make_images):
+    ramp = np.tile(np.arange(0, 240, 30, dtype=np.uint8), (4, 8, 1))[..., None]
+    training = TrainingSet(replace(make_images((2, 1, 1)), pixels=ramp), np.zeros(4, bool))
+    never, often = Recorder(), Recorder()
+    fit(training, backbone=never)
+    fit(training, replace(RECIPE, horizontal_flip=True, updates=40), backbone=often)
+    falling = [torch.cat(r.batches)[:, 0, 0, 1] > torch.cat(r.batches)[:, 0, 0, -2] for r in (never, often)]
+    assert not falling[0].any()
+    assert falling[1].float().mean() == pytest.approx(0.5, abs=0.1)

@@ -1,278 +1,205 @@
-"""The stage that trains classifiers with and without the pool and says what came of it."""
+"""The stage that trains classifiers with and without the pool and summarizes the results."""
 
-from __future__ import annotations
-
-import math
 import shlex
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from diffaug.classifiers.by_name import classifier_by_name
 from diffaug.classifiers.encoders import ClassifierEncoder
-from diffaug.classifiers.training import Classifier, classifier_of, identity_of
+from diffaug.classifiers.identity import identity_of
+from diffaug.classifiers.training_set import Classifier
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.generator.generator import Generator
-from diffaug.errors import DataError, Interrupted, UsageError
-from diffaug.evaluation.experiment.arms import ARMS, Dose
-from diffaug.evaluation.experiment.dose import DoseChoice, choose_dose
-from diffaug.evaluation.experiment.experiment import Experiment, TrainFunction, run_experiment
-from diffaug.evaluation.experiment.leakage import Leak, near_copies, require_unseen, same_pixels
-from diffaug.evaluation.experiment.synthetic import SyntheticPool, unfiltered_pool
+from diffaug.errors import Interrupted, UsageError
+from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.choose_mix import FOLDER as MIX
+from diffaug.evaluation.experiment.choose_mix import choose_mix
+from diffaug.evaluation.experiment.experiment import Experiment, require_trainable, run_experiment
+from diffaug.evaluation.experiment.leakage import require_unseen
+from diffaug.evaluation.experiment.mix import MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.synthetic_pools import SyntheticPool, unfiltered_pool
+from diffaug.evaluation.experiment.training_task import TrainFunction
+from diffaug.evaluation.experiment.trials import FOLDER as TRIALS
 from diffaug.evaluation.experiment.trials import Trial
-from diffaug.evaluation.verdict.result import EvaluationResult, summarize
+from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary, summarize
 from diffaug.files import storage
-from diffaug.stages.evaluating.log import RESULT, Provenance, log_result, log_trial
-from diffaug.stages.evaluating.replicates import Replicate, open_replicates, prepare_replicates, replicates_exist
+from diffaug.files.stage_records import (
+    begin_extendable_stage,
+    finish_stage,
+    is_finished,
+    is_stage_of,
+    require_extension,
+)
+from diffaug.stages.evaluating.checks import report_leaks, require_test_images, seen_test_images
+from diffaug.stages.evaluating.log import RESULT, log_result, log_trial
+from diffaug.stages.evaluating.replicates import finished_pools, prepare_replicates
 from diffaug.stages.job import Job
 from diffaug.stages.signals import stop_requests
-from diffaug.study import begin_stage, finish_stage, is_stage_of, require_same_settings
+from diffaug.study import Study
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 
-LEAKS = "leaked.json"
 FURTHER_POOLS = "further_pools"
+EXTENDABLE = ("thorough", "arms", "num_seeds", "num_generators", FURTHER_POOLS)
+"""Settings of an evaluation that only add or remove trainings: finished ones stay valid."""
 
 
 def evaluate_study(
     job: Job, catalog: Catalog, *, classifier: Classifier | None = None, train_fn: TrainFunction | None = None
 ) -> EvaluationResult:
-    """Runs the study's experiment, goes on with one that was stopped, or reads the finished one.
+    """Runs the study's experiment, continues one that was stopped or extended, or reads the finished one.
 
-    Everything that could be refused is looked at before a further generator is trained or an older result replaced.
-
-    Args:
-        job: The job.
-        catalog: Its images.
-        classifier: What is trained; none: what the settings say.
-        train_fn: What is called to train and predict instead.
-
-    Raises:
-        DataError: The test split lacks a class, or the generator has seen test images.
-        UsageError: There is no pool, no such classifier, or the experiment was begun with other settings.
-        Interrupted: A stop was asked for; what is finished is on disk.
+    Everything that can be refused is checked before a further generator is trained or an older result is replaced. A
+    `classifier` is trained instead of that of the settings, or `train_fn` called. When it is stopped, everything
+    finished is on disk.
     """
     folder, stored = job.study.evaluation, _stored(job, classifier, train_fn)
-    if _is_finished(job, catalog, stored):
-        job.narrator.say(f"evaluation: finished already, kept ({folder})")
-        return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
-    _require_same_settings(job, _inputs(catalog, Pool.open(job.study.pool)), stored)
+    finished = finished_pools(job) if is_finished(folder, overwrite=job.overwrite) else []
+    if finished and is_stage_of(folder, {**stored, **_further(finished)}, _inputs(catalog, finished[0])):
+        job.narrator.say(f"evaluation: already finished, kept ({folder})")
+        return EvaluationResult.load(folder / RESULT)
+    if not job.overwrite:
+        require_extension(folder, stored, _inputs(catalog, Pool.open(job.study.pool).root), EXTENDABLE)
+    require_trainable(job.config.evaluation, classifier, train_fn)
     require_test_images(catalog)
     leaks = seen_test_images(job, catalog)
     test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
     if classifier is None and train_fn is None:
-        classifier = _named_classifier(job, catalog)
-    replicates = prepare_replicates(job, catalog)
-    begin_stage(
-        folder, {**stored, **_further(replicates)}, _inputs(catalog, replicates[0].pool), overwrite=job.overwrite
+        classifier = _classifier_of_settings(job, catalog)
+    pools = prepare_replicates(job, catalog)
+    roots = [pool.root for pool in pools]
+    begin_extendable_stage(
+        folder,
+        {**stored, **_further(roots)},
+        _inputs(catalog, roots[0]),
+        extendable=EXTENDABLE,
+        keep=(TRIALS, MIX),
+        overwrite=job.overwrite,
     )
-    _tell_leaks(job, leaks)
-    with (
-        stop_requests() as stop,
-        _experiment(
-            job, catalog, test, replicates, classifier=classifier, train_fn=train_fn, stop_requested=stop
-        ) as experiment,
-    ):
-        provenance = Provenance.of(experiment, replicates, stored["trained"])
-        choice, trials = _train_all(job, experiment, provenance)
-        result = _summarize(job, experiment, choice, trials, replicates, trained=stored["trained"])
-    storage.write_json(folder / RESULT, result.to_dict())
+    report_leaks(job, leaks)
+    with stop_requests() as stop:
+        trained = {"classifier": classifier, "train_fn": train_fn}
+        experiment = _experiment(job, catalog, test, pools, **trained, stop_requested=stop)
+        choice, trials = _train_all(job, experiment, pools)
+        result = _summarize(job, experiment, choice, trials, pools)
+    result.save(folder / RESULT)
     log_result(job, result, trials)
     finish_stage(folder)
     return result
 
 
+def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
+    """The finished evaluation; a UsageError if there is none, or the images or the pool changed since."""
+    folder, fix = job.study.evaluation, f"diffaug evaluate {shlex.quote(str(job.study.path))}"
+    record = storage.committed_metadata(folder)
+    if record is None:
+        raise UsageError("there is no finished evaluation", where=folder, fix=fix)
+    if record["inputs"] != _inputs(catalog, pool.root):
+        raise UsageError("the images or the pool changed since the evaluation", where=folder, fix=fix)
+    return EvaluationResult.load(folder / RESULT)
+
+
 def _stored(job: Job, classifier: Classifier | None, train_fn: TrainFunction | None) -> dict[str, Any]:
-    """What the outcome depends on, beside images and pools."""
+    """What the result depends on, except images and pools."""
     settings = job.config.evaluation
     trained = classifier.name if classifier else identity_of(train_fn) if train_fn else settings.classifier
-    return {"seed": job.config.seed, **settings.model_dump(mode="json", exclude={"workers"}), "trained": trained}
+    return {
+        "seed": job.config.seed,
+        **settings.model_dump(mode="json", exclude={"workers"}),
+        "synthetic_fraction_grid": list(job.config.advanced.synthetic_fraction_grid),
+        "trained": trained,
+    }
 
 
-def _require_same_settings(job: Job, inputs: dict[str, str], stored: dict[str, Any]) -> None:
-    """Raises UsageError where a finished evaluation would be replaced unasked."""
-    folder = job.study.evaluation
-    facts = None if job.overwrite else storage.committed_facts(folder)
-    if facts and facts["inputs"] == inputs:
-        before = {name: value for name, value in facts["settings"].items() if name != FURTHER_POOLS}
-        require_same_settings(folder, before, stored)
-
-
-def _is_finished(job: Job, catalog: Catalog, stored: dict[str, Any]) -> bool:
-    if storage.committed_facts(job.study.evaluation) is None or not replicates_exist(job):
-        return False
-    replicates = open_replicates(job)
-    return is_stage_of(job.study.evaluation, {**stored, **_further(replicates)}, _inputs(catalog, replicates[0].pool))
-
-
-def _named_classifier(job: Job, catalog: Catalog) -> Classifier | None:
-    """The classifier that needs this process; none where workers make it, by the name that is known to be right."""
+def _classifier_of_settings(job: Job, catalog: Catalog) -> Classifier:
     settings = job.config.evaluation
     if settings.classifier != "features":
-        classifier_of(settings)
-        return None
+        return classifier_by_name(settings)
     job.narrator.say("training an encoder on the real training images ...")
-    return classifier_of(
-        settings,
-        ClassifierEncoder.fit(
-            catalog.images("train"), seed=job.config.seed, purpose="evaluation features", device=job.device
-        ),
-    )
+    train, seed = catalog.images("train"), job.config.seed
+    encoder = ClassifierEncoder.fit(train, seed=seed, purpose="evaluation features", device=job.device)
+    return classifier_by_name(settings, encoder)
 
 
-def _summarize(
-    job: Job,
-    experiment: Experiment,
-    choice: DoseChoice,
-    trials: list[Trial],
-    replicates: Sequence[Replicate],
-    *,
-    trained: str,
-) -> EvaluationResult:
-    recipe = experiment.recipe
-    return summarize(
-        trials,
-        roles={arm.name: arm.role for arm in experiment.arms},
-        train_counts=experiment.train.counts_by_name,
-        synthetic_counts=replicates[0].pool.images().counts_by_name,
-        test_labels=experiment.test.labels,
-        classes=experiment.train.classes,
-        dose=choice.to_dict(),
-        training={
-            "classifier": experiment.classifier.name if experiment.classifier else trained,
-            "updates": recipe.updates,
-            "batch_size": recipe.batch_size,
-            "generators": len(replicates),
-            **job.environment,
-        },
-    )
-
-
-def _train_all(job: Job, experiment: Experiment, provenance: Provenance) -> tuple[DoseChoice, list[Trial]]:
-    """The choice of the dose, then every arm with every seed, narrated and logged."""
-    total = len(experiment.arms) * experiment.settings.repetitions
-    trials: list[Trial] = []
-    try:
-        choice = choose_dose(experiment, lambda done, total: job.narrator.progress("choosing the dose", done, total))
-        _say_choice(job, choice)
-        for trial in run_experiment(experiment, choice):
-            trials.append(trial)
-            log_trial(job, trial, choice, provenance)
-            job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
-    except Interrupted as stop:
-        raise Interrupted(stop.what, where=experiment.directory, fix=f"go on with: {job.command}") from stop
-    return choice, trials
-
-
-def require_test_images(catalog: Catalog) -> None:
-    """Raises DataError when a class has no test image, since nothing could be said about it."""
-    missing = [name for name, count in catalog.images("test").counts_by_name.items() if not count]
-    if missing:
-        raise DataError(
-            f"no test image of: {', '.join(missing)}",
-            where=catalog.root,
-            fix="add test images of these classes, or remove the test split so that diffaug holds some back",
-        )
-
-
-def require_evaluable(job: Job, catalog: Catalog) -> None:
-    """Raises, before a generator is trained for hours, what `evaluate` would raise after it."""
-    require_test_images(catalog)
+def _experiment(job: Job, catalog: Catalog, test: LabeledImages, pools: Sequence[Pool], **trained: Any) -> Experiment:
     settings = job.config.evaluation
-    if settings.classifier != "features":  # which needs the training images' encoder
-        classifier_of(settings)
-    if storage.committed_facts(job.study.generator) is None:
-        require_unseen(catalog.images("test"), _near_copies(job, catalog), drop=settings.drop_leaked)
-
-
-def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
-    """The finished evaluation of these images and this pool; nothing is trained.
-
-    Raises:
-        UsageError: There is none, or the images or the pool changed since.
-    """
-    folder, fix = job.study.evaluation, f"diffaug evaluate {shlex.quote(str(job.study.path))}"
-    facts = storage.committed_facts(folder)
-    if facts is None:
-        raise UsageError("there is no finished evaluation", where=folder, fix=fix)
-    if facts["inputs"] != _inputs(catalog, pool):
-        raise UsageError("the images or the pool changed since they were evaluated", where=folder, fix=fix)
-    return EvaluationResult.from_dict(storage.read_json(folder / RESULT))
-
-
-def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
-    """The test images that the study's generator or filters have seen."""
-    leaks, items = _near_copies(job, catalog), catalog.items("test")
-    rows = Generator.load(job.study.generator, device="cpu").rows()
-    if rows is not None:
-        leaks += same_pixels([item.path for item in items], [item.pixel_sha256 for item in items], rows)
-    return leaks
-
-
-def _near_copies(job: Job, catalog: Catalog) -> list[Leak]:
-    test, train = catalog.images("test"), catalog.images("train")
-    return near_copies(test, train, catalog.groups("train"), device=job.device)
-
-
-def _inputs(catalog: Catalog, pool: Pool) -> dict[str, str]:
-    return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
-
-
-def _further(replicates: Sequence[Replicate]) -> dict[str, Any]:
-    """Pools of further generators, which are among the settings: another number of them is the user's decision."""
-    pools = [storage.sha256_file(replicate.pool.root / MANIFEST) for replicate in replicates[1:]]
-    return {FURTHER_POOLS: pools} if pools else {}
-
-
-def _experiment(
-    job: Job, catalog: Catalog, test: LabeledImages, replicates: Sequence[Replicate], **trained: Any
-) -> Experiment:
-    settings = job.config.evaluation
-    wants_unfiltered = any(ARMS[arm].synthetic == "unfiltered" for arm in settings.compared_arms)
+    unfiltered = []
+    if any(ARMS[arm].synthetic == "unfiltered" for arm in settings.compared_arms):
+        for pool in pools:
+            chunks = Study(pool.root.parent).chunks / str((storage.committed_metadata(pool.root) or {}).get("chunks"))
+            unfiltered.append(unfiltered_pool(ChunkStore(chunks), pool))
     return Experiment(
         train=catalog.images("train"),
         test=test,
-        pools=[SyntheticPool.of(replicate.pool) for replicate in replicates],
+        pools=list(map(SyntheticPool.of, pools)),
         settings=settings,
         seed=job.config.seed,
         device=job.device,
         directory=job.study.evaluation,
         groups=catalog.groups("train"),
-        unfiltered=[
-            unfiltered_pool(_chunks(replicate), replicate.pool) for replicate in replicates if wants_unfiltered
-        ],
+        unfiltered=unfiltered,
         **trained,
     )
 
 
-def _chunks(replicate: Replicate) -> ChunkStore:
-    """What the pool was put together from."""
-    facts = storage.committed_facts(replicate.pool.root) or {}
-    return ChunkStore(replicate.study.chunks / str(facts.get("chunks")))
+def _train_all(job: Job, experiment: Experiment, pools: Sequence[Pool]) -> tuple[MixChoice, list[Trial]]:
+    """Chooses the mix, then trains every arm with every seed; reports and logs both."""
+    total = len(experiment.arms) * experiment.settings.repetitions
+    grid, trials = job.config.advanced.synthetic_fraction_grid, []
+    try:
+        choice = choose_mix(experiment, grid, partial(job.narrator.progress, "choosing the synthetic mix"))
+        _report_choice(job, choice)
+        for trial in run_experiment(experiment, ARMS[choice.base], choice.mix):
+            trials.append(trial)
+            log_trial(job, trial, choice, experiment, pools)
+            job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
+    except Interrupted as stop:
+        raise Interrupted(stop.what, where=experiment.directory, fix=f"continue with: {job.command}") from stop
+    return choice, trials
 
 
-def _tell_leaks(job: Job, leaks: Sequence[Leak]) -> None:
-    if leaks:
-        named = {leak.test_id: {"shows": leak.seen_id, "how": leak.how} for leak in leaks}
-        storage.write_json(job.study.evaluation / LEAKS, named)
-        job.narrator.warn(
-            f"{len(named)} test images were seen in training and are left out: {job.study.evaluation / LEAKS}"
-        )
+def _summarize(
+    job: Job, experiment: Experiment, choice: MixChoice, trials: list[Trial], pools: Sequence[Pool]
+) -> EvaluationResult:
+    recipe, count = experiment.recipe, len(pools)
+    return summarize(
+        trials,
+        roles={arm.name: arm.role for arm in experiment.arms},
+        train_counts=experiment.train.counts_by_name,
+        synthetic_counts=pools[0].counts_by_name,
+        test_labels=experiment.test.labels,
+        classes=experiment.train.classes,
+        num_generators=count,
+        mix=choice,
+        training=TrainingSummary(experiment.trained, recipe.updates, recipe.batch_size, count, **job.environment),
+    )
 
 
-def _say_choice(job: Job, choice: DoseChoice) -> None:
-    measured = [f"{one.arm} {one.mean:.3f}" for one in choice.real]
-    if measured:
-        job.narrator.say(f"on parts of the training images: {', '.join(measured)}; builds on '{choice.base}'")
-    doses = [f"{one.dose.share:.0%} {one.mean:.3f}" for one in choice.curve]
-    if doses:
-        job.narrator.say(f"synthetic share of a batch: {', '.join(doses)}; takes {choice.dose.share:.0%}")
-    for one in choice.finer:
-        taken = "which is taken" if one.dose == choice.dose else "which is no better"
-        job.narrator.say(f"{_finer_in_words(one.dose)}: {one.mean:.3f}, {taken}")
+def _inputs(catalog: Catalog, pool: Path) -> dict[str, str]:
+    return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool / MANIFEST)}
 
 
-def _finer_in_words(dose: Dose) -> str:
-    if dose.without:
-        return f"without synthetic images of {', '.join(dose.without)}"
-    most = f", at most {dose.max_ratio:g} of a class for each real one" if math.isfinite(dose.max_ratio) else ""
-    return f"{dose.share:.0%} at a loss weight of {dose.weight:g}{most}"
+def _further(pools: Sequence[Path]) -> dict[str, Any]:
+    hashes = [storage.sha256_file(pool / MANIFEST) for pool in pools[1:]]
+    return {FURTHER_POOLS: hashes} if hashes else {}
+
+
+def _report_choice(job: Job, choice: MixChoice) -> None:
+    baselines = [f"{one.arm} {one.mean:.3f}" for one in choice.baselines]
+    if baselines:
+        job.narrator.say(f"cross-validation: {', '.join(baselines)}; builds on '{choice.base}'")
+    fractions = [f"{one.mix.fraction:.0%} {one.mean:.3f}" for one in choice.curve]
+    if fractions:
+        job.narrator.say(f"synthetic fraction: {', '.join(fractions)}; uses {choice.mix.fraction:.0%}")
+    for one in choice.refinements:
+        decision = "used" if one.mix == choice.mix else "no better"
+        job.narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {decision}")
+
+
+def _refinement(mix: SyntheticMix) -> str:
+    if mix.excluded_classes:
+        return f"without synthetic images of {', '.join(mix.excluded_classes)}"
+    limit = "" if mix.max_per_real is None else f", at most {mix.max_per_real:g} per real image of a class"
+    return f"{mix.fraction:.0%} with loss weight {mix.loss_weight:g}{limit}"

@@ -1,21 +1,19 @@
-"""Each arm turns images into the training that its name promises."""
-
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from diffaug.configuration.settings import ARM_NAMES, FAST_ARMS, EvaluationSettings
+from diffaug.configuration.arms import ARM_NAMES, CONTROLS
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
-from diffaug.evaluation.experiment.arms import ARMS, Dose, allowed_positions, concatenate, resolved, training_set
+from diffaug.evaluation.experiment.arms import ARMS, allowed_positions, training_set
+from diffaug.evaluation.experiment.mix import SyntheticMix
 
 REAL = np.array([6, 3, 1])
 MADE = np.array([0, 2, 4])
-DOSE = Dose(0.25)
+MIX = SyntheticMix(0.25)
+MIXED = 0.75 * REAL / 10 + 0.25 * MADE / 6
 BEST = ARMS["best real + synthetic"]
 
 
@@ -30,140 +28,104 @@ def synthetic(make_images):
 
 
 def class_draws(training):
-    """Expected share of each class in a batch, (K,), and of synthetic images."""
-    count = len(training.images)
-    draws = training.draw_probabilities if training.draw_probabilities is not None else np.full(count, 1 / count)
+    """Expected fraction of each class in a batch, (K,), of synthetic images, and of each class in the loss, (K,)."""
+    labels, count = training.images.labels, len(training.images)
+    draws = np.full(count, 1 / count) if training.draw_probabilities is None else training.draw_probabilities
+    weights = np.ones(count) if training.loss_weights is None else training.loss_weights
     assert draws.sum() == pytest.approx(1)
-    return np.bincount(training.images.labels, draws, len(training.images.classes)), draws[training.is_synthetic].sum()
-
-
-def implied_prior(training):
-    """Share of each class in the expected loss."""
-    weights = training.loss_weights if training.loss_weights is not None else np.ones(len(training.images))
-    draws = training.draw_probabilities if training.draw_probabilities is not None else np.ones(len(training.images))
-    mass = np.bincount(training.images.labels, weights * draws, len(training.images.classes))
-    return mass / mass.sum()
+    in_loss = np.bincount(labels, weights * draws, 3)
+    return np.bincount(labels, draws, 3), draws[training.is_synthetic].sum(), in_loss / in_loss.sum()
 
 
 @pytest.mark.parametrize(
-    ("name", "expected", "share"),
+    ("name", "expected", "fraction"),
     [
         ("real only", REAL / 10, 0),
         ("strong augmentation", REAL / 10, 0),
         ("oversampling", [1 / 3] * 3, 0),
         ("balanced softmax", REAL / 10, 0),
         ("prior", REAL / 10, 0),
-        ("replay", 0.75 * REAL / 10 + 0.25 * MADE / 6, 0),
-        ("real + synthetic", 0.75 * REAL / 10 + 0.25 * MADE / 6, 0.25),
-        ("real + unfiltered synthetic", 0.75 * REAL / 10 + 0.25 * MADE / 6, 0.25),
+        ("replay", MIXED, 0),
+        ("real + synthetic", MIXED, 0.25),
+        ("real + unfiltered synthetic", MIXED, 0.25),
         ("synthetic only", MADE / 6, 1),
     ],
 )
-def test_classes_are_drawn_as_the_name_says(name, expected, share, train, synthetic):
-    training = training_set(ARMS[name], train, synthetic, DOSE)
-    draws, synthetic_share = class_draws(training)
+def test_classes_are_drawn_as_the_name_promises(name, expected, fraction, train, synthetic):
+    training = training_set(ARMS[name], train, synthetic, MIX)
+    draws, synthetic_fraction, _ = class_draws(training)
     assert_allclose(draws, expected)
-    assert synthetic_share == pytest.approx(share)
+    assert synthetic_fraction == pytest.approx(fraction)
     assert training.strong_augmentation == (name == "strong augmentation")
     assert training.loss_weights is None
 
 
-@pytest.mark.parametrize(
-    ("base", "expected"),
-    [
-        ("real only", 0.75 * REAL / 10 + 0.25 * MADE / 6),
-        ("oversampling", [1 / 3] * 3),
-        ("strong augmentation", 0.75 * REAL / 10 + 0.25 * MADE / 6),
-        ("balanced softmax", 0.75 * REAL / 10 + 0.25 * MADE / 6),
-    ],
-)
-def test_the_best_real_arm_keeps_its_ways_when_synthetic_images_are_added(base, expected, train, synthetic):
-    training = training_set(BEST, train, synthetic, DOSE, ARMS[base])
-    draws, share = class_draws(training)
-    assert_allclose(draws, expected)
-    assert share == pytest.approx(0.25 * (MADE > 0).mean() if base == "oversampling" else 0.25)
+@pytest.mark.parametrize("base", ["real only", "oversampling", "strong augmentation", "balanced softmax"])
+def test_the_best_real_arm_keeps_its_ways_when_synthetic_images_are_added(base, train, synthetic):
+    training = training_set(BEST, train, synthetic, MIX, ARMS[base])
+    draws, fraction, _ = class_draws(training)
+    assert_allclose(draws, [1 / 3] * 3 if base == "oversampling" else MIXED)
+    assert fraction == pytest.approx(0.25 * (MADE > 0).mean() if base == "oversampling" else 0.25)
     assert training.strong_augmentation == ARMS[base].strong_augmentation
     assert (training.log_prior is not None) == ARMS[base].balanced_softmax
 
 
 @pytest.mark.parametrize("name", ARM_NAMES)
 def test_only_arms_that_say_so_see_synthetic_images(name, train, synthetic):
-    training = training_set(ARMS[name], train, synthetic, DOSE, ARMS["oversampling"])
+    training = training_set(ARMS[name], train, synthetic, MIX, ARMS["oversampling"])
     assert ARMS[name].uses_synthetic == ("synthetic" in name)
     real = () if name == "synthetic only" else train.ids
     assert training.images.ids == real + (synthetic.ids if "synthetic" in name else ())
     assert_array_equal(training.is_synthetic, [i.startswith("synthetic") for i in training.images.ids])
 
 
-@pytest.mark.parametrize("base", ["balanced softmax", None])
+@pytest.mark.parametrize("arm", [BEST, ARMS["balanced softmax"]])
 @pytest.mark.parametrize("weight", [1.0, 0.4])
-def test_balanced_softmax_takes_the_prior_of_draws_times_weights(base, weight, train, synthetic):
-    arm = BEST if base else ARMS["balanced softmax"]
-    training = training_set(arm, train, synthetic, Dose(0.3, weight), ARMS["balanced softmax"])
-    mixed = 0.7 * REAL / 10 + 0.3 * weight * MADE / 6 if base else REAL / 10
+def test_balanced_softmax_takes_the_prior_of_draws_times_weights(arm, weight, train, synthetic):
+    training = training_set(arm, train, synthetic, SyntheticMix(0.3, weight), ARMS["balanced softmax"])
+    mixed = 0.7 * REAL / 10 + 0.3 * weight * MADE / 6 if arm is BEST else REAL / 10
     assert_allclose(np.exp(training.log_prior), mixed / mixed.sum())
-    assert_allclose(np.exp(training.log_prior), implied_prior(training))
+    assert_allclose(np.exp(training.log_prior), class_draws(training)[2])
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.4])
-def test_the_prior_control_shifts_the_real_prior_to_that_of_real_and_synthetic(weight, train, synthetic):
-    dose = Dose(0.3, weight)
-    control = training_set(ARMS["prior"], train, synthetic, dose)
-    copied = implied_prior(training_set(ARMS["real + synthetic"], train, synthetic, dose))
-    assert_allclose(np.log(implied_prior(control)) - control.log_prior, np.log(copied))
-    assert control.images is train
-
-
-@pytest.mark.parametrize("weight", [1.0, 0.4])
-def test_the_replay_control_has_the_draws_and_weights_of_real_and_synthetic(weight, train, synthetic):
-    dose = Dose(0.3, weight)
-    replay = training_set(ARMS["replay"], train, synthetic, dose)
-    copied = training_set(ARMS["real + synthetic"], train, synthetic, dose)
+def test_controls_copy_the_class_prior_and_the_draws_of_real_and_synthetic(weight, train, synthetic):
+    copied, prior, replay = (
+        training_set(ARMS[name], train, synthetic, SyntheticMix(0.3, weight))
+        for name in ("real + synthetic", "prior", "replay")
+    )
+    assert_allclose(np.log(class_draws(prior)[2]) - prior.log_prior, np.log(class_draws(copied)[2]))
     assert_allclose(class_draws(replay)[0], class_draws(copied)[0])
-    assert_allclose(implied_prior(replay), implied_prior(copied))
-    assert replay.images is train
-
-
-def test_synthetic_images_weigh_what_the_dose_says(train, synthetic):
-    training = training_set(ARMS["real + synthetic"], train, synthetic, Dose(0.3, 0.4))
-    assert_allclose(training.loss_weights, [1] * 10 + [0.4] * 6)
+    assert_allclose(class_draws(replay)[2], class_draws(copied)[2])
+    assert prior.images is replay.images is train
+    assert_allclose(1 if copied.loss_weights is None else copied.loss_weights, [1] * 10 + [weight] * 6)
 
 
 @pytest.mark.parametrize("name", [name for name in ARM_NAMES if name != "synthetic only"])
-@pytest.mark.parametrize("nothing", ["dose", "pool"])
+@pytest.mark.parametrize("nothing", ["mix", "pool"])
 def test_without_synthetic_images_every_arm_equals_its_real_counterpart(name, nothing, train, synthetic):
-    dose, pool = (Dose(0.0), synthetic) if nothing == "dose" else (DOSE, synthetic.select(np.empty(0, np.int64)))
-    same = training_set(ARMS[name], train, pool, dose, ARMS["balanced softmax"])
-    partner = "balanced softmax" if name == BEST.name else name if ARMS[name].role == "real" else "real only"
-    partner = "real only" if name in ("replay", "prior") else partner
-    plain = training_set(ARMS[partner], train, pool, Dose(0.0))
+    mix, pool = (SyntheticMix(0.0), synthetic) if nothing == "mix" else (MIX, synthetic.select(np.empty(0, np.int64)))
+    same = training_set(ARMS[name], train, pool, mix, ARMS["balanced softmax"])
+    copies_real = ARMS[name].role != "baseline" or name in ("replay", "prior")
+    partner = "balanced softmax" if name == BEST.name else "real only" if copies_real else name
+    plain = training_set(ARMS[partner], train, pool, SyntheticMix(0.0))
     assert same.images is train
     for field in ("draw_probabilities", "loss_weights", "log_prior"):
-        ours, theirs = getattr(same, field), getattr(plain, field)
-        assert (ours is None) == (theirs is None)
-        if ours is not None:
-            assert_array_equal(ours, theirs)
+        assert_array_equal(getattr(same, field), getattr(plain, field))
 
 
-def test_at_a_dose_of_zero_arms_resolve_to_the_same_training():
-    zero = resolved(BEST, 0.0, ARMS["oversampling"])
-    assert (zero.draw, zero.uses_synthetic, zero.follows_dose) == ("classes", False, False)
-    assert not resolved(ARMS["replay"], 0.0).follows_dose
-    assert resolved(ARMS["synthetic only"], 0.0).uses_synthetic
-    with pytest.raises(ValueError, match="needs the real arm"):
-        resolved(BEST, 0.3)
-
-
-def test_only_synthetic_images_of_an_empty_pool_are_an_error(train, synthetic):
-    with pytest.raises(DataError, match="no synthetic image to train on alone"):
-        training_set(ARMS["synthetic only"], train, synthetic.select(np.empty(0, np.int64)), DOSE)
+def test_no_baseline_to_build_on_and_only_synthetic_images_of_an_empty_pool_are_errors(train, synthetic):
+    with pytest.raises(ValueError, match="needs a baseline to build on"):
+        training_set(BEST, train, synthetic, MIX)
+    with pytest.raises(DataError, match="no synthetic image to train on"):
+        training_set(ARMS["synthetic only"], train, synthetic.select(np.empty(0, np.int64)), MIX)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     labels=st.lists(st.integers(0, 2), max_size=30),
     real=st.lists(st.integers(1, 5), min_size=3, max_size=3),
-    ratio=st.one_of(st.just(np.inf), st.floats(0, 4)),
+    ratio=st.one_of(st.none(), st.floats(0, 4)),
     without=st.sets(st.sampled_from("abc")),
 )
 def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, ratio, without):
@@ -174,28 +136,19 @@ def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, r
     train, synthetic = images(np.repeat([0, 1, 2], real)), images(labels)
     expected, used = [], [0, 0, 0]
     for position, label in enumerate(labels):
-        if "abc"[label] not in without and used[label] + 1 <= ratio * real[label]:
+        if "abc"[label] not in without and (ratio is None or used[label] + 1 <= ratio * real[label]):
             used[label] += 1
             expected.append(position)
-    assert allowed_positions(train, synthetic, Dose(0.5, max_ratio=ratio, without=tuple(without))).tolist() == expected
+    mix = SyntheticMix(0.5, max_per_real=ratio, excluded_classes=tuple(without))
+    assert allowed_positions(train, synthetic, mix).tolist() == expected
 
 
-def test_sets_that_do_not_fit_are_an_error(train, make_images):
-    with pytest.raises(DataError, match="different classes"):
-        concatenate(train, make_images([1, 1]))
-    with pytest.raises(DataError, match=r"different shapes .*\(8, 8, 1\) and \(8, 8, 3\)"):
-        concatenate(train, make_images([1, 1, 1], channels=3))
+def test_a_mix_is_zero_if_no_synthetic_image_has_an_effect():
+    assert all(mix.is_zero for mix in (SyntheticMix(0.0), SyntheticMix(0.3, 0.0), SyntheticMix(0.3, max_per_real=0)))
+    assert not SyntheticMix(0.3).is_zero
+    assert not SyntheticMix(0.3, max_per_real=0.5, excluded_classes=("a",)).is_zero
 
 
-@pytest.mark.parametrize("dose", [Dose(0.3), Dose(0.2, 0.5, 3.0, ("cat", "dog"))])
-def test_a_dose_survives_json(dose):
-    assert Dose.from_dict(dose.to_dict()) == dose
-    assert dose.to_dict()["max_ratio"] in (None, 3.0)
-
-
-def test_arms_asked_for_need_a_baseline_and_a_claim():
-    assert EvaluationSettings().compared_arms == FAST_ARMS
-    with pytest.raises(ValueError, match="at least one of real only"):
-        EvaluationSettings(arms=("real only", "synthetic only"))
-    with pytest.raises(ValueError, match="unknown arms"):
-        EvaluationSettings(arms=("real only", "best"))
+def test_every_arm_of_the_table_can_be_trained_and_compared_in_the_same_order():
+    assert tuple(ARMS) == ARM_NAMES
+    assert {name for control in CONTROLS for name in (control.arm, control.baseline)} <= set(ARM_NAMES)

@@ -1,14 +1,9 @@
-"""Test images that were seen make the evaluation refuse, by pixels or as near copies; new ones never do."""
-
-from __future__ import annotations
-
 import io
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
@@ -25,30 +20,28 @@ def scenes(count, seed, size=24):
     return np.stack([np.asarray(picture) for picture in pictures])[..., None]
 
 
-def labelled(pixels, prefix):
+def labeled(pixels, prefix):
     labels = np.arange(len(pixels)) % 2
     return LabeledImages(pixels, labels, ("a", "b"), tuple(f"{prefix}/{i}" for i in range(len(pixels))))
 
 
-def compressed(pixels):
+def compressed(picture):
     buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0]).save(buffer, format="JPEG", quality=40)
+    Image.fromarray(picture[..., 0]).save(buffer, format="JPEG", quality=40)
     return np.asarray(Image.open(buffer))[..., None]
 
 
-def cropped(pixels):
-    height, width = pixels.shape[:2]
-    return np.asarray(Image.fromarray(pixels[1:-1, 1:-1, 0]).resize((width, height), Image.Resampling.BICUBIC))[
-        ..., None
-    ]
+def cropped(picture):
+    inside = Image.fromarray(picture[1:-1, 1:-1, 0])
+    return np.asarray(inside.resize(picture.shape[1::-1], Image.Resampling.BICUBIC))[..., None]
 
 
 CHANGES = {
-    "same": lambda pixels: pixels,
-    "mirrored": lambda pixels: pixels[:, ::-1],
+    "same": lambda picture: picture,
+    "mirrored": lambda picture: picture[:, ::-1],
     "compressed": compressed,
     "cropped": cropped,
-    "brighter": lambda pixels: (0.8 * pixels.astype(float) + 40).astype(np.uint8),
+    "brighter": lambda picture: (0.8 * picture.astype(float) + 40).astype(np.uint8),
 }
 
 
@@ -62,26 +55,21 @@ def test_the_same_pixels_are_found_under_any_name():
 def test_a_changed_copy_of_a_seen_image_is_found_and_named(change):
     seen, new = scenes(60, 0), scenes(10, 1)
     copies = np.stack([CHANGES[change](picture) for picture in seen[[3, 41]]])
-    leaks = near_copies(labelled(np.concatenate([new, copies]), "test"), labelled(seen, "train"), np.arange(60))
+    leaks = near_copies(labeled(np.concatenate([new, copies]), "test"), labeled(seen, "train"), np.arange(60))
     assert [(leak.test_id, leak.seen_id) for leak in leaks] == [("test/10", "train/3"), ("test/11", "train/41")]
 
 
-def test_new_images_of_a_real_data_set_are_not_taken_for_copies():
-    digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
-    seen, test = labelled(digits[:400], "train"), labelled(digits[400:700], "test")
+def test_new_images_of_a_real_data_set_are_not_taken_for_copies(digits):
+    seen, test = labeled(digits[0][:400], "train"), labeled(digits[0][400:700], "test")
     assert len(near_copies(test, seen, np.arange(400))) <= 1
 
 
-def test_leaks_refuse_and_name_files_and_the_way_out():
-    test = labelled(scenes(4, 0), "test")
-    with pytest.raises(DataError, match=r"1 of 4 test images were seen .*test/2 = a/1") as error:
+def test_leaks_are_refused_by_name_or_left_out_unless_a_class_would_be_lost():
+    test = labeled(scenes(5, 0), "test")
+    with pytest.raises(DataError, match=r"1 of 5 test images were seen .*test/2 = a/1") as error:
         require_unseen(test, [Leak("test/2", "a/1", "near copy"), Leak("test/2", "a/1", "same pixels")], drop=False)
     assert "evaluation.drop_leaked=true" in error.value.fix
     assert require_unseen(test, [], drop=False) is test
-
-
-def test_leaks_can_be_left_out_unless_a_class_would_be_lost():
-    test = labelled(scenes(5, 0), "test")
     rest = require_unseen(test, [Leak("test/2", "a/1", "near copy"), Leak("test/3", "a/2", "same pixels")], drop=True)
     assert rest.ids == ("test/0", "test/1", "test/4")
     assert (rest.pixels == test.pixels[[0, 1, 4]]).all()

@@ -1,96 +1,158 @@
-"""The evaluation as a stage of a study: who trains, on which pools, and what it refuses."""
-
-from __future__ import annotations
-
 import json
 import shutil
-from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from torch import nn
 
 import diffaug
-from diffaug.errors import DataError, UsageError
-from diffaug.evaluation.experiment.arms import Dose
-from diffaug.evaluation.experiment.dose import DoseChoice, Measured
+from diffaug.classifiers.networks import small_cnn
+from diffaug.errors import DamagedError, DataError, UsageError
+from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice, SyntheticMix
 from diffaug.files import storage
 from diffaug.stages.evaluating import evaluate
+from diffaug.stages.evaluating.replicates import planned_settings
+from diffaug.tracking.journal import Journal
 
+pytestmark = pytest.mark.e2e
 ARMS = ["real only", "balanced softmax", "best real + synthetic"]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, make_classes, small):
+    root = tmp_path_factory.mktemp("trained")
+    images = make_classes(root / "images", {"dark": 20, "middle": 12, "bright": 6})
+    settings = {**small, "evaluation.arms": ARMS, "evaluation.workers": 1}
+    diffaug.DiffusionAugmenter(study=root / "study", settings=settings, verbose=False).fit(images).generate()
+    return root / "study"
+
+
 @pytest.fixture
-def augmenter(tmp_path, images, small):
-    settings = {**small, "evaluation.arms": ARMS}
-    found = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
-    found.generate()
-    return found
+def augmenter(trained, tmp_path):
+    return diffaug.DiffusionAugmenter.open(shutil.copytree(trained, tmp_path / "study"), verbose=False)
 
 
-def again(augmenter, **settings):
-    return diffaug.DiffusionAugmenter.open(augmenter.study.path, settings=settings, overwrite=True, verbose=False)
+def again(augmenter):
+    return diffaug.DiffusionAugmenter.open(augmenter.study.path, overwrite=True, verbose=False)
 
 
-def test_the_dose_is_chosen_on_training_images_and_told(augmenter) -> None:
-    result = augmenter.evaluate()
-    assert result.dose["base"] in ("real only", "balanced softmax")
-    assert [row["share"] for row in result.dose["curve"]] == [0.0, 0.15, 0.3, 0.5]
-    assert result.training["classifier"] == "small-cnn"
+class Training:
+    """A training of one's own that counts itself: nearest mean brightness; `stop_at` raises Ctrl-C in that call."""
 
+    def __init__(self, stop_at=None):
+        self.calls, self.stop_at = [], stop_at
 
-def test_a_function_of_ones_own_is_called_for_every_arm_and_seed(augmenter) -> None:
-    calls = []
-
-    def brightness(training, pixels, seed):
-        calls.append((len(training.images), int(training.is_synthetic.sum()), seed))
-        means = [training.images.pixels[training.images.labels == k].mean() for k in range(3)]
+    def __call__(self, training, pixels, seed):
+        real = int((~training.is_synthetic).sum())
+        self.calls.append(SimpleNamespace(real=real, synthetic=int(training.is_synthetic.sum()), seed=seed))
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        by_class = [training.images.pixels[training.images.labels == k] for k in range(3)]
+        means = [pixels_of_class.mean() if len(pixels_of_class) else -1e9 for pixels_of_class in by_class]
         return np.abs(pixels.mean(axis=(1, 2, 3))[:, None] - means).argmin(axis=1)
 
-    result = augmenter.evaluate(train_fn=brightness, synthetic_fraction=0.3)
-    assert {arm.metrics["balanced_accuracy"]["mean"] for arm in result.arms} == {1.0}
-    trials = [call for call in calls if call[0] - call[1] == 31]  # those for the dose have fewer real images
-    assert len({seed for _, _, seed in trials}) == 3
-    assert {synthetic for _, synthetic, _ in trials} == {0, 17}
-    assert "brightness" in result.training["classifier"]
+    def new_calls(self):
+        calls, self.calls = self.calls, []
+        return calls
+
+
+def events_of(augmenter):
+    return [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+
+
+def trial_runs(augmenter):
+    return [e["key"] for e in events_of(augmenter) if e["kind"] == "start" and e["key"].startswith("trial/")]
+
+
+def test_the_mix_is_chosen_on_training_images_and_every_training_is_logged_with_its_data(augmenter) -> None:
+    result = augmenter.evaluate()
+    assert result.mix.base in ("real only", "balanced softmax")
+    assert [one.mix.fraction for one in result.mix.curve] == [0.0, 0.15, 0.3, 0.5]
+    assert result.training.classifier == "small-cnn"
+    used = [e for e in events_of(augmenter) if e["kind"] == "dataset" and e["data"]["name"] == "train"]
+    assert {event["key"].split("/")[0] for event in used} == {"fit", "trial"}
+    assert len({event["data"]["digest"] for event in used}) == 1
 
 
 def test_a_network_of_ones_own_is_trained(augmenter) -> None:
-    def linear(channels, num_classes, image_size):
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
-
-    assert "linear" in augmenter.evaluate(classifier=linear).training["classifier"]
+    result = augmenter.evaluate(classifier=small_cnn, synthetic_fraction=0.3, num_seeds=1)
+    assert result.training.classifier.startswith("small_cnn ")  # and a hash of its source
 
 
 def test_logistic_regression_on_features_needs_one_network_only(augmenter) -> None:
-    result = again(augmenter, **{"evaluation.classifier": "features", "evaluation.synthetic_fraction": 0.3}).evaluate()
-    assert result.training["classifier"].startswith("features of classifier")
-    assert all(arm.metrics["balanced_accuracy"]["sd"] == 0 for arm in result.arms)  # seeds play no part
+    result = augmenter.evaluate(classifier="features", synthetic_fraction=0.3)
+    assert result.training.classifier.startswith("features of classifier")
+    records = [storage.read_json(path)["trial"] for path in (augmenter.study.evaluation / "trials").iterdir()]
+    predictions = {arm: {tuple(r["predictions"]) for r in records if r["arm"] == arm} for arm in ARMS}
+    assert {arm: len(found) for arm, found in predictions.items()} == dict.fromkeys(ARMS, 1)  # seeds have no effect
 
 
-def test_a_thorough_evaluation_trains_a_second_generator_and_the_controls(augmenter) -> None:
-    settings = {
-        "evaluation.thorough": True,
-        "evaluation.arms": None,
-        "evaluation.num_seeds": 4,
-        "evaluation.synthetic_fraction": 0.3,
-    }
-    thorough = again(augmenter, **settings)
-    result = thorough.evaluate()
+def test_more_seeds_and_arms_train_only_what_is_missing(augmenter) -> None:
+    training = Training()
+    augmenter.evaluate(train_fn=training, num_seeds=2)
+    assert training.new_calls()
+    assert len(trial_runs(augmenter)) == 2 * len(ARMS)
+
+    result = augmenter.evaluate(train_fn=training, num_seeds=3)
+    added = training.new_calls()
+    assert {call.real for call in added} == {31} and len({call.seed for call in added}) == 1
+    assert 2 <= len(added) <= len(ARMS)  # an arm that is the same training as another is not trained again
+    assert {arm.seeds for arm in result.arms} == {3}
+
+    augmenter.evaluate(train_fn=training, num_seeds=3, arms=[*ARMS, "synthetic only"])
+    assert [(call.real, call.synthetic) for call in training.new_calls()] == [(0, 17)] * 3
+    assert len(trial_runs(augmenter)) == 3 * (len(ARMS) + 1)
+
+    fewer = augmenter.evaluate(train_fn=training, num_seeds=2, arms=ARMS)
+    assert training.new_calls() == [] and {arm.seeds for arm in fewer.arms} == {2}
+
+
+def test_other_settings_keep_the_trainings_that_do_not_depend_on_them(augmenter) -> None:
+    training = Training()
+    augmenter.evaluate(train_fn=training, synthetic_fraction=0.3)
+    assert training.new_calls()
+    with pytest.raises(UsageError, match=r"synthetic_fraction 0.3 -> 0.5"):
+        augmenter.evaluate(train_fn=training, synthetic_fraction=0.5)
+    with pytest.raises(UsageError, match="trained"):
+        augmenter.evaluate(train_fn=lambda *_: None, synthetic_fraction=0.3)
+    again(augmenter).evaluate(train_fn=training, synthetic_fraction=0.5)
+    assert {call.synthetic for call in training.calls if call.real == 31} == {17}
+    assert all(call.synthetic for call in training.calls)
+
+
+def test_a_training_whose_file_was_changed_is_not_kept(augmenter) -> None:
+    training = Training()
+    augmenter.evaluate(train_fn=training, synthetic_fraction=0.3, num_seeds=2)
+    file = next((augmenter.study.evaluation / "trials").glob("real-only.0.json"))
+    file.write_text(file.read_text().replace('"seconds": ', '"seconds": 1'))
+    with pytest.raises(DamagedError):
+        augmenter.evaluate(train_fn=training, synthetic_fraction=0.3, num_seeds=3)
+    before = len(training.new_calls())
+    again(augmenter).evaluate(train_fn=training, synthetic_fraction=0.3, num_seeds=3)
+    assert len(training.calls) == before + len(ARMS)
+
+
+def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evaluation(augmenter) -> None:
+    augmenter.generate(more={"dark": 3})
+    planned = planned_settings(augmenter.job, augmenter.inspect())
+    assert planned.keys() <= type(augmenter.config.diffusion).model_fields.keys()
+    settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3, "workers": 2}
+    result = augmenter.evaluate(thorough=True, **settings)
     assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
-    assert {control.question for control in result.controls} == {
-        *("new content", "more exposure", "shifted prior", "filters")
-    }
-    assert result.training["generators"] == 2
-    folders = (thorough.study.path, thorough.study.path / "replicates" / "1")
+    questions = {"new content", "more exposure", "shifted prior", "filters"}
+    assert {control.question for control in result.controls} == questions
+    assert result.training.num_generators == 2
+    folders = (augmenter.study.path, augmenter.study.path / "replicates" / "1")
     first, second = (storage.read_json(path / "generator" / "config.json")["training"] for path in folders)
     assert (first["seed"], second["seed"]) == (0, 1)
     assert first["images seen"] == second["images seen"]
     seen = [set(pd.read_parquet(path / "generator" / "rows.parquet")["id"]) for path in folders]
     assert seen[0] == seen[1]  # the second held out the same test images
-    assert thorough.report().is_file()
+    counts = [diffaug.Pool.open(path).images().counts_by_name for path in folders]
+    assert counts[0] == counts[1] and counts[0]["dark"] == 3
+    assert augmenter.report().is_file()
 
 
 def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, small, tmp_path) -> None:
@@ -102,11 +164,11 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
         (images / name).rmdir()
     seen = np.asarray(Image.open(images / "train" / "dark" / "005.png"))
     Image.fromarray(np.clip(seen.astype(int) + 1, 0, 255).astype(np.uint8)).save(images / "test" / "dark" / "000.png")
-    settings = {**small, "evaluation.arms": ARMS, "data.near_duplicates": False}
+    settings = {**small, "evaluation.arms": ARMS, "evaluation.workers": 1, "data.near_duplicates": False}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False)
     with pytest.raises(DataError, match="1 of 6 test images"):
         augmenter.run(images)
-    assert not augmenter.study.generator.exists()  # it was refused before training
+    assert not augmenter.study.generator.exists()  # refused before training
     augmenter.fit(images).generate()
     with pytest.raises(DataError, match=r"1 of 6 test images were seen.*test/dark/000.png = train/dark/005.png"):
         augmenter.evaluate()
@@ -115,159 +177,72 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
     assert list(storage.read_json(tmp_path / "study" / "evaluation" / "leaked.json")) == ["test/dark/000.png"]
 
 
-def test_an_interrupted_evaluation_goes_on_and_says_how(augmenter) -> None:
-    trained = []
-
-    def train(training, pixels, seed):
-        trained.append(seed)
-        if len(trained) == 8:
-            raise KeyboardInterrupt
-        return np.zeros(len(pixels), np.int64)
-
+def test_an_interrupted_evaluation_continues_and_records_every_training_once(augmenter) -> None:
+    training = Training(stop_at=20)
     with pytest.raises(KeyboardInterrupt):
-        augmenter.evaluate(train_fn=train)
-    before = len(trained)
-    augmenter.evaluate(train_fn=train)
-    once = len(trained)
-    augmenter.evaluate(train_fn=train)
-    assert len(trained) == once > before
-    paths = list((augmenter.study.path / "evaluation" / "trials").glob("*.json"))
-    assert len(paths) == 9
+        augmenter.evaluate(train_fn=training)
+    augmenter.evaluate(train_fn=training)
+    count = len(training.calls)
+    augmenter.evaluate(train_fn=training)
+    assert len(training.calls) == count > 20
+    assert len(trial_runs(augmenter)) == len(set(trial_runs(augmenter))) == 9
+    assert len(list((augmenter.study.evaluation / "trials").glob("*.json"))) == 9
 
 
-def test_at_a_dose_of_zero_no_run_claims_the_pool(augmenter) -> None:
-    augmenter.evaluate(synthetic_fraction=0.0)
-    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
-    trials = [event for event in events if event["kind"] == "dataset" and event["key"].startswith("trial/")]
-    assert {event["data"]["name"] for event in trials} == {"train", "test"}
-
-
-def test_all_runs_name_the_training_images_alike(augmenter) -> None:
-    augmenter.evaluate(num_seeds=1, arms=("real only", "real + synthetic"))
-    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
-    used = [event for event in events if event["kind"] == "dataset" and event["data"]["name"] == "train"]
-    assert {event["key"].split("/")[0] for event in used} == {"fit", "trial"}
-    assert len({event["data"]["digest"] for event in used}) == 1
-
-
-@pytest.mark.parametrize("taken", [True, False])
-def test_classes_left_without_synthetic_images_are_told_and_recorded(augmenter, monkeypatch, capsys, taken) -> None:
-    dose, fewer = Dose(0.3), Dose(0.3, without=("bright",))
-    choice = DoseChoice("real only", fewer if taken else dose, finer=(Measured("real only", fewer, 0.75, 0.1),))
-    monkeypatch.setattr(evaluate, "choose_dose", lambda experiment, progress: choice)
-    loud = diffaug.DiffusionAugmenter.open(augmenter.study.path)
-    loud.evaluate()
-    end = "which is taken" if taken else "which is no better"
-    told = " ".join(capsys.readouterr().err.split())
-    assert f"without synthetic images of {fewer.without[0]}: 0.750, {end}" in told
-    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
-    params = [event["data"]["params"] for event in events if event["kind"] == "params" and "best real" in event["key"]]
-    left_out = {one["synthetic_without"] for one in params if "synthetic_without" in one}
-    assert left_out == ({fewer.without[0]} if taken else set())
-
-
-def test_the_training_records_its_speed(augmenter) -> None:
-    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
-    speeds = [e["data"]["metrics"]["images_per_second"] for e in events if "loss" in e["data"].get("metrics", {})]
-    assert speeds and all(0 < speed < 1e6 for speed in speeds)
-
-
-def test_another_function_is_another_evaluation(augmenter) -> None:
-    def always(answer, training, pixels, seed):
-        return np.full(len(pixels), answer, np.int64)
-
-    first = augmenter.evaluate(train_fn=partial(always, 0))
-    with pytest.raises(UsageError, match="trained"):
-        augmenter.evaluate(train_fn=partial(always, 1))
-    second = again(augmenter).evaluate(train_fn=partial(always, 1))
-    recall = [result.arms[0].recall["bright"].mean for result in (first, second)]
-    assert recall == [1.0, 0.0]
+@pytest.mark.parametrize("used", [True, False])
+def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, capsys, used) -> None:
+    mix, fewer = SyntheticMix(0.3), SyntheticMix(0.3, excluded_classes=("bright",))
+    choice = MixChoice("real only", fewer if used else mix, refinements=(MeasuredMix("real only", fewer, 0.75, 0.1),))
+    monkeypatch.setattr(evaluate, "choose_mix", lambda experiment, grid, progress: choice)
+    diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate()
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"without synthetic images of bright: 0.750, {'used' if used else 'no better'}" in output
+    params = [e["data"]["params"] for e in events_of(augmenter) if e["kind"] == "params" and "best real" in e["key"]]
+    assert {one["excluded_classes"] for one in params if "excluded_classes" in one} == ({"bright"} if used else set())
 
 
 def test_a_wrong_name_leaves_the_finished_evaluation_alone(augmenter) -> None:
-    finished = augmenter.evaluate()
+    finished = augmenter.evaluate(synthetic_fraction=0.3)
     with pytest.raises(UsageError, match="resnet-32"):
-        again(augmenter).evaluate(classifier="resnet32")
+        again(augmenter).evaluate(classifier="resnet32", synthetic_fraction=0.3)
     same = diffaug.DiffusionAugmenter.open(augmenter.study.path, settings={"evaluation.classifier": "small-cnn"})
-    assert same.evaluate().to_dict() == finished.to_dict()
+    assert same.evaluate() == finished
 
 
-def test_further_pools_hold_as_many_images_as_the_first_also_after_it_was_extended(augmenter) -> None:
-    augmenter.generate(more={"dark": 3})
-    augmenter.evaluate(num_generators=2, synthetic_fraction=0.3)
-    pools = [diffaug.Pool.open(path) for path in (augmenter.study.path, augmenter.study.path / "replicates" / "1")]
-    counts = [pool.images().counts_by_name for pool in pools]
-    assert counts[0]["dark"] == 3
-    assert counts[0] == counts[1]
-
-
-def test_a_second_generator_for_a_finished_evaluation_needs_overwrite(augmenter) -> None:
-    augmenter.evaluate(synthetic_fraction=0.3)
-    with pytest.raises(UsageError, match="generators None -> 2"):
-        augmenter.evaluate(num_generators=2)
-    assert storage.committed_facts(augmenter.study.evaluation) is not None
-    assert not (augmenter.study.path / "replicates").exists()
-
-
-def test_every_training_is_recorded_once_whatever_was_interrupted(augmenter) -> None:
-    def trial_runs():
-        events = pd.read_json(augmenter.study.journal, lines=True)
-        return events.loc[(events["kind"] == "start") & events["key"].str.startswith("trial/"), "key"].tolist()
-
-    augmenter.evaluate()
-    before = trial_runs()
-    calls = []
-
-    def train(training, pixels, seed):
-        calls.append(seed)
-        if len(calls) == 20:
-            raise KeyboardInterrupt
-        return np.full(len(pixels), seed % 3, np.int64)
-
-    overwriting = again(augmenter)
-    with pytest.raises(KeyboardInterrupt):
-        overwriting.evaluate(train_fn=train)
-    overwriting.evaluate(train_fn=train)
-    after = trial_runs()
-    assert len(set(after)) == len(after) == len(before) + 9
-    assert after[: len(before)] == before
-
-
-def test_trainings_of_an_evaluation_that_was_replaced_are_said_to_be_superseded(augmenter) -> None:
-    augmenter.evaluate(synthetic_fraction=0.3)
-    events = pd.read_json(augmenter.study.journal, lines=True)
-    assert "superseded" not in set(events["kind"])
-    older = set(events.loc[events["key"].str.startswith("trial/"), "key"])
-    again(augmenter).evaluate(synthetic_fraction=0.15, arms=("real only", "real + synthetic"))
-    events = pd.read_json(augmenter.study.journal, lines=True)
-    assert set(events.loc[events["kind"] == "superseded", "key"]) == older
-    assert len(set(events.loc[events["key"].str.startswith("trial/"), "key"])) == len(older) + 3 * 2
-    gains = augmenter.job.current().journal.results("study")
+def test_trainings_of_a_replaced_evaluation_are_marked_as_superseded(augmenter) -> None:
+    training = Training()
+    augmenter.evaluate(train_fn=training, synthetic_fraction=0.3)
+    assert "superseded" not in {event["kind"] for event in events_of(augmenter)}
+    older = set(trial_runs(augmenter))
+    other = again(augmenter)
+    other.evaluate(train_fn=training, synthetic_fraction=0.15, arms=("real only", "real + synthetic"))
+    superseded = {event["key"] for event in events_of(augmenter) if event["kind"] == "superseded"}
+    assert superseded == {key for key in older if not key.startswith("trial/real only/")}
+    assert len(set(trial_runs(augmenter)) - older) == 3
+    gains = Journal(augmenter.study.journal).results("study")
     assert {name for name, value in gains.items() if np.isnan(value)} == {
         f"gain/best real and synthetic/{end}" for end in ("mean", "low", "high")
     }
     assert np.isfinite(gains["gain/real and synthetic/mean"])
 
 
-def test_runs_say_what_they_were_trained_on(augmenter) -> None:
-    augmenter.evaluate(synthetic_fraction=0.3)
-    events = [json.loads(line) for line in augmenter.study.journal.read_text().splitlines()]
+@pytest.mark.parametrize("fraction", [0.3, 0.0])
+def test_a_function_of_ones_own_trains_every_arm_and_runs_record_on_what(augmenter, fraction) -> None:
+    training = Training()
+    result = augmenter.evaluate(train_fn=training, synthetic_fraction=fraction)
+    trials = [call for call in training.calls if call.real == 31]  # trainings for the choice have fewer real images
+    assert len({call.seed for call in trials}) == 3
+    assert {call.synthetic for call in trials} == ({0, 17} if fraction else {0})
+    assert {arm.mean() for arm in result.arms} == {1.0}
+    assert "Training" in result.training.classifier
+    events = [event for event in events_of(augmenter) if event["key"].startswith("trial/")]
     used = {
-        arm: {event["data"]["name"] for event in events if event["kind"] == "dataset" and f"/{arm}/" in event["key"]}
-        for arm in ARMS
+        arm: {e["data"]["name"] for e in events if e["kind"] == "dataset" and f"/{arm}/" in e["key"]} for arm in ARMS
     }
-    assert used == {
-        "real only": {"train", "test"},
-        "balanced softmax": {"train", "test"},
-        "best real + synthetic": {"train", "test", "pool"},
-    }
-    params = {arm: {} for arm in ARMS}
-    for event in events:
-        if event["kind"] == "params" and event["key"].startswith("trial/"):
-            params[event["key"].split("/")[1]] |= event["data"]["params"]
-    assert params["best real + synthetic"]["synthetic_share"] == "0.3"
-    tables = [event["data"] for event in events if event["kind"] == "table" and event["key"].startswith("trial/")]
-    assert len(tables) == 3 * len(ARMS) and {table["name"] for table in tables} == {"per_class.json"}
-    assert tables[0]["columns"] == ["class", "test images", "recall", "most taken for"]
-    assert not params["real only"].keys() & {"synthetic_share", "base"}
-    assert [event["data"]["registered_name"] for event in events if event["kind"] == "model"] == ["diffaug-study"]
+    mixed = {"train", "test", "pool"} if fraction else {"train", "test"}
+    assert used == {"real only": {"train", "test"}, "balanced softmax": {"train", "test"}, ARMS[2]: mixed}
+    params = {event["key"].split("/")[1]: event["data"]["params"] for event in events if event["kind"] == "params"}
+    assert params["best real + synthetic"]["synthetic_fraction"] == str(fraction)
+    assert not params["real only"].keys() & {"synthetic_fraction", "base"}
+    tables = [event["data"]["name"] for event in events if event["kind"] == "table"]
+    assert tables == ["per_class.json"] * 3 * len(ARMS)

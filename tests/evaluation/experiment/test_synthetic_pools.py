@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffaug.errors import UsageError
+from diffaug.evaluation.experiment.synthetic_pools import SyntheticPool, unfiltered_pool
+from diffaug.files import storage
+from diffaug.synthesis.pool.chunks import ChunkStore
+from diffaug.synthesis.pool.pool import MANIFEST, Pool
+
+CLASSES = ("a", "b", "c")
+CHUNK = 4
+
+
+def candidates(class_index, number, reasons):
+    """A chunk whose images have the candidate's index as gray level."""
+    indices = [CHUNK * number + turn for turn in range(len(reasons))]
+    pictures = [storage.png_bytes(np.full((6, 5, 1), 50 * class_index + index, np.uint8)) for index in indices]
+    return pd.DataFrame(
+        {
+            "label": CLASSES[class_index],
+            "class_index": class_index,
+            "index": indices,
+            "nearest": [f"near {index}" for index in indices],
+            "source": ["" if index % 2 else f"from {index}" for index in indices],
+            "sha256": [storage.sha256_bytes(picture) for picture in pictures],
+            "reason": reasons,
+            "png": pictures,
+        }
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ChunkStore(tmp_path / "chunks")
+    store.write(1, 0, candidates(1, 0, ["", "copy", "non-finite", ""]))
+    store.write(1, 1, candidates(1, 1, ["wrong class", "", "", ""]))
+    store.write(2, 0, candidates(2, 0, ["copy"] * 4))
+    return store
+
+
+@pytest.fixture
+def make_pool(tmp_path, store):
+    """A pool of the first images of class "b" that no filter rejected, so many of them."""
+
+    def make(count):
+        table = pd.concat([store.read(1, number) for number in sorted(store.finished(1))], ignore_index=True)
+        table["file"] = table["index"].map("{}.png".format)
+        manifest = table[table["reason"] == ""].head(count)
+        for row in manifest.itertuples():
+            storage.write_bytes(tmp_path / "pool" / row.file, row.png)
+        storage.write_parquet(tmp_path / "pool" / MANIFEST, manifest)
+        return Pool(tmp_path / "pool", CLASSES, (6, 5), 1)
+
+    return make
+
+
+def test_a_pool_knows_what_its_images_resemble(make_pool):
+    pool = SyntheticPool.of(make_pool(3))
+    assert pool.images.pixels[:, 0, 0, 0].tolist() == [50, 53, 55]
+    assert pool.nearest == ("near 0", "near 3", "near 5")
+    assert pool.source == ("from 0", "", "")
+    assert pool.unrelated_to({"near 3"}).tolist() == [0, 2]
+    assert pool.unrelated_to({"from 0", "near 5", "unheard of"}).tolist() == [1]
+    assert len(pool) == 3
+
+
+def test_unfiltered_images_are_the_first_of_each_class_whatever_the_filters_said(make_pool, store, tmp_path):
+    pool = make_pool(3)
+    unfiltered = unfiltered_pool(store, pool)
+    assert unfiltered.images.pixels.shape == (3, 6, 5, 1)
+    assert unfiltered.images.pixels[:, 0, 0, 0].tolist() == [50, 51, 53]
+    assert (unfiltered.images.labels.tolist(), unfiltered.images.classes) == ([1, 1, 1], CLASSES)
+    assert unfiltered.images.ids == ("b/0", "b/1", "b/3")
+    assert unfiltered.nearest == ("near 0", "near 1", "near 3")
+    assert unfiltered_pool(store, make_pool(5)).images.ids == ("b/0", "b/1", "b/3", "b/4", "b/5")
+    nothing = unfiltered_pool(store, make_pool(0))
+    assert nothing.images.pixels.shape == (0, 6, 5, 1)
+    assert (len(nothing), nothing.source) == (0, ())
+    with pytest.raises(UsageError, match="chunks of the pool"):
+        unfiltered_pool(ChunkStore(tmp_path / "elsewhere"), pool)
