@@ -20,14 +20,9 @@ DOTS_PER_INCH = 110
 
 
 def confusion_png(counts: Sequence[Sequence[float]], classes: Sequence[str]) -> bytes:
-    """Draws a confusion matrix, each row as shares of its true class.
+    """Draws a confusion matrix, (K, K) counts by true class (row) and predicted class (column), as PNG.
 
-    Args:
-        counts: Images by true class (row) and predicted class (column), (K, K).
-        classes: Class names.
-
-    Returns:
-        A PNG; equal input, equal bytes.
+    Each row is drawn as shares of its true class; equal input gives equal bytes.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +36,10 @@ def confusion_png(counts: Sequence[Sequence[float]], classes: Sequence[str]) -> 
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
     _label(axes, classes)
     if len(classes) <= CLASSES_WITH_NUMBERS:
-        _write_shares(axes, shares)
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                color = "white" if share > 0.6 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about letters that the font lacks: they are drawn as boxes
@@ -63,10 +61,3 @@ def _label(axes: Axes, classes: Sequence[str]) -> None:
     axes.set_yticks(range(len(short)), short, fontsize=8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-
-
-def _write_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
-    for (row, column), share in np.ndenumerate(shares):
-        if share >= 0.005:
-            color = "white" if share > 0.6 else "black"
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)

@@ -1,7 +1,5 @@
 """Tiny images and simulated arms."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import expit

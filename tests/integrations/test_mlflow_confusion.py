@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -15,11 +13,8 @@ def opened(content: bytes) -> Image.Image:
     return image
 
 
-def test_rows_are_shares_of_their_class_and_a_class_without_images_is_zero():
+def test_only_the_shares_of_each_class_matter_and_equal_input_gives_equal_bytes():
     assert np.array_equal(row_shares([[3, 1], [0, 0]]), [[0.75, 0.25], [0, 0]])
-
-
-def test_only_the_shares_matter_and_equal_input_gives_equal_bytes():
     first = confusion_png([[8, 2], [1, 4]], ["a", "b"])
     assert confusion_png([[4, 1], [2, 8]], ["a", "b"]) == first
     assert confusion_png([[2, 8], [1, 4]], ["a", "b"]) != first

@@ -1,6 +1,4 @@
-"""How the report writes figures: percent, points and shares, and a dash where one is not known."""
-
-from __future__ import annotations
+"""How the report writes numbers: percent, points and decimals, and a dash where a number is not known."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,78 +6,38 @@ from typing import Any
 
 MINUS, UNKNOWN = "\N{MINUS SIGN}", "\N{EN DASH}"
 
-Interval = dict[str, float]
 
-
-def known(value: Any) -> float | None:
-    """The number, or None where it is missing or not finite."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def interval_of(estimate: Mapping[str, Any] | None) -> Interval | None:
-    """`low`, `mean` and `high` of an estimate, or None where one of them is not known."""
-    figures = {key: known((estimate or {}).get(key)) for key in ("low", "mean", "high")}
-    found = {key: value for key, value in figures.items() if value is not None}
-    return found if len(found) == len(figures) else None
-
-
-def deviation_of(figure: Mapping[str, Any] | None) -> Interval | None:
-    """One standard deviation to both sides of a share; the share alone where the deviation is not known.
-
-    It ends at 0 and 1, beyond which there is no share.
-    """
-    mean, sd = (known((figure or {}).get(key)) for key in ("mean", "sd"))
-    if mean is None:
-        return None
-    return {"low": max(mean - (sd or 0.0), 0.0), "mean": mean, "high": min(mean + (sd or 0.0), 1.0)}
-
-
-def percent(value: Any, digits: int = 1) -> str:
-    """A fraction as percent, without the sign for percent."""
-    number = known(value)
-    return UNKNOWN if number is None else f"{100 * number:.{digits}f}".replace("-", MINUS)
-
-
-def points(value: Any, digits: int = 1) -> str:
-    """A difference of fractions in percentage points, with its sign unless it rounds to zero."""
-    number = known(value)
-    if number is None:
-        return UNKNOWN
-    text = f"{100 * number:+.{digits}f}".replace("-", MINUS)
-    return text if float(f"{100 * number:.{digits}f}") else text[1:]
-
-
-def decimal(value: Any, digits: int = 2) -> str:
+def decimal(value: float | None, digits: int = 2) -> str:
     """A plain number."""
-    number = known(value)
-    return UNKNOWN if number is None else f"{number:.{digits}f}".replace("-", MINUS)
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{value:z.{digits}f}".replace("-", MINUS)
 
 
-def p_value(value: Any) -> str:
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction as percent, without the percent sign."""
+    return decimal(None if value is None else 100 * value, digits)
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """A difference of fractions in percentage points, with its sign unless it rounds to zero."""
+    text = percent(value, digits)
+    return f"+{text}" if text[0].isdigit() and float(text) else text
+
+
+def p_value(value: float) -> str:
     """A probability to three decimals."""
-    number = known(value)
-    if number is None:
-        return UNKNOWN
-    return "< 0.001" if number < 0.001 else f"{number:.3f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def count(value: Any) -> str:
-    """A whole number with its thousands set apart."""
-    number = known(value)
-    return UNKNOWN if number is None else f"{round(number):,}"
+def count(value: float) -> str:
+    """A whole number with thousands separators."""
+    return f"{round(value):,}"
 
 
 def plain(value: Any) -> str:
-    """Nested facts as one line."""
+    """Nested metadata as one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
     return ", ".join(map(plain, value)) if isinstance(value, list | tuple) else str(value)
 
 
-FILTERS: dict[str, Callable[..., str]] = {
-    "count": count,
-    "decimal": decimal,
-    "p_value": p_value,
-    "percent": percent,
-    "points": points,
-}
+FILTERS: dict[str, Callable[..., str]] = {one.__name__: one for one in (count, decimal, p_value, percent, points)}

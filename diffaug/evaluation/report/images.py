@@ -1,7 +1,5 @@
 """Which images the report shows, and how they are put into it."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -25,15 +23,7 @@ T = TypeVar("T")
 
 
 def take_in_turns(queues: Mapping[K, Sequence[T]], cost: Callable[[T], int], budget: int) -> dict[K, list[T]]:
-    """Takes the first of every queue, then the second of every queue, until the budget is spent.
-
-    So many queues give a few items each rather than a few queues many.
-
-    Args:
-        queues: Items in the order in which to take them; earlier queues come first in each turn.
-        cost: Of an item.
-        budget: Largest sum of the costs.
-    """
+    """Takes the first item of every queue, then the second of every queue, until the sum of the costs is too large."""
     taken: dict[K, list[T]] = {key: [] for key in queues}
     for turn in range(max(map(len, queues.values()), default=0)):
         for key, queue in queues.items():
@@ -48,23 +38,13 @@ def take_in_turns(queues: Mapping[K, Sequence[T]], cost: Callable[[T], int], bud
 def choose_images(
     real: LabeledImages, synthetic: LabeledImages, seed: int, budget: int
 ) -> dict[str, tuple[list[int], list[int]]]:
-    """Positions of the images to show of each class, at random, the rarest class first where the budget is short.
-
-    Args:
-        real: The train images.
-        synthetic: The images of the pool.
-        seed: The same seed chooses the same images.
-        budget: Bytes of HTML in all.
-
-    Returns:
-        {class: (positions in `real`, positions in `synthetic`)}, up to 12 each.
-    """
+    """Positions of up to 12 images per class and side, at random; the rarest class first if HTML bytes are short."""
     queues = {
         (name, side): [(images, position) for position in _shuffled(images, name, seed, side)]
-        for name in sorted(real.classes, key=lambda name: real.counts_by_name[name])
+        for name in sorted(real.classes, key=real.counts_by_name.__getitem__)
         for side, images in (("real", real), ("synthetic", synthetic))
     }
-    chosen = take_in_turns(queues, lambda item: tile_bytes(item[0].pixels[item[1]], item[0].ids[item[1]]), budget)
+    chosen = take_in_turns(queues, lambda item: _tile_bytes(*item), budget)
     sides = {key: [position for _, position in items] for key, items in chosen.items()}
     return {name: (sides[name, "real"], sides[name, "synthetic"]) for name in real.classes}
 
@@ -80,9 +60,7 @@ def choose_pairs(
     }
 
     def cost(pair: Pair) -> int:
-        return tile_bytes(synthetic.pixels[theirs[pair.synthetic]], pair.synthetic) + tile_bytes(
-            real.pixels[ours[pair.nearest]], pair.nearest
-        )
+        return _tile_bytes(synthetic, theirs[pair.synthetic]) + _tile_bytes(real, ours[pair.nearest])
 
     return take_in_turns(queues, cost, budget)
 
@@ -100,14 +78,18 @@ def positions_by_id(images: LabeledImages) -> dict[str, int]:
     return {name: position for position, name in enumerate(images.ids)}
 
 
-def tile(pixels: NDArray[np.uint8], name: str) -> dict[str, str]:
-    """An image for the template: `src` holds its pixels, `id` names it."""
-    return {"src": "data:image/png;base64," + base64.b64encode(_png(pixels)).decode(), "id": name}
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """The image as the source of an `img` tag."""
+    return "data:image/png;base64," + base64.b64encode(_png(pixels)).decode()
 
 
 def tile_bytes(pixels: NDArray[np.uint8], name: str) -> int:
-    """About what `tile` takes in the page, where the name stands twice."""
+    """About the size of an image in the page, where the name stands twice."""
     return 4 * len(_png(pixels)) // 3 + 2 * len(escape(name).encode(errors="replace")) + MARKUP_BYTES
+
+
+def _tile_bytes(images: LabeledImages, position: int) -> int:
+    return tile_bytes(images.pixels[position], images.ids[position])
 
 
 def _shuffled(images: LabeledImages, name: str, seed: int, side: str) -> list[int]:

@@ -1,27 +1,15 @@
-"""Arms against each other: the claims against the best real arm, and the controls that say where a gain comes from."""
-
-from __future__ import annotations
+"""Arms against each other: candidates against the best baseline, and the controls that split a gain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffaug.configuration.arms import CONTROLS, Role
 from diffaug.evaluation.statistics.crossed import ClassMeans, CrossedMean, Estimate, recall_intervals
 from diffaug.evaluation.statistics.metrics import GROUPS, Group
-from diffaug.evaluation.statistics.multiplicity import holm, tail
-
-Role = Literal["real", "claim", "diagnosis"]
-
-CONTROLS = (
-    ("new content", "real + synthetic", "replay"),
-    ("more exposure", "replay", "prior"),
-    ("shifted prior", "prior", "real only"),
-    ("filters", "real + synthetic", "real + unfiltered synthetic"),
-)
-"""Question, arm and what it is compared with; the first three add up to "real + synthetic" over "real only"."""
+from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, tail
 
 
 @dataclass(frozen=True)
@@ -30,9 +18,7 @@ class Answers:
 
     Attributes:
         correct: Whether seed s was right on test image i, (S, N) by arm.
-        roles: Role of each arm.
         labels: True classes (N,), each of the K at least once.
-        classes: Class names.
         groups: Group of each class by class name; empty where the training images were not counted.
         generators: Number of the generator behind each seed (S,).
     """
@@ -44,54 +30,44 @@ class Answers:
     groups: Mapping[str, Group]
     generators: NDArray[np.int64]
 
-    def named(self, role: Role) -> list[str]:
+    def with_role(self, role: Role) -> list[str]:
         """The arms of a role."""
         return [arm for arm in self.correct if self.roles[arm] == role]
 
     def difference(self, arm: str, baseline: str) -> ClassMeans:
         """Right answers of `arm` minus those of `baseline`, by class.
 
-        Seeds that play no part, as every one of both arms answers alike, count as one.
+        Seeds count as one where all of them give the same answers in both arms.
         """
         first, second = self.correct[arm], self.correct[baseline]
         seeds = 1 if (first == first[0]).all() and (second == second[0]).all() else len(first)
-        generators = self._generators(arm, baseline)
-        return ClassMeans.of(
-            first[:seeds].astype(np.int8) - second[:seeds],
-            self.labels,
-            len(self.classes),
-            None if generators is None else generators[:seeds],
-        )
+        values = first[:seeds].astype(np.int8) - second[:seeds]
+        return ClassMeans.of(values, self.labels, self._generators(arm, baseline)[:seeds])
 
     def recall(self, arm: str) -> dict[str, Estimate]:
         """Recall of each class, by class name."""
-        intervals = recall_intervals(self.correct[arm], self.labels, len(self.classes), self._generators(arm))
+        intervals = recall_intervals(self.correct[arm], self.labels, self._generators(arm))
         return dict(zip(self.classes, intervals, strict=True))
 
-    def best_real(self) -> str:
-        """The real arm of the highest balanced accuracy, the first of equals."""
-        counts = np.bincount(self.labels, minlength=len(self.classes))
-        weights = 1 / counts[self.labels]
-        return max(self.named("real"), key=lambda arm: float(self.correct[arm].mean(axis=0) @ weights))
+    def best_baseline(self) -> str:
+        """The baseline of the highest balanced accuracy, the first of equals."""
+        weights = 1 / np.bincount(self.labels)[self.labels]
+        return max(self.with_role("baseline"), key=lambda arm: float(self.correct[arm].mean(axis=0) @ weights))
 
-    def _generators(self, *arms: str) -> NDArray[np.int64] | None:
-        """Arms without synthetic images know no generators."""
-        return None if all(self.roles[arm] == "real" for arm in arms) else self.generators
+    def _generators(self, *arms: str) -> NDArray[np.int64]:
+        """All zero for baselines, which use no generator."""
+        generated = any(self.roles[arm] != "baseline" for arm in arms)
+        return self.generators if generated else np.zeros_like(self.generators)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim minus the baseline, in balanced accuracy.
+    """A candidate minus the best baseline, in balanced accuracy.
 
     Attributes:
-        arm: Name of the claim.
-        baseline: Name of the best real arm.
-        difference: With the interval for other seeds and another test set of the same size.
-        seeds_only: With the interval for other seeds on this very test set; none with one seed.
-        p_value: Two-sided, of no difference.
-        p_value_holm: The same, corrected for the number of claims.
-        recall_gain: Difference of each class's recall, by class name.
-        group_gain: Difference of the mean recall of each group of classes.
+        difference: With the interval that the verdict is read off, see `compare`; no other interval is adjusted.
+        seeds_only: With the interval for other seeds on this very test set; None with one seed.
+        p_value: Two-sided, of no difference; `p_value_holm` is adjusted for the number of candidates.
         by_generator: The difference with each generator, where there are several.
     """
 
@@ -108,14 +84,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Control:
-    """What a pair of arms says about where a gain comes from.
-
-    Attributes:
-        question: What the first arm has more than the second.
-        arm: Name of the first arm.
-        baseline: Name of the second arm.
-        difference: Of their balanced accuracies.
-    """
+    """The balanced accuracy of `arm` minus that of `baseline`, with a 95 % interval that is not adjusted."""
 
     question: str
     arm: str
@@ -123,58 +92,48 @@ class Control:
     difference: Estimate
 
 
-def claim_differences(answers: Answers, baseline: str) -> dict[str, CrossedMean]:
-    """Balanced accuracy of each claim minus that of the baseline, by claim."""
-    return {arm: answers.difference(arm, baseline).balanced() for arm in answers.named("claim")}
+def compare(answers: Answers) -> tuple[tuple[Comparison, ...], dict[str, CrossedMean]]:
+    """Compares each candidate with the best baseline; also returns the differences in balanced accuracy by candidate.
 
-
-def compare(answers: Answers, baseline: str, differences: Mapping[str, CrossedMean]) -> tuple[Comparison, ...]:
-    """Everything that is reported about each claim.
-
-    The interval knows that the baseline was the luckiest of the real arms: its upper end is moved up from three real
-    arms on, its lower end down from three claims on (see `multiplicity.tail`). Without it, in simulations of four equal
-    real arms, 92 to 93 % of the 95 % intervals covered the truth, and all misses were on that side.
-
-    Args:
-        answers: Of all arms.
-        baseline: The best real arm.
-        differences: What `claim_differences` returned.
+    Each interval covers the true difference, for other seeds and another test set of the same size and class mix, in at
+    least 95 % of experiments. Its lower end is Holm-adjusted for the number of candidates: it has the level of the
+    candidate's step (`holm_tails`), so over all candidates without any gain, one lower end above zero occurs in at most
+    2.5 % of experiments. It is above zero exactly if the mean is and `p_value_holm` is below 0.05. Its upper end is
+    adjusted for the number of baselines, of which the best was chosen on the same test images (`tail`).
     """
-    corrected = holm([difference.p_value for difference in differences.values()])
-    low_tail, high_tail = tail(len(differences)), tail(len(answers.named("real")))
-    return tuple(
-        Comparison(
+    baseline = answers.best_baseline()
+    by_class = {arm: answers.difference(arm, baseline) for arm in answers.with_role("candidate")}
+    differences = {arm: means.balanced() for arm, means in by_class.items()}
+    p_values = [difference.p_value for difference in differences.values()]
+    high_tail = tail(len(answers.with_role("baseline")))
+    comparisons = []
+    for arm, p_value_holm, low_tail in zip(by_class, holm(p_values), holm_tails(p_values), strict=True):
+        difference, means = differences[arm], by_class[arm]
+        comparison = Comparison(
             arm=arm,
             baseline=baseline,
             difference=difference.interval(low_tail, high_tail),
             seeds_only=difference.seeds_only_interval(),
             p_value=difference.p_value,
             p_value_holm=p_value_holm,
-            recall_gain=_recall_gain(answers, arm, baseline),
-            group_gain=_group_gain(answers, arm, baseline),
+            recall_gain={name: gain.interval() for name, gain in zip(answers.classes, means.each(), strict=True)},
+            group_gain=_group_gain(means, answers),
             by_generator=difference.by_generator,
         )
-        for (arm, difference), p_value_holm in zip(differences.items(), corrected, strict=True)
-    )
+        comparisons.append(comparison)
+    return tuple(comparisons), differences
 
 
 def controls(answers: Answers) -> tuple[Control, ...]:
     """The comparisons of `CONTROLS` whose two arms were both run."""
-    return tuple(
-        Control(question, arm, baseline, answers.difference(arm, baseline).balanced().interval())
-        for question, arm, baseline in CONTROLS
-        if {arm, baseline} <= answers.correct.keys()
-    )
+    found = []
+    for pair in CONTROLS:
+        if {pair.arm, pair.baseline} <= answers.correct.keys():
+            difference = answers.difference(pair.arm, pair.baseline).balanced().interval()
+            found.append(Control(pair.question, pair.arm, pair.baseline, difference))
+    return tuple(found)
 
 
-def _recall_gain(answers: Answers, arm: str, baseline: str) -> dict[str, Estimate]:
-    gains = answers.difference(arm, baseline).each()
-    return {name: gain.interval() for name, gain in zip(answers.classes, gains, strict=True)}
-
-
-def _group_gain(answers: Answers, arm: str, baseline: str) -> dict[Group, Estimate]:
-    means = answers.difference(arm, baseline)
+def _group_gain(means: ClassMeans, answers: Answers) -> dict[Group, Estimate]:
     members = {group: np.array([answers.groups.get(name) == group for name in answers.classes]) for group in GROUPS}
-    return {
-        group: means.average(chosen.astype(np.float64)).interval() for group, chosen in members.items() if any(chosen)
-    }
+    return {group: means.average(chosen).interval() for group, chosen in members.items() if chosen.any()}

@@ -1,29 +1,19 @@
-"""Means over seeds and test images, with intervals that know what may vary.
+"""Means over seeds and test images, with intervals for other seeds and other test images.
 
-What is averaged is an array (S, N), seed by test image: the answers of one arm, right 1 and wrong 0, or the paired
-differences of two arms. It is averaged over the images of each class and then over classes, which makes it a recall, a
-balanced accuracy or a difference of these.
+The input is an array (S, N), seed by test image: the answers of one arm, right 1 and wrong 0, or the paired differences
+of two arms. It is averaged over the images of each class and then over classes.
 
-Another training seed changes it, and so does another test set. Seeds and images are crossed random effects (Searle,
-Casella & McCulloch 1992). V_seeds, the variance of the mean over seeds, and V_images, the stratified variance of the
-seed-averaged values over images, both contain V_noise, the variance that neither explains; therefore
+Seeds and images are crossed random effects (Searle, Casella & McCulloch 1992). V_seeds, the variance of the mean over
+seeds, and V_images, the stratified variance of the seed-averaged values over images, both contain V_noise, the variance
+that neither explains; therefore
 
     Var = V_seeds + V_images - V_noise.
 
-Seeds that share a generator share its luck. With two generators or more V_seeds is therefore the larger of the variance
-of the mean over seeds and that over generators, which has one degree of freedom less than there are generators
-(Cameron, Gelbach & Miller 2008). Two generators look alike by luck so often that the variance over their seeds counts
-no more than 3 degrees of freedom. In simulations of two generators and ten seeds 95 % intervals then cover the truth
-in 97 % where generators differ by one point, 95 % where by two or three, and 93 % where by four; with the degrees of
-freedom of the seeds it would be 96, 91 and 88 %. With one generator nothing is known of others.
-
-The variance over two seeds is often near zero by luck. As V_seeds contains V_noise, which many images tell, it counts
-with at least 0.6 of V_noise towards the degrees of freedom; intervals then cover in 94 to 99 % instead of 90 to 98 %.
-
-With one seed V_seeds is unknown, and the interval, by bootstrap over the test images, leaves it out.
+Seeds that share a generator are correlated. With two generators or more, V_seeds is the larger of the variance over
+seeds and the variance over generators, which has one degree of freedom less than there are generators (Cameron, Gelbach
+& Miller 2008). With one generator the variance between generators is unknown. With one seed V_seeds is unknown; the
+interval is then a bootstrap over the test images and covers other test images only.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
@@ -38,6 +28,8 @@ from diffaug.evaluation.statistics.multiplicity import tail
 from diffaug.runtime.seeding import numpy_generator
 
 RESAMPLES = 2000
+# Two values often lie close together by chance. For the degrees of freedom, the variance over two seeds is therefore at
+# least this share of V_noise, which is estimated from many images. Two generators leave at most this many degrees.
 TRUSTED_NOISE = 0.6
 TWO_GENERATORS_DF = 3
 
@@ -52,24 +44,21 @@ class Estimate:
 
     @classmethod
     def clipped(cls, mean: float, low: float, high: float) -> Self:
-        """With ends from -1 to 1, as a difference of two shares can't be anything else."""
+        """With both ends in [-1, 1], the range of a difference of two shares."""
         return cls(mean, max(low, -1.0), min(high, 1.0))
 
 
 @dataclass(frozen=True)
 class CrossedMean:
-    """A mean over seeds and test images, and what its uncertainty is made of.
+    """A mean over seeds and test images, with its variance components.
 
     Attributes:
-        mean: A fraction.
-        seed_variance: Variance of the mean over seeds, or over generators, the test images being fixed; 0: unknown.
-        image_variance: Variance of the mean over test images.
-        noise_variance: The part that both contain: images on which the seeds disagree.
-        seeds: S.
+        seed_variance: Variance of the mean over seeds, or over generators, for fixed test images; 0 if unknown.
+        noise_variance: The part that seed and image variance both contain: images on which the seeds disagree.
         degrees_of_freedom: Satterthwaite's, of the total variance.
-        seeds_degrees_of_freedom: Of `seed_variance`; 0: there is one seed.
+        seeds_degrees_of_freedom: Of `seed_variance`; 0 with one seed.
         by_generator: The mean of each generator's seeds, where there are several generators.
-        resampled: With one seed, the mean on bootstrapped test sets (2000,).
+        resampled: With one seed, the mean on bootstrapped test sets, (2000,).
     """
 
     mean: float
@@ -96,6 +85,13 @@ class CrossedMean:
         beyond = min((self.resampled <= 0).sum(), (self.resampled >= 0).sum())
         return min(1.0, float(2 * (beyond + 1) / (len(self.resampled) + 1)))
 
+    def _beyond(self, tail_probability: float) -> tuple[float, float]:
+        """Ends of the bootstrap interval, which excludes zero exactly if twice the tail exceeds `p_value`."""
+        assert self.resampled is not None
+        ordered = np.sort(self.resampled)
+        rank = math.ceil(tail_probability * (len(ordered) + 1) - 1)
+        return (float(ordered[rank - 1]), float(ordered[-rank])) if rank > 0 else (-1.0, 1.0)
+
     def quantile(self, probability: float) -> float:
         """Distance, in standard errors, beyond which a normal mean of these degrees of freedom lies on one side."""
         return float(stats.t.isf(probability, self.degrees_of_freedom))
@@ -103,20 +99,16 @@ class CrossedMean:
     def interval(self, low_tail: float = tail(), high_tail: float = tail()) -> Estimate:
         """For another training seed and another test set of the same size and class mix.
 
-        Args:
-            low_tail: Probability that the truth lies below the interval.
-            high_tail: Probability that it lies above.
+        The tails are the probabilities that the truth lies below and above the interval, (0, 0.5].
         """
         if self.resampled is not None:
-            low, high = np.quantile(self.resampled, [low_tail, 1 - high_tail])
-            return Estimate.clipped(self.mean, float(low), float(high))
+            return Estimate.clipped(self.mean, self._beyond(low_tail)[0], self._beyond(high_tail)[1])
         error = math.sqrt(self.variance)
-        return Estimate.clipped(
-            self.mean, self.mean - self.quantile(low_tail) * error, self.mean + self.quantile(high_tail) * error
-        )
+        low, high = (self.quantile(probability) * error for probability in (low_tail, high_tail))
+        return Estimate.clipped(self.mean, self.mean - low, self.mean + high)
 
     def seeds_only_interval(self) -> Estimate | None:
-        """For another training seed on this very test set, of no width where all seeds agree; none with one seed."""
+        """For another training seed on this very test set, of no width where all seeds agree; None with one seed."""
         if not self.seeds_degrees_of_freedom:
             return None
         half = float(stats.t.isf(tail(), self.seeds_degrees_of_freedom)) * math.sqrt(self.seed_variance)
@@ -129,8 +121,7 @@ class ClassMeans:
 
     Attributes:
         by_seed: (S, K).
-        image_variance: (K,), of the class mean.
-        noise_variance: (K,), of the class mean.
+        image_variance: Of each class mean (K,), like `noise_variance`.
         image_counts: Test images of each class, (K,).
         shares: Share of the values -1, 0 and 1 in each class, (K, 3); used with one seed.
         generators: Number of the generator behind each seed, (S,).
@@ -144,24 +135,11 @@ class ClassMeans:
     generators: NDArray[np.int64]
 
     @classmethod
-    def of(
-        cls,
-        values: NDArray[np.int8],
-        labels: NDArray[np.int64],
-        num_classes: int,
-        generators: NDArray[np.int64] | None = None,
-    ) -> Self:
-        """Averages over images.
-
-        Args:
-            values: Seed by image (S, N), each -1, 0 or 1: right answers, or differences of them between two arms.
-            labels: True classes (N,), each of the K at least once.
-            num_classes: K.
-            generators: Number of the generator behind each seed (S,); none: one generator, or none at all.
-        """
+    def of(cls, values: NDArray[np.int8], labels: NDArray[np.int64], generators: NDArray[np.int64]) -> Self:
+        """Averages values (S, N), each -1, 0 or 1, over the images of each class; labels (N,) hold all of the K."""
         seeds = len(values)
-        counts = np.bincount(labels, minlength=num_classes)
-        membership = np.eye(num_classes)[labels]
+        counts = np.bincount(labels)
+        membership = np.eye(len(counts))[labels]
         by_seed = values @ membership / counts
         image_mean = values.mean(axis=0)
         residuals = values - image_mean - (by_seed - by_seed.mean(axis=0))[:, labels]
@@ -172,7 +150,7 @@ class ClassMeans:
             noise_variance=noise / (seeds * counts),
             image_counts=counts,
             shares=np.stack([(values == v).mean(axis=0) @ membership / counts for v in (-1, 0, 1)], axis=1),
-            generators=np.zeros(seeds, np.int64) if generators is None else generators,
+            generators=generators,
         )
 
     def balanced(self) -> CrossedMean:
@@ -180,15 +158,11 @@ class ClassMeans:
         return self.average(np.ones(len(self.image_counts)))
 
     def each(self) -> list[CrossedMean]:
-        """Class by class."""
+        """Per class."""
         return [self.average(chosen) for chosen in np.eye(len(self.image_counts))]
 
-    def average(self, weights: NDArray[np.float64]) -> CrossedMean:
-        """A weighted average over classes; degrees of freedom after Satterthwaite (1946).
-
-        Args:
-            weights: Of each class (K,), not negative; their scale does not matter.
-        """
+    def average(self, weights: NDArray[np.float64] | NDArray[np.bool_]) -> CrossedMean:
+        """An average over classes, of weights (K,) of any scale; degrees of freedom after Satterthwaite (1946)."""
         weights = weights / weights.sum()
         by_seed = self.by_seed @ weights
         seed_variance, seed_df = _variance_of_mean(by_seed, self.generators)
@@ -196,6 +170,7 @@ class ClassMeans:
         noise_variance = float(weights**2 @ self.noise_variance)
         trusted = max(seed_variance, TRUSTED_NOISE * noise_variance) if len(by_seed) == 2 else seed_variance
         spread = trusted**2 / max(seed_df, 1) + (parts**2 / self.image_counts).sum()
+        by_generator = [float(by_seed[self.generators == number].mean()) for number in np.unique(self.generators)]
         result = CrossedMean(
             mean=float(by_seed.mean()),
             seed_variance=seed_variance,
@@ -204,7 +179,7 @@ class ClassMeans:
             seeds=len(by_seed),
             degrees_of_freedom=math.inf,
             seeds_degrees_of_freedom=seed_df,
-            by_generator=_means_by_generator(by_seed, self.generators),
+            by_generator=tuple(by_generator) if len(by_generator) > 1 else (),
             resampled=self._resampled @ weights if len(by_seed) == 1 else None,
         )
         return replace(result, degrees_of_freedom=float(max(1.0, result.variance**2 / spread)))
@@ -213,8 +188,8 @@ class ClassMeans:
     def _resampled(self) -> NDArray[np.float64]:
         """Class means on bootstrapped test sets, (2000, K).
 
-        The bootstrap is smoothed (Silverman & Young 1987): to the variance of resampled images comes, as normal noise,
-        what `_steadied_variance` adds, so that a class of one image, or one in which nothing changed, varies too.
+        The bootstrap is smoothed (Silverman & Young 1987): normal noise adds the variance that `_steadied_variance` has
+        beyond that of resampled images, so that a class of one image, or without any change, varies too.
         """
         generator = numpy_generator(0, "test image bootstrap")
         counts = np.stack(
@@ -227,20 +202,14 @@ class ClassMeans:
 
 
 def recall_intervals(
-    correct: NDArray[np.bool_], labels: NDArray[np.int64], num_classes: int, generators: NDArray[np.int64] | None = None
+    correct: NDArray[np.bool_], labels: NDArray[np.int64], generators: NDArray[np.int64]
 ) -> list[Estimate]:
-    """Recall of each class of one arm, over other seeds and other test images.
+    """Recall per class of one arm, with intervals for other seeds and other test images.
 
     Wilson's (1927) interval, which stays within 0 and 1 and has a width where every answer is right, at the effective
-    number of images: as many independent ones as would vary like these (Korn & Graubard 1998).
-
-    Args:
-        correct: Whether seed s was right on test image i, (S, N).
-        labels: True classes (N,), each of the K at least once.
-        num_classes: K.
-        generators: As in `ClassMeans.of`.
+    number of images: as many independent images as would vary like these (Korn & Graubard 1998).
     """
-    means = ClassMeans.of(correct.astype(np.int8), labels, num_classes, generators)
+    means = ClassMeans.of(correct.astype(np.int8), labels, generators)
     return [_wilson(mean, int(count)) for mean, count in zip(means.each(), means.image_counts, strict=True)]
 
 
@@ -259,20 +228,14 @@ def _variance_of_mean(by_seed: NDArray[np.float64], generators: NDArray[np.int64
     return max(candidates)
 
 
-def _means_by_generator(by_seed: NDArray[np.float64], generators: NDArray[np.int64]) -> tuple[float, ...]:
-    numbers = np.unique(generators)
-    return tuple(float(by_seed[generators == number].mean()) for number in numbers) if len(numbers) > 1 else ()
-
-
 def _steadied_variance(
     image_mean: NDArray[np.float64], labels: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Variance between the images of each class, (K,), never zero.
 
-    A class counts as if it had one more image of the variance pooled over all classes, so that a class of one test
-    image has a variance; such classes enter the pool as one collapsed stratum (Cochran 1977, section 5A.12). To that
-    is added what a single test image that changes sides would cause, in the spirit of Agresti & Min (2005): where no
-    image changed sides among N, another one still may.
+    Each class gets one more image of the variance pooled over all classes, so that a class of one test image has a
+    variance; such classes enter the pool as one collapsed stratum (Cochran 1977, section 5A.12). Added is the effect of
+    one test image that changes sides, in the spirit of Agresti & Min (2005).
     """
     num_classes = len(counts)
     stratum = np.where(counts > 1, np.arange(num_classes), num_classes)[labels]
@@ -288,6 +251,6 @@ def _wilson(recall: CrossedMean, images: int) -> Estimate:
     spread = share * (1 - share)
     size = min(max(spread / recall.variance, 1.0), float(recall.seeds * images)) if spread else float(images)
     squared = recall.quantile(tail()) ** 2 / size
-    centre = (share + squared / 2) / (1 + squared)
+    center = (share + squared / 2) / (1 + squared)
     half = math.sqrt(squared * (spread + squared / 4)) / (1 + squared)
-    return Estimate(share, max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0))
+    return Estimate(share, max(min(center - half, share), 0.0), min(max(center + half, share), 1.0))

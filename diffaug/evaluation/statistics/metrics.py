@@ -1,6 +1,4 @@
-"""What a classifier's predictions are worth, by scikit-learn's definitions where it has them."""
-
-from __future__ import annotations
+"""Metrics of a classifier's predictions, by scikit-learn's definitions where it has them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -29,11 +27,7 @@ def confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_class
 
 
 def class_recall(confusion_counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of each class's images that were recognised, (K,).
-
-    Raises:
-        DataError: A class has no image, so that its recall and every average over classes are undefined.
-    """
+    """Recall per class, (K,); a class without images is a DataError."""
     images = confusion_counts.sum(axis=1)
     _require_images(images)
     return np.asarray(np.diag(confusion_counts) / images)
@@ -42,16 +36,7 @@ def class_recall(confusion_counts: NDArray[np.int64]) -> NDArray[np.float64]:
 def classification_metrics(
     labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
 ) -> dict[str, float]:
-    """The figures named in `PREDICTION_METRICS`, fractions.
-
-    Args:
-        labels: True classes (N,), each of the K at least once.
-        predicted: Predicted classes (N,).
-        num_classes: K.
-
-    Raises:
-        DataError: A class has no image.
-    """
+    """The figures named in `PREDICTION_METRICS`, fractions; a class without images is a DataError."""
     recall = class_recall(confusion(labels, predicted, num_classes))
     f1 = f1_score(labels, predicted, labels=np.arange(num_classes), average="macro", zero_division=0)
     values = (recall.mean(), f1, recall.min(), accuracy_score(labels, predicted))
@@ -59,23 +44,16 @@ def classification_metrics(
 
 
 def probability_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> dict[str, float]:
-    """The figures named in `PROBABILITY_METRICS`.
+    """The figures named in `PROBABILITY_METRICS`, of true classes (N,) and class probabilities (N, K).
 
-    AUROC and AUPRC (average precision) rank the images by their probability of one class against all others, averaged
-    over classes; ECE and NLL (nats) look at the probabilities themselves.
-
-    Args:
-        labels: True classes (N,), each of the K at least once.
-        probabilities: Of each class (N, K), K of 2 or more; rows sum to 1.
-
-    Raises:
-        DataError: A class has no image, there is only one class, or a probability is not finite.
+    AUROC and AUPRC (average precision) are one class against all others, averaged over classes; NLL is in nats. A class
+    without images, a single class or a probability that is not finite is a DataError.
     """
     num_classes = probabilities.shape[1]
     if num_classes < 2:
-        raise DataError("with a single class there is nothing to rank or to be calibrated about")
+        raise DataError("probabilities of a single class can't be scored", fix="give at least two classes")
     if not np.isfinite(probabilities).all():
-        raise DataError("a predicted probability is not a finite number", fix="look for a training that diverged")
+        raise DataError("a predicted probability is not a finite number", fix="check whether the training diverged")
     _require_images(np.bincount(labels, minlength=num_classes))
     belongs = labels[:, None] == np.arange(num_classes)
     pairs = list(zip(belongs.T, probabilities.T, strict=True))
@@ -89,12 +67,7 @@ def probability_metrics(labels: NDArray[np.int64], probabilities: NDArray[np.flo
 
 
 def expected_calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> float:
-    """Mean distance of confidence and accuracy over 15 bins of equal width, (a, b] (Guo et al. 2017, equation 3).
-
-    Args:
-        labels: True classes (N,).
-        probabilities: Of each class (N, K).
-    """
+    """Mean gap between confidence and accuracy over 15 bins of equal width, (a, b] (Guo et al. 2017, equation 3)."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
@@ -112,9 +85,6 @@ def class_groups(train_counts: Sequence[int]) -> tuple[Group, ...]:
     """The group of each class: many (over 100 training images), medium (20 to 100) or few (under 20).
 
     Where all classes would be in one group, thirds of the classes by count instead, equal counts staying together.
-
-    Args:
-        train_counts: Real training images of each class (K,).
     """
     groups = [GROUPS[0 if count > MANY else 1 if count >= FEW else 2] for count in train_counts]
     if len(set(groups)) < 2 and groups:
@@ -123,13 +93,8 @@ def class_groups(train_counts: Sequence[int]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def group_recall(recall: NDArray[np.float64], groups: Sequence[Group]) -> dict[Group, float]:
-    """Mean recall of the classes of each group that has a class.
-
-    Args:
-        recall: Of each class (K,).
-        groups: Of each class (K,).
-    """
+def group_recall(recall: Sequence[float], groups: Sequence[Group]) -> dict[Group, float]:
+    """Mean recall of each group that has a class, of the recall and the group of each class."""
     members = {name: [r for r, group in zip(recall, groups, strict=True) if group == name] for name in GROUPS}
     return {name: float(np.mean(values)) for name, values in members.items() if values}
 
@@ -138,6 +103,6 @@ def _require_images(counts: NDArray[np.int64]) -> None:
     if not counts.all():
         missing = ", ".join(str(number) for number in np.flatnonzero(counts == 0))
         raise DataError(
-            f"no test image of class number {missing}, counted from 0: averages over classes are undefined",
-            fix="add test images of the class, or take the class out",
+            f"no test image of class index {missing}: averages over classes are undefined",
+            fix="add test images of the class, or remove the class",
         )

@@ -1,36 +1,53 @@
-"""What the experiment found: each arm's figures, the comparisons and the verdict."""
+"""The result of an evaluation: each arm's metrics, the comparisons and the verdict; `result.json` holds one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from diffaug.errors import UsageError
+from diffaug.configuration.arms import Role
+from diffaug.data.images import count_by_name
+from diffaug.errors import DamagedError, QualityGateError, UsageError
+from diffaug.evaluation.experiment.mix import MixChoice
 from diffaug.evaluation.experiment.trials import Trial
-from diffaug.evaluation.statistics.comparison import (
-    Answers,
-    Comparison,
-    Control,
-    Role,
-    claim_differences,
-    compare,
-    controls,
-)
+from diffaug.evaluation.statistics.comparison import Answers, Comparison, Control, compare, controls
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import METRICS, PRIMARY_METRIC, Group, class_groups, group_recall
-from diffaug.evaluation.verdict.decide import Evidence, Verdict, decide, dose_is_zero
+from diffaug.evaluation.verdict.decide import Evidence, decide
+from diffaug.evaluation.verdict.wording import Verdict, change_in_words, in_words, points
+from diffaug.files.records import read_record, write_record
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-SCHEMA_VERSION = 2
+@dataclass(frozen=True)
+class Spread:
+    """A figure over seeds: mean and standard deviation; the latter is None with one seed."""
 
-Spread = dict[str, float | None]
-"""`mean` and `sd` over seeds; the latter is None with one seed."""
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """That of one value per seed."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How the classifiers were trained; the synthetic images came from the generators in turn for the seeds."""
+
+    classifier: str
+    max_steps: int
+    batch_size: int
+    num_generators: int
+    device: str
+    software: str
 
 
 @dataclass(frozen=True)
@@ -38,13 +55,10 @@ class ArmSummary:
     """One arm over its seeds.
 
     Attributes:
-        name: Name of the arm.
-        role: What it is for: a real arm, a claim or a diagnosis.
-        seeds: Number of trainings.
-        metrics: `mean` and `sd` over seeds of each metric; a metric that a training lacks is left out.
-        recall: Recall of each class over other seeds and test images, by class name.
-        group_recall: `mean` and `sd` over seeds of the mean recall of each group of classes.
-        confusion: Test images by true class (row) and predicted class (column), mean over seeds.
+        metrics: A metric that a training lacks is left out.
+        recall: Per class, with 95 % intervals for other seeds and test images.
+        group_recall: Mean recall per group of classes.
+        confusion: Test images by true class (row) and predicted class (column), mean over seeds, (K, K).
     """
 
     name: str
@@ -53,91 +67,92 @@ class ArmSummary:
     metrics: dict[str, Spread]
     recall: dict[str, Estimate]
     group_recall: dict[Group, Spread]
-    confusion: list[list[float]]
+    confusion: tuple[tuple[float, ...], ...]
 
-    def mean(self, metric: str = PRIMARY_METRIC) -> float:
-        """The metric's mean over seeds."""
-        mean = self.metrics[metric]["mean"]
-        assert mean is not None
-        return mean
+    def mean(self) -> float:
+        """Mean balanced accuracy over seeds."""
+        return self.metrics[PRIMARY_METRIC].mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """The outcome of an evaluation; all figures are fractions, not percent.
+    """The result of an evaluation; all figures are fractions, not percent, but for the NLL.
 
     Attributes:
-        classes: Class names.
-        train_counts: Real training images by class; empty where not known.
-        synthetic_counts: Synthetic images by class; empty where not known.
-        test_counts: Test images by class.
-        groups: `many`, `medium` or `few` by class; empty where the training images are not known.
-        training: How the classifiers were trained; empty where not known.
-        arms: One summary an arm, in the order they were trained.
-        comparisons: One a claim, against the best real arm.
-        controls: Where a gain comes from, as far as the arms that say so were run; none at a dose of zero, at which
-            they all come to the same training.
-        dose: How much synthetic was used, under `chosen`, and the `curve` that it was chosen from on validation; an
-            empty one: it was set by hand; none: not known.
-        verdict: The answer.
-        schema_version: Of the dictionary.
+        train_counts: Real training images by class; empty if not known, like `synthetic_counts` and `groups`.
+        training: None if not known, like `mix`.
+        arms: In the order of training.
+        controls: Where a gain comes from, as far as the arms for it were run; none for a mix of zero, with which they
+            are all the same training.
     """
 
+    schema_version: Literal[1] = 1
     classes: tuple[str, ...]
     train_counts: dict[str, int]
     synthetic_counts: dict[str, int]
     test_counts: dict[str, int]
     groups: dict[str, Group]
-    training: dict[str, Any]
+    training: TrainingSummary | None
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
     controls: tuple[Control, ...]
-    dose: dict[str, Any] | None
+    mix: MixChoice | None
     verdict: Verdict
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def compared(self) -> Comparison:
+        """The comparison that the verdict is about."""
+        return next(comparison for comparison in self.comparisons if comparison.arm == self.verdict.arm)
+
+    def arm(self, name: str) -> ArmSummary:
+        """The summary of an arm."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def require_gain(self, fail_under: float) -> None:
+        """Raises a QualityGateError unless the lower end of the verdict's interval reaches a fraction in [-1, 1]."""
+        if not -1 <= fail_under <= 1:
+            raise UsageError(f"a gain of {fail_under} is impossible", fix="give a fraction: 0.01 is one point")
+        verdict, difference = self.verdict, self.compared.difference
+        if not difference.low >= fail_under:
+            raise QualityGateError(
+                f"'{verdict.arm}' changed balanced accuracy by {change_in_words(difference)} points compared with "
+                f"'{verdict.baseline}': the lower end is below the required {points(fail_under)}",
+                fix=f"the verdict is '{verdict.decision}'; see the report for what would help",
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, numbers and strings, for JSON."""
-        content = _plain(asdict(self))
-        return {"schema_version": content.pop("schema_version"), **content}
+        """Plain dictionaries, lists, numbers and strings, as in `result.json`."""
+        content: dict[str, Any] = _RESULT.dump_python(self, mode="json")
+        return content
+
+    def save(self, path: Path) -> None:
+        """Writes the result as JSON."""
+        write_record(path, _RESULT, self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`.
-
-        Raises:
-            UsageError: Another version of diffaug wrote it.
-        """
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise UsageError(
-                f"the evaluation was written as version {content.get('schema_version', 1)} and this diffaug reads "
-                f"version {SCHEMA_VERSION}",
-                fix="evaluate again: diffaug evaluate <study> --overwrite",
-            )
-        return cls(
-            **{
-                **content,
-                "classes": tuple(content["classes"]),
-                "arms": tuple(map(_arm_from_dict, content["arms"])),
-                "comparisons": tuple(map(_comparison_from_dict, content["comparisons"])),
-                "controls": tuple(
-                    Control(**{**c, "difference": Estimate(**c["difference"])}) for c in content["controls"]
-                ),
-                "verdict": Verdict(**content["verdict"]),
-            }
-        )
+    def load(cls, path: Path) -> EvaluationResult:
+        """Reads what `save` wrote; anything else is a DamagedError."""
+        try:
+            return read_record(path, _RESULT)
+        except (FileNotFoundError, DamagedError) as error:
+            raise DamagedError(
+                "the evaluation's result is damaged, or another version of diffaug wrote it",
+                where=path,
+                fix="evaluate again: diffaug evaluate STUDY --overwrite",
+            ) from error
 
     def table(self) -> pd.DataFrame:
-        """One row an arm, the highest balanced accuracy first.
+        """One row per arm, the highest balanced accuracy first.
 
-        Columns: `arm`, `role`, `seeds`, each metric's mean, `balanced_accuracy_sd`, and for claims `difference`,
-        `difference_low`, `difference_high` to the best real arm and `p_value_holm`.
+        Columns: `arm`, `role`, `seeds`, each metric's mean, `balanced_accuracy_sd`, and for candidates `difference`,
+        `difference_low`, `difference_high` to the best baseline and `p_value_holm`.
         """
-        import pandas as pd
-
         compared = {comparison.arm: comparison for comparison in self.comparisons}
         table = pd.DataFrame([_row(arm, compared.get(arm.name)) for arm in self.arms])
         return table.sort_values(PRIMARY_METRIC, ascending=False, kind="stable", ignore_index=True)
+
+
+_RESULT = TypeAdapter(EvaluationResult)
 
 
 def summarize(
@@ -148,29 +163,19 @@ def summarize(
     synthetic_counts: Mapping[str, int],
     test_labels: NDArray[np.int64],
     classes: Sequence[str],
-    dose: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
+    num_generators: int = 1,
+    mix: MixChoice | None = None,
+    training: TrainingSummary | None = None,
 ) -> EvaluationResult:
-    """Summarises finished trials.
+    """Summarizes the trials finished so far; see `EvaluationResult` for what may be unknown.
 
-    Only seeds that every arm has finished count, so that the comparison is paired.
-
-    Args:
-        trials: What was trained, whole or in part.
-        roles: Role of each arm that has a trial.
-        train_counts: Real training images by class; empty where not known.
-        synthetic_counts: Synthetic images by class; empty where not known.
-        test_labels: True classes (N,) of the test images, in the order of the trials' predictions.
-        classes: Class names (K,).
-        dose: How much synthetic was used, under `chosen`, and from what it was chosen; passed on.
-        training: How the classifiers were trained; passed on, but for `generators`, G: seed s was trained on images of
-            generator s % G.
+    Only seeds that every arm has finished count, so that the comparison is paired. Test labels (N,) are in the order of
+    the trials' predictions. Seed s was trained on images of generator s % num_generators.
 
     Raises:
-        UsageError: There is no seed that every arm has finished, or no real arm, or no claim.
+        UsageError: No seed is finished for every arm, or there is no baseline, or no candidate.
     """
     paired = _paired_by_arm(trials, roles)
-    counts = np.bincount(test_labels, minlength=len(classes))
     groups = class_groups([train_counts[name] for name in classes]) if train_counts else ()
     seeds = [trial.seed for trial in next(iter(paired.values()))]
     answers = Answers(
@@ -179,32 +184,31 @@ def summarize(
         labels=test_labels,
         classes=tuple(classes),
         groups=dict(zip(classes, groups, strict=False)),
-        generators=np.array(seeds) % int((training or {}).get("generators", 1)),
+        generators=np.array(seeds) % num_generators,
     )
-    baseline = answers.best_real()
-    differences = claim_differences(answers, baseline)
+    comparisons, differences = compare(answers)
     evidence = Evidence(
-        comparisons=compare(answers, baseline, differences),
+        comparisons=comparisons,
         differences=differences,
-        controls=() if dose_is_zero(dose) else controls(answers),
-        real_arms=len(answers.named("real")),
+        controls=() if mix is not None and mix.mix.is_zero else controls(answers),
+        num_baselines=len(answers.with_role("baseline")),
         synthetic_images=sum(synthetic_counts.values()) if synthetic_counts else None,
         test_images=len(test_labels),
         seeds=len(seeds),
-        dose=dose,
+        mix=mix,
     )
     return EvaluationResult(
         classes=answers.classes,
         train_counts=dict(train_counts),
         synthetic_counts=dict(synthetic_counts),
-        test_counts=dict(zip(classes, counts.tolist(), strict=True)),
+        test_counts=count_by_name(test_labels, classes),
         groups=dict(answers.groups),
-        training=dict(training or {}),
+        training=training,
         arms=tuple(_summarize_arm(answers, arm, runs) for arm, runs in paired.items()),
-        comparisons=evidence.comparisons,
+        comparisons=comparisons,
         controls=evidence.controls,
-        dose=None if dose is None else dict(dose),
-        verdict=decide(evidence),
+        mix=mix,
+        verdict=in_words(decide(evidence), evidence),
     )
 
 
@@ -212,10 +216,9 @@ def _paired_by_arm(trials: Sequence[Trial], roles: Mapping[str, Role]) -> dict[s
     by_arm: dict[str, dict[int, Trial]] = {}
     for trial in trials:
         by_arm.setdefault(trial.arm, {})[trial.seed] = trial
-    if not {"real", "claim"} <= {roles[arm] for arm in by_arm}:
+    if not {"baseline", "candidate"} <= {roles[arm] for arm in by_arm}:
         raise UsageError(
-            "nothing to compare: it takes an arm without synthetic images and one that claims a gain with them",
-            where="evaluation.arms",
+            "nothing to compare: at least one baseline and one candidate are needed", where="evaluation.arms"
         )
     common = sorted(set.intersection(*(set(runs) for runs in by_arm.values())))
     if not common:
@@ -227,65 +230,28 @@ def _paired_by_arm(trials: Sequence[Trial], roles: Mapping[str, Role]) -> dict[s
 
 def _summarize_arm(answers: Answers, name: str, runs: Sequence[Trial]) -> ArmSummary:
     shared = [metric for metric in METRICS if all(metric in trial.metrics for trial in runs)]
-    by_seed = [_group_recall(trial, answers) for trial in runs]
+    groups = [answers.groups[label] for label in answers.classes] if answers.groups else []
+    by_seed = [group_recall(trial.recall, groups) if groups else {} for trial in runs]
     return ArmSummary(
         name=name,
         role=answers.roles[name],
         seeds=len(runs),
-        metrics={metric: _spread([trial.metrics[metric] for trial in runs]) for metric in shared},
+        metrics={metric: Spread.of([trial.metrics[metric] for trial in runs]) for metric in shared},
         recall=answers.recall(name),
-        group_recall={group: _spread([recall[group] for recall in by_seed]) for group in by_seed[0]},
-        confusion=np.mean([trial.confusion for trial in runs], axis=0).tolist(),
+        group_recall={group: Spread.of([recall[group] for recall in by_seed]) for group in by_seed[0]},
+        confusion=tuple(map(tuple, np.mean([trial.confusion for trial in runs], axis=0).tolist())),
     )
-
-
-def _group_recall(trial: Trial, answers: Answers) -> dict[Group, float]:
-    groups = [answers.groups[name] for name in answers.classes] if answers.groups else []
-    return group_recall(np.array(trial.recall), groups) if groups else {}
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-
-
-def _plain(content: Any) -> Any:
-    """Tuples become lists, as JSON would make them."""
-    if isinstance(content, Mapping):
-        return {key: _plain(value) for key, value in content.items()}
-    return list(map(_plain, content)) if isinstance(content, list | tuple) else content
-
-
-def _arm_from_dict(content: Mapping[str, Any]) -> ArmSummary:
-    return ArmSummary(**{**content, "recall": _estimates(content["recall"])})
-
-
-def _comparison_from_dict(content: Mapping[str, Any]) -> Comparison:
-    seeds_only = content["seeds_only"]
-    return Comparison(
-        **{
-            **content,
-            "difference": Estimate(**content["difference"]),
-            "seeds_only": None if seeds_only is None else Estimate(**seeds_only),
-            "recall_gain": _estimates(content["recall_gain"]),
-            "group_gain": _estimates(content["group_gain"]),
-            "by_generator": tuple(content["by_generator"]),
-        }
-    )
-
-
-def _estimates(content: Mapping[str, Mapping[str, float]]) -> dict[str, Estimate]:
-    return {name: Estimate(**estimate) for name, estimate in content.items()}
 
 
 def _row(arm: ArmSummary, comparison: Comparison | None) -> dict[str, Any]:
     nan = float("nan")
-    sd = arm.metrics[PRIMARY_METRIC]["sd"]
+    sd = arm.metrics[PRIMARY_METRIC].sd
     difference = comparison.difference if comparison else Estimate(nan, nan, nan)
     return {
         "arm": arm.name,
         "role": arm.role,
         "seeds": arm.seeds,
-        **{metric: values["mean"] for metric, values in arm.metrics.items()},
+        **{metric: values.mean for metric, values in arm.metrics.items()},
         f"{PRIMARY_METRIC}_sd": nan if sd is None else sd,
         "difference": difference.mean,
         "difference_low": difference.low,

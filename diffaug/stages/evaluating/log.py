@@ -1,114 +1,77 @@
-"""What of an evaluation goes into the journal, and from there to the trackers."""
-
-from __future__ import annotations
+"""What is recorded of an evaluation in the journal, which feeds the trackers."""
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Self
+from dataclasses import asdict
 
 from diffaug.data.catalog import TABLE
-from diffaug.data.images import hash_of
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.dose import DoseChoice
-from diffaug.evaluation.experiment.experiment import Experiment
+from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
+from diffaug.evaluation.experiment.mix import MixChoice
 from diffaug.evaluation.experiment.trials import Trial
+from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
-from diffaug.stages.evaluating.replicates import Replicate
 from diffaug.stages.job import STUDY_RUN, Job
-from diffaug.synthesis.pool.pool import MANIFEST
+from diffaug.synthesis.pool.pool import MANIFEST, Pool
 
 RESULT = "result.json"
 TRIAL_RUNS, GAIN = "trial/", "gain/"
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """What every training of an evaluation has in common.
-
-    Attributes:
-        classes: Class names.
-        trained: What is trained.
-        manifests: One a generator, in turn for the seeds.
-        train_digest: Names the content of the training images.
-        test_digest: Names that of the test images.
-    """
-
-    classes: tuple[str, ...]
-    trained: str
-    manifests: tuple[Path, ...]
-    train_digest: str
-    test_digest: str
-
-    @classmethod
-    def of(cls, experiment: Experiment, replicates: Sequence[Replicate], trained: str) -> Self:
-        """That of an experiment."""
-        return cls(
-            experiment.train.classes,
-            experiment.classifier.name if experiment.classifier else trained,
-            tuple(replicate.pool.root / MANIFEST for replicate in replicates),
-            hash_of(experiment.train),
-            hash_of(experiment.test),
-        )
-
-
-def log_trial(job: Job, trial: Trial, choice: DoseChoice, provenance: Provenance) -> None:
-    """Records one training as a run of its own; a training that is recorded already is left alone."""
+def log_trial(job: Job, trial: Trial, choice: MixChoice, experiment: Experiment, pools: Sequence[Pool]) -> None:
+    """Records one training as a run of its own, unless it is recorded already."""
     key = _key(trial)
     if job.journal.status(key) == "ended":
         return
     arm, journal, table = ARMS[trial.arm], job.journal, job.study.catalog / TABLE
-    params = {"arm": trial.arm, "seed": trial.seed, "classifier": provenance.trained}
-    if arm.follows_dose:
-        params |= {"synthetic_share": choice.dose.share, "synthetic_weight": choice.dose.weight}
-        params |= {"synthetic_without": ", ".join(choice.dose.without)} if choice.dose.without else {}
+    classes = experiment.train.classes
+    params = {"arm": trial.arm, "seed": trial.seed, "classifier": experiment.trained}
+    if arm.depends_on_mix:
+        params |= {"synthetic_fraction": choice.mix.fraction, "synthetic_loss_weight": choice.mix.loss_weight}
+        excluded = ", ".join(choice.mix.excluded_classes)
+        params |= {"excluded_classes": excluded} if excluded else {}
     if arm.on_best:
         params["base"] = choice.base
     tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}
     journal.start_run(key, name=f"{trial.arm}, seed {trial.seed}", parent=STUDY_RUN, tags=tags, params=params)
-    recall = {f"recall/{name}": value for name, value in zip(provenance.classes, trial.recall, strict=True)}
+    recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
     journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
-    journal.log_confusion(key, trial.confusion, provenance.classes)
-    journal.log_table(key, "per_class.json", class_rows(trial, provenance.classes))
-    journal.log_dataset(key, table, "train", "training", digest=provenance.train_digest)
-    journal.log_dataset(key, table, "test", "test", digest=provenance.test_digest)
-    if arm.uses_synthetic and (choice.dose.share or not arm.real):
-        manifests = provenance.manifests
-        journal.log_dataset(key, manifests[trial.seed % len(manifests)], "pool", "synthetic")
+    journal.log_confusion(key, trial.confusion, classes)
+    journal.log_table(key, "per_class.json", class_rows(trial, classes))
+    for name, context in ((TRAIN, "training"), (TEST, "test")):
+        journal.log_dataset(key, table, name, context, digest=experiment.subset(name).dataset_hash)
+    if arm.uses_synthetic and (choice.mix.fraction or not arm.real):
+        journal.log_dataset(key, pools[trial.seed % len(pools)].root / MANIFEST, "pool", "synthetic")
     journal.end_run(key)
 
 
 def class_rows(trial: Trial, classes: Sequence[str]) -> list[dict[str, object]]:
-    """What trackers can set side by side for several trainings: of each class its recall and its common mistake."""
+    """Recall and most frequent confusion per class, a table that trackers compare between trainings."""
     rows: list[dict[str, object]] = []
     for position, (name, counts) in enumerate(zip(classes, trial.confusion, strict=True)):
         wrong = [0 if other == position else count for other, count in enumerate(counts)]
-        mistake = classes[wrong.index(max(wrong))] if any(wrong) else ""
-        rows.append(
-            {"class": name, "test images": sum(counts), "recall": trial.recall[position], "most taken for": mistake}
-        )
+        confused = classes[wrong.index(max(wrong))] if any(wrong) else ""
+        recall = trial.recall[position]
+        rows.append({"class": name, "test images": sum(counts), "recall": recall, "most confused with": confused})
     return rows
-
-
-def _key(trial: Trial) -> str:
-    return f"{TRIAL_RUNS}{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"
 
 
 def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> None:
     """Records the verdict with the study: gains with their intervals, the table of arms, and the description.
 
-    Args:
-        job: The job.
-        result: Of the trials.
-        trials: All of the evaluation. Recorded trainings of earlier evaluations no longer stand for the study, nor do
-            gains of arms that are no longer compared, which become NaN as no tracker forgets a metric.
+    Trainings of earlier evaluations are superseded. Gains of arms that are no longer compared become NaN, since no
+    tracker deletes a metric.
     """
     job.journal.supersede_runs(TRIAL_RUNS, but={_key(trial) for trial in trials})
     gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith(GAIN)}
-    job.journal.log_metrics(STUDY_RUN, gone | _gains(result))
+    gains = {
+        f"{GAIN}{comparison.arm.replace('+', 'and')}/{name}": getattr(comparison.difference, name)  # MLflow has no plus
+        for comparison in result.comparisons
+        for name in ("mean", "low", "high")
+    }
+    job.journal.log_metrics(STUDY_RUN, gone | gains)
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
     job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation")
     job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
@@ -116,35 +79,30 @@ def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> N
     job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
 
 
-def _gains(result: EvaluationResult) -> dict[str, float]:
-    """Mean and interval of each claim's gain, by the name of a metric."""
-    return {
-        f"{GAIN}{comparison.arm.replace('+', 'and')}/{name}": getattr(comparison.difference, name)  # MLflow has no plus
-        for comparison in result.comparisons
-        for name in ("mean", "low", "high")
-    }
-
-
 def describe(result: EvaluationResult) -> str:
     """The verdict and the arms in Markdown."""
-    answer, *details = map(in_markdown, result.verdict.text.splitlines())
+    verdict = result.verdict
     lines = [
-        f"**{result.verdict.decision}**: {answer}",
+        f"**{verdict.decision}**: {in_markdown(verdict.headline)}",
         "",
-        *(f"- {detail}" for detail in details),
+        *(f"- {in_markdown(detail)}" for detail in verdict.details),
         "",
-        "| arm | balanced accuracy | SD | gain over the best real arm, 95 % interval |",
+        "| arm | balanced accuracy | SD | gain over the best baseline, 95 % interval |",
         "|---|---|---|---|",
     ]
     gains = {comparison.arm: comparison.difference for comparison in result.comparisons}
     for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
-        measured, gain = arm.metrics["balanced_accuracy"], gains.get(arm.name)
+        measured, gain = arm.metrics[PRIMARY_METRIC], gains.get(arm.name)
         interval = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
-        sd = "" if measured["sd"] is None else f"{measured['sd']:.3f}"
-        lines.append(f"| {in_markdown(arm.name)} | {measured['mean']:.3f} | {sd} | {interval} |")
+        sd = "" if measured.sd is None else f"{measured.sd:.3f}"
+        lines.append(f"| {in_markdown(arm.name)} | {measured.mean:.3f} | {sd} | {interval} |")
     return "\n".join(lines)
 
 
 def in_markdown(text: str) -> str:
-    """The text as it is, on one line, whatever Markdown would make of its letters."""
+    """The text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split()))
+
+
+def _key(trial: Trial) -> str:
+    return f"{TRIAL_RUNS}{trial.arm}/{trial.seed}/{storage.fingerprint(asdict(trial))[:12]}"

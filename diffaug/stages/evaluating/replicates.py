@@ -1,105 +1,106 @@
-"""Further generators of one study, with other seeds, so that the verdict does not hang on one of them."""
+"""Further generators of one study, with other seeds, so that the verdict does not depend on one of them."""
 
-from __future__ import annotations
-
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from diffaug.data.catalog import Catalog
-from diffaug.errors import UsageError
+from diffaug.diffusion.planning.planning import PLAN, choose_preset
+from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
-from diffaug.stages.evaluating.repeating import planned_settings
+from diffaug.files.stage_records import stage_settings
+from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.fit import fit_generator
+from diffaug.stages.fitting.plan import PLAN_FILE
 from diffaug.stages.generating.generate import generate_pool
 from diffaug.stages.job import STUDY_RUN, Job
-from diffaug.study import Study, open_or_create_study, stage_settings
+from diffaug.study import Study, open_or_create_study
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.tracking.journal import Journal
 
 FOLDER = "replicates"
 
 
-@dataclass(frozen=True)
-class Replicate:
-    """A generator and its pool.
+def prepare_replicates(job: Job, catalog: Catalog) -> list[Pool]:
+    """The study's own pool, then those of further generators, which are trained and filled if they are not finished.
 
-    Attributes:
-        study: Where both lie.
-        pool: What it generated.
+    All are trained as the first one was planned, on the same images, and generate as many images of each class.
+    `evaluation.num_generators` sets their number. A UsageError if the study has no pool that can be repeated.
     """
-
-    study: Study
-    pool: Pool
-
-
-def prepare_replicates(job: Job, catalog: Catalog) -> list[Replicate]:
-    """The study's own generator and pool, then further ones, trained and filled where they are not finished.
-
-    All are trained on the same images as the first one was planned, and fill as many images of each class.
-    `evaluation.num_generators` says how many there are.
-
-    Raises:
-        UsageError: The study has no pool yet, or one that can't be repeated.
-        Interrupted: A stop was asked for; a checkpoint was saved.
-    """
-    own = Replicate(job.study, Pool.open(job.study.pool))
+    own = Pool.open(job.study.pool)
     numbers = range(1, job.config.evaluation.generator_count)
-    if numbers and stage_settings(own.pool.root).get("encoder"):
+    if numbers and stage_settings(own.root).get("encoder"):
         raise UsageError(
-            "the pool was filtered with an encoder given in Python, and those of further generators can't be",
-            where=own.pool.root,
+            "the pool was filtered with an encoder given in Python, which further generators cannot use",
+            where=own.root,
             fix="--set evaluation.num_generators=1",
         )
-    return [own, *(_further(_job(job, catalog, own.pool, number), catalog, number) for number in numbers)]
+    pools = [own]
+    for number in numbers:
+        with current().main_first():
+            further = _job(job, catalog, own, number)
+        job.narrator.say(f"generator {number + 1}:")
+        pools.append(generate_pool(further, catalog, fit_generator(further, catalog)))
+    return pools
 
 
-def replicates_exist(job: Job) -> bool:
-    """Whether all pools are finished."""
-    return all(storage.committed_facts(study.pool) is not None for study in _studies(job))
+def prepare_together(job: Job, catalog: Catalog) -> None:
+    """Lets all processes started together train the further generators; the main one then evaluates alone."""
+    if current().size > 1 and job.config.evaluation.generator_count > 1:
+        prepare_replicates(job, catalog)
 
 
-def open_replicates(job: Job) -> list[Replicate]:
-    """All generators with their pools, which are finished.
-
-    Raises:
-        UsageError: One is not.
-    """
-    return [Replicate(study, Pool.open(study.pool)) for study in _studies(job)]
+def finished_pools(job: Job) -> list[Path]:
+    """The pools of all generators, or none if one of them is missing or damaged."""
+    numbers = range(1, job.config.evaluation.generator_count)
+    pools = [job.study.pool, *(_study(job, number).pool for number in numbers)]
+    return pools if all(_whole(pool) is not None for pool in pools) else []
 
 
-def _further(job: Job, catalog: Catalog, number: int) -> Replicate:
-    job.narrator.say(f"generator {number + 1}:")
-    generator = fit_generator(job, catalog)
-    return Replicate(job.study, generate_pool(job, catalog, generator))
+def planned_settings(job: Job, catalog: Catalog) -> dict[str, Any]:
+    """The `diffusion` settings with which another training gets the same plan as the generator, at any speed."""
+    plan, settings = PLAN.validate_python(storage.read_json(job.study.generator / PLAN_FILE)), job.config.diffusion
+    return {
+        "images_seen": plan.images_seen,
+        "preset": choose_preset(len(catalog.labels("train")), settings, plan.device),
+        "batch_size": plan.batch_size,
+        "precision": plan.precision,
+        "compile": plan.compiled,
+    }
+
+
+def share_catalog(study: Study, further: Study) -> None:
+    """Gives a further study the catalog of the first one, unless it has it."""
+    if _whole(further.catalog) != storage.committed_metadata(study.catalog):
+        storage.copy_directory(study.catalog, further.catalog)
+
+
+def _whole(directory: Path) -> dict[str, Any] | None:
+    """The metadata of a finished directory; None if it is damaged, so that it is made again."""
+    try:
+        return storage.committed_metadata(directory)
+    except DamagedError:
+        return None
 
 
 def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
-    """A job in a folder inside the study, with the next seed, that logs to no tracker and replaces what is stale."""
+    """A job in a folder inside the study, with the next seed; it logs to no tracker and replaces stale stages."""
     study = open_or_create_study(_study(job, number).path, catalog.root)
-    if (storage.committed_facts(study.catalog) or {}) != storage.committed_facts(job.study.catalog):
-        storage.discard_directory(study.catalog)
-        shutil.copytree(job.study.catalog, study.catalog, dirs_exist_ok=True)
-    planned = {"minutes": None, **planned_settings(job, catalog)}
-    real, made = catalog.images("train").counts_by_name, pool.images().counts_by_name
-    totals = {name: count + made[name] for name, count in real.items()}
-    config = job.config.model_copy(
-        update={
-            "seed": job.config.seed + number,
-            "diffusion": job.config.diffusion.model_copy(update=planned),
-            "synthesis": job.config.synthesis.model_copy(
-                update={"sampling_strategy": totals, "max_synthetic_ratio": None}
-            ),
-            "tracking": job.config.tracking.model_copy(update={"mlflow": False}),
-        }
-    )
+    if current().is_main:
+        share_catalog(job.study, study)
+    made = pool.counts_by_name
+    totals = {name: count + made[name] for name, count in catalog.counts_by_name("train").items()}
+    changes = {
+        "diffusion": {"minutes": None, **planned_settings(job, catalog)},
+        "synthesis": {"sampling_strategy": totals, "max_synthetic_ratio": None},
+        "tracking": {"mlflow": False},
+    }
+    sections = {name: getattr(job.config, name).model_copy(update=update) for name, update in changes.items()}
+    config = job.config.model_copy(update={"seed": job.config.seed + number, **sections})
     journal = Journal(study.journal)
-    if journal.status(STUDY_RUN) is None:
+    if current().is_main and journal.status(STUDY_RUN) is None:
         journal.start_run(STUDY_RUN, name=study.name)
     return replace(job, study=study, resolved=replace(job.resolved, config=config), journal=journal, overwrite=True)
-
-
-def _studies(job: Job) -> list[Study]:
-    return [job.study, *(_study(job, number) for number in range(1, job.config.evaluation.generator_count))]
 
 
 def _study(job: Job, number: int) -> Study:

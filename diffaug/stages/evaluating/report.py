@@ -1,17 +1,14 @@
 """The study's report: everything of it on one page."""
 
-from __future__ import annotations
-
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from diffaug.data.catalog import Catalog
 from diffaug.evaluation.report.page import write_report
-from diffaug.evaluation.report.pool import read_pool_facts
+from diffaug.evaluation.report.pool import PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
-from diffaug.stages.evaluating.repeating import planned_settings
+from diffaug.stages.evaluating.replicates import planned_settings
 from diffaug.stages.job import STUDY_RUN, Job
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 from diffaug.synthesis.pool.targets import resolve_targets
@@ -22,12 +19,12 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
     write_report(
         job.study.report,
         title=job.study.name,
-        evaluation=result.to_dict(),
+        result=result,
         real=catalog.images("train"),
         synthetic=pool.images(),
-        pool_facts=read_pool_facts(pool, job.study.pool_report),
+        pool=PoolOverview.read(pool, job.study.pool_report),
         config_yaml=job.study.config_file.read_text(encoding="utf-8"),
-        facts=_facts(job, catalog, pool, result.training),
+        facts=_facts(job, catalog, pool, result),
         problems=catalog.problems,
         seed=job.config.seed,
         command=_repeat_command(job, catalog),
@@ -38,11 +35,11 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool, result: Evaluatio
 
 
 def _repeat_command(job: Job, catalog: Catalog) -> str:
-    """Trains the same network for as many images as this study's generator, however fast the machine is then."""
+    """The command; it fixes the network and the length of the training, whatever the speed of the machine."""
     fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job, catalog).items()]
     return shlex.join(
         [
-            *("diffaug", "run", job.study.facts["data"], "--study", f"{job.study.path}-again"),
+            *("diffaug", "run", str(job.study.record.data), "--study", f"{job.study.path}-again"),
             *("--config", str(job.study.config_file)),
             *(part for setting in fixed for part in ("--set", setting.lower())),
         ]
@@ -50,30 +47,31 @@ def _repeat_command(job: Job, catalog: Catalog) -> str:
 
 
 def _not_repeated(job: Job, catalog: Catalog) -> tuple[str, ...]:
-    """What no command says: the user's own code, and extensions of the pool."""
-    evaluation, pool = (storage.committed_facts(stage) or {} for stage in (job.study.evaluation, job.study.pool))
-    trained, asked = evaluation["settings"]["trained"], pool["settings"]
-    encoder, ratio = asked.get("encoder"), asked["max_synthetic_ratio"]
-    counts = catalog.images("train").counts_by_name
+    """What the command does not repeat: the user's own code, and extensions of the pool."""
+    evaluation, pool = (storage.recorded_metadata(stage) or {} for stage in (job.study.evaluation, job.study.pool))
+    trained, settings = evaluation["settings"]["trained"], pool["settings"]
+    encoder, ratio = settings.get("encoder"), settings["max_synthetic_ratio"]
+    counts = catalog.counts_by_name("train")
     own = {
-        f"the classifier of your own ({trained})": trained != job.config.evaluation.classifier,
-        f"the encoder of your own ({encoder})": encoder is not None,
+        f"your own classifier ({trained})": trained != job.config.evaluation.classifier,
+        f"your own encoder ({encoder})": encoder is not None,
         "the images that --more added": pool["targets"]
-        != resolve_targets(counts, asked["sampling_strategy"], max_synthetic_ratio=ratio),
+        != resolve_targets(counts, settings["sampling_strategy"], max_synthetic_ratio=ratio),
     }
     return tuple(name for name, is_so in own.items() if is_so)
 
 
-def _facts(job: Job, catalog: Catalog, pool: Pool, training: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(job: Job, catalog: Catalog, pool: Pool, result: EvaluationResult) -> dict[str, Any]:
     facts = storage.read_json(job.study.generator / "config.json")
     height, width = catalog.image_size
-    evaluation = {f"evaluation: {name}": training[name] for name in ("device", "software") if name in training}
+    training = result.training
+    evaluation = {"evaluation: device": training.device, "evaluation: software": training.software} if training else {}
     return {
         "data": str(catalog.root),
-        "working size": f"{width} x {height} px, {'RGB' if catalog.channels == 3 else 'grey'}",
-        "diffaug": job.study.facts["diffaug"],
+        "working size": f"{width} x {height} px, {'RGB' if catalog.channels == 3 else 'gray'}",
+        "diffaug": job.study.record.diffaug,
         "fingerprint of the images": catalog.fingerprint,
-        "SHA-256 of the generator": (storage.committed_facts(pool.root) or {})["inputs"]["generator"],
+        "SHA-256 of the generator": (storage.recorded_metadata(pool.root) or {})["inputs"]["generator"],
         "SHA-256 of the pool's manifest": storage.sha256_file(pool.root / MANIFEST),
         **{f"generator: {name}": value for name, value in facts["training"].items()},
         **evaluation,

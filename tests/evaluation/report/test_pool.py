@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -7,67 +5,60 @@ import pandas as pd
 import pytest
 
 from diffaug.errors import DamagedError
-from diffaug.evaluation.report.pool import PAIRS_PER_CLASS, SAMPLES_PER_REASON, PoolFacts, read_pool_facts
+from diffaug.evaluation.report.pool import PAIRS_PER_CLASS, SAMPLES_PER_REASON, Pair, PoolOverview
 from diffaug.files import storage
-from diffaug.similarity.ratios import Share
+from diffaug.files.records import write_record
+from diffaug.similarity.intervals import Share
 from diffaug.synthesis.audit.memorization import Audit, PoolAudit
-from diffaug.synthesis.audit.quality import ClassQuality, PoolQuality
-from diffaug.synthesis.pool.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, Pool
+from diffaug.synthesis.audit.quality import POOL_QUALITY, ClassQuality, PoolQuality
+from diffaug.synthesis.pool.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, ClassSummary, Pool
 
 CLASSES = ("a", "b", "empty")
 DISTANCES = {"a": [0.5, 0.1, 0.4, 0.2, 0.3, 0.6], "b": [0.9]}
-CANDIDATES = {"a": {"wanted": 6, "accepted": 6, "candidates": 90, "rejected": {"off-class": 30, "copy": 30}}}
+CANDIDATES = {"a": {"wanted": 6, "accepted": 6, "candidates": 90, "rejected": {"wrong class": 30, "copy": 30}}}
 
 
 def picture(value):
     return np.full((4, 4, 1), value, np.uint8)
 
 
+def row(folder, file, label, number, **columns):
+    """A line of a table about an image, which is written if it has a file."""
+    content = storage.png_bytes(picture(number))
+    if file:
+        storage.write_bytes(folder / file, content)
+    sha256 = storage.sha256_bytes(content)
+    return {"file": file, "label": label, "class_index": CLASSES.index(label), "sha256": sha256, **columns}
+
+
 def rows_of_manifest(folder):
     for label, distances in DISTANCES.items():
         for number, distance in enumerate(distances):
-            content = storage.png_bytes(picture(number))
-            file = f"images/{label}/{number}.png"
-            storage.write_bytes(folder / file, content)
-            yield {
-                "file": file,
-                "label": label,
-                "class_index": CLASSES.index(label),
-                "origin": "variation" if number == 1 else "sampled",
-                "nearest_distance": np.float32(distance),
-                "copy_ratio": np.float32(distance / 2),
-                "nearest": f"train/{number}.png",
-                "sha256": storage.sha256_bytes(content),
-            }
+            nearest = {"nearest": f"train/{number}.png", "nearest_distance": np.float32(distance)}
+            origin = {"origin": "variation" if number == 1 else "sampled", "copy_ratio": np.float32(distance / 2)}
+            yield row(folder, f"images/{label}/{number}.png", label, number, **nearest, **origin)
 
 
 def rows_of_rejected(folder):
-    reasons = [("a", "off-class", 30), ("b", "off-class", 2), ("a", "copy", 3), ("b", "copy", 1)]
+    reasons = [("a", "wrong class", 30), ("b", "wrong class", 2), ("a", "copy", 3), ("b", "copy", 1)]
     for label, reason, count in reasons:
         for number in range(count):
-            content = storage.png_bytes(picture(number))
             file = f"rejected/{label}/{reason}-{number}.png" if number < 25 else ""
-            if file:
-                storage.write_bytes(folder / file, content)
-            sha256 = storage.sha256_bytes(content)
-            index = CLASSES.index(label)
-            yield {"file": file, "label": label, "class_index": index, "reason": reason, "sha256": sha256}
+            yield row(folder, file, label, number, reason=reason)
 
 
-def audit_of(images, findings=()):
-    copies = Share(30, 36) if findings else Share(0, 36)
-    return PoolAudit(Audit(images, copies), {"a": Audit(6, Share(0, 0))}, {}, ("not compared: b",))
+def audit_of(images, copies=0):
+    return PoolAudit(Audit(images, Share(copies, 36)), {"a": Audit(6, Share(0, 0))}, {}, ("not compared: b",))
 
 
-def quality():
-    return PoolQuality("pixels", {name: ClassQuality(5, 6, kid=0.1) for name in CLASSES})
+QUALITY = PoolQuality("pixels", {name: ClassQuality(5, 6, kid=0.1) for name in CLASSES})
 
 
 @pytest.fixture
-def make_pool(tmp_path):
-    """Writes a pool, the older parts of it or all."""
+def read(tmp_path):
+    """Writes a pool, or only the parts of one made by other means, and reads its overview."""
 
-    def make(*, bare=False, reasons=()):
+    def read(*, bare=False, reasons=(), audit=None, changed=None):
         root, facts = tmp_path / "pool", {"classes": list(CLASSES), "image_size": [4, 4], "channels": 1}
         with storage.new_directory(root, facts) as folder:
             manifest = pd.DataFrame(rows_of_manifest(folder))
@@ -78,74 +69,61 @@ def make_pool(tmp_path):
                 storage.write_json(folder / SUMMARY, CANDIDATES)
                 storage.write_json(folder / AUDIT, {"unsafe_to_publish": bool(reasons), "reasons": list(reasons)})
             storage.write_parquet(folder / MANIFEST, manifest)
-        return Pool.open(root)
+        if audit:
+            with storage.new_directory(tmp_path / "pool-report", {}) as staging:
+                audit.save(staging / "audit.json")
+                write_record(staging / "quality.json", POOL_QUALITY, QUALITY)
+        pool = Pool.open(root)
+        if changed:
+            (root / changed).write_bytes(storage.png_bytes(picture(200)))
+        return PoolOverview.read(pool, tmp_path / "pool-report")
 
-    return make
-
-
-@pytest.fixture
-def describe(tmp_path):
-    """Writes the folder of figures that belongs to a pool."""
-
-    def write(audit):
-        folder = tmp_path / "pool-report"
-        with storage.new_directory(folder, {}) as staging:
-            storage.write_json(staging / "audit.json", audit.to_dict())
-            storage.write_json(staging / "quality.json", quality().to_dict())
-        return folder
-
-    return write
+    return read
 
 
-def test_the_closest_pairs_of_each_class(make_pool, tmp_path):
-    pairs = read_pool_facts(make_pool(), tmp_path / "none").pairs
+def test_the_closest_pairs_of_each_class(read):
+    pairs = read().pairs
     assert pairs.keys() == DISTANCES.keys()
     closest = [np.float32(distance) for distance in sorted(DISTANCES["a"])[:PAIRS_PER_CLASS]]
     assert [pair.distance for pair in pairs["a"]] == closest
-    first = pairs["a"][0]
-    assert (first.synthetic, first.nearest, first.origin) == ("images/a/1.png", "train/1.png", "variation")
-    assert first.ratio == pytest.approx(0.05)
+    assert pairs["a"][0] == Pair("images/a/1.png", "train/1.png", "variation", closest[0], np.float32(0.05))
 
 
-def test_rejected_samples_of_each_reason_take_turns_over_classes(make_pool, tmp_path):
-    samples = read_pool_facts(make_pool(), tmp_path / "none").rejected
-    of_reason = {reason: [s for s in samples if s.reason == reason] for reason in ("copy", "off-class")}
-    assert [s.label for s in of_reason["copy"]] == ["a", "b", "a", "a"]
-    assert [s.label for s in of_reason["off-class"]] == ["a", "b", "a", "b", *"a" * (SAMPLES_PER_REASON - 4)]
+def test_rejected_samples_of_each_reason_take_turns_over_classes(read):
+    samples = read().rejected
+    labels = {reason: [s.label for s in samples if s.reason == reason] for reason in ("copy", "wrong class")}
+    assert labels == {
+        "copy": ["a", "b", "a", "a"],
+        "wrong class": ["a", "b", "a", "b", *"a" * (SAMPLES_PER_REASON - 4)],
+    }
     assert len(samples) == len({s.file for s in samples}) == 4 + SAMPLES_PER_REASON
     for sample in samples:
         number = int(sample.file.rpartition("-")[2].removesuffix(".png"))
         assert np.array_equal(sample.pixels, picture(number))
 
 
-def test_candidates_audit_and_quality_are_as_written(make_pool, describe):
-    audit = audit_of(7)
-    facts = read_pool_facts(make_pool(), describe(audit))
-    assert facts.candidates == CANDIDATES
-    assert facts.audit == json.loads(json.dumps(audit.to_dict()))
-    assert facts.quality == json.loads(json.dumps(quality().to_dict()))
-    assert json.loads(json.dumps(facts.to_dict()))["audit"]["all"]["images"] == 7
+def test_summaries_audit_and_quality_are_as_written(read):
+    overview = read(audit=audit_of(7))
+    assert overview.summaries == {"a": ClassSummary(**CANDIDATES["a"])}
+    assert (overview.unsafe_to_publish, overview.audit, overview.quality) == ((), audit_of(7), QUALITY)
+    content = json.loads(json.dumps(overview.to_dict()))
+    assert content["audit"]["overall"]["images"] == 7
+    assert set(content["rejected"][0]) == {"file", "label", "reason"}
 
 
-@pytest.mark.parametrize("audit", [audit_of(6), audit_of(7, findings=["copies"])])
-def test_figures_of_another_pool_do_not_count(make_pool, describe, audit):
-    facts = read_pool_facts(make_pool(), describe(audit))
-    assert facts.audit == {"unsafe_to_publish": False, "reasons": []} and facts.quality is None
+@pytest.mark.parametrize(
+    ("audit", "reasons"), [(None, ("all images: copies",)), (audit_of(6), ()), (audit_of(7, copies=30), ())]
+)
+def test_without_figures_of_this_very_pool_only_its_reasons_count(read, audit, reasons):
+    overview = read(audit=audit, reasons=reasons)
+    assert (overview.unsafe_to_publish, overview.audit, overview.quality) == (reasons, None, None)
 
 
-def test_without_figures_the_pool_still_says_that_it_is_unsafe(make_pool, tmp_path):
-    facts = read_pool_facts(make_pool(reasons=["all images: copies"]), tmp_path / "none")
-    assert facts.audit == {"unsafe_to_publish": True, "reasons": ["all images: copies"]}
+def test_a_pool_made_by_other_means_leaves_everything_empty(read):
+    assert read(bare=True) == PoolOverview()
 
 
-def test_a_pool_made_by_other_means_leaves_everything_empty(make_pool, tmp_path):
-    assert read_pool_facts(make_pool(bare=True), tmp_path / "none") == PoolFacts()
-
-
-def test_a_changed_rejected_image_is_refused(make_pool, tmp_path):
-    pool = make_pool()
-    path = pool.root / "rejected" / "b" / "copy-0.png"
-    path.write_bytes(storage.png_bytes(picture(200)))
-    with pytest.raises(DamagedError, match="rejected image") as caught:
-        read_pool_facts(pool, tmp_path / "none")
-    assert caught.value.where == str(path)
+def test_a_changed_rejected_image_is_refused(read):
+    with pytest.raises(DamagedError, match="missing or was changed") as caught:
+        read(changed="rejected/b/copy-0.png")
+    assert caught.value.where.endswith("copy-0.png")

@@ -1,10 +1,12 @@
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.trials import Trial
+from diffaug.evaluation.verdict.wording import Verdict
 from diffaug.stages.evaluating.log import class_rows, describe, in_markdown
+from tests.evaluation.report.contents import result
 
 
 @pytest.mark.parametrize(
@@ -22,14 +24,18 @@ def test_names_stay_text_in_markdown(text: str, written: str) -> None:
     assert in_markdown(text) == written
 
 
-def test_each_class_has_a_row_with_its_recall_and_what_it_was_most_taken_for() -> None:
+def test_each_class_has_a_row_with_its_recall_and_most_frequent_confusion() -> None:
     labels, predicted = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 2, 2, 1, 1, 1, 0])
     trial = Trial.of("real only", 0, labels=labels, num_classes=3, seconds=1.0, predicted=predicted)
     rows = [tuple(row.values()) for row in class_rows(trial, ("a", "b", "c"))]
     assert rows == [("a", 4, 0.25, "c"), ("b", 2, 1.0, ""), ("c", 1, 0.0, "a")]
 
 
-def test_what_a_verdict_rests_on_is_a_list() -> None:
-    verdict = SimpleNamespace(decision="use", text="Use *it*.\nClasses that lost: none.\nBy generator: +0.1.")
-    text = describe(SimpleNamespace(verdict=verdict, comparisons=(), arms=()))
-    assert text.startswith("**use**: Use \\*it\\*.\n\n- Classes that lost: none.\n- By generator: +0.1.\n\n| arm |")
+def test_the_description_has_the_verdict_its_details_as_a_list_and_the_arms_in_order() -> None:
+    verdict = Verdict("use", "Use *them*.", ("No class changed.", "By generator: +0.1."), "best real + synthetic", "x")
+    head, _, *rest = describe(replace(result(), verdict=verdict)).splitlines()
+    assert head == r"**use**: Use \*them\*."
+    assert rest[:3] == ["- No class changed.", "- By generator: +0.1.", ""]
+    arms = [line.split(" | ") for line in rest[5:]]
+    assert arms[0] == ["| best real + synthetic", "0.734", "0.020", "+3.4 (1.4 to 5.4) |"]
+    assert [float(arm[1]) for arm in arms] == sorted((float(arm[1]) for arm in arms), reverse=True)

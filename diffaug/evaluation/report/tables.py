@@ -1,0 +1,133 @@
+"""The rows of the report's tables of figures, from an evaluation's result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug.evaluation.report.charts import Row
+from diffaug.evaluation.statistics.crossed import Estimate
+from diffaug.evaluation.statistics.metrics import GROUPS, PRIMARY_METRIC
+from diffaug.evaluation.verdict.result import ArmSummary, EvaluationResult, Spread
+
+LABELS: dict[str, str] = {
+    PRIMARY_METRIC: "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+    "worst_class_recall": "Worst class",
+    "accuracy": "Accuracy",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "ece": "ECE",
+    "nll": "NLL",
+    **{group: f"Recall, {group}" for group in GROUPS},
+}
+MAX_MATRIX_CLASSES = 20
+MAX_MISTAKES = 8
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The gain in recall of a class, or in mean recall of a group, with the fewest and the most training images."""
+
+    name: str
+    train: tuple[int, int]
+    synthetic: int
+    test: int
+    before: float
+    after: float
+    gain: Estimate
+
+    @property
+    def row(self) -> Row:
+        """As the chart draws it."""
+        return Row(self.name, self.gain)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """Test images of one class that were taken for another, as shares of the class, with two arms."""
+
+    true: str
+    predicted: str
+    before: float
+    after: float
+
+
+def arm_rows(result: EvaluationResult) -> list[Row]:
+    """Balanced accuracy of the arms and one standard deviation to both sides, within 0 and 1."""
+    figures = [(arm, arm.mean(), arm.metrics[PRIMARY_METRIC].sd or 0.0) for arm in result.arms]
+    return [Row(arm.name, Estimate(mean, max(mean - sd, 0), min(mean + sd, 1)), arm.role) for arm, mean, sd in figures]
+
+
+def control_rows(result: EvaluationResult) -> list[Row]:
+    """The differences of the controls."""
+    return [Row(control.question, control.difference) for control in result.controls]
+
+
+def figures(arm: ArmSummary) -> dict[str, Spread]:
+    """Metrics and recall per group of an arm, by name."""
+    return {**arm.metrics, **{str(group): recall for group, recall in arm.group_recall.items()}}
+
+
+def columns(result: EvaluationResult) -> dict[str, str]:
+    """Name and heading of every figure that some arm has."""
+    measured = {name for arm in result.arms for name in figures(arm)}
+    return {name: label for name, label in LABELS.items() if name in measured}
+
+
+def class_gains(result: EvaluationResult) -> list[Gain]:
+    """The gain in recall per class, the rarest class first."""
+    before, after = (arm.recall for arm in _compared_arms(result))
+    gains = result.compared.recall_gain
+    names = sorted(gains, key=lambda name: result.train_counts.get(name, 0))
+    return [_gain(result, name, [name], (before[name].mean, after[name].mean, gains[name])) for name in names]
+
+
+def group_gains(result: EvaluationResult) -> list[Gain]:
+    """The gain in mean recall per group of classes, the rarest group first."""
+    before, after = (arm.group_recall for arm in _compared_arms(result))
+    gains = result.compared.group_gain
+    rows = []
+    for group in reversed(GROUPS):
+        names = [name for name, own in result.groups.items() if own == group]
+        if names:
+            recall = (before[group].mean, after[group].mean, gains[group])
+            rows.append(_gain(result, f"{group} ({len(names)})", names, recall))
+    return rows
+
+
+def _compared_arms(result: EvaluationResult) -> tuple[ArmSummary, ArmSummary]:
+    return result.arm(result.verdict.baseline), result.arm(result.verdict.arm)
+
+
+def _gain(result: EvaluationResult, name: str, classes: Sequence[str], recall: tuple[float, float, Estimate]) -> Gain:
+    all_counts = (result.train_counts, result.synthetic_counts, result.test_counts)
+    train, synthetic, test = ([counts.get(one, 0) for one in classes] for counts in all_counts)
+    return Gain(name, (min(train), max(train)), sum(synthetic), sum(test), *recall)
+
+
+def confusion_matrices(result: EvaluationResult) -> dict[str, list[list[float]]]:
+    """Shares (K, K) of each true class by predicted class, by arm, the baseline first; none for over 20 classes."""
+    if len(result.classes) > MAX_MATRIX_CLASSES:
+        return {}
+    return {arm.name: _shares(arm).tolist() for arm in _compared_arms(result)}
+
+
+def common_mistakes(result: EvaluationResult) -> list[Mistake]:
+    """The confusions that are most frequent with either of the two arms, at most 8."""
+    before, after = map(_shares, _compared_arms(result))
+    worst = np.maximum(before, after)
+    np.fill_diagonal(worst, 0)
+    order = np.argsort(-worst, axis=None, kind="stable")[:MAX_MISTAKES]
+    places = [divmod(int(place), len(worst)) for place in order]
+    return [
+        Mistake(result.classes[i], result.classes[j], float(before[i, j]), float(after[i, j]))
+        for i, j in places
+        if worst[i, j] > 0
+    ]
+
+
+def _shares(arm: ArmSummary) -> NDArray[np.float64]:
+    counts = np.array(arm.confusion)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
