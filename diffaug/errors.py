@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -17,6 +18,7 @@ class DiffaugError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    results: Mapping[str, Any] | None = None  # what was found or measured all the same, for `--json`
 
     def __init__(self, what: str, *, where: str | os.PathLike[str] | None = None, fix: str | None = None) -> None:
         super().__init__(what)
@@ -39,6 +41,10 @@ class UsageError(DiffaugError):
     exit_code = 2
 
 
+class NotFittedError(UsageError, AttributeError):
+    """An attribute of a fitted object was read before `fit`, as in scikit-learn."""
+
+
 class DataError(DiffaugError):
     """The images or labels can't be used as they are."""
 
@@ -57,14 +63,9 @@ class MissingExtraError(DiffaugError):
 
 
 class QualityGateError(DiffaugError):
-    """A quality threshold that the user asked for was not reached.
-
-    Attributes:
-        results: What was measured all the same, for `--json`.
-    """
+    """A quality threshold that the user asked for was not reached."""
 
     exit_code = 5
-    results: Mapping[str, Any] | None = None
 
 
 class DamagedError(DiffaugError):
@@ -77,3 +78,10 @@ class Interrupted(DiffaugError):  # noqa: N818  (a request, not a fault)
     """The user or the system asked for a stop; everything finished so far is on disk."""
 
     exit_code = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy for a wrong name: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"choose from: {', '.join(known)}"

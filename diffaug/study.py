@@ -1,28 +1,65 @@
-"""The study: one directory that holds everything of one job, and whether each stage's output is valid."""
+"""The study: one directory that holds everything of one job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
+from diffaug._version import __version__
 from diffaug.errors import DamagedError, UsageError
-from diffaug.files import locks, storage
+from diffaug.files import locks
+from diffaug.files.records import read_record, write_record
 from diffaug.files.temporaries import is_temporary
+from diffaug.runtime.distributed import current
 
 DEFAULT_ROOT = Path("runs")
-BEGUN = "BEGUN.json"
+RECORD = "study.json"
 
-StageState = Literal["finished", "resumed", "new"]
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What is recorded when a study is made: the data folder and the version of diffaug."""
+
+    data: Path
+    diffaug: str
+
+
+_STUDY_RECORD = TypeAdapter(StudyRecord)
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """A place in the folder of a study."""
+
+    name: str
+
+    def __get__(self, study: Study, owner: object) -> Path:
+        return study.path / self.name
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where the outputs of one job live."""
+    """Where the outputs of one job live. Of processes started together, the main one holds the locks for all."""
 
     path: Path
+
+    catalog = _Inside("catalog")  # table and pixels of the images
+    sources = _Inside("sources.json")  # size, times and hash of each file of the data folder when it was last read
+    generator = _Inside("generator")
+    chunks = _Inside("chunks")  # the parts of the pool, kept so that it can be extended
+    pool = _Inside("pool")  # synthetic images with their manifest
+    filters = _Inside("filters")  # the calibrated filters of the pool
+    pool_report = _Inside("pool-report")  # figures and contact sheets of the pool
+    evaluation = _Inside("evaluation")  # trials, summary and verdict
+    predictions = _Inside("predictions")  # verdicts about predictions of other training code
+    report = _Inside("report.html")
+    journal = _Inside("journal.jsonl")  # the local record of everything logged
+    config_file = _Inside("config.yaml")  # the resolved configuration
 
     @property
     def name(self) -> str:
@@ -30,103 +67,39 @@ class Study:
         return self.path.resolve().name
 
     @property
-    def catalog(self) -> Path:
-        """Table and pixels of the images."""
-        return self.path / "catalog"
-
-    @property
-    def generator(self) -> Path:
-        """The trained generator."""
-        return self.path / "generator"
-
-    @property
-    def chunks(self) -> Path:
-        """What the pool is put together from, kept so that it can be extended."""
-        return self.path / "chunks"
-
-    @property
-    def pool(self) -> Path:
-        """Synthetic images with their manifest."""
-        return self.path / "pool"
-
-    @property
-    def judge(self) -> Path:
-        """The calibrated filters of the pool."""
-        return self.path / "judge"
-
-    @property
-    def pool_report(self) -> Path:
-        """What the pool is like: figures and sheets."""
-        return self.path / "pool-report"
-
-    @property
-    def evaluation(self) -> Path:
-        """Trials, summary and verdict."""
-        return self.path / "evaluation"
-
-    @property
-    def predictions(self) -> Path:
-        """What came of predictions that other training code made."""
-        return self.path / "predictions"
-
-    @property
-    def report(self) -> Path:
-        """The report, one HTML file."""
-        return self.path / "report.html"
-
-    @property
-    def journal(self) -> Path:
-        """The local record of everything logged."""
-        return self.path / "journal.jsonl"
-
-    @property
-    def config_file(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What was recorded when the study was made: the data folder and diffaug's version."""
-        return dict(storage.read_json(self.path / "study.json"))
+    def record(self) -> StudyRecord:
+        """What was recorded when the study was made."""
+        return read_record(self.path / RECORD, _STUDY_RECORD)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other diffaug processes out while the block runs.
-
-        Raises:
-            UsageError: Another process is working in the study.
-        """
-        with locks.exclusive_lock(self.path / ".lock"):
+        """Keeps other diffaug processes out while the block runs; raises UsageError if one is working."""
+        with locks.exclusive_lock(self.path / ".lock") if current().is_main else nullcontext():
             yield
 
     @contextmanager
     def shared(self, *, optional: bool = False) -> Iterator[None]:
-        """Keeps out those who want the study to themselves; others may share it.
+        """Shares the study, and keeps out those that need it alone; raises UsageError if one has it alone.
 
         Args:
-            optional: Whether to go on where the file system has no locks.
-
-        Raises:
-            UsageError: Another process has it to itself.
+            optional: Whether to continue where the file system has no locks.
         """
-        with locks.shared_lock(self.path / ".lock", optional=optional):
+        with locks.shared_lock(self.path / ".lock", optional=optional) if current().is_main else nullcontext():
             yield
 
     @contextmanager
     def in_turn(self, *, optional: bool = False) -> Iterator[None]:
-        """A block that those who share the study run one after another, such as to write settings or the journal."""
-        with locks.waiting_lock(self.path / ".turn.lock", optional=optional):
+        """Lets processes that share the study run a block one after another, such as to write settings."""
+        with locks.waiting_lock(self.path / ".turn.lock", optional=optional) if current().is_main else nullcontext():
             yield
 
 
 def open_study(path: Path) -> Study:
-    """Opens an existing study.
-
-    Raises:
-        UsageError: There is none at `path`.
-    """
-    if not (path / "study.json").is_file():
-        fix = "make one with: diffaug fit DATA" if not path.exists() else f"if it holds images: diffaug run {path}"
+    """Opens an existing study; raises UsageError if there is none."""
+    if not (path / RECORD).is_file():
+        fix = "make one with: diffaug fit DATA"
+        if path.exists():
+            fix = f"if it holds images: diffaug run {shlex.quote(str(path))}"
         raise UsageError("this is not a study", where=path, fix=fix)
     return Study(path)
 
@@ -137,117 +110,32 @@ def open_or_create_study(path: Path, data: Path) -> Study:
     Raises:
         UsageError: The study belongs to other data, or the folder holds something else.
     """
-    from diffaug._version import __version__
-
-    record = path / "study.json"
+    file = path / RECORD
     if path.resolve().is_relative_to(data.resolve()):
         raise UsageError(
-            "the study would lie among the images, where it would be read as a class",
+            "the study folder is inside the data folder, where it would be read as a class",
             where=path,
             fix="run from another folder, or choose one outside with --study",
         )
-    if record.is_file():
-        owner = _owner(record)
+    if file.is_file():
+        try:
+            owner = read_record(file, _STUDY_RECORD).data
+        except DamagedError as error:
+            what = "this file is not the record of a study"
+            raise UsageError(what, where=file, fix="choose another --study") from error
         if owner.resolve() != data.resolve():
             raise UsageError(
                 f"this study belongs to other data: {owner}",
                 where=path,
-                fix=f"choose another folder, such as --study {path}-2",
+                fix=f"choose another folder, such as --study {shlex.quote(f'{path}-2')}",
             )
     elif path.exists() and (not path.is_dir() or any(not is_temporary(item) for item in path.iterdir())):
         raise UsageError("the study folder is not empty and not a study", where=path, fix="choose another --study")
     else:
-        storage.write_json(record, {"data": str(data.resolve()), "diffaug": __version__})
+        write_record(file, _STUDY_RECORD, StudyRecord(data.resolve(), __version__))
     return Study(path)
-
-
-def _owner(record: Path) -> Path:
-    """The data folder that a study was made for."""
-    content = storage.read_json(record)
-    if not isinstance(content, dict) or "data" not in content:
-        raise UsageError("this file is not a study's record", where=record, fix="choose another --study")
-    return Path(content["data"])
 
 
 def default_study_path(data: Path) -> Path:
     """`runs/<name of the data folder>`."""
     return DEFAULT_ROOT / (data.resolve().name or "study")
-
-
-def begin_stage(
-    directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
-) -> StageState:
-    """Makes a stage's directory ready: keeps what fits, clears what does not.
-
-    Inputs that changed make the output worthless, so it is cleared. Settings that changed are the user's
-    decision, so they raise.
-
-    Args:
-        directory: The stage's directory; what is in it belongs to the stage.
-        settings: What the stage is asked to do, JSON-like.
-        inputs: Fingerprints of what it works on.
-        overwrite: Clear it too when it was made with other settings or is damaged.
-
-    Returns:
-        "finished"; or "resumed", when `directory` holds what an interrupted run left; or "new".
-
-    Raises:
-        UsageError: It was begun with other settings, and `overwrite` is false.
-        DamagedError: It was finished, its files changed since, and `overwrite` is false.
-    """
-    record = _stage_record(directory, overwrite)
-    if record.get("inputs") == dict(inputs):
-        if not overwrite:
-            require_same_settings(directory, record["settings"], settings)
-        if record["settings"] == dict(settings):
-            return "finished" if (directory / storage.DONE).is_file() else "resumed"
-    storage.discard_directory(directory)
-    storage.write_json(directory / BEGUN, {"settings": dict(settings), "inputs": dict(inputs)})
-    return "new"
-
-
-def finish_stage(directory: Path, facts: Mapping[str, Any] | None = None) -> None:
-    """Commits a stage's directory with the settings and inputs that it was begun with."""
-    begun = storage.read_json(directory / BEGUN)
-    storage.commit_directory(directory, {**begun, **(facts or {})})
-
-
-def stage_settings(directory: Path) -> dict[str, Any]:
-    """The settings that a directory was made with; none where there is none, or its record is damaged."""
-    return dict(_stage_record(directory, overwrite=True).get("settings", {}))
-
-
-def is_stage_of(directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    """Whether a stage's directory was begun, or finished, with these settings on these inputs."""
-    record = _stage_record(directory, overwrite=True)
-    return (record.get("settings"), record.get("inputs")) == (dict(settings), dict(inputs))
-
-
-def _stage_record(directory: Path, overwrite: bool) -> dict[str, Any]:
-    """What the stage was begun with; nothing where it was not begun, or is damaged and may be replaced."""
-    try:
-        finished = storage.committed_facts(directory)
-        if finished and overwrite and {"changed", "missing"} & set(storage.changes_since_commit(directory).values()):
-            return {}
-        if finished is None and (directory / BEGUN).is_file():
-            return dict(storage.read_json(directory / BEGUN))
-    except DamagedError:
-        if not overwrite:
-            raise
-        return {}
-    return finished or {}
-
-
-def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises UsageError, naming each difference, when `directory` was made with other settings."""
-    differing = [
-        f"{key} {stored.get(key)!r} -> {wanted.get(key)!r}"
-        for key in sorted(set(stored) | set(wanted))
-        if stored.get(key) != wanted.get(key)
-    ]
-    if differing:
-        raise UsageError(
-            f"made with other settings: {'; '.join(differing)}",
-            where=directory,
-            fix="use the same settings, add --overwrite to replace it, or choose another --study",
-        )

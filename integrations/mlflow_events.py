@@ -1,6 +1,4 @@
-"""What each kind of event of the journal becomes in an MLflow run; logging one again changes nothing."""
-
-from __future__ import annotations
+"""Logs each kind of event to an MLflow run; logging one again changes nothing."""
 
 import json
 import re
@@ -19,24 +17,15 @@ from pyarrow.parquet import read_table
 
 from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
+from diffaug.integrations import mlflow_limits as limits
 from diffaug.integrations.mlflow_confusion import confusion_png
 from diffaug.integrations.mlflow_generator import log_generator
-from diffaug.integrations.mlflow_limits import (
-    MAX_DIGEST_LENGTH,
-    MAX_NAME_LENGTH,
-    MAX_PARAM_LENGTH,
-    MAX_PER_BATCH,
-    MAX_TAG_LENGTH,
-    clean_name,
-    clean_tags,
-    cut,
-)
-from diffaug.tracking.journal import Event
+from diffaug.integrations.mlflow_limits import clean_name, clean_tags, cut
+from diffaug.tracking.events import Event
 
 NOTE_TAG = "mlflow.note.content"
 SUPERSEDED_TAG = "diffaug.superseded"
 SUPERSEDED = "superseded: "
-CONFUSION_FILE = "confusion_matrix.png"
 COLUMN_TYPES = {
     pa.types.is_boolean: DataType.boolean,
     pa.types.is_integer: DataType.long,
@@ -52,7 +41,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class RepeatableClient(MlflowClient):
     """Names the files of an image after its event, so that sending it again replaces them.
 
-    `log_image` itself draws a new file name at every call.
+    `MlflowClient.log_image` draws a new UUID for the name of its temporary file at each call. The UUID in that private
+    name is replaced here, so `pyproject.toml` limits MLflow to versions for which this is tested.
     """
 
     _file_id: str | None = None
@@ -76,34 +66,22 @@ class RepeatableClient(MlflowClient):
 
 
 class EventLogger:
-    """Logs events, other than the start of a run, to runs that exist.
-
-    Args:
-        client: Where to.
-        root: The study's folder, which the events' files are relative to.
-    """
+    """Logs events, other than the start of a run, to runs that exist; `root` is the study's folder."""
 
     def __init__(self, client: RepeatableClient, root: Path) -> None:
         self._client, self._root = client, root
         self._datasets: dict[tuple[str, str, str], Dataset] = {}
 
     def log(self, run_id: str, batch: Sequence[Event]) -> None:
-        """Logs one event, or several of metrics.
-
-        Raises:
-            DataError: A file of the event is no longer there.
-            UsageError: A later version of diffaug recorded it.
-        """
+        """Logs one event, or several of metrics; raises DataError if a file of the event is missing."""
         event, data, client = batch[0], batch[0].data, self._client
         match event.kind:
             case "metrics":
                 self._log_metrics(run_id, batch)
             case "params":
                 self._log_params(run_id, data["params"])
-            case "tags":
-                self._log_tags(run_id, data["tags"])
-            case "description":
-                client.set_tag(run_id, NOTE_TAG, cut(data["description"], MAX_TAG_LENGTH))
+            case "tags" | "description":
+                self._log_tags(run_id, data["tags"] if event.kind == "tags" else {NOTE_TAG: data["description"]})
             case "image":
                 client.log_image_once(run_id, self._file(data), event)
             case "confusion":
@@ -116,23 +94,19 @@ class EventLogger:
                 self._log_dataset(run_id, data)
             case "model":
                 log_generator(client, run_id, event, self._file(data))
-            case "end" | "superseded":
-                self._close(run_id, event)
+            case "end":
+                client.set_terminated(run_id, data["status"], event.time)
+            case "superseded":
+                self.supersede(run_id)
             case unknown:
                 raise UsageError(f"an event of unknown kind '{unknown}'", fix="update diffaug")
 
-    def _close(self, run_id: str, event: Event) -> None:
-        if event.kind == "superseded":
-            self.supersede(run_id)
-        else:
-            self._client.set_terminated(run_id, event.data["status"], event.time)
-
     def supersede(self, run_id: str) -> None:
-        """Marks a run whose place a later one took, in its tags and in its name; it keeps all that it holds."""
+        """Marks a run that a later one replaced, in its tags and in its name; its content stays."""
         self._client.set_tag(run_id, SUPERSEDED_TAG, "true")
         name = self._client.get_run(run_id).info.run_name or ""
         if not name.startswith(SUPERSEDED):
-            self._client.update_run(run_id, name=cut(f"{SUPERSEDED}{name}", MAX_NAME_LENGTH))
+            self._client.update_run(run_id, name=cut(f"{SUPERSEDED}{name}", limits.MAX_NAME_LENGTH))
 
     def _log_metrics(self, run_id: str, batch: Sequence[Event]) -> None:
         metrics = [
@@ -144,29 +118,28 @@ class EventLogger:
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """MLflow parameters can't change, so a changed one becomes a tag."""
-        short = {clean_name(name): cut(value, MAX_PARAM_LENGTH) for name, value in params.items()}
+        short = {clean_name(name): cut(value, limits.MAX_PARAM_LENGTH) for name, value in params.items()}
         known = self._client.get_run(run_id).data.params
         self._log_all(run_id, "params", [Param(name, value) for name, value in short.items() if name not in known])
-        self._log_tags(
-            run_id, {f"changed.{name}": text for name, text in short.items() if known.get(name, text) != text}
-        )
+        changed = {f"changed.{name}": text for name, text in short.items() if known.get(name, text) != text}
+        self._log_tags(run_id, changed)
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._log_all(run_id, "tags", [RunTag(name, value) for name, value in clean_tags(tags).items()])
 
     def _log_all(self, run_id: str, kind: str, items: list[Any]) -> None:
-        size = MAX_PER_BATCH[kind]
+        size = limits.MAX_PER_BATCH[kind]
         for start in range(0, len(items), size):
             self._client.log_batch(run_id, **{kind: items[start : start + size]}, synchronous=True)
 
     def _log_confusion(self, run_id: str, data: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / CONFUSION_FILE
+            file = Path(folder) / "confusion_matrix.png"
             storage.write_bytes(file, confusion_png(data["counts"], data["classes"]))
             self._client.log_artifact(run_id, str(file))
 
     def _log_table(self, run_id: str, table: dict[str, Any]) -> None:
-        """What `log_table` writes, but replaced when sent again, where `log_table` would append."""
+        """Writes what `log_table` writes, but replaces a table that is sent again, where `log_table` would append."""
         file = clean_name(table["name"].removesuffix(".json"), ascii_only=True) + ".json"
         self._client.log_dict(run_id, {"columns": table["columns"], "data": table["data"]}, file)
         logged = json.loads(self._client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
@@ -175,44 +148,36 @@ class EventLogger:
             self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*logged, entry]))
 
     def _log_dataset(self, run_id: str, data: dict[str, Any]) -> None:
-        context = InputTag("mlflow.data.context", data["context"])
-        self._client.log_inputs(run_id, [DatasetInput(self._dataset(data), [context])])
-
-    def _dataset(self, data: dict[str, Any]) -> Dataset:
-        """The described data set, read once, since every trial of an experiment has the same."""
+        """The file is read once, since all trials of an experiment share it."""
         file = self._file(data)
-        digest = data.get("digest") or storage.sha256_file(file)  # older versions recorded none
-        known = (str(file), data["name"], digest)
+        known = (str(file), data["name"], data["digest"])
         if known not in self._datasets:
-            self._datasets[known] = _describe(file, data["name"], digest)
-        return self._datasets[known]
+            self._datasets[known] = _describe(file, data["name"], data["digest"])
+        context = InputTag("mlflow.data.context", data["context"])
+        self._client.log_inputs(run_id, [DatasetInput(self._datasets[known], [context])])
 
     def _file(self, data: dict[str, Any]) -> Path:
         path: Path = self._root / data["file"]
         if not path.exists():
-            raise DataError("the file is no longer there", where=path)
+            raise DataError("the file is missing", where=path)
         return path
 
 
 def _describe(file: Path, name: str, digest: str) -> Dataset:
-    """What `mlflow.data.from_pandas` makes of a parquet file, without its warnings, which no thread can hold back."""
+    """Describes a parquet file as `mlflow.data.from_pandas` does, without warnings, which no thread can suppress."""
     table = read_table(file)
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(_column_type(field.type), field.name, required=not table[field.name].null_count)
-        for field in table.schema
-    ]
+    columns: list[ColSpec | TensorSpec] = []
+    for field in table.schema:
+        kind = next((kind for holds, kind in COLUMN_TYPES.items() if holds(field.type)), ANY)
+        columns.append(ColSpec(kind, field.name, required=not table[field.name].null_count))
     return Dataset(
-        name=cut(name, MAX_NAME_LENGTH),
-        digest=digest[:MAX_DIGEST_LENGTH],
+        name=cut(name, limits.MAX_NAME_LENGTH),
+        digest=digest[: limits.MAX_DIGEST_LENGTH],
         source_type="local",
         source=json.dumps({"uri": file.as_uri()}),
         schema=json.dumps({"mlflow_colspec": Schema(columns).to_dict()}),
         profile=json.dumps({"num_rows": table.num_rows, "num_elements": table.num_rows * table.num_columns}),
     )
-
-
-def _column_type(arrow: pa.DataType) -> DataType | AnyType:
-    return next((kind for holds, kind in COLUMN_TYPES.items() if holds(arrow)), ANY)
 
 
 def batches(events: Iterable[Event]) -> Iterator[list[Event]]:
@@ -222,7 +187,7 @@ def batches(events: Iterable[Event]) -> Iterator[list[Event]]:
     for event in events:
         added = len(event.data.get("metrics", ()))
         joins = batch and event.kind == batch[0].kind == "metrics" and event.key == batch[0].key
-        if batch and not (joins and size + added <= MAX_PER_BATCH["metrics"]):
+        if batch and not (joins and size + added <= limits.MAX_PER_BATCH["metrics"]):
             yield batch
             batch, size = [], 0
         batch.append(event)

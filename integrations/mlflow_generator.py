@@ -1,7 +1,5 @@
 """Logs a generator to MLflow as a pyfunc model and registers it; doing so again changes nothing."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import tempfile
@@ -16,8 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+from diffaug.configuration.sampling import DEFAULT_SAMPLING
 from diffaug.integrations.mlflow_limits import clean_name
-from diffaug.tracking.journal import Event
+from diffaug.tracking.events import Event
 
 EVENT_TAG = "diffaug.event"
 PARENT_TAG = "mlflow.parentRunId"
@@ -25,36 +24,24 @@ ARTIFACT = "generator"
 
 
 def signature() -> ModelSignature:
-    """Rows of label and number in, one row an image out, PNG."""
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.long, "n")]),
-        outputs=Schema(
-            [
-                ColSpec(DataType.string, "label"),
-                ColSpec(DataType.long, "index"),
-                ColSpec(DataType.long, "seed"),
-                ColSpec(DataType.binary, "image"),
-            ]
-        ),
-        params=ParamSchema(
-            [
-                ParamSpec("seed", DataType.long, 0),
-                ParamSpec("guidance_scale", DataType.double, 1.0),
-                ParamSpec("num_inference_steps", DataType.long, 12),
-            ]
-        ),
-    )
-
-
-def requirements() -> list[str]:
-    """What a server of the model installs; torch without the label of its build, which no public index has."""
-    return [f"{package}=={version(package).partition('+')[0]}" for package in ("diffaug", "torch")]
+    """The input has rows of label and number; the output has one row per image, PNG."""
+    rows = {"label": DataType.string, "n": DataType.long}
+    images = {"label": DataType.string, "index": DataType.long, "seed": DataType.long, "image": DataType.binary}
+    inputs, outputs = (Schema([ColSpec(kind, name) for name, kind in columns.items()]) for columns in (rows, images))
+    params = [
+        ParamSpec("seed", DataType.long, 0),
+        ParamSpec("guidance_scale", DataType.double, DEFAULT_SAMPLING.guidance_scale),
+        ParamSpec("num_inference_steps", DataType.long, DEFAULT_SAMPLING.num_inference_steps),
+    ]
+    return ModelSignature(inputs, outputs, ParamSchema(params))
 
 
 def save_generator(folder: Path, target: Path, description: Model | None = None) -> None:
     """Writes the generator in `folder` as an MLflow model: its files and the code that samples, nothing pickled."""
     code = importlib.util.find_spec("diffaug.integrations.mlflow_model")
     assert code is not None and code.origin is not None
+    # Without the label of a build of torch, which no public index has.
+    requirements = [f"{package}=={version(package).partition('+')[0]}" for package in ("diffaug", "torch")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about type hints, which a signature stands for
         mlflow.pyfunc.save_model(
@@ -62,7 +49,7 @@ def save_generator(folder: Path, target: Path, description: Model | None = None)
             python_model=code.origin,
             artifacts={ARTIFACT: str(folder)},
             signature=signature(),
-            pip_requirements=requirements(),
+            pip_requirements=requirements,
             mlflow_model=description,
         )
     for cache in list(target.rglob("__pycache__")):

@@ -1,6 +1,4 @@
-"""What MLflow takes: names, lengths of texts, and how long it is waited for."""
-
-from __future__ import annotations
+"""Limits of MLflow: names, lengths of texts, and how long diffaug waits for a server."""
 
 import logging
 import os
@@ -8,7 +6,7 @@ import posixpath
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from diffaug.files import storage
 
@@ -19,31 +17,24 @@ MAX_NAME_LENGTH = 250
 MAX_DIGEST_LENGTH = 36
 
 _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-SHORT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-}
-LONG = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-}
+_WAITING = (
+    "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER",
+)
+SHORT = dict(zip(_WAITING, ("2", "1", "0", "false"), strict=True))
+LONG = dict(zip(_WAITING, ("30", "2", "1", "false"), strict=True))
 _lock = threading.Lock()
 _users = 0
-_added: list[str] = []
+_undo = ExitStack()
 _talkers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "urllib3.connectionpool")]
-_levels: list[int] = []
 
 
 def clean_name(name: str, *, ascii_only: bool = False) -> str:
-    """A name that MLflow takes: the name itself where it can be, else cleaned and followed by a hash of the original.
+    """A name that MLflow accepts: the name itself if possible, else cleaned and followed by a hash of the original.
 
-    Args:
-        name: Any text, such as a metric's name that ends in a class name.
-        ascii_only: Images and files allow no other letters.
+    Names of images and files must be `ascii_only`.
     """
     flags = re.ASCII if ascii_only else re.UNICODE
     limit = 120 if ascii_only else MAX_NAME_LENGTH
@@ -57,31 +48,33 @@ def clean_name(name: str, *, ascii_only: bool = False) -> str:
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags whose names and values MLflow takes."""
+    """Tags with names and values that MLflow accepts."""
     return {clean_name(name): cut(str(value), MAX_TAG_LENGTH) for name, value in tags.items()}
 
 
 def cut(value: str, limit: int) -> str:
-    """The text, ended by an ellipsis where it is longer than `limit` characters."""
+    """The text, cut with an ellipsis if it is longer than `limit` characters."""
     whole = value.encode("utf-8", "replace").decode()
     return whole if len(whole) <= limit else whole[: limit - 1] + "…"
 
 
 @contextmanager
 def patience(limits: Mapping[str, str]) -> Iterator[None]:
-    """Inside the block MLflow waits and retries as `limits` say, not for minutes, and prints nothing.
+    """Inside the block MLflow waits and retries within `limits`, not for minutes, and prints nothing.
 
-    MLflow reads these limits from the environment, which the whole process shares: they are there only while
-    something is sent, until the last of several threads has left, and never replace what the user set.
+    MLflow reads its limits only from the environment, which the whole process shares. They are set while something is
+    sent, until the last of several threads has left the block, and never replace what the user set.
     """
     global _users  # noqa: PLW0603  (as the environment is)
     with _lock:
         _users += 1
         if _users == 1:
-            _added[:] = [name for name in {**limits, **_QUIET} if name not in os.environ]
-            os.environ.update({name: {**limits, **_QUIET}[name] for name in _added})
-            _levels[:] = [talker.level for talker in _talkers]
+            for name, value in {**limits, **_QUIET}.items():
+                if name not in os.environ:
+                    os.environ[name] = value
+                    _undo.callback(os.environ.pop, name, None)
             for talker in _talkers:
+                _undo.callback(talker.setLevel, talker.level)
                 talker.setLevel(logging.ERROR)
     try:
         yield
@@ -89,7 +82,4 @@ def patience(limits: Mapping[str, str]) -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                for name in _added:
-                    os.environ.pop(name, None)
-                for talker, level in zip(_talkers, _levels, strict=True):
-                    talker.setLevel(level)
+                _undo.close()

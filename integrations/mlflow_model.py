@@ -1,7 +1,5 @@
 """The generator behind MLflow's pyfunc interface; MLflow keeps this file with the model and runs it to load it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mlflow
@@ -35,24 +33,24 @@ class GeneratorModel(PythonModel):
     def predict(
         self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Samples what each row asks for.
+        """Samples for each row `n`, 1 to 1000, images of the class `label`.
 
-        Args:
-            context: Unused; MLflow passes it.
-            model_input: Columns `label`, a class name, and `n`, images of it, 1 to 1000.
-            params: `seed`, `guidance_scale` and `num_inference_steps`, see `Generator.sample`.
+        `params` are `seed`, `guidance_scale` and `num_inference_steps`, see `Generator.sample`.
 
         Returns:
-            One row an image: `label`, `index` from 0 within its row of the request, `seed`, and `image`, PNG bytes.
+            One row per image: `label`, `index` from 0 within its row of the request, `seed`, and `image`, PNG bytes.
 
         Raises:
             MlflowException: An unknown class, or a number out of range; nothing is sampled then. A server answers 400.
         """
         options = dict(params or {})
         seed = int(options.pop("seed", 0))
-        asked = zip(model_input["label"], model_input["n"], strict=True)
-        wanted = [(str(label), self._number(label, n)) for label, n in asked]
+        wanted = [(str(label), int(n)) for label, n in zip(model_input["label"], model_input["n"], strict=True)]
         try:
+            for label, n in wanted:
+                self.generator.class_index(label)
+                if not 1 <= n <= LARGEST_NUMBER:
+                    raise UsageError(f"n must be 1 to {LARGEST_NUMBER} images of '{label}', not {n}")
             rows = [
                 (label, index, seed, png_bytes(pixels))
                 for label, n in wanted
@@ -61,17 +59,6 @@ class GeneratorModel(PythonModel):
         except UsageError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame(rows, columns=list(COLUMNS))
-
-    def _number(self, label: str, n: Any) -> int:
-        try:
-            self.generator.class_index(str(label))
-        except UsageError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from error
-        if not 1 <= int(n) <= LARGEST_NUMBER:
-            raise MlflowException.invalid_parameter_value(
-                f"n must be 1 to {LARGEST_NUMBER} images of '{label}', not {n}"
-            )
-        return int(n)
 
     def _sample(self, label: str, n: int, seed: int, options: dict[str, Any]) -> list[NDArray[Any]]:
         """Whole chunks of fixed membership, since convolutions round differently by batch size."""

@@ -1,12 +1,10 @@
 """Replays a study's journal to MLflow: a run for the study, child runs for its stages and trials.
 
-MLflow's own settings hold: `MLFLOW_TRACKING_URI` or `mlflow.set_tracking_uri` name the destination. Where
-neither is set it is a SQLite file in the study's folder. An active run becomes the parent and is left active.
-While stages work a request to a server is given up after 2 seconds and one repetition, by `diffaug sync` after 30,
-unless `MLFLOW_HTTP_REQUEST_TIMEOUT` and `MLFLOW_HTTP_REQUEST_MAX_RETRIES` say otherwise.
+MLflow's own settings apply: `MLFLOW_TRACKING_URI` or `mlflow.set_tracking_uri` set the destination. By default it is a
+SQLite file in the study's folder. An active run becomes the parent and stays active. While stages work, a request to a
+server ends after 2 seconds and one retry, in `diffaug sync` after 30 seconds and two, unless
+`MLFLOW_HTTP_REQUEST_TIMEOUT` and `MLFLOW_HTTP_REQUEST_MAX_RETRIES` are set.
 """
-
-from __future__ import annotations
 
 import os
 import shlex
@@ -21,8 +19,8 @@ from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DataError, MissingExtraError, UsageError
 from diffaug.files import storage
 from diffaug.study import Study
-from diffaug.tracking.channel import State, without_secrets
-from diffaug.tracking.journal import Event
+from diffaug.tracking.delivery import State, without_secrets
+from diffaug.tracking.events import Event
 
 try:
     import mlflow
@@ -30,22 +28,20 @@ try:
 except ImportError as error:
     raise MissingExtraError.of("mlflow", "mlflow") from error
 
-from diffaug.integrations.mlflow_events import NOTE_TAG, SUPERSEDED_TAG, EventLogger, RepeatableClient, batches
+from diffaug.integrations.mlflow_events import SUPERSEDED_TAG, EventLogger, RepeatableClient, batches
 from diffaug.integrations.mlflow_generator import EVENT_TAG, PARENT_TAG
-from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, MAX_TAG_LENGTH, SHORT, clean_tags, cut, patience
+from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, SHORT, clean_tags, cut, patience
 
 SERVICES = ("databricks", "databricks-uc", "uc")
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
+TRAP = (
+    "The folder mlruns here is an old store of MLflow, which makes a plain `mlflow ui` fail. diffaug does not use it; "
+    "to keep its runs: {fix}"
+)
 
 
 class MlflowTracker:
-    """Sends events to MLflow through its client; the fluent API's active run is read and never changed.
-
-    Args:
-        study: Whose journal is replayed.
-        settings: The experiment's name.
-        patient: Whether to give a slow server time.
-    """
+    """Sends events to MLflow through its client; the fluent API's active run is read and never changed."""
 
     def __init__(self, study: Study, settings: TrackingSettings, *, patient: bool = False) -> None:
         self._root = study.path.resolve()
@@ -58,27 +54,26 @@ class MlflowTracker:
 
     @property
     def is_local(self) -> bool:
-        """Whether MLflow writes to a file here and asks no server."""
+        """Whether MLflow writes to a file on this machine, not to a server."""
         return self._uri.startswith("sqlite:") or _file_store(self._uri) is not None
 
     def recognizes(self, state: State) -> bool:
-        """Whether the experiment that `state` speaks of is the one wanted now and still there."""
-        if state.get("store") != storage.fingerprint(self._uri):
+        """Whether the experiment that `state` refers to is the configured one and still exists."""
+        is_same_store = state.get("store") == storage.fingerprint(self._uri)
+        if not is_same_store or self._experiment not in (None, state.get("experiment")):
             return False
-        if self._experiment is not None and state.get("experiment") != self._experiment:
-            return False
-        with patience(self._limits):
-            try:
+        try:
+            with patience(self._limits):
                 experiment = self._client.get_experiment(state["experiment_id"])
-            except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return False
-                raise
-        is_wanted = self._experiment in (None, experiment.name)  # one that no setting names may be renamed in MLflow
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        is_wanted = self._experiment in (None, experiment.name)  # without a configured name it may be renamed
         return bool(is_wanted and experiment.lifecycle_stage == "active")
 
     def replay(self, events: Iterable[Event], state: State) -> None:
-        """Sends events, metrics in batches, and moves `state["cursor"]` behind each; sending again changes nothing."""
+        """Sends events, metrics in batches, and moves `state["cursor"]` after each; sending again changes nothing."""
         with patience(self._limits):
             if "experiment_id" not in state:
                 self._open_experiment(state)
@@ -87,26 +82,24 @@ class MlflowTracker:
                 state["cursor"] = batch[-1].number
 
     def describe(self, state: State) -> str:
-        """The address of the study's run, or the command that shows it."""
+        """The address of the study's run, or the command that displays it."""
         url = self.links(state)["url"]
         if url is not None:
             return f"MLflow: {url}"
         if not self._uri.startswith("sqlite:"):
             return f"MLflow: experiment '{state['experiment']}' in the store of MLFLOW_TRACKING_URI"
         command = f"MLflow: mlflow ui --backend-store-uri {shlex.quote(without_secrets(self._uri))}"
-        return f"{command}\n{_TRAP.format(fix=_migration(Path.cwd() / 'mlruns'))}" if _is_trap_here() else command
+        if any(Path("mlruns").glob("[0-9]*/meta.yaml")):  # which MLflow by default would choose, and then refuse
+            return f"{command}\n{TRAP.format(fix=_migration(Path.cwd() / 'mlruns'))}"
+        return command
 
     def links(self, state: State) -> dict[str, str | None]:
         """Ids of the study's run and experiment, the store, and on a server the run's page; without secrets."""
         run_id = state["runs"].get("study")
         store = without_secrets(self._uri).rstrip("/")
         page = f"{store}/#/experiments/{state['experiment_id']}" + (f"/runs/{run_id}" if run_id else "")
-        return {
-            "run_id": run_id,
-            "experiment_id": state["experiment_id"],
-            "tracking_uri": store,
-            "url": page if store.startswith(("http:", "https:")) else None,
-        }
+        url = page if store.startswith(("http:", "https:")) else None
+        return {"run_id": run_id, "experiment_id": state["experiment_id"], "tracking_uri": store, "url": url}
 
     @cached_property
     def _client(self) -> RepeatableClient:
@@ -143,36 +136,32 @@ class MlflowTracker:
         return experiment
 
     def _send(self, batch: list[Event], state: State) -> None:
-        event = batch[0]
-        if event.kind == "start":
-            run_id, former = self._start_run(event, state), state["runs"].get(event.key)
-            if former not in (None, run_id):
-                with _leaving_out_what_is_refused(event, state):
-                    self._logger.supersede(former)
-            state["runs"][event.key] = run_id
-            return
-        with _leaving_out_what_is_refused(event, state):
-            self._logger.log(state["runs"][event.key], batch)
+        event, known = batch[0], state["runs"].get(batch[0].key)
+        run_id = self._start_run(event, state) if event.kind == "start" else known
+        with _skipping_refused(event, state):
+            if event.kind != "start":
+                self._logger.log(run_id, batch)
+            elif known not in (None, run_id):
+                self._logger.supersede(known)
+        state["runs"][event.key] = run_id
 
     def _start_run(self, event: Event, state: State) -> str:
         found = self._client.search_runs([state["experiment_id"]], f"tags.`{EVENT_TAG}` = '{event.identity}'")
         if found:
             return str(found[0].info.run_id)
+        tags = clean_tags(event.data["tags"])
+        tags |= {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
         outer = self._active_run.info.run_id if self._active_run is not None else None
         parent = state["runs"].get(event.data["parent"], outer)
-        own = {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
-        tags = clean_tags(event.data["tags"]) | own
         if parent is not None:
             tags[PARENT_TAG] = parent
-        if event.data["description"]:
-            tags[NOTE_TAG] = cut(event.data["description"], MAX_TAG_LENGTH)
         name = cut(event.data["name"], MAX_NAME_LENGTH)
         return str(self._client.create_run(state["experiment_id"], event.time, tags, name).info.run_id)
 
 
 @contextmanager
-def _leaving_out_what_is_refused(event: Event, state: State) -> Iterator[None]:
-    """Notes in `state["skipped"]` what can't be logged, however often it is tried."""
+def _skipping_refused(event: Event, state: State) -> Iterator[None]:
+    """Records in `state["skipped"]` what MLflow refuses and would refuse again."""
     try:
         yield
     except DataError as error:
@@ -183,14 +172,8 @@ def _leaving_out_what_is_refused(event: Event, state: State) -> Iterator[None]:
         state.setdefault("skipped", []).append(f"{event.key}: {event.kind}: {error.message}")
 
 
-_TRAP = (
-    "The folder mlruns here is an old store of MLflow, which makes a plain `mlflow ui` fail. diffaug does not use it; "
-    "to keep its runs: {fix}"
-)
-
-
 def _file_store(uri: str) -> Path | None:
-    """The folder that a tracking URI names; none where it names a server or a database."""
+    """The folder that a tracking URI names; None for a server or a database."""
     if uri in SERVICES:
         return None
     parts = urlsplit(uri)
@@ -202,8 +185,3 @@ def _migration(folder: Path) -> str:
     target = shlex.quote(f"sqlite:///{folder.parent}/mlflow.db")
     migrate = f"mlflow migrate-filestore --source {shlex.quote(str(folder))} --target {target}"
     return f"{migrate} && export MLFLOW_TRACKING_URI={target}"
-
-
-def _is_trap_here() -> bool:
-    """Whether MLflow, left to itself, would choose ./mlruns and then refuse it."""
-    return any(Path("mlruns").glob("[0-9]*/meta.yaml"))

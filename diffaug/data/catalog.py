@@ -1,82 +1,90 @@
-"""The catalog: every file of a data folder with its verdict, label and split, and the usable pixels at one size."""
+"""The catalog: every file of a data folder with status, label and split, and the usable pixels at one size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data import problems
-from diffaug.data.decode import content_sha256
+from diffaug.data.decode import Decoded
 from diffaug.data.entries import SPLITS, Entry, Split, listed
-from diffaug.data.images import LabeledImages
-from diffaug.data.loading import Loaded, Progress, in_threads, load_images
+from diffaug.data.images import LabeledImages, count_by_name
+from diffaug.data.loading import Progress, load_images
 from diffaug.data.scan import Scan, scan
+from diffaug.data.sources import KnownFiles
 from diffaug.data.splits import Item, choose_test, group_names, leaks
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
 
 COLUMNS = (
     *("path", "label", "split", "group", "sha256", "pixel_sha256", "picture"),
-    *("width", "height", "mode", "verdict", "note"),
+    *("width", "height", "mode", "status", "note"),
 )
-ITEM_COLUMNS = ("path", "label", "group", "pixel_sha256", "picture")
-
-
-TABLE = "table.parquet"
+TABLE, PIXELS, ABOUT = "table.parquet", "pixels.npy", "catalog.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Catalog:
-    """What a data folder holds.
+class _About:
+    classes: tuple[str, ...]  # sorted
+    image_size: tuple[int, int]  # height and width in px that all images were brought to
+    channels: int  # 1 gray, 3 RGB
+    root: Path
+    fingerprint: str  # changes with any file, label, split, and the working size
+    problems: list[str]  # what a person should know, in sentences
+    scan_fingerprint: str  # changes with any path, label, group or given split
+
+
+_ABOUT = TypeAdapter(_About)
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog(_About):
+    """The content of a data folder.
 
     Attributes:
-        table: One row a file, sorted by path, also those that can't be used. Columns: `COLUMNS`; path is relative
-            to `root`, split and group are empty where there is none, picture is the path of the first file that
-            shows nearly the same picture and empty where no other one does, width and height are those of the
-            upright image in px. A row is in use when its split isn't empty.
-        classes: Sorted class names.
-        image_size: Height and width in px that all images were brought to.
-        channels: 1 grey, 3 RGB.
-        root: The data folder.
-        fingerprint: Changes with any file, label, split, and the working size.
-        pixels: uint8 (M, H, W, C), the rows whose verdict is "ok" in table order; memory-mapped once loaded.
-        problems: What a person should know, in sentences.
-        scan_fingerprint: Changes with any path, label, group or given split.
+        table: One row per file, sorted by path, including unusable files. Columns: `COLUMNS`; path is relative to
+            `root`, split and group are empty if there is none, picture is the path of the first file that shows nearly
+            the same picture and empty if no other one does, width and height are those of the upright image in px.
+            A row is in use if its split is not empty.
+        pixels: uint8 (M, H, W, C), the rows whose status is "ok" in table order; memory-mapped once loaded.
     """
 
     table: pd.DataFrame
-    classes: tuple[str, ...]
-    image_size: tuple[int, int]
-    channels: int
-    root: Path
-    fingerprint: str
     pixels: NDArray[np.uint8]
-    problems: list[str]
-    scan_fingerprint: str
 
     def images(self, split: Split) -> LabeledImages:
-        """The images of one split. Only those of "train" may reach a generator."""
-        ok = self.table[self.table["verdict"] == "ok"]
-        positions = np.flatnonzero(ok["split"] == split)
-        rows = ok.iloc[positions]
+        """The images of one split, copied once. Only those of "train" may reach a generator."""
+        if split not in self._images:
+            pixels = np.asarray(self.pixels[(self._usable["split"] == split).to_numpy()])
+            ids = tuple(self._rows(split)["path"])
+            self._images[split] = LabeledImages(pixels, self.labels(split), self.classes, ids)
+        return self._images[split]
+
+    def labels(self, split: Split) -> NDArray[np.int64]:
+        """Class index of each image of one split, int64 (N,)."""
         index = {name: number for number, name in enumerate(self.classes)}
-        labels = np.array([index[name] for name in rows["label"]], dtype=np.int64)
-        return LabeledImages(np.asarray(self.pixels[positions]), labels, self.classes, tuple(rows["path"]))
+        return np.array([index[name] for name in self._rows(split)["label"]], dtype=np.int64)
+
+    def counts_by_name(self, split: Split) -> dict[str, int]:
+        """Images of each class of one split by name, in class order; copies no pixels."""
+        return count_by_name(self.labels(split), self.classes)
 
     def items(self, split: Split) -> list[Item]:
-        """What splitting sees of the images of one split, in their order."""
-        rows = self.table[(self.table["verdict"] == "ok") & (self.table["split"] == split)]
-        return [Item(*row) for row in rows[list(ITEM_COLUMNS)].itertuples(index=False)]
+        """The images of one split as splitting sees them, in their order."""
+        return _items(self._rows(split))
 
     def groups(self, split: Split) -> NDArray[np.int64]:
-        """One number for each image of a split, int64 (N,); images of one group or one picture have the same."""
+        """One number per image of a split, int64 (N,); images of one group or one picture share a number."""
         items = self.items(split)
         names = group_names(items)
         return np.unique([names[item.path] for item in items], return_inverse=True)[1].astype(np.int64)
@@ -85,42 +93,40 @@ class Catalog:
         """Images in use, classes x (train, val, test)."""
         return problems.split_counts(self.table, self.classes)
 
-    def save(self, directory: Path, *, settings: Mapping[str, Any] | None = None) -> None:
-        """Writes the catalog as one committed directory, replacing an older one.
+    def content(self) -> dict[str, str]:
+        """The sha256 of each file by path."""
+        return dict(zip(self.table["path"], self.table["sha256"], strict=True))
 
-        Args:
-            directory: Where to.
-            settings: What it was made with; recorded as a fact of the directory.
-        """
-        facts = {"settings": dict(settings or {}), "inputs": {"root": str(self.root)}, "fingerprint": self.fingerprint}
-        about = {name: value for name, value in vars(self).items() if name not in ("table", "pixels")}
-        about["root"] = str(self.root)
-        with storage.new_directory(directory, facts) as staging:
-            storage.write_json(staging / "catalog.json", about)
+    def save(self, directory: Path, *, settings: Mapping[str, Any] | None = None) -> None:
+        """Writes the catalog as one committed directory, which also records the settings it was made with."""
+        inputs = {"root": str(self.root)}
+        metadata = {"settings": dict(settings or {}), "inputs": inputs, "fingerprint": self.fingerprint}
+        with storage.new_directory(directory, metadata) as staging:
+            write_record(staging / ABOUT, _ABOUT, self)
             storage.write_parquet(staging / TABLE, self.table)
-            storage.write_array(staging / "pixels.npy", self.pixels)
+            storage.write_array(staging / PIXELS, self.pixels)
 
     @classmethod
     def load(cls, directory: Path) -> Catalog:
-        """Reads a saved catalog.
-
-        Raises:
-            UsageError: There is no finished one.
-            DamagedError: Files are missing or cut short.
-        """
-        if storage.committed_facts(directory) is None:
+        """Reads a saved catalog."""
+        if storage.committed_metadata(directory) is None:
             raise UsageError("there is no finished catalog here", where=directory, fix="diffaug inspect DATA")
-        about = storage.read_json(directory / "catalog.json")
         return cls(
-            **{
-                **about,
-                "classes": tuple(about["classes"]),
-                "image_size": tuple(about["image_size"]),
-                "root": Path(about["root"]),
-            },
+            **vars(read_record(directory / ABOUT, _ABOUT)),
             table=pd.read_parquet(directory / TABLE),
-            pixels=np.load(directory / "pixels.npy", mmap_mode="r", allow_pickle=False),
+            pixels=np.load(directory / PIXELS, mmap_mode="r", allow_pickle=False),
         )
+
+    @cached_property
+    def _images(self) -> dict[Split, LabeledImages]:
+        return {}
+
+    @cached_property
+    def _usable(self) -> pd.DataFrame:
+        return self.table[self.table["status"] == "ok"]
+
+    def _rows(self, split: Split) -> pd.DataFrame:
+        return self._usable[self._usable["split"] == split]
 
 
 def build_catalog(
@@ -131,14 +137,9 @@ def build_catalog(
     progress: Progress | None = None,
     comparing: Progress | None = None,
 ) -> Catalog:
-    """Reads a data folder.
+    """Reads a data folder in one of the layouts of `scan`.
 
-    Args:
-        root: A folder in one of the layouts of `scan`.
-        settings: Working size, channels, test share and the smallest class.
-        seed: Decides which images are held out where the data names no test split.
-        progress: Called with (files done, files in all).
-        comparing: Called with (images compared, images in all), while near-duplicates are looked for.
+    `progress` counts the files read, `comparing` the images compared in the search for near-duplicates.
 
     Raises:
         UsageError: `root` is missing or a file.
@@ -169,22 +170,14 @@ def build_catalog(
     )
 
 
-def catalog_is_current(catalog: Catalog, root: Path) -> bool:
-    """Whether the folder still holds the same files, labels, groups and given splits; decodes nothing."""
-    return not describe_changes(catalog, root)
+def describe_changes(catalog: Catalog, root: Path, known: KnownFiles | None = None) -> str:
+    """How the folder differs from the catalog, in one sentence; empty if it does not.
 
-
-def describe_changes(catalog: Catalog, root: Path) -> str:
-    """How the folder differs from the catalog, in one sentence; empty when it doesn't.
-
-    Raises:
-        UsageError: The folder is gone.
-        DataError: It can no longer be read as labelled images.
+    Decodes nothing, and of the known files reads only those touched since.
     """
     found = scan(root)
-    paths = [entry.path for entry in found.entries]
-    now = dict(zip(paths, in_threads(content_sha256, [root / path for path in paths]), strict=True))
-    before = dict(zip(catalog.table["path"], catalog.table["sha256"], strict=True))
+    now = (known or KnownFiles()).current(root, [entry.path for entry in found.entries])
+    before = catalog.content()
     kinds = {
         "added": now.keys() - before.keys(),
         "removed": before.keys() - now.keys(),
@@ -197,20 +190,24 @@ def describe_changes(catalog: Catalog, root: Path) -> str:
     return "" if same else "labels, groups, splits or class folders were changed since the catalog was made"
 
 
+def _items(rows: pd.DataFrame) -> list[Item]:
+    return [Item(*row) for row in rows[["path", "label", "group", "pixel_sha256", "picture"]].itertuples(index=False)]
+
+
 def _scan_fingerprint(found: Scan) -> str:
     return storage.fingerprint([found.classes, [asdict(entry) for entry in found.entries]])
 
 
-def _row(entry: Entry, loaded: Loaded) -> dict[str, Any]:
-    row = {**vars(loaded.decoded), **vars(entry), "pixel_sha256": loaded.pixel_sha256, "picture": ""}
+def _row(entry: Entry, decoded: Decoded) -> dict[str, Any]:
+    row = {**vars(decoded), **vars(entry), "picture": ""}
     return {name: "" if row[name] is None else row[name] for name in COLUMNS}
 
 
 def _pictures(table: pd.DataFrame, pixels: NDArray[np.uint8], progress: Progress | None) -> list[str]:
-    """For each row the path of the first file that shows nearly the same picture; empty where no other one does."""
+    """For each row the path of the first file that shows nearly the same picture; empty if no other one does."""
     from diffaug.similarity.near_duplicates import near_duplicates
 
-    paths = table["path"][table["verdict"] == "ok"].to_numpy()
+    paths = table["path"][table["status"] == "ok"].to_numpy()
     if len(paths) > problems.MOST_COMPARED:
         return [""] * len(table)
     first = near_duplicates(pixels, progress)
@@ -220,21 +217,14 @@ def _pictures(table: pd.DataFrame, pixels: NDArray[np.uint8], progress: Progress
 
 
 def _splits(table: pd.DataFrame, test_fraction: float | None, seed: int) -> list[str]:
-    """The split of each row, empty where it is not used.
-
-    Args:
-        table: All rows, `split` as given by the data.
-        test_fraction: Share of each class to hold out; none: the data has a test split.
-        seed: Decides which.
-    """
-    ok = table["verdict"] == "ok"
+    """The split of each row, empty if it is not used; a test fraction of None means that the data has a test split."""
+    ok = table["status"] == "ok"
     split = table["split"].where(table["split"] != "", "train").where(ok, "")
     for column in ("pixel_sha256", "picture"):
         leaked = leaks({name: table[column][(split == name) & (table[column] != "")] for name in SPLITS})
         for name, pictures in leaked.items():
             split[(split == name) & table[column].isin(pictures)] = ""
     if test_fraction is not None:
-        rows = table[split == "train"][list(ITEM_COLUMNS)]
-        items = [Item(*row) for row in rows.itertuples(index=False)]
-        split[table["path"].isin(choose_test(items, test_fraction=test_fraction, seed=seed))] = "test"
+        held_out = choose_test(_items(table[split == "train"]), test_fraction=test_fraction, seed=seed)
+        split[table["path"].isin(held_out)] = "test"
     return list(split)

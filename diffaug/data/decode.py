@@ -1,11 +1,8 @@
-"""One image file becomes upright 8-bit sRGB pixels, or a verdict that says why not.
+"""Decodes an image file to upright 8-bit sRGB pixels, or reports why that is impossible.
 
-What Pillow's plain `convert("RGB")` gets silently wrong is written out here: 16-bit values are scaled instead of
-clipped, transparent pixels become white instead of showing what they hide, float images are refused instead of
-turned black, and EXIF orientation is applied.
+Unlike with Pillow's `convert("RGB")`, 16-bit values are scaled and not clipped, transparent pixels become white, float
+images are refused instead of turned black, and EXIF orientation is applied.
 """
-
-from __future__ import annotations
 
 import hashlib
 import io
@@ -23,19 +20,18 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageErr
 
 from diffaug.files import storage
 
-Verdict = Literal["ok", "not an image", "truncated", "too large", "unsupported mode", "unreadable", "too small"]
+DecodeStatus = Literal["ok", "not an image", "truncated", "too large", "unsupported mode", "unreadable", "too small"]
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 10**6
 MIN_SIDE = 4  # px
-MAX_ASPECT = 10  # beyond it, the centre crop keeps next to nothing; noted, not refused
+MAX_ASPECT = 10  # beyond it, the center crop keeps next to nothing; noted, not refused
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", *_GREY_16)
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_GRAY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", *_GRAY_16)
 
 _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF orientation
     2: lambda pixels: pixels[:, ::-1],
@@ -50,33 +46,23 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # by EXIF orientation
 
 @dataclass(frozen=True)
 class Decoded:
-    """What one file holds.
+    """What one file holds; what is unknown is 0 or empty."""
 
-    Attributes:
-        verdict: "ok", or why there are no pixels. "truncated" also covers damage inside the file;
-            "unreadable" means that the file system didn't give the content.
-        pixels: uint8 (H, W, C) when ok, else None; C is 1 when every pixel is grey, else 3.
-        width: Of the upright image, in px; 0 when unknown.
-        height: Of the upright image, in px; 0 when unknown.
-        mode: Pillow's mode of the file's image; empty when unknown.
-        sha256: Of the file's content; empty when it was not read.
-        note: Details for a person; may be empty.
-    """
-
-    verdict: Verdict
-    pixels: Pixels | None = None
-    width: int = 0
+    status: DecodeStatus  # "truncated" also covers damage inside the file
+    pixels: Pixels | None = None  # uint8 (H, W, C); C is 1 when every pixel is gray, else 3
+    width: int = 0  # of the upright image, in px
     height: int = 0
-    mode: str = ""
-    sha256: str = ""
-    note: str = ""
+    mode: str = ""  # Pillow's, of the file's image
+    pixel_sha256: str = ""
+    sha256: str = ""  # of the file's content
+    note: str = ""  # details for a person
 
 
 class _RejectedError(Exception):
-    def __init__(self, verdict: Verdict, note: str, image: Image.Image | None = None) -> None:
+    def __init__(self, status: DecodeStatus, note: str, image: Image.Image | None = None) -> None:
         super().__init__(note)
         width, height = image.size if image else (0, 0)
-        self.result = Decoded(verdict, None, width, height, image.mode if image else "", note=note)
+        self.result = Decoded(status, None, width, height, image.mode if image else "", note=note)
 
 
 def decode(path: Path) -> Decoded:
@@ -85,15 +71,14 @@ def decode(path: Path) -> Decoded:
     Never raises for a bad file. Limits (`MAX_PIXELS`, `MAX_FILE_BYTES`) are checked before memory is taken.
     A JPEG damaged in its middle can decode to other pixels without any sign of it.
     """
+    sha256 = ""
     try:
         content = _read(path)
-    except _RejectedError as rejected:
-        return rejected.result
-    try:
+        sha256 = storage.sha256_bytes(content)
         result = _decode_content(content)
     except _RejectedError as rejected:
         result = rejected.result
-    return replace(result, sha256=storage.sha256_bytes(content))
+    return replace(result, sha256=sha256)
 
 
 def content_sha256(path: Path) -> str:
@@ -112,14 +97,12 @@ def pixel_sha256(pixels: Pixels) -> str:
 
 
 def peek_size(path: Path) -> tuple[int, int] | None:
-    """Height and width in px of the upright image by the file's header; None where it can't be told."""
+    """Height and width in px of the upright image by the file's header, if that can be read."""
     try:
         _require_regular(path)
         with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            # Pillow swaps the sides of a turned TIFF itself.
-            turned = image.format != "TIFF" and _orientation(image) >= 5
-            return (width, height) if turned else (height, width)
+            turned = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns the sides of a TIFF itself
+            return image.size if turned else image.size[::-1]
     except Exception:  # a bad file can make a parser raise anything; decode() says what is wrong with it
         return None
 
@@ -141,10 +124,9 @@ def _read(path: Path) -> bytes:
         if _require_regular(path) > MAX_FILE_BYTES:
             raise _RejectedError("too large", f"over {MAX_FILE_BYTES // 2**20} MB")
         return path.read_bytes()
-    except OSError as error:
-        raise _RejectedError("unreadable", (error.strerror or str(error)).lower()) from error
-    except ValueError as error:  # a NUL character in the name
-        raise _RejectedError("unreadable", str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        reason = str(getattr(error, "strerror", None) or error)
+        raise _RejectedError("unreadable", reason.lower()) from error
 
 
 def _require_regular(path: Path) -> int:
@@ -176,12 +158,12 @@ def _require_decodable(image: Image.Image) -> None:
         raise _RejectedError("too large", f"{width} x {height} px; at most {MAX_PIXELS // 10**6} Mpx are read", image)
     if min(width, height) < MIN_SIDE:
         raise _RejectedError("too small", f"{width} x {height} px; each side needs {MIN_SIDE}", image)
-    is_png_16 = image.mode == "I" and image.format == "PNG"  # how Pillow before 11 names 16-bit grey PNG
+    is_png_16 = image.mode == "I" and image.format == "PNG"  # how Pillow before 11 names 16-bit gray PNG
     if image.mode not in _MODES and not is_png_16:
         raise _RejectedError("unsupported mode", f"mode {image.mode} has no agreed black and white", image)
 
 
-def _why_unidentified(content: bytes) -> tuple[Verdict, str]:
+def _why_unidentified(content: bytes) -> tuple[DecodeStatus, str]:
     is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
     if not is_webp and not content.startswith(_SIGNATURES):
         return "not an image", "empty file" if not content else "the content is not PNG, JPEG, WebP, BMP or TIFF"
@@ -195,40 +177,34 @@ def _why_unidentified(content: bytes) -> tuple[Verdict, str]:
 
 
 def decode_image(image: Image.Image) -> Decoded:
-    """Grey or RGB pixels of an open image of any of Pillow's modes, the first frame of several.
-
-    Args:
-        image: Not decoded yet, or decoded already.
-    """
-    frames = getattr(image, "n_frames", 1)
-    mode = image.mode
+    """Gray or RGB pixels of an open image of any of Pillow's modes, the first frame of several."""
+    frames, mode = getattr(image, "n_frames", 1), image.mode
     image.load()
     notes = [f"first of {frames} frames"] if frames > 1 else []
-    if mode == "I" or mode in _GREY_16:
+    if mode == "I" or mode in _GRAY_16:
         pixels = _scaled_to_8_bit(image)
     else:
-        pixels = np.asarray(_to_grey_or_srgb(image, notes), dtype=np.uint8)
-    pixels = pixels.reshape(*pixels.shape[:2], -1)
-    pixels = _UPRIGHT.get(_orientation(image), np.asarray)(pixels)
+        pixels = np.asarray(_to_gray_or_srgb(image, notes), dtype=np.uint8)
+    pixels = _UPRIGHT.get(_orientation(image), np.asarray)(pixels.reshape(*pixels.shape[:2], -1))
     if pixels.shape[2] == 3 and (pixels[..., :1] == pixels[..., 1:]).all():
         pixels = pixels[..., :1]
+    pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
         notes.append(f"{width} x {height} px: most of it is cropped away")
-    return Decoded("ok", np.ascontiguousarray(pixels), width, height, mode, note="; ".join(notes))
+    return Decoded("ok", pixels, width, height, mode, pixel_sha256(pixels), note="; ".join(notes))
 
 
 def _scaled_to_8_bit(image: Image.Image) -> Pixels:
-    """Scales 16-bit grey so that the largest value of its bit depth, 12 in some TIFFs, becomes 255."""
+    """Scales 16-bit gray so that the largest value of its bit depth, 12 in some TIFFs, becomes 255."""
     bits = 16
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = int(image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0])
+        bits = int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
     values = np.asarray(image).astype(np.float32)
-    scaled: Pixels = np.rint(np.clip(values * (255 / (2**bits - 1)), 0, 255)).astype(np.uint8)
-    return scaled
+    return np.asarray(np.rint(np.clip(values * (255 / (2**bits - 1)), 0, 255)), np.uint8)
 
 
-def _to_grey_or_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
+def _to_gray_or_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
     """An 8-bit image of mode L or RGB; remarks are appended to `notes`."""
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
@@ -245,7 +221,7 @@ def _to_grey_or_srgb(image: Image.Image, notes: list[str]) -> Image.Image:
             is_srgb = "srgb" in ImageCms.getProfileDescription(source).lower()
             return image if is_srgb else _through_profile(image, source)
         except (ImageCms.PyCMSError, OSError, ValueError):
-            notes.append("its colour profile does not fit and is ignored")
+            notes.append("its color profile does not fit and is ignored")
     return image.convert("RGB")
 
 

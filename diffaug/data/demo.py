@@ -1,7 +1,5 @@
 """The demo's images: scikit-learn's bundled digits, made long-tailed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +7,19 @@ import numpy as np
 from diffaug.files import storage
 from diffaug.runtime import seeding
 
-COMMONEST, RAREST = 100, 5
-
 
 def write_long_tailed_digits(folder: Path) -> Path:
     """Writes 8 x 8 px digits as `train/<digit>/` and `test/<digit>/` PNG; files that are there already are kept.
 
     Training images fall geometrically from 100 of digit 0 to 5 of digit 9; all other images are the test set.
-
-    Returns:
-        `folder`.
     """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     for digit in range(10):
-        members = np.flatnonzero(digits.target == digit)
-        members = seeding.numpy_generator(0, "demo", digit).permutation(members)
-        train = round(COMMONEST * (RAREST / COMMONEST) ** (digit / 9))
+        members = seeding.numpy_generator(0, "demo", digit).permutation(np.flatnonzero(digits.target == digit))
+        train = round(100 * (5 / 100) ** (digit / 9))
         for position, index in enumerate(members.tolist()):
             split = "train" if position < train else "test"
             file = folder / split / str(digit) / f"{index:04d}.png"

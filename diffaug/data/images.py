@@ -1,8 +1,9 @@
-"""Labelled pixels, the form in which images travel between the stages."""
+"""Labeled pixels, the form in which images pass between the stages."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images of one size with their classes.
+    """Images of one size with their classes."""
 
-    Attributes:
-        pixels: uint8 (N, H, W, C), C being 1 or 3; may be memory-mapped.
-        labels: int64 (N,), positions in `classes`.
-        classes: Class names; a class may have no image here.
-        ids: N strings that name the images: paths relative to the data folder or to the pool.
-    """
-
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-    ids: tuple[str, ...]
+    pixels: NDArray[np.uint8]  # (N, H, W, C), C being 1 or 3; may be memory-mapped
+    labels: NDArray[np.int64]  # (N,), positions in `classes`
+    classes: tuple[str, ...]  # a class may have no image here
+    ids: tuple[str, ...]  # N paths relative to the data folder or to the pool
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,20 +30,22 @@ class LabeledImages:
     @property
     def counts_by_name(self) -> dict[str, int]:
         """Images of each class by name, in class order."""
-        return {name: int(count) for name, count in zip(self.classes, self.class_counts, strict=True)}
+        return count_by_name(self.labels, self.classes)
 
     def select(self, positions: NDArray[np.int64]) -> LabeledImages:
         """The images at `positions`, in that order."""
-        return LabeledImages(
-            np.asarray(self.pixels[positions]),
-            self.labels[positions],
-            self.classes,
-            tuple(self.ids[i] for i in positions),
-        )
+        ids = tuple(self.ids[position] for position in positions)
+        return LabeledImages(np.asarray(self.pixels[positions]), self.labels[positions], self.classes, ids)
+
+
+def count_by_name(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    """Images of each class by name, in class order, of class indices int64 (N,)."""
+    counts = np.bincount(labels, minlength=len(classes))
+    return {name: int(count) for name, count in zip(classes, counts, strict=True)}
 
 
 def hash_of(images: LabeledImages) -> str:
-    """A name for the pixels and labels."""
+    """The sha256 of classes, labels and pixels."""
     digest = hashlib.sha256(repr((images.classes, images.pixels.shape)).encode())
     digest.update(np.ascontiguousarray(images.labels).data)
     digest.update(np.ascontiguousarray(images.pixels).data)

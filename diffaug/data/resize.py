@@ -1,9 +1,6 @@
-"""One rule for images of mixed sizes: scale to cover the working size, then crop the centre."""
+"""The working size, and how an image is brought to it."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +8,20 @@ from PIL import Image
 
 from diffaug.configuration.settings import DataSettings
 
-MAX_AUTOMATIC_SIDE = 64  # px; beyond it training outgrows a laptop's patience, so it is the user's choice
+MAX_AUTOMATIC_SIDE = 64  # px; larger images train for long on a laptop, so the user chooses them
+
+
 SQUARE_TOLERANCE = 1.1
+
+
 MAX_ASPECT = 2.0
 
 
 def choose_image_size(sizes: Sequence[tuple[int, int]], settings: DataSettings) -> tuple[int, int]:
-    """The working size of a set of images.
+    """The working height and width in px of images of these heights and widths.
 
-    Args:
-        sizes: Height and width of each image in px; at least one.
-        settings: `image_size` sets the short side; none: the median short side, at most 64.
-
-    Returns:
-        Height and width in px. The aspect ratio is the median one; within 10 % of square it is square,
-        and it stays between 1:2 and 2:1.
+    The short side is `settings.image_size`, or the median one, at most 64. The aspect ratio is the median one, between
+    1:2 and 2:1; within 10 % of square it is square.
     """
     heights, widths = np.array(sizes, dtype=np.float64).T
     median_side = round(float(np.median(np.minimum(heights, widths))))
@@ -37,26 +33,8 @@ def choose_image_size(sizes: Sequence[tuple[int, int]], settings: DataSettings) 
     return (short, long) if aspect > 1 else (long, short)
 
 
-def choose_channels(channels: Iterable[int], settings: DataSettings) -> Literal[1, 3]:
-    """1 when every image is grey, else 3; `settings.channels` overrides.
-
-    Args:
-        channels: Channels of each decoded image; 1 where all its pixels are grey.
-        settings: The user's wish.
-    """
-    return settings.channels or (1 if all(count == 1 for count in channels) else 3)
-
-
 def fit_to_size(pixels: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scales an image to cover `image_size`, antialiased, and crops its centre.
-
-    Args:
-        pixels: uint8 (H, W, C), C being 1 or 3.
-        image_size: Height h and width w in px.
-
-    Returns:
-        uint8 (h, w, C); the input itself when it has that size.
-    """
+    """Scales an image (H, W, C) to cover `image_size`, antialiased, and crops its center to (h, w, C)."""
     height, width, channels = pixels.shape
     if (height, width) == image_size:
         return pixels
@@ -69,7 +47,7 @@ def fit_to_size(pixels: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArr
 
 
 def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
-    """Gives an image (H, W, C) 1 or 3 channels: grey is repeated, colour becomes ITU-R BT.601 luma."""
+    """Gives an image (H, W, C) 1 or 3 channels: gray is repeated, color becomes ITU-R BT.601 luma."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:

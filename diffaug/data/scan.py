@@ -1,12 +1,10 @@
-"""Walks a folder of labelled images without decoding anything: which file has which label, split and group.
+"""Walks a folder of labeled images without decoding anything: which file has which label, split and group.
 
-Three layouts are read: a folder a class; `train/`, `test/` and perhaps `val/`, each with a folder a class; and a
-folder with one CSV of `file_name,label[,group][,split]`. What fits none of them is refused with a guess at what
-was meant, since going on with a wrong guess would train on wrong labels.
+Layouts: one folder per class; `train/`, `test/` and perhaps `val/`, each with one folder per class; a folder with one
+CSV of `file_name,label[,group][,split]`. Anything else is refused, since a silent guess could train on wrong labels.
 """
 
-from __future__ import annotations
-
+import csv
 import os
 import unicodedata
 from collections import defaultdict
@@ -15,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffaug.data.entries import SPLIT_NAMES, Entry, Split, listed, tally
-from diffaug.data.label_csv import read_label_csv
 from diffaug.errors import DataError, UsageError
 
-LAYOUTS = "give a folder with one folder a class, with train/ and test/ of those, or with a CSV of file_name,label"
+LAYOUTS = "give a folder that holds one folder per class, or train/ and test/ of those, or a CSV of file_name,label"
 
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "lost+found", "$recycle.bin"}
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -27,35 +24,22 @@ _OTHER_SUFFIXES = {
     *(".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".npy", ".npz", ".pkl", ".pt", ".mat", ".ipynb", ".py", ".sh"),
     *(".doc", ".docx", ".pdf", ".rst", ".avi", ".mov", ".mp4", ".7z", ".gz", ".tar", ".zip", ".md5", ".sha256"),
 }
-_OTHER = "files that are no images by their extension, not read"
-_SPECIAL = "links to folders, broken links and special files, not followed"
-_MISNAMED = "files and folders whose names are not valid UTF-8, skipped"
-_UNLABELLED = "images outside the class folders, left out since they have no label"
+_OTHER = "files without an image extension, skipped"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds.
+    """What a folder holds."""
 
-    Attributes:
-        entries: Sorted by path.
-        classes: Sorted; also those whose folder holds no file.
-        remarks: What was left out and why, in sentences.
-    """
-
-    entries: tuple[Entry, ...]
-    classes: tuple[str, ...]
-    remarks: tuple[str, ...]
+    entries: tuple[Entry, ...]  # sorted by path
+    classes: tuple[str, ...]  # sorted; also those whose folder holds no file
+    remarks: tuple[str, ...]  # what was left out and why, in sentences
 
 
 def scan(root: Path) -> Scan:
-    """Finds the labelled files under `root`, which may be a link to a folder.
+    """Finds the labeled files under `root`, which may be a link to a folder.
 
     Hidden and junk entries are ignored; links to folders are not followed; class folders are walked in depth.
-
-    Raises:
-        UsageError: `root` is missing or no folder.
-        DataError: No layout fits, the CSV is wrong, or two class names differ only in case or Unicode form.
     """
     if not root.is_dir():
         what = "this is a file, not a folder of images" if root.exists() else "there is no such folder"
@@ -64,14 +48,14 @@ def scan(root: Path) -> Scan:
     folders, files = walk.listing(root)
     tables = [name for name in files if name.lower().endswith(".csv")]
     if len(tables) == 1:
-        entries = read_label_csv(root / tables[0])
-        classes = {entry.label for entry in entries}
+        entries, classes = _from_label_csv(root / tables[0])
     elif _has_split_folders(root, folders):
         entries, classes = _from_split_folders(walk, folders)
     else:
         entries, classes = _from_class_folders(walk, root, None)
     _require_distinct(classes, root)
-    return Scan(tuple(sorted(entries, key=lambda entry: entry.path)), tuple(sorted(classes)), walk.remarks())
+    remarks = tuple(sentence for reason, paths in walk.left_out.items() for sentence in tally(reason, paths))
+    return Scan(tuple(sorted(entries, key=lambda entry: entry.path)), tuple(sorted(classes)), remarks)
 
 
 class _Walk:
@@ -87,23 +71,23 @@ class _Walk:
         try:
             found = sorted(os.scandir(folder), key=lambda item: item.name)
         except OSError as error:
-            fix = "check its permissions"
-            raise DataError(f"can't list the folder: {error.strerror}", where=folder, fix=fix) from error
+            what = f"can't list the folder: {error.strerror}"
+            raise DataError(what, where=folder, fix="check its permissions") from error
         for item in found:
             if item.name.startswith(".") or item.name.casefold() in _JUNK:
                 continue
-            if not _is_utf8(item.name):
-                self.leave_out(_MISNAMED, [Path(item.path)])
+            if any("\ud800" <= letter <= "\udfff" for letter in item.name):  # these stand for undecodable bytes
+                self.leave_out("files and folders whose names are not valid UTF-8, skipped", [Path(item.path)])
             elif item.is_dir(follow_symlinks=False):
                 folders.append(item.name)
             elif item.is_file():
                 files.append(item.name)
             else:
-                self.leave_out(_SPECIAL, [Path(item.path)])
+                self.leave_out("links to folders, broken links and special files, skipped", [Path(item.path)])
         return folders, files
 
     def images_below(self, folder: Path) -> Iterator[str]:
-        """Paths, relative to the root, of what may be an image in `folder` at any depth."""
+        """Relative paths of what may be an image in `folder` at any depth."""
         folders, files = self.listing(folder)
         for name in files:
             if _may_be_image(name):
@@ -117,26 +101,22 @@ class _Walk:
         self.left_out[reason].update(map(self.relative, paths))
 
     def relative(self, path: Path) -> str:
-        """The path below the root, for a person and as an identity."""
         return os.fsencode(path.relative_to(self.root).as_posix()).decode(errors="replace")
-
-    def remarks(self) -> tuple[str, ...]:
-        return tuple(sentence for reason, paths in self.left_out.items() for sentence in tally(reason, paths))
 
 
 def _from_class_folders(walk: _Walk, folder: Path, split: Split | None) -> tuple[list[Entry], set[str]]:
     classes, files = walk.listing(folder)
     loose = [folder / name for name in files if Path(name).suffix.lower() in _IMAGE_SUFFIXES]
     if loose and not classes:
-        what = f"the images lie directly in the folder, so they have no label: {listed(path.name for path in loose)}"
+        what = f"the images are directly in the folder, so they have no label: {listed(path.name for path in loose)}"
         raise DataError(what, where=folder, fix=_guess_above(folder))
-    walk.leave_out(_UNLABELLED, loose)
+    walk.leave_out("images outside the class folders, skipped because they have no label", loose)
     walk.leave_out(_OTHER, {folder / name for name in files} - set(loose))
     entries = [Entry(path, label, split) for label in classes for path in walk.images_below(folder / label)]
     if not entries:
         raise DataError("there are no images here", where=folder, fix=LAYOUTS)
     if not any(_holds_images(folder / label) for label in classes):
-        what = f"the images lie a folder too deep: there are none directly in {listed(classes)}"
+        what = f"the images are one folder too deep: there are none directly in {listed(classes)}"
         raise DataError(what, where=folder, fix=_guess_below(folder))
     return entries, set(classes)
 
@@ -148,7 +128,7 @@ def _from_split_folders(walk: _Walk, folders: list[str]) -> tuple[list[Entry], s
     for name in folders:
         split = SPLIT_NAMES.get(name.casefold())
         if split is None:
-            what = f"'{name}', beside the splits, is none of train, val, test"
+            what = f"'{name}', beside the splits, is not one of train, val, test"
             raise DataError(what, where=walk.root, fix="move it elsewhere, or rename it if it is a split")
         if split in taken:
             what = f"'{taken[split]}' and '{name}' are both the {split} split"
@@ -158,6 +138,59 @@ def _from_split_folders(walk: _Walk, folders: list[str]) -> tuple[list[Entry], s
         entries += found
         classes |= labels
     return entries, classes
+
+
+def _from_label_csv(path: Path) -> tuple[list[Entry], set[str]]:
+    """The entries that a CSV names; whether the files exist is seen when they are decoded."""
+    entries: dict[str, Entry] = {}
+    for where, row in _csv_rows(path):
+        entry = _csv_entry(row, where)
+        if entry.path in entries:
+            raise DataError(f"{entry.path} is named twice", where=where, fix="keep one line per file")
+        entries[entry.path] = entry
+    splits = {entry.split for entry in entries.values()}
+    if not entries:
+        raise DataError("the CSV names no images", where=path, fix="add one line per file")
+    if None in splits and len(splits) > 1:
+        raise DataError("some lines name a split and others don't", where=path, fix="fill the column, or remove it")
+    return list(entries.values()), {entry.label for entry in entries.values()}
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Place and stripped values of every line that isn't blank."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            reader.fieldnames = _csv_columns(reader.fieldnames, path)
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if None in row:
+                    raise DataError("more values than columns", where=where, fix="quote values that hold a comma")
+                yield where, {name: value.strip() for name, value in row.items()}
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"can't read the CSV: {error}", where=path, fix="save it as UTF-8 with commas") from error
+
+
+def _csv_columns(found: object, path: Path) -> list[str]:
+    columns = [str(name).strip() for name in found] if isinstance(found, list) else []
+    missing = [name for name in ("file_name", "label") if name not in columns]
+    if missing:
+        what = f"the CSV has no column {' and no column '.join(missing)}; it has: {', '.join(columns)}"
+        fix = "name the columns file_name,label[,group][,split]; where folders are the classes, move the CSV away"
+        raise DataError(what, where=path, fix=fix)
+    return columns
+
+
+def _csv_entry(row: dict[str, str], where: str) -> Entry:
+    name, label, split = row["file_name"], row["label"], row.get("split", "").casefold()
+    if not name or not label:
+        raise DataError(f"the {'label' if name else 'file_name'} is empty", where=where, fix="fill it in")
+    file = os.path.normpath(name).replace(os.sep, "/")
+    if file.startswith("/") or file.split("/")[0] == "..":
+        raise DataError(f"{name} lies outside the folder", where=where, fix="name files relative to the CSV")
+    if split and split not in SPLIT_NAMES:
+        raise DataError(f"there is no split '{split}'", where=where, fix="use train, val or test")
+    return Entry(file, label, SPLIT_NAMES.get(split), row.get("group") or None)
 
 
 def _has_split_folders(root: Path, folders: list[str]) -> bool:
@@ -175,21 +208,13 @@ def _may_be_image(name: str) -> bool:
     return Path(name).suffix.lower() not in _OTHER_SUFFIXES
 
 
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Python keeps undecodable bytes of a name as lone surrogates
-        return False
-    return True
-
-
 def _guess_above(folder: Path) -> str:
     """For one class's folder given in place of the folder of all classes."""
     parent = folder.resolve().parent
     try:
         siblings = [parent / name for name in _Walk(parent).listing(parent)[0]]
         looks_like_class = len(siblings) > 1 and all(map(_holds_images, siblings))
-    except DataError:  # the parent is no business of ours, and may hold folders that can't be read
+    except DataError:  # the parent may hold folders that can't be read
         looks_like_class = False
     if looks_like_class and folder.name.casefold() not in SPLIT_NAMES:
         return f"if '{folder.resolve().name}' is one of the classes, give {parent}"

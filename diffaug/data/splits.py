@@ -1,25 +1,21 @@
-"""Which image is for training and which for testing, so that nothing seen in training is tested on."""
-
-from __future__ import annotations
+"""Which image is for training, for testing, or in which fold, so that no model is tested on what it was trained on."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from diffaug.runtime.seeding import derive_seed
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug.runtime.seeding import derive_seed, numpy_generator
+
+FOLDS = 3
+ALWAYS_TRAINED_ON = -1
 
 
 @dataclass(frozen=True)
 class Item:
-    """One usable image, as splitting sees it.
-
-    Attributes:
-        path: Its identity; what happens to it does not depend on the order of the items.
-        label: Its class.
-        group: What must stay on one side; empty: nothing beyond the image itself.
-        pixel_sha256: Items of equal pixels stay on one side too.
-        picture: So do items that show nearly the same picture; empty: no other one does.
-    """
+    """One usable image; items that share a group, pixels or a picture, unless it is empty, stay on one side."""
 
     path: str
     label: str
@@ -29,9 +25,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Items that are assigned as a whole."""
-
+class _Unit:  # items that are assigned as a whole
     name: str
     counts: Counter[str]  # images by class
     paths: tuple[str, ...]
@@ -43,11 +37,6 @@ def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> se
     The items of a class are ranked by a hash of (seed, group or path) and the first ones taken, so that adding
     an image moves at most a few others. Every class keeps something to train on, and gives at least one
     image to the test unless all its images are one group.
-
-    Args:
-        items: All images that have no split yet.
-        test_fraction: Share of each class to hold out, in (0, 1).
-        seed: Decides the ranking.
     """
     groups = sorted(_groups(items), key=lambda group: (derive_seed(seed, "test split", group.name), group.name))
     totals = Counter(item.label for item in items)
@@ -66,23 +55,15 @@ def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> se
     return {path for group in groups if group.name in chosen for path in group.paths}
 
 
-def choose_holdout(items: Sequence[Item], *, fraction: float, limit: int, smallest: int, seed: int) -> set[str]:
+def choose_holdout(items: Sequence[Item], *, fraction: float, smallest: int, seed: int) -> set[str]:
     """Paths of the training items that a generator is not trained on, to watch it for copying.
 
     Taken as in `choose_test`, but only from classes that can spare some: the share is never exceeded, not even
-    to keep a group whole, so a class of few or large groups may give nothing.
-
-    Args:
-        items: All training images.
-        fraction: Share of each class to hold out, in [0, 1).
-        limit: Largest number held out in all; the classes' shares are reduced alike.
-        smallest: Smallest class that gives anything; it gives an image unless the limit reduces its share to none.
-        seed: Decides the ranking.
+    to keep a group whole, so a class of few or large groups may give nothing. Nor does one below `smallest`.
     """
     totals = Counter(item.label for item in items)
-    spared = {name: max(1, round(total * fraction)) for name, total in totals.items() if fraction and total >= smallest}
-    excess = max(1.0, sum(spared.values()) / max(1, limit))
-    wanted = Counter({name: int(count / excess) if limit else 0 for name, count in spared.items()})
+    givers = {name: total for name, total in totals.items() if fraction and total >= smallest}
+    wanted = Counter({name: max(1, round(total * fraction)) for name, total in givers.items()})
     held: Counter[str] = Counter()
     chosen: set[str] = set()
     for group in sorted(_groups(items), key=lambda group: (derive_seed(seed, "holdout", group.name), group.name)):
@@ -110,12 +91,25 @@ def images_needed(train_images: int, test_fraction: float) -> int:
     return total
 
 
-def leaks(pictures: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """For each split, the pictures that must leave it since a stricter split holds them.
+def assign_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The fold whose model each image is left out of, int64 (N,); dealt from the rarest class on, groups stay whole.
 
-    Args:
-        pictures: Names of pictures by split; test is stricter than val, and val than train.
+    `ALWAYS_TRAINED_ON` where that would leave a class without any image: all of it is one group or in one fold.
     """
+    counts = np.bincount(labels)
+    fold_of: dict[int, int] = {}
+    for label in sorted(np.flatnonzero(counts).tolist(), key=lambda label: (counts[label], label)):
+        shuffled = numpy_generator(seed, "folds", label).permutation(np.unique(groups[labels == label]))
+        for group in shuffled.tolist():
+            fold_of.setdefault(group, len(fold_of) % FOLDS)
+    folds = np.array([fold_of[group] for group in groups.tolist()], dtype=np.int64)
+    confined = [label for label in np.flatnonzero(counts) if len(set(folds[labels == label].tolist())) == 1]
+    folds[np.isin(groups, groups[np.isin(labels, confined)])] = ALWAYS_TRAINED_ON
+    return folds
+
+
+def leaks(pictures: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """For each split, the pictures that must leave it since a stricter split holds them: test, then val, then train."""
     seen: set[str] = set()
     result: dict[str, set[str]] = {}
     for split in ("test", "val", "train"):
@@ -127,11 +121,8 @@ def leaks(pictures: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
 
 def _smallest_spare(groups: Sequence[_Unit], label: str, training: Counter[str]) -> _Unit | None:
     """The smallest group with `label` that can go while each of its classes keeps a training image."""
-    spare = [
-        group
-        for group in groups
-        if group.counts[label] and all(training[name] > count for name, count in group.counts.items())
-    ]
+    candidates = (group for group in groups if group.counts[label])
+    spare = [group for group in candidates if all(training[name] > n for name, n in group.counts.items())]
     return min(spare, key=lambda group: group.counts.total(), default=None)
 
 
@@ -145,8 +136,7 @@ def _groups(items: Sequence[Item]) -> list[_Unit]:
         return key
 
     for item in items:
-        ties = {"group": item.group, "pixels": item.pixel_sha256, "picture": item.picture}
-        for kind, name in ties.items():
+        for kind, name in (("group", item.group), ("pixels", item.pixel_sha256), ("picture", item.picture)):
             if name:
                 parent[find(f"{kind} {name}")] = find(f"path {item.path}")
     members: defaultdict[str, list[Item]] = defaultdict(list)

@@ -1,90 +1,80 @@
-"""Locks of the operating system, which the kernel releases when the process that holds them dies."""
-
-from __future__ import annotations
+"""Locks of the operating system, which are released when the process that holds them dies."""
 
 import errno
-import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
+
+import portalocker
+from portalocker import LockFlags
 
 from diffaug.errors import UsageError
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_ALONE_AT_ONCE = LockFlags.EXCLUSIVE | LockFlags.NON_BLOCKING
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Holds the lock alone.
-
-    Raises:
-        UsageError: Another process holds it, or the file system has no locks.
-    """
-    with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+def _locked(path: Path, *, flags: LockFlags, optional: bool = False) -> Iterator[None]:
+    """Holds a lock, or raises UsageError; `optional` continues without it where the file system has no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            is_mine = _acquire(file, flags)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            if not optional:
+                raise UsageError(
+                    "this file system has no locks, which the command needs",
+                    where=path.parent,
+                    fix="copy the study to a disk that has them; only diffaug generate --shard works without",
+                ) from error
+            is_mine = True
+        if not is_mine:
+            raise UsageError(
+                "another diffaug process is using this study",
+                where=path.parent,
+                fix="wait for it, stop it, or choose another --study",
+            )
         yield
 
 
-@contextmanager
-def shared_lock(path: Path, *, optional: bool = False) -> Iterator[None]:
-    """Holds the same lock together with others who share it.
-
-    Args:
-        path: The lock's file.
-        optional: Whether to go on without it where the file system has no locks.
-
-    Raises:
-        UsageError: Another process holds it exclusively, or there are no locks and it is not optional.
-    """
-    with _locked(path, fcntl.LOCK_SH | fcntl.LOCK_NB, optional=optional):
-        yield
-
-
-@contextmanager
-def waiting_lock(path: Path, *, optional: bool = False) -> Iterator[None]:
-    """Holds the lock alone, after waiting for those who had it before; `optional` as in `shared_lock`."""
-    with _locked(path, fcntl.LOCK_EX, optional=optional):
-        yield
+exclusive_lock = partial(_locked, flags=_ALONE_AT_ONCE)
+shared_lock = partial(_locked, flags=LockFlags.SHARED | LockFlags.NON_BLOCKING)  # held together with others
+waiting_lock = partial(_locked, flags=LockFlags.EXCLUSIVE)  # waits until it can be held alone
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[bool]:
     """Yields whether this process alone has the lock; its file is removed when the block ends.
 
-    Whoever gets the lock must look whether the work that it stands for has been done meanwhile: another process may
+    Whoever gets the lock must check whether the work that it protects has been done meanwhile: another process may
     have opened the file before it was removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquire(file, _ALONE_AT_ONCE):
             yield False
             return
         try:
             yield True
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows keeps a file that another process has open, which removes it
+                path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _locked(path: Path, operation: int, *, optional: bool = False) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, operation)
-        except BlockingIOError as error:
-            raise UsageError(
-                "another diffaug process is working in this study",
-                where=path.parent,
-                fix="wait for it, stop it, or choose another --study",
-            ) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            if not optional:
-                raise UsageError(
-                    "the file system has no locks, which this command needs",
-                    where=path.parent,
-                    fix="copy the study to a disk that has them; diffaug generate --shard alone does without",
-                ) from error
-        yield
+def _acquire(file: IO[str], flags: LockFlags) -> bool:
+    """Takes the lock; False where another process has it, OSError where the file system refuses."""
+    try:
+        portalocker.lock(file, flags)
+    except portalocker.LockException as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(error, portalocker.AlreadyLocked) or getattr(cause, "errno", 0) in (errno.EAGAIN, errno.EACCES):
+            return False
+        if isinstance(cause, OSError):
+            raise cause from None
+        raise
+    return True

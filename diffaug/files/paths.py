@@ -1,6 +1,4 @@
-"""Safe paths: labels and stored names come from outside and must neither escape a folder nor collide."""
-
-from __future__ import annotations
+"""Safe paths: labels and stored names come from outside and must neither leave a folder nor collide."""
 
 import hashlib
 import itertools
@@ -12,37 +10,35 @@ from pathlib import Path
 from diffaug.errors import DamagedError
 
 _UNSAFE = re.compile(r"[^\w.+=@ ()-]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices on Windows
 _LONGEST_NAME_BYTES = 80
 
 
 def safe_join(root: Path, *parts: str) -> Path:
-    """Joins and makes sure that the result stays inside `root`.
-
-    Raises:
-        DamagedError: The path would leave `root`, or is none.
-    """
+    """Joins a path; raises DamagedError if it is invalid or leaves `root`."""
     joined = root.joinpath(*parts)
     try:
         inside = "\0" not in str(joined) and joined.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links, or text that no file system can hold
         inside = False
     if not inside:
-        raise DamagedError(f"a stored path leads outside its folder or nowhere: {parts!r}", where=root)
+        raise DamagedError(f"invalid stored path, outside its folder: {parts!r}", where=root)
     return joined
 
 
 def safe_names(names: Iterable[str]) -> dict[str, str]:
-    """Maps labels to distinct file names: the label itself where it is one, else cleaned and marked with a hash.
+    """Maps labels to distinct file names: the label itself where possible, else cleaned and marked with a hash.
 
-    Distinct also where the file system ignores case or composes accents in another way. A label's file name
-    does not depend on the other labels, unless two of them would get the same.
+    Names are distinct also where the file system ignores case or composes accents in another way. The result does not
+    depend on the order of the labels; of labels that differ only in such a way, the one sorted first keeps its name.
     """
+    wanted = list(dict.fromkeys(names))
     result: dict[str, str] = {}
     taken: set[str] = set()
-    for name in sorted(dict.fromkeys(names), key=lambda name: not _is_plain(name)):
+    for name in sorted(wanted, key=lambda name: (not _is_plain(name), name)):
         result[name] = next(candidate for candidate in _candidates(name) if _collation_key(candidate) not in taken)
         taken.add(_collation_key(result[name]))
-    return result
+    return {name: result[name] for name in wanted}
 
 
 def _candidates(name: str) -> Iterator[str]:
@@ -54,7 +50,7 @@ def _candidates(name: str) -> Iterator[str]:
 
 
 def _is_plain(name: str) -> bool:
-    return bool(name) and _cleaned(name) == name
+    return bool(name) and _cleaned(name) == name and not _RESERVED.fullmatch(name)
 
 
 def _cleaned(name: str) -> str:

@@ -1,36 +1,39 @@
 """The only place that writes: atomic files, committed directories and hashes.
 
-A file is written beside its target, flushed to the disk and renamed over it, so a reader or a power cut
-sees the old content or the new and nothing between. A directory counts as finished once `DONE.json`,
-which lists its files with sizes and hashes, has been written in it last.
+A file is written beside its target, flushed to the disk and renamed over it, so that after a power cut it has the old
+content or the new one. A directory is finished once `DONE.json`, which lists its files with sizes and hashes, has been
+written into it last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from diffaug.errors import DamagedError
-from diffaug.files.paths import safe_join as safe_join  # noqa: PLC0414  (callers reach both through storage)
+from diffaug.files.encoding import fingerprint as fingerprint  # noqa: PLC0414  (callers reach these through storage)
+from diffaug.files.encoding import finite, json_bytes
+from diffaug.files.encoding import png_bytes as png_bytes  # noqa: PLC0414
+from diffaug.files.encoding import sha256_bytes as sha256_bytes  # noqa: PLC0414
+from diffaug.files.encoding import sha256_file as sha256_file  # noqa: PLC0414
+from diffaug.files.paths import safe_join as safe_join  # noqa: PLC0414
 from diffaug.files.paths import safe_names as safe_names  # noqa: PLC0414
-from diffaug.files.temporaries import exchange, remove_leftovers, temporary_name
+from diffaug.files.platform import sync_directory, sync_files
+from diffaug.files.temporaries import remove, remove_leftovers, swap, temporary_name
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 DONE = "DONE.json"
-SYNCS_AT_ONCE = 16
-MEND = "restore it from a copy, or repeat the command that made it with --overwrite"
+REPAIR_HINT = "restore it from a copy, or repeat the command that made it with --overwrite"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -47,14 +50,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def write_unfinished(path: Path, content: bytes) -> None:
-    """Writes a file of a directory that is not committed yet, neither atomically nor durably.
-
-    `commit_directory` makes it durable together with all others, which takes a tenth of the time.
-    """
+    """Writes a file of a directory that `commit_directory` makes durable later, in a tenth of the time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -65,34 +65,29 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes readable JSON atomically; non-finite numbers become null, since JSON has none."""
-    write_bytes(path, _json_bytes(content))
+    """Writes readable JSON atomically; non-finite numbers become null."""
+    write_bytes(path, json_bytes(content))
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        DamagedError: The file is not JSON.
-    """
+    """Reads JSON; raises DamagedError if the file holds something else."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DamagedError(f"not valid JSON ({error})", where=path) from error
 
 
-def append_line(path: Path, line: str) -> None:
-    """Appends one line durably, in place of a last line that an earlier append left cut short.
-
-    A reader must ignore a last line without a newline.
-    """
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Appends lines durably, in place of a last line that was cut short; readers must ignore one without a newline."""
+    is_new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         _drop_cut_line(file)
-        file.write(line.encode() + b"\n")
+        file.write("".join(f"{line}\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
-    _sync_directory(path.parent)
+    if is_new:
+        sync_directory(path.parent)
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
@@ -111,73 +106,55 @@ def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def png_bytes(pixels: np.ndarray[Any, Any]) -> bytes:
-    """Encodes uint8 pixels (H, W), (H, W, 1) or (H, W, 3) as PNG without metadata."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    squeezed = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    Image.fromarray(squeezed).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def commit_directory(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Declares a directory finished by writing its `DONE.json`, once all of its files are on the disk.
-
-    Args:
-        directory: The directory, all files in place.
-        facts: What a later reader needs to know: fingerprints of the settings and inputs.
-    """
+def commit_directory(directory: Path, metadata: Mapping[str, Any]) -> None:
+    """Declares a directory finished by writing its `DONE.json`, once all of its files are on the disk."""
     remove_leftovers(directory.rglob(".*.tmp"))
     paths = [path for path in sorted(directory.rglob("*")) if path != directory / DONE]
     files = [path for path in paths if path.is_file()]
-    _sync_files(files)
+    sync_files(files)
     for folder in (directory, *(path for path in paths if path.is_dir())):
-        _sync_directory(folder)
+        sync_directory(folder)
     record = {
         path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
         for path in files
     }
-    content = _finite({"facts": facts, "files": record})
+    content = finite({"metadata": metadata, "files": record})
     write_json(directory / DONE, {**content, "fingerprint": fingerprint(content)})
 
 
-def committed_facts(directory: Path, *, verify: bool = False) -> dict[str, Any] | None:
-    """The facts of a finished directory, or None when it is not finished.
+def recorded_metadata(directory: Path) -> dict[str, Any] | None:
+    """The metadata of a finished directory, None if it is not finished; looks at no other file than the record."""
+    record = _read_record(directory)
+    return None if record is None else record["metadata"]
 
-    Args:
-        directory: The directory to look at.
-        verify: Also compare every file's sha256 with the recorded one.
 
-    Raises:
-        DamagedError: A recorded file is missing, cut short or changed, or the record itself is.
+def committed_metadata(directory: Path, *, verify: bool = False) -> dict[str, Any] | None:
+    """The metadata of a finished directory whose files are there, or None if it is not finished.
+
+    Raises DamagedError if the record was changed, or a recorded file is missing or has another size (`verify`: sha256).
     """
-    if not (directory / DONE).is_file():
+    record = _read_record(directory)
+    if record is None:
         return None
-    record = read_json(directory / DONE)
-    if not isinstance(record, dict) or record.pop("fingerprint", None) != fingerprint(record):
-        raise DamagedError("a file was changed after it was written", where=directory / DONE, fix=MEND)
     for name, expected in record["files"].items():
-        path = safe_join(directory, name)
-        if not path.is_file() or path.stat().st_size != expected["size"]:
-            raise DamagedError("a file is missing or has another size than when it was written", where=path, fix=MEND)
-        if verify and sha256_file(path) != expected["sha256"]:
-            raise DamagedError("a file was changed after it was written", where=path, fix=MEND)
-    return dict(record["facts"])
+        path = _recorded_path(directory, name)
+        if _size(path) != expected["size"]:
+            what = "a file is missing or has another size than when it was written"
+            raise DamagedError(what, where=path, fix=REPAIR_HINT)
+        if verify and sha256_file(Path(path)) != expected["sha256"]:
+            raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT)
+    metadata: dict[str, Any] = record["metadata"]
+    return metadata
 
 
 def changes_since_commit(directory: Path) -> dict[str, str]:
-    """How a finished directory differs from what was committed, every byte compared.
-
-    Returns:
-        Path relative to `directory` to `missing`, `changed` or `foreign`, sorted; a symbolic link counts as changed.
-    """
+    """Maps relative paths in a finished directory to `missing`, `changed` (also a link) or `foreign`, sorted."""
     try:
         content = (directory / DONE).read_bytes()
-        record = json.loads(content)
-        files = dict(record["files"])
-        body = {key: value for key, value in record.items() if key != "fingerprint"}
-        if content != _json_bytes({**body, "fingerprint": fingerprint(body)}):
+        body = json.loads(content)
+        files = dict(body["files"])
+        del body["fingerprint"]
+        if content != json_bytes({**body, "fingerprint": fingerprint(body)}):
             return {DONE: "changed"}
     except FileNotFoundError:
         return {DONE: "missing"}
@@ -198,74 +175,51 @@ def changes_since_commit(directory: Path) -> dict[str, str]:
 
 
 @contextmanager
-def new_directory(target: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
-    """Yields an empty directory beside `target` that replaces it, committed, when the block ends well.
+def new_directory(target: Path, metadata: Mapping[str, Any]) -> Iterator[Path]:
+    """Yields an empty directory beside `target` that replaces it, committed, when the block ends without an error.
 
-    The older directory is there until the new one is whole, and both change places in one step.
+    The older directory stays until the new one is whole, and both change places in one step.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = _free_temporary(target)
     staging.mkdir()
     try:
         yield staging
-        commit_directory(staging, facts)
+        commit_directory(staging, metadata)
         if target.exists():
-            exchange(staging, target)
+            swap(staging, target)
         else:
             staging.replace(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def copy_directory(source: Path, target: Path) -> None:
+    """Copies a finished directory to `target`, which is replaced, committed with the same metadata."""
+    with new_directory(target, committed_metadata(source) or {}) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)
+        (staging / DONE).unlink()
+
+
 def discard_directory(directory: Path) -> None:
-    """Removes a directory; it is gone in one step, so a half-removed one is never taken for an unfinished one."""
+    """Removes a directory in one step, so that a half-removed one is never taken for an unfinished one."""
     if directory.exists():
         aside = _free_temporary(directory)
         directory.replace(aside)
-        if aside.is_symlink():
-            aside.unlink()
-        else:
-            shutil.rmtree(aside)
+        remove(aside)
 
 
-def sha256_bytes(content: bytes) -> str:
-    """Hexadecimal sha256."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hexadecimal sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(content: Any) -> str:
-    """A short stable name for JSON-like content, paths included: equal content, equal name."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=os.fspath)
-    return sha256_bytes(canonical.encode())[:16]
-
-
-def _json_bytes(content: Any) -> bytes:
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is not UTF-8 holds lone surrogates; replaced this way they are JSON escapes and read back.
-    return text.encode(errors="backslashreplace")
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, Mapping):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    if hasattr(content, "item") and getattr(content, "ndim", 1) == 0:
-        content = content.item()
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
+def clear_directory(directory: Path, *, keep: Collection[str] = ()) -> None:
+    """Empties a directory except for some of its subfolders; its commitment goes first."""
+    (directory / DONE).unlink(missing_ok=True)
+    for item in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if item.name not in keep:
+            remove(item)
 
 
 def _free_temporary(directory: Path) -> Path:
-    """A name beside `directory` that nothing has, once what processes that died left there is cleared away."""
+    """An unused name beside `directory`; removes what dead processes left there."""
     temporary = temporary_name(directory)
     shutil.rmtree(temporary, ignore_errors=True)
     remove_leftovers(directory.parent.glob(".*.tmp"))
@@ -281,22 +235,25 @@ def _drop_cut_line(file: IO[bytes]) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _sync_files(paths: Iterable[Path]) -> None:
-    """Brings files to the disk; many at once, since the disk can take them together."""
-
-    def sync(path: Path) -> None:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-    with ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
-        for _ in threads.map(sync, paths):
-            pass
+def _read_record(directory: Path) -> dict[str, Any] | None:
+    if not (directory / DONE).is_file():
+        return None
+    content = read_json(directory / DONE)
+    if not isinstance(content, dict) or content.pop("fingerprint", None) != fingerprint(content):
+        raise DamagedError("a file was changed after it was written", where=directory / DONE, fix=REPAIR_HINT)
+    return content
 
 
-def _sync_directory(directory: Path) -> None:
-    with suppress(PermissionError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _recorded_path(directory: Path, name: str) -> str:
+    """The path of a recorded file; `safe_join` resolves links, too slow for 50,000 names that are plainly inside."""
+    if name.startswith("/") or ".." in name or "\0" in name or "\\" in name or ":" in name:
+        return str(safe_join(directory, name))
+    return f"{directory}/{name}"
+
+
+def _size(path: str) -> int | None:
+    """Size of a regular file in bytes; None for anything else."""
+    with suppress(OSError):
+        status = os.stat(path)  # noqa: PTH116  (a Path takes longer to make than to look at)
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+    return None

@@ -1,8 +1,5 @@
-"""What is not yet in its place, or no longer: hidden names beside the target with the process's host and number."""
+"""Temporary files and directories: hidden names beside the target that hold the process's host and number."""
 
-from __future__ import annotations
-
-import ctypes
 import hashlib
 import os
 import re
@@ -14,9 +11,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-FOREIGN_SECONDS = 24 * 3600  # after which another host's temporary is taken for a dead process's
+from diffaug.files import platform
+
+FOREIGN_SECONDS = 24 * 3600  # after which a temporary of another host counts as abandoned
 _NAME = re.compile(r"\..+\.([0-9a-f]{8})\.(\d+)\.tmp", re.DOTALL)
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def temporary_name(path: Path) -> Path:
@@ -26,9 +24,9 @@ def temporary_name(path: Path) -> Path:
 
 @cache
 def host() -> str:
-    """Eight hexadecimal digits that name where process numbers mean the same: the machine, and the container on it."""
+    """Eight hexadecimal digits for the machine, and for the container on it, since both number their own processes."""
     name = socket.gethostname()
-    with suppress(OSError):  # no such file but on Linux
+    with suppress(OSError):  # Linux only
         name += f" {Path('/proc/self/ns/pid').stat().st_ino}"
     return hashlib.sha256(name.encode()).hexdigest()[:8]
 
@@ -39,28 +37,30 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Removes those of `paths` that are temporaries of processes that died, such as by SIGKILL.
+    """Removes those of `paths` that are temporaries of dead processes.
 
-    Whether a process of another host is alive can't be told, so what it left goes when it is a day old.
+    Whether a process of another host is alive is unknown, so its temporaries are removed when they are a day old.
     """
     for path in list(paths):
         match = _NAME.fullmatch(path.name)
-        if match is None or _may_be_in_use(path, match[1], int(match[2])):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        if match is not None and not _may_be_in_use(path, match[1], int(match[2])):
+            remove(path, ignore_errors=True)
 
 
-def exchange(first: Path, second: Path) -> None:
-    """Lets two directories change places: in one step on Linux, elsewhere in renames.
+def remove(path: Path, *, ignore_errors: bool = False) -> None:
+    """Removes a file, a link or a whole directory."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def swap(first: Path, second: Path) -> None:
+    """Exchanges two directories: in one step on Linux, elsewhere by renames.
 
     A kill between those renames leaves both whole, `second` under its temporary name.
     """
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = os.fsencode(first), os.fsencode(second)
-    if renameat2 and renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+    if platform.swap_in_one_step(first, second):
         return
     aside = temporary_name(first)
     second.replace(aside)
@@ -74,18 +74,8 @@ def exchange(first: Path, second: Path) -> None:
 
 def _may_be_in_use(path: Path, owner: str, process: int) -> bool:
     if owner == host():
-        return _is_running(process)
+        return platform.is_running(process)
     try:
         return time.time() - path.lstat().st_mtime < FOREIGN_SECONDS
-    except FileNotFoundError:  # its owner has just put it in its place
+    except FileNotFoundError:  # its owner has just renamed it
         return True
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True

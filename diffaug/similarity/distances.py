@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from diffaug.runtime.devices import full_float32
 from diffaug.runtime.seeding import numpy_generator
-from diffaug.similarity.intervals import Estimate
-from diffaug.similarity.ratios import neighbour_ratios
+from diffaug.similarity.intervals import Estimate, Share
+from diffaug.similarity.thresholds import COPY_RATIO
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
@@ -22,23 +23,17 @@ Labels = NDArray[np.int64]
 FEATURE_SIZE = 16  # px
 MIN_HELD_OUT = 5
 REPLICATES = 400
-CHUNK = 1024
+CHUNK, QUERIES = 1024, 64  # images compared at once
 SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
 class Described:
-    """Images as the audit compares them.
+    """Images as the audit compares them."""
 
-    Attributes:
-        features: Float (N, F), in which distances are taken.
-        labels: Class indices, int64 (N,).
-        groups: int64 (N,); images of one group or of equal pixels share a number, `GENERATED` is nobody's.
-    """
-
-    features: Floats
-    labels: Labels
-    groups: Labels
+    features: Floats  # (N, F), in which distances are taken
+    labels: Labels  # class indices (N,)
+    groups: Labels  # (N,); images of one group or of equal pixels share a number, `GENERATED` belongs to no image
 
     def of_class(self, index: int) -> Described:
         """The images of one class."""
@@ -48,27 +43,14 @@ class Described:
 
 @dataclass(frozen=True)
 class Distances:
-    """Of one class, how near images lie to trained ones, relative to held-out ones.
+    """Of one class, the logarithms of distances to the nearest trained image over those to the nearest held-out one."""
 
-    Attributes:
-        samples: Of each synthetic image, the logarithm of its distance to the nearest trained image over that to the
-            nearest held-out one, (M,).
-        held: The same of the held-out images themselves, (H,), which say what is to be expected.
-    """
-
-    samples: Floats
-    held: Floats
+    samples: Floats  # of each synthetic image (M,)
+    held: Floats  # of the held-out images themselves (H,), as a reference
 
 
 def small_pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Pixels averaged down to at most 16 x 16 px, in which copies lie near each other.
-
-    Args:
-        pixels: uint8 (N, H, W, C).
-
-    Returns:
-        (N, F) in [0, 1].
-    """
+    """Pixels (N, H, W, C) averaged down to at most 16 x 16 px, where copies lie near each other: (N, F) in [0, 1]."""
     height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
     parts = [
         adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float() / 255, (height, width)).flatten(1)
@@ -78,17 +60,40 @@ def small_pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def nearest_ratios(samples: Described, trained: Described) -> Floats:
-    """Distance of each sample to the nearest trained image over that to the second nearest, of any class.
-
-    Below 1/3 an image is a copy; see `neighbour_ratios`.
-
-    Returns:
-        (M,).
-    """
+    """The `neighbor_ratios` of samples and trained images of any class, (M,)."""
     if not len(samples.labels):
         return np.empty(0)
     columns = (samples.features, samples.groups, trained.features, trained.groups)
-    return neighbour_ratios(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns)).numpy()
+    return neighbor_ratios(*(torch.from_numpy(np.ascontiguousarray(column)) for column in columns)).numpy()
+
+
+def neighbor_ratios(queries: Tensor, query_groups: Tensor, references: Tensor, reference_groups: Tensor) -> Tensor:
+    """Distance to the nearest reference over the distance to the nearest one of another group, in [0, 1].
+
+    Below 1/3 an image is a copy (Gu et al. 2023, arXiv 2310.02664). Taking the second neighbor from another group
+    keeps near-duplicates in the training set, which lie equally near to a copy, from hiding it. References of a query's
+    own group are left out. The ratio is 1 where there are no two groups to compare.
+    """
+    parts = zip(torch.split(queries, QUERIES), torch.split(query_groups, QUERIES), strict=True)
+    return torch.cat([_chunk_ratios(features, groups, references, reference_groups) for features, groups in parts])
+
+
+def _chunk_ratios(queries: Tensor, query_groups: Tensor, references: Tensor, reference_groups: Tensor) -> Tensor:
+    # Up to |query|^2, which changes no order (TF32 would); the two distances are then taken without cancellation.
+    with full_float32():
+        order = references.square().sum(dim=1) - 2 * queries @ references.T
+    order = order.masked_fill(query_groups[:, None] == reference_groups, torch.inf)
+    nearest = order.argmin(dim=1)
+    order = order.masked_fill(reference_groups[nearest][:, None] == reference_groups, torch.inf)
+    second = order.argmin(dim=1)
+    distances = [(queries - references[index]).norm(dim=1) for index in (nearest, second)]
+    comparable = torch.isfinite(order.gather(1, second[:, None])[:, 0]) & (distances[1] > 0)
+    return torch.where(comparable, distances[0] / distances[1], torch.ones_like(distances[0]))
+
+
+def copies_among(ratios: Tensor) -> Share:
+    """The share of copies among `neighbor_ratios` (Q,)."""
+    return Share(int((ratios < COPY_RATIO).sum()), len(ratios))
 
 
 def compare_distances(samples: Described, trained: Described, held: Described) -> Distances | None:
@@ -112,18 +117,11 @@ def compare_distances(samples: Described, trained: Described, held: Described) -
 
 
 def distance_ratio(classes: Sequence[Distances], *, seed: int) -> Estimate | None:
-    """How much nearer synthetic images lie to trained images than images never trained on do.
+    """How much nearer synthetic images lie to trained images than images never trained on do; None without any.
 
     The median of the synthetic images' relative distance over that of held-out images; classes count by their
     held-out images on both sides. 1: no nearer; 0: each lies on a trained image. The interval is a bootstrap over
     synthetic and held-out images of each class (percentiles).
-
-    Args:
-        classes: What `compare_distances` found; classes without synthetic images are passed over.
-        seed: Decides the bootstrap's draws.
-
-    Returns:
-        None where there is nothing to compare.
     """
     classes = [distances for distances in classes if len(distances.samples)]
     if not classes:

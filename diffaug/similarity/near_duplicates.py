@@ -3,8 +3,6 @@
 Such images must stay on one side of every split, or a test image is one that was trained on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -26,46 +24,34 @@ from diffaug.similarity.registration import (
     tangent_probes,
     thumbnails,
 )
+from diffaug.similarity.thresholds import NEAR_DUPLICATE_DISTANCE, NEAR_DUPLICATE_RATIO, WORTH_REGISTERING
 
-WORTH_REGISTERING = 0.5
 SHORTLIST, BEYOND = 16, 0.05
 REGISTERED = (SHORTLIST, 6, 4, 4)
-LARGEST_DISTANCE, LARGEST_RATIO = 0.15, 0.2
 
 
 def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
-    """Finds the images that show nearly the same picture.
+    """For each image the position of the first one that shows its picture, which may be itself, int64 (N,).
 
     Two images are taken for one picture when they hardly differ once registered (`registration`), and when one of them
     is also five times farther from the least similar of the images most like it. The second condition keeps apart what
-    is merely alike, as parts on one background are; unlike the ratio to the next neighbour it finds series of up to
-    fifteen pictures.
-
-    Args:
-        pixels: uint8 (N, H, W, C).
-        progress: Called with (images compared, N).
-
-    Returns:
-        int64 (N,), for each image the position of the first one that shows its picture, which may be itself. Pictures
-        are passed on: the first and the last of a series count as one even where they differ.
+    is merely alike, as parts on one background are; unlike the ratio to the next neighbor it finds series of up to
+    fifteen pictures, whose first and last one count as one picture even where they differ.
     """
     if len(pixels) < 2:
         return np.arange(len(pixels))
     images = thumbnails(pixels, "cpu")
-    described = torch.cat([describe(part, COARSE) for part in torch.split(images, IMAGES_AT_ONCE)])
-    mirrored = torch.cat([describe(part.flip(3), COARSE) for part in torch.split(images, IMAGES_AT_ONCE)])
-    either = searchable(torch.cat([described, mirrored]))
+    parts = torch.split(images, IMAGES_AT_ONCE)
+    either = searchable(torch.cat([describe(part, COARSE) for part in (*parts, *(part.flip(3) for part in parts))]))
     pairs = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(images), QUERIES_AT_ONCE):
-        positions = torch.arange(start, min(start + QUERIES_AT_ONCE, len(images)))
+    for positions in torch.split(torch.arange(len(images)), QUERIES_AT_ONCE):
         pairs.append(_pairs_of(positions, images, either))
         if progress:
             progress(int(positions[-1]) + 1, len(images))
     joined = np.concatenate(pairs)
     graph = coo_matrix((np.ones(len(joined)), joined.T), shape=(len(pixels), len(pixels)))
-    _, first, picture = np.unique(
-        connected_components(graph, directed=False)[1], return_index=True, return_inverse=True
-    )
+    _, components = connected_components(graph, directed=False)
+    _, first, picture = np.unique(components, return_index=True, return_inverse=True)
     return np.asarray(first[picture], np.int64)
 
 
@@ -81,6 +67,6 @@ def _pairs_of(positions: Tensor, images: Tensor, either: Tensor) -> NDArray[np.i
         images[positions], either_way(images, found), windows, registered=REGISTERED, beyond=BEYOND
     )
     farthest = registered.amax(dim=1, keepdim=True)
-    same = (registered < LARGEST_DISTANCE) & (registered < LARGEST_RATIO * farthest)
+    same = (registered < NEAR_DUPLICATE_DISTANCE) & (registered < NEAR_DUPLICATE_RATIO * farthest)
     rows, columns = same.nonzero(as_tuple=True)
     return torch.stack([positions[rows], found[rows, columns] % len(images)], dim=1).numpy()

@@ -1,22 +1,15 @@
 """Which synthetic images of a class show the same."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffaug.similarity.thresholds import DUPLICATE_SHARE_OF_DISTANCE, ROUNDING
+
 ROWS_AT_ONCE = 256
-ROUNDING = 1e-3
-APART = 2 / 3
-"""Share of the distances between real images below which two images show the same.
-
-A pool can hold many times more images than a class has real ones, and the more there are, the nearer the nearest one.
-"""
-
 Maps = NDArray[np.float32]
-"""Described images (N, C, h, w), each of length 1."""
+"""Descriptors (N, C, h, w), each of length 1."""
 
 
 def mirrored_distances(queries: Maps, references: Maps) -> NDArray[np.float32]:
@@ -29,20 +22,10 @@ def mirrored_distances(queries: Maps, references: Maps) -> NDArray[np.float32]:
 def duplicate_thresholds(
     maps: Maps, labels: NDArray[np.int64], groups: NDArray[np.int64], num_classes: int, share: float
 ) -> NDArray[np.float32]:
-    """For each class the distance below which two images show the same.
+    """For each class the distance below which two images show the same, float32 (K,).
 
-    Chosen so that at most the share of the real images, in all classes and in its own, is as near to another group of
-    its class, and then closer by a third, see `APART`.
-
-    Args:
-        maps: (N, C, h, w) of the real images.
-        labels: int64 (N,).
-        groups: int64 (N,), images of one group are not compared.
-        num_classes: K.
-        share: In [0, 1].
-
-    Returns:
-        float32 (K,).
+    Chosen so that at most the share of the real images (N, C, h, w), in all classes and in its own, is as near to
+    another group of its class, and then closer by a third, see `DUPLICATE_SHARE_OF_DISTANCE`.
     """
     nearest = np.full(len(maps), np.inf, np.float32)
     for label in range(num_classes):
@@ -53,16 +36,14 @@ def duplicate_thresholds(
             nearest[rows] = distances.min(axis=1, initial=np.inf)
     of_all = _lower_quantile(nearest, share)
     limits = [min(of_all, _lower_quantile(nearest[labels == label], share)) for label in range(num_classes)]
-    return np.array(limits, np.float32) * np.float32(APART)
+    return np.array(limits, np.float32) * np.float32(DUPLICATE_SHARE_OF_DISTANCE)
 
 
 def find_duplicates(maps: Maps, threshold: float, known: int = 0) -> NDArray[np.bool_]:
     """Which images show the same as an earlier one that is not a duplicate itself, bool (N,).
 
-    Args:
-        maps: (N, C, h, w) in order.
-        threshold: Two images nearer than this show the same, and two without any difference always.
-        known: So many of the first ones are known to be no duplicates.
+    Images nearer than the threshold show the same, and those without any difference always. The first `known` images
+    are no duplicates.
     """
     found = np.zeros(len(maps), np.bool_)
     for rows in _blocks(np.arange(known, len(maps))):

@@ -4,8 +4,6 @@ Images are described without mean and contrast. A search uses tangent distances,
 image may move and be scaled a little, to first order; a registration then moves and scales until both fit best.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,39 +15,34 @@ from torch.nn import functional
 THUMBNAIL, FINE, COARSE = 32, 16, 8  # largest sides in px: registered, compared, searched
 SMALLEST_SIDE = 0.85
 WHOLE = (0.5, 0.5, 1.0)
-LEAST_CONTRAST = 1e-3  # grey levels; below, an image is flat rather than faint
+LEAST_CONTRAST = 1e-3  # gray levels; below, an image is flat rather than faint
 IMAGES_AT_ONCE = 1024
 
 
 def thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
     """uint8 (N, H, W, C) to float (N, C, h, w) of 0 to 255, at most 32 px."""
+    height, width = (min(THUMBNAIL, side) for side in pixels.shape[1:3])
     parts = []
     for start in range(0, max(1, len(pixels)), IMAGES_AT_ONCE):
-        images = (
-            torch.from_numpy(np.array(pixels[start : start + IMAGES_AT_ONCE])).to(device).permute(0, 3, 1, 2).float()
-        )
-        height, width = (min(THUMBNAIL, side) for side in images.shape[2:])
-        parts.append(functional.adaptive_avg_pool2d(images, (height, width)))
+        images = torch.from_numpy(np.array(pixels[start : start + IMAGES_AT_ONCE])).to(device)
+        parts.append(functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), (height, width)))
     return torch.cat(parts)
 
 
 def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor:
     """Images, or a window of each, as vectors of length 1: averaged to at most `side` px, without mean and contrast.
 
-    Args:
-        images: Float (N, C, H, W) of 0 to 255.
-        side: Largest height and width of what is compared.
-        windows: (N, 3) or (1, 3), centre y and x in [0, 1] and side in (0, 1]; enlarged to the image's size by
-            bilinear interpolation.
+    Images are float (N, C, H, W) of 0 to 255. A window (N, 3) or (1, 3) is center y and x in [0, 1] and side in (0, 1];
+    it is enlarged to the image's size by bilinear interpolation.
     """
     windows = torch.tensor([WHOLE], device=images.device) if windows is None else windows
     rows, columns = (
         _resampling(windows[:, axis], windows[:, 2], size, side) for axis, size in enumerate(images.shape[2:])
     )
     pooled = (rows[:, None].mT @ images @ columns[:, None]).flatten(1)
-    centred: Tensor = pooled - pooled.mean(dim=1, keepdim=True)
-    length: Tensor = centred.norm(dim=1, keepdim=True)
-    described: Tensor = centred / (length + LEAST_CONTRAST * centred.shape[1] ** 0.5)
+    centered: Tensor = pooled - pooled.mean(dim=1, keepdim=True)
+    length: Tensor = centered.norm(dim=1, keepdim=True)
+    described: Tensor = centered / (length + LEAST_CONTRAST * centered.shape[1] ** 0.5)
     return described
 
 
@@ -59,11 +52,9 @@ def searchable(described: Tensor) -> Tensor:
 
 
 def tangent_probes(queries: Tensor, basis: Tensor | None = None) -> Tensor:
-    """Queries as `tangent_distances` needs them, (4, N, F + 2).
+    """Queries (N, C, H, W) as `tangent_distances` needs them, (4, N, F + 2).
 
-    Args:
-        queries: Thumbnails (N, C, H, W).
-        basis: (D, F), orthonormal, what descriptions at `COARSE` were reduced to; none: they were not.
+    An orthonormal basis (D, F) reduces their descriptions at `COARSE`, as it did those that they are compared with.
     """
     described, jacobian, normal = _linearized(queries, COARSE, basis)
     axes = torch.linalg.solve_triangular(torch.linalg.cholesky(normal), jacobian, upper=False)
@@ -76,10 +67,8 @@ def tangent_probes(queries: Tensor, basis: Tensor | None = None) -> Tensor:
 def tangent_distances(products: Tensor) -> Tensor:
     """Squared distances between descriptions when the query may move and be scaled a little, to first order.
 
-    What the query itself changes by then does not count (Simard, LeCun and Denker 1993, one-sided).
-
-    Args:
-        products: (4, ...), inner products of `tangent_probes` and `searchable` descriptions; overwritten.
+    What the query itself changes by then does not count (Simard, LeCun and Denker 1993, one-sided). `products` (4, ...)
+    are the inner products of `tangent_probes` and `searchable` descriptions; they are overwritten.
     """
     distances: Tensor = products[0]
     for part in products[1:]:
@@ -90,20 +79,13 @@ def tangent_distances(products: Tensor) -> Tensor:
 def registered_distances(
     queries: Tensor, references: Tensor, windows: Tensor, *, registered: Sequence[int], beyond: float = 0.0
 ) -> Tensor:
-    """Distances between images once each reference is moved and scaled to fit its query.
+    """Smallest distances (N, S) met while each reference is moved and scaled to fit its query.
 
     Gauss-Newton on the position and scale of the query, undone on the reference, so that what a movement changes is
     computed once a query (Baker and Matthews 2004, inverse compositional, section 3.2).
 
-    Args:
-        queries: Thumbnails (N, C, H, W).
-        references: Thumbnails (N, S, C, H, W).
-        windows: (N, S, 3), where to begin, as `describe` takes them.
-        registered: How many references take each step; those that fit best so far do.
-        beyond: How far a window may leave the image, in shares of its side; pixels there repeat those of the border.
-
-    Returns:
-        (N, S), the smallest distance met.
+    Of the references (N, S, C, H, W), beginning at windows (N, S, 3), those that fit best so far take each step, as
+    many as `registered` says. A window may leave its image by a share of its side, where pixels repeat the border.
     """
     wanted, jacobian, normal = _linearized(queries, FINE)
     pseudo_inverse = torch.linalg.solve(normal, jacobian)
@@ -120,11 +102,7 @@ def registered_distances(
 
 
 def _linearized(queries: Tensor, side: int, basis: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole images and how they change with position y and x and with scale.
-
-    Returns:
-        Descriptions (N, 1, F), their derivatives J (N, 3, F), and J times its transpose, damped, (N, 3, 3).
-    """
+    """Descriptions (N, 1, F), their derivatives J by y, x and scale (N, 3, F), and J times J.T, damped (N, 3, 3)."""
     step, axes = 0.25 / max(queries.shape[2:]), torch.eye(3, device=queries.device)
     windows = torch.tensor([WHOLE], device=queries.device) + step * torch.cat([torch.zeros_like(axes[:1]), axes])
     described = torch.stack([describe(queries, side, window[None]) for window in windows], dim=1)
@@ -137,7 +115,6 @@ def _linearized(queries: Tensor, side: int, basis: Tensor | None = None) -> tupl
 
 
 def _describe_windows(images: Tensor, windows: Tensor) -> Tensor:
-    """Descriptions (N, S, F) of windows (N, S, 3) of images (N, S, C, H, W)."""
     described = describe(images.flatten(0, 1), FINE, windows.flatten(0, 1))
     return described.reshape(*windows.shape[:2], described.shape[1])
 
@@ -148,12 +125,12 @@ def _undone(movements: Tensor, windows: Tensor) -> Tensor:
     return torch.cat([windows[..., :2] - sides * movements[..., :2], sides], dim=-1)
 
 
-def _resampling(centres: Tensor, sides: Tensor, size: int, side: int) -> Tensor:
+def _resampling(centers: Tensor, sides: Tensor, size: int, side: int) -> Tensor:
     """Matrices (P, size, size pooled) that resample a line of pixels and average it to at most `side` values."""
-    pixels = torch.arange(size, device=centres.device)
-    positions = ((centres[:, None] + sides[:, None] * ((pixels + 0.5) / size - 0.5)) * size - 0.5).clamp(0, size - 1)
+    pixels = torch.arange(size, device=centers.device)
+    positions = ((centers[:, None] + sides[:, None] * ((pixels + 0.5) / size - 0.5)) * size - 0.5).clamp(0, size - 1)
     weights = (1 - (positions[:, None] - pixels[:, None]).abs()).clamp_min(0)
-    average = functional.adaptive_avg_pool1d(torch.eye(size, device=centres.device), averaged(size, side))
+    average = functional.adaptive_avg_pool1d(torch.eye(size, device=centers.device), averaged(size, side))
     return weights @ average
 
 

@@ -1,9 +1,8 @@
-"""What people write in Python, as settings say it."""
-
-from __future__ import annotations
+"""Python arguments as settings."""
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from diffaug.errors import UsageError
@@ -14,27 +13,31 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, None: 1.0}
 
 
-def minutes_of(budget: str | float | None) -> float | None:
-    """A time budget such as `"10m"`, `"90s"`, `"1h"` or a number of minutes.
-
-    Raises:
-        UsageError: It can't be read.
-    """
-    if budget is None or isinstance(budget, int | float):
-        return budget
-    match = _DURATION.fullmatch(budget.strip())
-    if not match:
-        raise UsageError(f"can't read the time budget '{budget}'", fix="write it like 10m, 90s or 1.5h")
-    return float(match[1]) * _MINUTES[match[2]]
+def given_flags(time_budget: str | float | None, **flags: Any) -> dict[str, Any]:
+    """The arguments of `DiffusionAugmenter` that stand for a setting, without those that are not given."""
+    if isinstance(time_budget, str):
+        match = _DURATION.fullmatch(time_budget.strip())
+        if not match:
+            raise UsageError(f"can't read the time budget '{time_budget}'", fix="write it like 10m, 90s or 1.5h")
+        time_budget = float(match[1]) * _MINUTES[match[2]]
+    values = {"diffusion.minutes": time_budget, **flags}
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def strategy_in_words(strategy: Strategy, counts: Callable[[], Mapping[str, int]]) -> Any:
-    """A sampling strategy as configuration files hold it: a callable is asked, classes are called by text.
-
-    Args:
-        strategy: As in imbalanced-learn.
-        counts: Gives the training images of each class; asked only for a callable.
-    """
+def synthesis_flags(strategy: Strategy, settings: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Settings of the synthesis stage by dotted key; a callable strategy gets the training images of each class."""
     if callable(strategy):
-        strategy = dict(strategy(counts()))
-    return {str(key): total for key, total in strategy.items()} if isinstance(strategy, Mapping) else strategy
+        strategy = dict(strategy(dict(counts)))
+    if isinstance(strategy, Mapping):
+        strategy = {str(key): total for key, total in strategy.items()}
+    chosen = {} if strategy is None else {"sampling_strategy": strategy}
+    return {f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()}
+
+
+def root_of(data: str | Path) -> Path:
+    """The data folder, which must exist."""
+    root = Path(data)
+    if not root.is_dir():
+        what = "this is a file, not a folder" if root.exists() else "there is no such folder"
+        raise UsageError(what, where=root, fix="give the folder that holds the images")
+    return root

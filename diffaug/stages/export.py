@@ -1,6 +1,4 @@
-"""The images of a study as files for other libraries."""
-
-from __future__ import annotations
+"""Exports the images of a study for other libraries."""
 
 from diffaug.data.catalog import Catalog
 from diffaug.stages.job import Job
@@ -9,12 +7,7 @@ from diffaug.synthesis.pool.pool import Pool
 
 
 def export_study(job: Job, catalog: Catalog, settings: ExportSettings) -> Export:
-    """Exports the study's images and shows what was written.
-
-    Raises:
-        UsageError: There is no pool yet, or the request is impossible.
-        DamagedError: An image of the pool was changed.
-    """
+    """Exports the study's images and reports what was written."""
     pool = Pool.open(job.study.pool)
     for reason in pool.unsafe_to_publish:
         job.narrator.warn(f"unsafe to publish: {reason}")

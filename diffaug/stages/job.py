@@ -1,27 +1,28 @@
-"""What every stage of one job shares: the study, the settings, and who is told."""
-
-from __future__ import annotations
+"""What every stage of one job shares: the study, the settings, the narrator, the journal."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from platform import python_version
-from typing import Any, Self
+from typing import Any
 
 from diffaug._version import __version__
-from diffaug.configuration.settings import ARM_NAMES, Config
+from diffaug.configuration.settings import Config, Settings
 from diffaug.configuration.sources import Resolved, resolve, to_yaml
 from diffaug.configuration.yaml_files import read_yaml
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.stage_records import StageState, stage_settings
 from diffaug.runtime.console import Narrator
-from diffaug.study import StageState, Study, stage_settings
+from diffaug.runtime.distributed import current
+from diffaug.study import Study
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender
 
-STUDY_RUN, GENERATE_RUN = "study", "generate"
+STUDY_RUN, FIT_RUN, GENERATE_RUN = "study", "fit", "generate"
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,7 @@ class Job:
     """One command at work on one study.
 
     Attributes:
-        study: Where everything is kept.
-        resolved: The settings and where they came from.
-        narrator: Tells a person.
-        journal: The local record of everything logged.
-        command: What to type, or call, to go on after an interruption.
+        command: What resumes the job after an interruption.
         overwrite: Whether a stage made with other settings may be replaced.
     """
 
@@ -51,27 +48,19 @@ class Job:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the job is computed with, for the record."""
+        """Device and software of the job, for the record."""
         software = f"diffaug {__version__}, torch {version('torch')}, Python {python_version()}"
         return {"device": self.device, "software": software}
 
     @property
     def device(self) -> str:
-        """`cpu` or `cuda`.
-
-        Raises:
-            UsageError: CUDA was asked for and there is none.
-        """
+        """`cpu` or `cuda`, which must be there if it was requested."""
         import torch
 
         available = torch.cuda.is_available()
         if self.config.device == "cuda" and not available:
-            raise UsageError("device 'cuda' was asked for and torch sees no CUDA device", fix="--device auto")
+            raise UsageError("device 'cuda' was requested, but torch finds no CUDA device", fix="--device auto")
         return "cuda" if available and self.config.device != "cpu" else "cpu"
-
-    def current(self) -> Self:
-        """The job with the journal as it is now: others who share the study may have written in it."""
-        return replace(self, journal=Journal(self.study.journal))
 
     def start_run(
         self, key: str, state: StageState, *, name: str, kind: str, params: Mapping[str, Any], **tags: str
@@ -84,12 +73,11 @@ class Job:
 
     @contextmanager
     def sending(self) -> Iterator[list[str]]:
-        """Sends the journal to the trackers while a stage works.
-
-        Yields:
-            A list that holds, at the end, how to look at what was logged.
-        """
+        """Sends the journal to the trackers in the block; at the end the list says how to view what was logged."""
         sentences: list[str] = []
+        if not current().is_main:
+            yield sentences
+            return
         sender = Sender(self.study, self.config.tracking, self.narrator)
         sender.start()
         try:
@@ -109,26 +97,20 @@ def open_job(
     overwrite: bool = False,
     record: bool = True,
 ) -> Job:
-    """Resolves the settings, with those of the study as the weakest source, saves and announces them.
+    """Resolves the settings, with those of the study as the weakest source, and reports them.
 
-    Args:
-        study: The study.
-        narrator: Tells a person.
-        flags: Settings by dotted key.
-        file: A YAML file of settings.
-        recipe: Name or path of a recipe.
-        command: How to go on after an interruption.
-        overwrite: Whether a stage made with other settings may be replaced.
-        record: Whether to write settings and journal, for which the caller must hold a lock.
-
-    Raises:
-        UsageError: An unknown or impossible setting.
+    With `record`, for which the caller must hold a lock, it also writes settings and journal.
     """
     resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study))
     journal = Journal(study.journal)
     if record:
         storage.write_text(study.config_file, to_yaml(resolved.config))
-        _log_study(study, journal, resolved.config.seed)
+        if journal.status(STUDY_RUN) is None:
+            journal.start_run(STUDY_RUN, name=study.name, tags={"diffaug.kind": "study"})
+        journal.log_params(STUDY_RUN, {"seed": resolved.config.seed, "data": str(study.record.data)})
+        journal.log_artifact(STUDY_RUN, study.config_file)
+    for warning in resolved.warnings:
+        narrator.warn(warning)
     values = resolved.config.model_dump(mode="json")
     for key, origin in sorted(resolved.origins.items()):
         section, _, leaf = key.rpartition(".")
@@ -136,22 +118,8 @@ def open_job(
     return Job(study, resolved, narrator, journal, command, overwrite)
 
 
-def _log_study(study: Study, journal: Journal, seed: int) -> None:
-    if journal.status(STUDY_RUN) is None:
-        journal.start_run(STUDY_RUN, name=study.name, tags={"diffaug.kind": "study"})
-    journal.log_params(STUDY_RUN, {"seed": seed, "data": study.facts["data"]})
-    journal.log_artifact(STUDY_RUN, study.config_file)
-
-
-NOT_SETTINGS = {"off_class_confidence", "encoder", "synthetic_weight", "trained", "further_pools"}
-"""Recorded with a stage or by an older version, and no settings now."""
-
-
 def _settings_of(study: Study) -> dict[str, Any]:
-    """The settings saved in the study; where a stage was begun, those that it was begun with.
-
-    A command that was refused because of other settings has saved them: the same command as before must still work.
-    """
+    """The settings saved in the study, even by a refused command; for each stage that was begun, those of then."""
     settings = read_yaml(study.config_file) if study.config_file.is_file() else {}
     stages = {
         "data": study.catalog,
@@ -159,11 +127,12 @@ def _settings_of(study: Study) -> dict[str, Any]:
         "synthesis": study.pool,
         "evaluation": study.evaluation,
     }
+    known = {name: type(section).model_fields for name, section in Config() if isinstance(section, Settings)}
     for section, folder in stages.items():
         begun = stage_settings(folder)
         settings |= {"seed": begun["seed"]} if begun else {}
-        merged = {**(settings.get(section) or {}), **begun}
-        settings[section] = {key: merged[key] for key in merged.keys() - {"seed"} - NOT_SETTINGS}
-    if not set(settings["evaluation"].get("arms") or ()) <= set(ARM_NAMES):
-        del settings["evaluation"]["arms"]  # those of an older version
+        settings.setdefault(section, {})
+        for key, place in product(begun, (section, "advanced")):
+            if key in known[place]:
+                settings[place] = {**(settings.get(place) or {}), key: begun[key]}
     return settings

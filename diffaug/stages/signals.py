@@ -1,6 +1,4 @@
-"""A request to stop, from Ctrl-C or the system, that a loop looks at between two steps."""
-
-from __future__ import annotations
+"""Requests to stop, from Ctrl-C or the system, which a loop checks between two steps."""
 
 import signal
 import threading
@@ -11,14 +9,11 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGINT or SIGTERM arrived; a second one stops at once.
-
-    Outside the main thread, where Python allows no signal handler, it always answers no.
-    """
-    received: list[int] = []
+    """Yields whether SIGINT or SIGTERM arrived, in the main thread; a second one stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:

@@ -1,50 +1,23 @@
-"""The local record of everything that a study logs, from which trackers are served afterwards.
-
-The journal holds one JSON line an event, numbered.
-"""
+"""The local event log of a study; trackers are fed from it."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffaug.errors import DamagedError
 from diffaug.files import storage
+from diffaug.tracking.events import Event, JournalReader
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the journal.
-
-    Attributes:
-        number: Running number, from 1.
-        time: When it was recorded, milliseconds since 1970; later events have later times.
-        kind: start, params, metrics, image, confusion, artifact, table, dataset, model, tags, description, end or
-            superseded.
-        key: The run it belongs to: "study", "fit", "trial/<arm>/<seed>".
-        data: What was logged. A `file` is relative to the study where it lies inside.
-    """
-
-    number: int
-    time: int
-    kind: str
-    key: str
-    data: dict[str, Any]
-
-    @property
-    def identity(self) -> str:
-        """A name by which a tracker recognises that it has this event already."""
-        return storage.sha256_bytes(json.dumps(asdict(self)).encode())[:32]
 
 
 @dataclass
@@ -59,19 +32,39 @@ class _Run:
 class Journal:
     """The append-only record of everything a study logs.
 
-    Args:
-        path: The file, which lies in the study's folder; a last line cut short by a crash is ignored.
-
-    Raises:
-        DamagedError: A line before the last is not an event.
+    `path` lies in the study's folder. A last line cut short by a crash is ignored; DamagedError is raised where
+    another line is not an event. A run is named by its `key`.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._number = self._time = 0
-        self._runs: dict[str, _Run] = {}
-        for event in read_events(path):
+        self._batch: list[Event] | None = None
+        self._reload()
+
+    def refresh(self) -> None:
+        """Reads what other processes that share the study have appended."""
+        for event in self._reader.read():
             self._remember(event)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Writes the events of the block together at its end, with one flush of the disk."""
+        if self._batch is not None:
+            yield
+            return
+        self.refresh()
+        self._batch = []
+        try:
+            yield
+        finally:
+            events, self._batch = self._batch, None
+            try:
+                if events:
+                    storage.append_lines(self._path, [event.line() for event in events])
+                    self.refresh()
+            except BaseException:
+                self._reload()
+                raise
 
     def status(self, key: str) -> Literal["open", "ended"] | None:
         """Whether a run is open, was ended, or, None, was never started."""
@@ -86,27 +79,18 @@ class Journal:
         parent: str | None = None,
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
-        description: str | None = None,
     ) -> None:
         """Begins a run, or continues it while it is open; a key that was ended begins a new run.
 
-        Args:
-            key: By which the other methods name the run.
-            name: The run's title.
-            parent: Key of the run it belongs under.
-            tags: Short texts to search by.
-            params: Settings; recorded as text.
-            description: Markdown.
+        `name` is its title, `parent` the key of the run it belongs under; `params` are recorded as text.
         """
-        if key in self._runs and self._runs[key].is_open:
-            if tags:
-                self.set_tags(key, tags)
-            if description is not None:
-                self.set_description(key, description)
-        else:
-            data = {"name": name, "parent": parent, "tags": dict(tags or {}), "description": description}
-            self._append("start", key, data)
-        self.log_params(key, params or {})
+        with self.batch():
+            if key in self._runs and self._runs[key].is_open:
+                if tags:
+                    self.set_tags(key, tags)
+            else:
+                self._append("start", key, {"name": name, "parent": parent, "tags": dict(tags or {})})
+            self.log_params(key, params or {})
 
     def log_params(self, key: str, params: Mapping[str, Any]) -> None:
         """Records settings that the run doesn't have yet or that changed."""
@@ -116,21 +100,18 @@ class Journal:
             self._append("params", key, {"params": changed})
 
     def log_metrics(self, key: str, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Records figures.
+        """Records figures by name.
 
-        Args:
-            key: The run.
-            metrics: Figures by name.
-            step: Place on a curve; a figure that the curve has there already is left as it is, since a resumed
-                training passes again through the steps after its last checkpoint. None: a result, which is recorded
-                again when it changed.
+        A figure that exists at its `step` is not recorded again, since a resumed training repeats the steps after its
+        last checkpoint. Without a step it is a result, which is recorded again if it changed.
         """
         run = self._run(key)
+
+        def is_fresh(name: str, number: float | str) -> bool:
+            return run.results.get(name) != number if step is None else ("metrics", name, step) not in run.logged
+
         numbers = {name: _number(value) for name, value in metrics.items()}
-        if step is None:
-            fresh = {name: number for name, number in numbers.items() if run.results.get(name) != number}
-        else:
-            fresh = {name: number for name, number in numbers.items() if ("metrics", name, step) not in run.logged}
+        fresh = {name: number for name, number in numbers.items() if is_fresh(name, number)}
         if fresh:
             self._append("metrics", key, {"metrics": fresh, "step": step})
 
@@ -139,7 +120,7 @@ class Journal:
         return {name: float(value) for name, value in self._run(key).results.items()}
 
     def log_image(self, key: str, image_key: str, file: Path, step: int = 0) -> None:
-        """Records an image file shown by step under `image_key`, once a step."""
+        """Records an image file shown by step under `image_key`, once per step."""
         if ("image", image_key, step) not in self._run(key).logged:
             self._append("image", key, {"image": image_key, "file": self._locate(file), "step": step})
 
@@ -160,32 +141,19 @@ class Journal:
         self._append("confusion", key, {"counts": rows, "classes": list(classes)})
 
     def log_dataset(self, key: str, manifest_file: Path, name: str, context: str, *, digest: str | None = None) -> None:
-        """Records, once, that a run used images of `manifest_file`.
+        """Records, once, that a run used images of `manifest_file`, a parquet table.
 
-        Args:
-            key: The run.
-            manifest_file: A parquet table of images.
-            name: The data set's name, such as that of a split.
-            context: What it served for: training, test, synthetic.
-            digest: Names the content, where it is a part of the file; none: the file's sha256.
+        `context` is their use, such as training; `digest` identifies a part of the file, by default all of it.
         """
         content = digest or storage.sha256_file(manifest_file)
-        if ("dataset", f"{name}\x1f{context}\x1f{content}", 0) not in self._run(key).logged:
+        if _dataset(name, context, content) not in self._run(key).logged:
             data = {"file": self._locate(manifest_file), "name": name, "context": context, "digest": content}
             self._append("dataset", key, data)
 
     def log_model(
         self, key: str, folder: Path, name: str, *, registered_name: str | None = None, alias: str | None = None
     ) -> None:
-        """Records the generator in `folder`, finished, as the run's model.
-
-        Args:
-            key: The run.
-            folder: The generator's directory.
-            name: The model's name within the experiment.
-            registered_name: The name to register it under as a new version; none: not registered.
-            alias: A name for that version, moved from the version that had it.
-        """
+        """Records the finished generator in `folder`; a registered version takes the alias from the former one."""
         data = {"file": self._locate(folder), "name": name, "registered_name": registered_name, "alias": alias}
         self._append("model", key, data)
 
@@ -203,15 +171,9 @@ class Journal:
             self._append("end", key, {"status": status})
 
     def supersede_runs(self, prefix: str, *, but: Collection[str]) -> None:
-        """Records, once, that runs no longer stand for the study, since later ones took their place.
-
-        Args:
-            prefix: What the keys of the runs begin with.
-            but: Keys of those that still stand.
-        """
-        older = [key for key, run in self._runs.items() if key.startswith(prefix) and not run.is_superseded]
-        for key in older:
-            if key not in but:
+        """Records, once, that later runs took the place of those whose key begins with `prefix`, `but` some."""
+        for key, run in list(self._runs.items()):
+            if key.startswith(prefix) and key not in but and not run.is_superseded:
                 self.end_run(key, "KILLED")
                 self._append("superseded", key, {})
 
@@ -227,50 +189,43 @@ class Journal:
     def _append(self, kind: str, key: str, data: dict[str, Any]) -> None:
         if kind != "start":
             self._run(key)
-        now = max(time.time_ns() // 1_000_000, self._time + 1)
-        event = Event(self._number + 1, now, kind, key, data)
-        storage.append_line(self._path, json.dumps(asdict(event), allow_nan=False))
-        self._remember(event)
+        with self.batch():
+            now = max(time.time_ns() // 1_000_000, self._time + 1)
+            event = Event(self._number + 1, now, kind, key, data)
+            self._remember(event)
+            assert self._batch is not None
+            self._batch.append(event)
+
+    def _reload(self) -> None:
+        self._reader = JournalReader(self._path)
+        self._number = self._time = 0
+        self._runs: dict[str, _Run] = {}
+        self.refresh()
 
     def _remember(self, event: Event) -> None:
         self._number, self._time = event.number, event.time
         if event.kind == "start":
             self._runs[event.key] = _Run()
         run = self._runs[event.key]
-        if event.kind == "end":
-            run.is_open = False
-        elif event.kind == "superseded":
-            run.is_superseded = True
-        elif event.kind == "params":
-            run.params.update(event.data["params"])
-        elif event.kind == "metrics" and event.data["step"] is None:
-            run.results.update(event.data["metrics"])
-        elif event.kind == "metrics":
-            run.logged.update(("metrics", name, event.data["step"]) for name in event.data["metrics"])
-        elif event.kind == "image":
-            run.logged.add(("image", event.data["image"], event.data["step"]))
-        elif event.kind == "dataset":
-            content = (event.data.get(part) or "" for part in ("name", "context", "digest"))
-            run.logged.add(("dataset", "\x1f".join(content), 0))
+        match event.kind, event.data:
+            case "end", _:
+                run.is_open = False
+            case "superseded", _:
+                run.is_superseded = True
+            case "params", data:
+                run.params.update(data["params"])
+            case "metrics", {"step": None, "metrics": metrics}:
+                run.results.update(metrics)
+            case "metrics", {"step": step, "metrics": metrics}:
+                run.logged.update(("metrics", name, step) for name in metrics)
+            case "image", data:
+                run.logged.add(("image", data["image"], data["step"]))
+            case "dataset", data:
+                run.logged.add(_dataset(data["name"], data["context"], data["digest"]))
 
 
-def read_events(path: Path) -> list[Event]:
-    """The events of a journal, none where there is no file; a last line cut short is ignored.
-
-    Raises:
-        DamagedError: A line before the last is not an event.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    try:
-        return [Event(**json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise DamagedError(
-            f"a line is not an event ({error})",
-            where=path,
-            fix="restore the file, or remove it: trackers keep what they had, and log to new runs from then on",
-        ) from error
+def _dataset(*parts: str) -> tuple[str, str, int]:
+    return "dataset", "\x1f".join(parts), 0
 
 
 def _number(value: float) -> float | str:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest
@@ -27,7 +25,6 @@ def test_every_class_gives_its_share(counts: dict[str, int], fraction: float, se
     items = plain_items(counts)
     held = labels_of(choose_test(items, test_fraction=fraction, seed=seed), items)
     for label, total in counts.items():
-        assert 1 <= held[label] < total
         assert held[label] == min(max(1, round(total * fraction)), total - 1)
 
 
@@ -65,8 +62,8 @@ def test_groups_and_equal_pixels_never_cross(items: list[Item], fraction: float)
 
 
 def test_groups_are_taken_whole_and_near_the_share() -> None:
-    items = [Item(f"{label}/{g}-{i}.png", label, f"{label}{g}", f"{label}{g}{i}") for label in "ab" for g in range(10)
-             for i in range(4)]  # fmt: skip
+    units = [(label, f"{label}{number}") for label in "ab" for number in range(10)]
+    items = [Item(f"{group}-{i}.png", label, group, f"{group}{i}") for label, group in units for i in range(4)]
     chosen = choose_test(items, test_fraction=0.2, seed=0)
     assert labels_of(chosen, items) == {"a": 8, "b": 8}
     assert len({item.group for item in items if item.path in chosen}) == 4

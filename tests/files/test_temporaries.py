@@ -1,12 +1,13 @@
 import ctypes
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from diffaug.files.temporaries import FOREIGN_SECONDS, exchange, host, is_temporary, remove_leftovers, temporary_name
+from diffaug.files.temporaries import FOREIGN_SECONDS, host, is_temporary, remove_leftovers, swap, temporary_name
 
 
 @pytest.fixture(params=["one step", "renames"])
@@ -14,14 +15,6 @@ def system(request, monkeypatch):
     """Linux, and a system that can't exchange directories."""
     if request.param == "renames":
         monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-
-
-@pytest.fixture
-def pair(tmp_path) -> tuple[Path, Path]:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    return tmp_path / "first", tmp_path / "second"
 
 
 def dead_process() -> int:
@@ -33,25 +26,25 @@ def dead_process() -> int:
 
 
 @pytest.mark.usefixtures("system")
-def test_exchange_swaps_the_contents_and_leaves_nothing_else(pair):
-    first, second = pair
-    exchange(first, second)
+def test_swap_exchanges_the_contents_or_with_nothing_to_put_there_keeps_the_old_one(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    swap(first, second)
     assert [path.name for path in (*first.iterdir(), *second.iterdir())] == ["second", "first"]
-    assert set(first.parent.iterdir()) == set(pair)
-
-
-@pytest.mark.usefixtures("system")
-def test_exchange_with_nothing_to_put_there_keeps_the_old_one(pair):
-    first, second = pair
-    (first / "first").unlink()
-    first.rmdir()
+    assert set(tmp_path.iterdir()) == {first, second}
+    shutil.rmtree(first)
     with pytest.raises(FileNotFoundError):
-        exchange(first, second)
-    assert (second / "second").exists()
-    assert list(first.parent.iterdir()) == [second]
+        swap(first, second)
+    assert (second / "first").exists()
+    assert list(tmp_path.iterdir()) == [second]
 
 
-def test_only_what_dead_processes_left_is_removed(tmp_path):
+def test_only_what_dead_processes_left_is_removed_and_one_of_another_user_is_alive(tmp_path, monkeypatch):
+    def not_ours(*_):
+        raise PermissionError
+
     dead = dead_process()
     leftovers = [tmp_path / f".{name}.{host()}.{dead}.tmp" for name in ("a.bin", "folder", "link")]
     kept = [
@@ -70,22 +63,14 @@ def test_only_what_dead_processes_left_is_removed(tmp_path):
     remove_leftovers(tmp_path.iterdir())
 
     assert set(tmp_path.iterdir()) == set(kept)
-
-
-def test_a_process_of_another_user_counts_as_running(tmp_path, monkeypatch):
-    def not_ours(*_):
-        raise PermissionError
-
-    leftover = tmp_path / f".a.bin.{host()}.{dead_process()}.tmp"
-    leftover.touch()
+    leftovers[0].touch()
     monkeypatch.setattr(os, "kill", not_ours)
-    remove_leftovers([leftover])
-    assert leftover.exists()
+    remove_leftovers(leftovers[:1])
+    assert leftovers[0].exists()
 
 
 @pytest.mark.parametrize("number", ["own", "dead"])
 def test_what_another_host_left_is_removed_when_it_is_a_day_old(tmp_path, number):
-    """Process numbers mean nothing elsewhere: the same one may be alive there and dead here, or the other way round."""
     process = os.getpid() if number == "own" else dead_process()
     old, young = (tmp_path / f".{name}.0123abcd.{process}.tmp" for name in ("old", "young"))
     for path in (old, young):
@@ -99,16 +84,10 @@ def test_processes_of_one_number_in_two_containers_share_no_name(tmp_path, monke
     def named(machine: str) -> Path:
         host.cache_clear()
         monkeypatch.setattr(socket, "gethostname", lambda: machine)
-        return temporary_name(tmp_path / "target")
+        return temporary_name(tmp_path / "a\nb.tar.gz")
 
     first, second = named("one"), named("two")
     host.cache_clear()
     assert first != second
-    assert is_temporary(first)
-
-
-def test_temporary_names_are_recognised_and_lie_beside_their_target():
-    path = Path("folder") / "a\nb.tar.gz"
-    assert temporary_name(path).parent == path.parent
-    assert is_temporary(temporary_name(path))
-    assert not is_temporary(path)
+    assert first.parent == tmp_path
+    assert is_temporary(first) and not is_temporary(tmp_path / "a\nb.tar.gz")

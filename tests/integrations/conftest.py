@@ -1,13 +1,11 @@
 """A migrated store, a study that logs one event of each kind, a tiny generator and MLflow servers that misbehave."""
 
-from __future__ import annotations
-
 import http.client
 import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,34 +18,69 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from diffaug.diffusion.generator.files import write_generator
+from diffaug.diffusion.generator.files import GeneratorRecord, write_generator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.files import storage
+from diffaug.integrations import mlflow_generator
 from diffaug.runtime.console import SilentNarrator
+from diffaug.runtime.seeding import torch_global_seed
 from diffaug.study import Study
 from diffaug.tracking.journal import Journal
 
 CLASSES = ("cat", "dog", "rare/one")
 
 
-class Listener(SilentNarrator):
-    """Keeps what it is told."""
+def files_of(client: MlflowClient, run_id: str, folder: str | None = None) -> list[str]:
+    """All artifacts of a run."""
+    found = []
+    for entry in client.list_artifacts(run_id, folder):
+        found += files_of(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return sorted(found)
 
-    def __init__(self):
-        self.said, self.warned = [], []
 
-    def say(self, text):
-        self.said.append(text)
+def runs_of(client: MlflowClient, experiment: str | None = None) -> dict[str, mlflow.entities.Run]:
+    """The runs of an experiment, or of all, by name, each of which must be there once."""
+    experiments = [found.experiment_id for found in client.search_experiments() if experiment in (None, found.name)]
+    runs = client.search_runs(experiments) if experiments else []
+    names = [run.info.run_name for run in runs]
+    assert len(names) == len(set(names)), f"doubled runs: {names}"
+    return dict(zip(names, runs, strict=True))
 
-    def warn(self, text):
-        self.warned.append(text)
+
+def content(client: MlflowClient, experiment: str | None = None) -> dict:
+    """All that the store holds of an experiment, or of all, without the ids that it draws itself."""
+    runs = runs_of(client, experiment)
+    aliases = {model.name: model.aliases for model in client.search_registered_models()}
+    versions = client.search_model_versions()
+    names = {run.info.run_id: name for name, run in runs.items()}
+    return {
+        name: {
+            "status": run.info.status,
+            "params": run.data.params,
+            "tags": {tag: names.get(value, value) for tag, value in run.data.tags.items()},
+            "metrics": {
+                key: [(point.step, point.value, point.timestamp) for point in client.get_metric_history(run_id, key)]
+                for key in run.data.metrics
+            },
+            "files": files_of(client, run_id),
+            "models": len(run.outputs.model_outputs),
+            "registered": [(made.name, made.version, aliases[made.name]) for made in versions if made.run_id == run_id],
+            "datasets": [(use.dataset.name, use.dataset.digest, use.tags[0].value) for use in used],
+        }
+        for name, run in runs.items()
+        for run_id, used in [(run.info.run_id, run.inputs.dataset_inputs)]
+    }
 
 
 @pytest.fixture
-def narrator() -> Listener:
-    return Listener()
+def narrator() -> SilentNarrator:
+    """Keeps the warnings."""
+    narrator = SilentNarrator()
+    narrator.warned = []
+    narrator.warn = narrator.warned.append
+    return narrator
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +94,6 @@ def empty_store(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_generator(tmp_path_factory) -> Path:
     """A finished generator of 8 px grey images, its weights drawn at random."""
-    from diffaug.runtime.seeding import torch_global_seed
-
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     folder.mkdir()
     network = NetworkConfig((8, 8), 1, 3, 1, 8, (1,), 1, 0.0)
@@ -70,14 +101,9 @@ def tiny_generator(tmp_path_factory) -> Path:
         weights = {
             name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in Denoiser(network).state_dict().items()
         }
-    write_generator(
-        folder,
-        network=network,
-        weights=weights,
-        normalization=Normalization((0.0,), (0.5,)),
-        counts=dict(zip(CLASSES, (9, 5, 2), strict=True)),
-        training={"images seen": 0},
-    )
+    counts = dict(zip(CLASSES, (9, 5, 2), strict=True))
+    record = GeneratorRecord(network, Normalization((0.0,), (0.5,)), counts, {"images seen": 0})
+    write_generator(folder, record, weights)
     storage.commit_directory(folder, {})
     return folder
 
@@ -103,17 +129,31 @@ def study(tmp_path, empty_store, _no_destination) -> Study:
 
 
 @pytest.fixture(scope="session")
-def record(tiny_generator) -> Callable[[Study], Journal]:
-    """Records one event of each kind at least, in a parent and a child run."""
+def saved_model(tmp_path_factory, tiny_generator) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    mlflow_generator.save_generator(tiny_generator, folder)
+    return folder
 
-    def record_events(study: Study) -> Journal:
-        storage.write_bytes(study.path / "grid.png", storage.png_bytes(np.full((8, 8, 3), 90, np.uint8)))
-        storage.write_text(study.path / "report.html", "<p>report</p>")
-        storage.write_parquet(study.path / "pool.parquet", pd.DataFrame({"file": ["0.png"], "label": ["cat"]}))
-        shutil.copytree(tiny_generator, study.generator)
-        journal = Journal(study.journal)
-        tags, params = {"diffaug.kind": "study"}, {"seed": 0}
-        journal.start_run("study", name="digits", params=params, tags=tags, description="**hi**")
+
+@pytest.fixture
+def _saved_once(monkeypatch, saved_model):
+    """Copies the MLflow model of the tiny generator, since to save it takes a second."""
+    monkeypatch.setattr(
+        mlflow_generator, "save_generator", lambda folder, target, _: shutil.copytree(saved_model, target)
+    )
+
+
+@pytest.fixture
+def journal(study, tiny_generator) -> Journal:
+    """The journal of `study` with one event of each kind at least, in a parent and a child run."""
+    storage.write_bytes(study.path / "grid.png", storage.png_bytes(np.full((8, 8, 3), 90, np.uint8)))
+    storage.write_text(study.path / "report.html", "<p>report</p>")
+    storage.write_parquet(study.path / "pool.parquet", pd.DataFrame({"file": ["0.png"], "label": ["cat"]}))
+    shutil.copytree(tiny_generator, study.generator)
+    journal = Journal(study.journal)
+    with journal.batch():
+        journal.start_run("study", name="digits", params={"seed": 0}, tags={"diffaug.kind": "study"})
+        journal.set_description("study", "**hi**")
         journal.start_run("fit", name="fit", parent="study")
         for step in range(3):
             journal.log_metrics("fit", {"loss": 1 / (step + 1), "recall/<cat>": 0.5}, step)
@@ -124,9 +164,7 @@ def record(tiny_generator) -> Callable[[Study], Journal]:
         journal.log_table("study", "per_class", [{"class": "cat", "recall": 0.5}])
         journal.log_confusion("study", [[2, 1, 0], [0, 3, 0], [1, 1, 1]], CLASSES)
         journal.log_dataset("study", study.path / "pool.parquet", "pool", "synthetic")
-        return journal
-
-    return record_events
+    return journal
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +183,11 @@ def flask_server(tmp_path_factory, empty_store) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "mlflow.db")
     store, root = f"sqlite:///{folder}/mlflow.db", "mlflow-artifacts:/"
-    environment = {
-        "_MLFLOW_SERVER_FILE_STORE": store,
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": root,
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
-        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
+        patch.setenv("_MLFLOW_SERVER_FILE_STORE", store)
+        patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", root)
+        patch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", str(folder / "artifacts"))
+        patch.setenv("_MLFLOW_SERVER_SERVE_ARTIFACTS", "true")
         handlers.initialize_backend_stores(store, None, root)
         # It makes its store the registry of this whole process, clients of other stores included.
         mlflow.set_registry_uri("")
@@ -167,16 +201,13 @@ def flask_server(tmp_path_factory, empty_store) -> Iterator[str]:
 class FaultyServer:
     """Stands before another server and passes requests on, until `fault` says otherwise.
 
-    Attributes:
-        fault: None; or "hang": says nothing; "half": stops in the middle of an answer; "error": 500; "busy": 503 and
-            asks to come back in an hour; "slow": answers after half a second; "lost": passes on and closes the
-            connection without an answer; "dead": closes at once.
-        passes: Requests that are passed on before the fault begins.
-        count: Requests so far.
+    "hang" says nothing; "half" stops in the middle of an answer; "error" is 500; "busy" is 503 and asks to come back in
+    an hour; "slow" answers after half a second; "lost" passes on and closes without an answer; "dead" closes at once.
+    The fault begins after `passes` of the requests that `count` counts; `unanswered` is the number that hang.
     """
 
     def __init__(self, upstream: str) -> None:
-        self.fault, self.passes, self.count = None, 0, 0
+        self.fault, self.passes, self.count, self.unanswered = None, 0, 0, 0
         self.released = threading.Event()
         self._upstream = upstream.removeprefix("http://")
         outer = self
@@ -189,13 +220,18 @@ class FaultyServer:
                 outer.count += 1
                 fault = outer.fault if outer.count > outer.passes else None
                 if fault == "hang":
-                    outer.released.wait(30)
+                    self.hang()
                 if fault in ("hang", "dead"):
                     self.close_connection = True
                 elif fault in ("error", "busy"):
                     self.reply(500 if fault == "error" else 503, b"{}", {"Retry-After": "3600"})
                 else:
                     self.pass_on(body, fault)
+
+            def hang(self):
+                outer.unanswered += 1
+                outer.released.wait(30)
+                outer.unanswered -= 1
 
             def pass_on(self, body, fault):
                 if fault == "slow":
@@ -205,7 +241,7 @@ class FaultyServer:
                     self.close_connection = True
                 elif fault == "half":
                     self.reply(status, answer + b" " * 99, {}, sent=len(answer) // 2)
-                    outer.released.wait(30)
+                    self.hang()
                     self.close_connection = True
                 else:
                     self.reply(status, answer, {"Content-Type": kind})
@@ -245,14 +281,15 @@ class FaultyServer:
 
 
 @pytest.fixture
-def faulty_server(flask_server) -> Iterator[FaultyServer]:
+def faulty_server(flask_server, study, monkeypatch) -> Iterator[FaultyServer]:
+    """The destination of `study`."""
     server = FaultyServer(flask_server)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     yield server
     server.close()
 
 
-@pytest.fixture
-def closed_port() -> str:
+def free_address() -> str:
     """An address where nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,19 +1,8 @@
 """The generator as an MLflow model: saved, loaded, asked and served."""
 
-from __future__ import annotations
-
-import base64
 import io
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from importlib.metadata import files, version
-from pathlib import Path
+from importlib.metadata import version
 
 import mlflow
 import numpy as np
@@ -24,20 +13,14 @@ from PIL import Image
 
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.diffusion.generator.generator import Generator
-from diffaug.integrations.mlflow_generator import save_generator
 from diffaug.tracking.sender import send_all
 
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, tiny_generator):
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save_generator(tiny_generator, folder)
-    return folder
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def model(saved):
-    return mlflow.pyfunc.load_model(str(saved))
+def model(saved_model):
+    return mlflow.pyfunc.load_model(str(saved_model))
 
 
 def ask(model, *rows, **params):
@@ -87,13 +70,12 @@ def test_sampling_parameters_have_effect_and_defaults(model):
 @pytest.mark.parametrize(
     ("row", "params", "message"),
     [
-        (("cow", 1), {}, r"knows no class 'cow'[\s\S]*cat, dog, rare/one"),
-        (("0", 1), {}, "knows no class '0'"),
+        (("cow", 1), {}, r"has no class 'cow'[\s\S]*cat, dog, rare/one"),
+        (("0", 1), {}, "has no class '0'"),
         (("cat", 0), {}, "n must be 1 to 1000 images of 'cat', not 0"),
-        (("cat", -1), {}, "n must be 1 to 1000"),
         (("cat", 1001), {}, "n must be 1 to 1000"),
-        (("cat", 1), {"num_inference_steps": 0}, "0 steps"),
-        (("cat", 1), {"guidance_scale": -1.0}, "guidance scale of -1.0"),
+        (("cat", 1), {"num_inference_steps": 0}, "num_inference_steps"),
+        (("cat", 1), {"guidance_scale": -1.0}, "guidance_scale"),
     ],
 )
 def test_what_makes_no_sense_is_a_clear_error(model, row, params, message):
@@ -102,19 +84,19 @@ def test_what_makes_no_sense_is_a_clear_error(model, row, params, message):
     assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def test_the_model_holds_no_pickle_and_needs_no_build_of_torch(saved):
-    contents = [path for path in saved.rglob("*") if path.is_file()]
+def test_the_model_holds_no_pickle_and_needs_no_build_of_torch(saved_model):
+    contents = [path for path in saved_model.rglob("*") if path.is_file()]
     assert not [path for path in contents if path.suffix in (".pkl", ".pickle", ".pt", ".pth", ".pyc")]
     assert all(path.read_bytes()[:2] not in (b"\x80\x02", b"\x80\x04", b"\x80\x05") for path in contents)
-    requirements = (saved / "requirements.txt").read_text().split()
+    requirements = (saved_model / "requirements.txt").read_text().split()
     assert f"diffaug=={version('diffaug')}" in requirements
     assert f"torch=={version('torch').partition('+')[0]}" in requirements
     assert "+" not in "".join(requirements)
 
 
-def test_a_changed_artifact_is_refused(saved, tmp_path):
+def test_a_changed_artifact_is_refused(saved_model, tmp_path):
     copy = tmp_path / "model"
-    shutil.copytree(saved, copy)
+    shutil.copytree(saved_model, copy)
     (weights,) = copy.rglob("model.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -123,8 +105,7 @@ def test_a_changed_artifact_is_refused(saved, tmp_path):
         mlflow.pyfunc.load_model(str(copy))
 
 
-def test_the_logged_model_is_loaded_by_name_and_alias(study, record, narrator, tiny_generator):
-    record(study)
+def test_the_logged_model_is_loaded_by_its_alias_which_a_second_one_takes(study, journal, narrator):
     send_all(study, TrackingSettings(), narrator)
     assert narrator.warned == []
     mlflow.set_tracking_uri(f"sqlite:///{study.path}/mlflow.db")
@@ -132,87 +113,16 @@ def test_the_logged_model_is_loaded_by_name_and_alias(study, record, narrator, t
     loaded = mlflow.pyfunc.load_model("models:/digits' model@champion")
     assert ask(loaded, ("cat", 1))["image"][0]
     made = client.get_model_version_by_alias("digits' model", "champion")
-    fit = client.search_runs([made_run(client, made).info.experiment_id], "tags.`mlflow.runName` = 'fit'")[0]
-    assert made.run_id == fit.info.run_id
+    fit = client.get_run(made.run_id)
+    assert fit.info.run_name == "fit"
     (output,) = fit.outputs.model_outputs
     study_run = client.get_run(fit.data.tags["mlflow.parentRunId"])
     assert [shown.model_id for shown in study_run.outputs.model_outputs] == [output.model_id]
     logged = client.get_logged_model(output.model_id)
     assert (logged.name, logged.status.name, logged.source_run_id) == ("generator", "READY", fit.info.run_id)
-    assert (
-        mlflow.pyfunc.load_model(f"models:/{output.model_id}").metadata.signature.params.to_dict()[0]["name"] == "seed"
-    )
-
-
-def made_run(client, made):
-    return client.get_run(made.run_id)
-
-
-def test_a_second_generator_becomes_a_version_that_takes_the_alias(study, record, narrator):
-    journal = record(study)
+    params = mlflow.pyfunc.load_model(f"models:/{output.model_id}").metadata.signature.params
+    assert params.to_dict()[0]["name"] == "seed"
     journal.log_model("study", study.generator, "generator", registered_name="digits' model", alias="champion")
     send_all(study, TrackingSettings(), narrator)
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{study.path}/mlflow.db")
     assert len(client.search_model_versions()) == 2
     assert client.get_model_version_by_alias("digits' model", "champion").version in (2, "2")
-
-
-@pytest.mark.slow
-def test_a_server_of_the_model_answers_two_classes_with_the_same_images_each_time(saved, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(saved), "-p", str(port)]
-    (uvicorn,) = [file for file in files("uvicorn") if file.name in ("uvicorn", "uvicorn.exe")]
-    path = os.pathsep.join([str(Path(uvicorn.locate()).parent), os.environ["PATH"]])  # MLflow looks for it there
-    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/unused.db"}
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "-h", "127.0.0.1", "--env-manager", "local"],
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=tmp_path,
-            start_new_session=True,
-        )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(f"{address}/ping", server, tmp_path / "log")
-        rows = {"columns": ["label", "n"], "data": [["cat", 2], ["dog", 1]]}
-        request = {"dataframe_split": rows, "params": {"seed": 5, "num_inference_steps": 3}}
-        status, first = post(f"{address}/invocations", request)
-        assert status == 200
-        assert [row["label"] for row in first["predictions"]] == ["cat", "cat", "dog"]
-        for row in first["predictions"]:
-            image = Image.open(io.BytesIO(base64.b64decode(row["image"])))
-            image.load()
-            assert (image.format, image.size) == ("PNG", (8, 8))
-        assert post(f"{address}/invocations", request) == (status, first)
-        rows["data"][0][0] = "cow"
-        status, refusal = post(f"{address}/invocations", request)
-        assert status == 400 and "knows no class 'cow'" in refusal["message"]
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, 15)
-            server.wait(20)
-
-
-def post(url, content):
-    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
-
-
-def wait_for(url, server, log):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.3)
-    pytest.fail(log.read_text())

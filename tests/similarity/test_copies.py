@@ -10,7 +10,6 @@ from PIL import Image
 from scipy import ndimage
 
 from diffaug.similarity.copies import CopyDetector, copy_threshold, descriptor_maps
-from diffaug.similarity.ratios import COPY_RATIO
 from diffaug.similarity.registration import (
     COARSE,
     FINE,
@@ -22,12 +21,12 @@ from diffaug.similarity.registration import (
     tangent_probes,
     thumbnails,
 )
+from diffaug.similarity.thresholds import COPY_RATIO
 
 Pixels = NDArray[np.uint8]
 
 
 def blobs(count: int, size: int = 20, channels: int = 1, seed: int = 0) -> Pixels:
-    """Smooth random images, all different."""
     noise = np.random.default_rng(seed).normal(size=(count, size, size, channels))
     smooth = ndimage.gaussian_filter(noise, (0, 2, 2, 0))
     low, high = (reduce(axis=(1, 2, 3), keepdims=True) for reduce in (smooth.min, smooth.max))
@@ -56,12 +55,15 @@ def jpeg(image: Pixels) -> Pixels:
 
 
 TRAIN = blobs(60)
-UNITS = np.arange(60)
+GROUPS = np.arange(60)
+TWINS = np.concatenate([TRAIN, TRAIN])
+IMAGES = thumbnails(TRAIN, "cpu")
+DESCRIBED = describe(IMAGES, COARSE)
 
 
 @pytest.fixture(scope="module")
 def detector() -> CopyDetector:
-    return CopyDetector(TRAIN, UNITS)
+    return CopyDetector(TRAIN, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -80,90 +82,66 @@ def detector() -> CopyDetector:
 )
 def test_a_copy_and_the_image_that_it_shows_are_found(detector, change) -> None:
     matches = detector.match(np.stack([change(image) for image in TRAIN]))
-    assert matches.nearest.tolist() == UNITS.tolist()
+    assert matches.nearest.tolist() == GROUPS.tolist()
     assert np.all(matches.ratios < COPY_RATIO)
 
 
 def test_new_images_are_no_copies(detector) -> None:
     matches = detector.match(blobs(200, seed=1))
-    threshold = copy_threshold(detector, TRAIN, UNITS, share=0.01, seed=0)
+    threshold = copy_threshold(detector, TRAIN, GROUPS, share=0.01, seed=0)
     assert np.mean(matches.ratios < threshold) <= 0.02
     assert matches.ratios.max() <= 1
     assert matches.distances.max() <= 2
 
 
 def test_an_exact_copy_has_no_distance_even_where_training_images_are_twins() -> None:
-    twins = np.concatenate([TRAIN, TRAIN])
-    matches = CopyDetector(twins, np.arange(120)).match(TRAIN)
+    matches = CopyDetector(TWINS, np.arange(120)).match(TRAIN)
     assert np.all(matches.ratios == 0)
     assert np.all(matches.distances < 1e-3)
 
 
-def test_colour_and_odd_shapes_are_compared_too() -> None:
-    images = blobs(30, size=21, channels=3)[:, :, :18]
-    matches = CopyDetector(images, np.arange(30)).match(images[:, :, ::-1])
-    assert matches.nearest.tolist() == list(range(30))
-    assert np.all(matches.ratios < COPY_RATIO)
+def test_color_odd_shapes_and_large_images_are_compared_too() -> None:
+    odd, large = blobs(12, size=21, channels=3)[:, :, :18], blobs(12, size=80)
+    shown_again = odd[:, :, ::-1], np.stack([cropped(one, 0.04, 0.08) for one in large])
+    for images, copies in zip((odd, large), shown_again, strict=True):
+        matches = CopyDetector(images, np.arange(12)).match(copies)
+        assert matches.nearest.tolist() == list(range(12))
+        assert np.all(matches.ratios < COPY_RATIO)
 
 
-def test_the_search_finds_the_nearest_variants_of_all(detector) -> None:
-    queries = blobs(9, seed=5)
-    excluded = torch.zeros(9, 60, dtype=torch.bool)
-    excluded[:, 7] = True
-    found, windows = detector._search(thumbnails(queries, "cpu"), excluded)
-    probes = tangent_probes(thumbnails(queries, "cpu"), detector._basis)
-    nearest, chosen = tangent_distances(torch.einsum("knc,vmc->kvnm", probes, detector._variants)).min(dim=0)
-    nearest[:, [7, 67]] = torch.inf
-    assert found.tolist() == nearest.argsort(dim=1)[:, : found.shape[1]].tolist()
-    assert torch.equal(windows, detector._windows[chosen.gather(1, found)])
-
-
-def test_large_images_are_compared_as_thumbnails() -> None:
-    images = blobs(12, size=80)
-    matches = CopyDetector(images, np.arange(12)).match(np.stack([cropped(one, 0.04, 0.08) for one in images]))
-    assert matches.nearest.tolist() == list(range(12))
-    assert np.all(matches.ratios < COPY_RATIO)
-
-
-def test_a_training_image_is_not_compared_with_its_own_group(detector) -> None:
-    pairs = np.concatenate([TRAIN, np.stack([jpeg(image) for image in TRAIN])])
-    groups = np.tile(UNITS, 2)
-    matches = CopyDetector(pairs, groups).match(pairs, groups)
+def test_a_group_is_no_neighbor_of_its_images_and_hides_no_copy() -> None:
+    pairs, groups = np.concatenate([TRAIN, np.stack([jpeg(image) for image in TRAIN])]), np.tile(GROUPS, 2)
+    together = CopyDetector(pairs, groups)
+    matches = together.match(pairs, groups)
     assert np.all(groups[matches.nearest] != groups)
     assert np.median(matches.ratios) > 0.7
-
-
-def test_a_near_duplicate_in_the_same_unit_does_not_hide_a_copy() -> None:
-    pairs = np.concatenate([TRAIN, np.stack([jpeg(image) for image in TRAIN])])
     copies = np.stack([cropped(image, 0.02, 0.06) for image in TRAIN])
-    apart = CopyDetector(pairs, np.arange(120)).match(copies).ratios
-    together = CopyDetector(pairs, np.tile(UNITS, 2)).match(copies).ratios
-    assert np.all(together < COPY_RATIO)
-    assert np.median(apart) > np.median(together)
+    ratios = together.match(copies).ratios
+    assert np.all(ratios < COPY_RATIO)
+    assert np.median(CopyDetector(pairs, np.arange(120)).match(copies).ratios) > np.median(ratios)
 
 
 def test_the_threshold_is_the_share_of_training_images_and_never_below_the_published_ratio(detector) -> None:
-    ratios = detector.match(TRAIN, UNITS).ratios
-    assert np.mean(ratios < copy_threshold(detector, TRAIN, UNITS, share=0.1, seed=0)) == pytest.approx(0.1)
-    twins = np.concatenate([TRAIN, TRAIN])
-    assert copy_threshold(CopyDetector(twins, np.arange(120)), twins, np.arange(120), share=0.5, seed=0) == COPY_RATIO
+    ratios = detector.match(TRAIN, GROUPS).ratios
+    assert np.mean(ratios < copy_threshold(detector, TRAIN, GROUPS, share=0.1, seed=0)) == pytest.approx(0.1)
+    assert copy_threshold(CopyDetector(TWINS, np.arange(120)), TWINS, np.arange(120), share=0.5, seed=0) == COPY_RATIO
 
 
 def test_the_threshold_of_many_images_is_taken_from_some(detector, monkeypatch) -> None:
-    whole = copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=0)
+    whole = copy_threshold(detector, TRAIN, GROUPS, share=0.2, seed=0)
     monkeypatch.setattr("diffaug.similarity.copies.CALIBRATED_ON", 30)
-    some = {copy_threshold(detector, TRAIN, UNITS, share=0.2, seed=seed) for seed in range(6)}
+    some = {copy_threshold(detector, TRAIN, GROUPS, share=0.2, seed=seed) for seed in range(6)}
     assert len(some) > 1
     assert all(abs(one - whole) < 0.15 for one in some)
 
 
 def test_one_training_image_is_known_by_an_exact_copy_alone() -> None:
-    detector = CopyDetector(TRAIN[:1], UNITS[:1])
+    detector = CopyDetector(TRAIN[:1], GROUPS[:1])
     assert detector.match(TRAIN[:1]).ratios.tolist() == [0]
-    assert detector.match(TRAIN[:1], UNITS[:1]).ratios.tolist() == [1]
+    assert detector.match(TRAIN[:1], GROUPS[:1]).ratios.tolist() == [1]
 
 
-def test_flat_and_no_images_have_no_match_to_speak_of(detector) -> None:
+def test_flat_images_and_no_images_have_no_match(detector) -> None:
     matches = detector.match(np.stack([np.zeros_like(TRAIN[0]), np.full_like(TRAIN[0], 200)]))
     assert np.all(matches.ratios > 0.9)
     nothing = detector.match(TRAIN[:0])
@@ -191,34 +169,29 @@ def test_the_search_is_the_same_on_any_number_of_threads() -> None:
 
 
 def test_a_window_is_what_pillow_cuts_out() -> None:
-    image = blobs(1, size=24)[0]
-    expected = Image.fromarray(image.squeeze()).resize(
-        (24, 24), Image.Resampling.BILINEAR, box=(0.02 * 24, 0.07 * 24, 0.92 * 24, 0.97 * 24)
-    )
-    tensors = [torch.from_numpy(np.array(one, np.float32))[None, None] for one in (image.squeeze(), expected)]
+    image, box = blobs(1, size=24)[0].squeeze(), (0.02 * 24, 0.07 * 24, 0.92 * 24, 0.97 * 24)
+    expected = Image.fromarray(image).resize((24, 24), Image.Resampling.BILINEAR, box=box)
+    tensors = [torch.from_numpy(np.array(one, np.float32))[None, None] for one in (image, expected)]
     window = torch.tensor([[0.07 + 0.45, 0.02 + 0.45, 0.9]])
     assert torch.allclose(describe(tensors[0], 24, window), describe(tensors[1], 24), atol=4e-3)
 
 
 def test_tangent_distances_are_what_no_small_movement_explains() -> None:
     queries, step = thumbnails(blobs(5, seed=3), "cpu"), 1e-3
-    described = describe(thumbnails(TRAIN, "cpu"), COARSE)
-    found = tangent_distances(tangent_probes(queries) @ searchable(described).T).sqrt()
+    found = tangent_distances(tangent_probes(queries) @ searchable(DESCRIBED).T).sqrt()
     for query, distances in zip(queries[:, None], found, strict=True):
         own = describe(query, COARSE)
         moved = torch.cat([describe(query, COARSE, torch.tensor([WHOLE]) + step * axis) for axis in torch.eye(3)])
-        residuals = (described - own).T
+        residuals = (DESCRIBED - own).T
         explained = ((moved - own) / step).T @ torch.linalg.lstsq(((moved - own) / step).T, residuals).solution
         assert torch.allclose(distances, (residuals - explained).norm(dim=0), rtol=0.05)
 
 
 def test_a_moved_image_is_near_by_tangent_distance_and_an_other_one_is_not() -> None:
-    images = thumbnails(TRAIN, "cpu")
-    moved = torch.cat([enlarged(image[None], torch.tensor([[0.515, 0.49, 0.97]])) for image in images])
-    references = searchable(describe(images, COARSE))
-    distances = tangent_distances(tangent_probes(moved) @ references.T).clamp_min(0).sqrt()
-    plain = torch.cdist(describe(moved, COARSE), describe(images, COARSE))
-    assert distances.argmin(dim=1).tolist() == UNITS.tolist()
+    moved = torch.cat([enlarged(image[None], torch.tensor([[0.515, 0.49, 0.97]])) for image in IMAGES])
+    distances = tangent_distances(tangent_probes(moved) @ searchable(DESCRIBED).T).clamp_min(0).sqrt()
+    plain = torch.cdist(describe(moved, COARSE), DESCRIBED)
+    assert distances.argmin(dim=1).tolist() == GROUPS.tolist()
     assert (distances.diagonal() / plain.diagonal()).median() < 0.4
     assert (distances / plain).median() > 0.8
 
@@ -226,8 +199,7 @@ def test_a_moved_image_is_near_by_tangent_distance_and_an_other_one_is_not() -> 
 def test_images_that_a_movement_does_not_change_have_tangent_distances() -> None:
     flat, striped = np.full((20, 20, 1), 90, np.uint8), np.tile(np.arange(20, dtype=np.uint8) * 12, (20, 1))
     queries = thumbnails(np.stack([flat, striped[:, :, None]]), "cpu")
-    references = searchable(describe(thumbnails(TRAIN, "cpu"), COARSE))
-    distances = tangent_distances(tangent_probes(queries) @ references.T)
+    distances = tangent_distances(tangent_probes(queries) @ searchable(DESCRIBED).T)
     assert ((distances > -1e-3) & (distances < 4)).all()
 
 
@@ -248,8 +220,3 @@ def test_descriptors_ignore_brightness_and_contrast_and_mirror_with_the_image() 
     np.testing.assert_allclose(np.square(maps).sum(axis=(1, 2, 3)), 1, atol=1e-2)
     np.testing.assert_allclose(descriptor_maps(TRAIN // 2 + 30), maps, atol=0.02)
     np.testing.assert_allclose(descriptor_maps(TRAIN[:, :, ::-1]), maps[..., ::-1], atol=1e-6)
-
-
-def test_the_whole_image_is_a_window() -> None:
-    image = torch.rand(2, 3, 16, 12)
-    assert torch.allclose(describe(image, FINE, torch.tensor([WHOLE])), describe(image, FINE))

@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from scipy.stats import binomtest
 
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import (
@@ -8,10 +12,14 @@ from diffaug.similarity.distances import (
     Described,
     Distances,
     compare_distances,
+    copies_among,
     distance_ratio,
     nearest_ratios,
+    neighbor_ratios,
     small_pictures,
 )
+from diffaug.similarity.intervals import Estimate, Share
+from diffaug.similarity.thresholds import COPY_RATIO
 
 
 def described(features: np.ndarray, groups: np.ndarray | None = None) -> Described:
@@ -43,7 +51,7 @@ def test_relative_distances_are_those_of_an_explicit_leave_one_out() -> None:
     assert found.held == pytest.approx(log_nearest(held, trained) - own)
 
 
-def test_too_few_units_say_nothing_however_many_images_they_have() -> None:
+def test_too_few_groups_say_nothing_however_many_images_they_have() -> None:
     samples, trained, held = draw(0, 7, 30, 40)
     parts = generated(samples), described(trained)
     few = np.arange(40) % (MIN_HELD_OUT - 1)
@@ -52,18 +60,15 @@ def test_too_few_units_say_nothing_however_many_images_they_have() -> None:
     assert compare_distances(parts[0], described(trained[:0]), described(held)) is None
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("scale", [0.7, 1.0, 1.4])
 @pytest.mark.parametrize("held", [5, 10, 40])
 def test_new_images_lie_no_nearer_even_from_a_timid_or_wild_generator(scale, held) -> None:
-    """However many are held out, and though shrunk samples are nearer to everything."""
-    passes = 0
     for seed in range(20):
         samples, trained, left_out = draw(seed, 100, 100, held)
         found = compare_distances(generated(scale * samples), described(trained), described(left_out))
         ratio = distance_ratio([found], seed=seed)
-        passes += ratio.high < 0.8
-        assert 0.7 < ratio.value < 1.4
-    assert passes == 0
+        assert ratio.high >= 0.8 and 0.7 < ratio.value < 1.4
 
 
 @pytest.mark.parametrize(("closeness", "expected"), [(0.0, 0.0), (0.3, 0.5)])
@@ -78,7 +83,6 @@ def test_repeated_images_lie_nearer(closeness, expected) -> None:
 
 
 def test_a_frame_of_the_same_patient_held_out_too_raises_no_alarm() -> None:
-    """Units of two: without them held-out images would seem to expect very near neighbours among the held-out."""
     samples, trained, held = draw(1, 100, 100, 10)
     twins = np.concatenate([held, held + 0.01])
     groups = np.tile(np.arange(10), 2)
@@ -92,47 +96,91 @@ def test_classes_count_by_their_held_out_images() -> None:
     many = Distances(np.full(10, np.log(0.5)), np.zeros(30))
     few = Distances(np.full(1000, 0.0), np.zeros(5))
     assert distance_ratio([many, few], seed=0).value == pytest.approx(0.5)
-    assert distance_ratio([few], seed=0) == (1, 1, 1)
+    assert distance_ratio([few], seed=0) == Estimate(1, 1, 1)
     assert distance_ratio([Distances(np.empty(0), np.zeros(9))], seed=0) is None
     assert distance_ratio([], seed=0) is None
 
 
 def test_the_interval_covers_the_truth_and_the_seed_decides_it() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
+    rng, covered = np.random.default_rng(0), 0
     for seed in range(40):
         parts = [Distances(rng.normal(-0.5, 1, 60), rng.normal(0, 0.5, 20)) for _ in range(2)]
-        value, low, high = distance_ratio(parts, seed=seed)
-        assert low <= value <= high
-        covered += low <= np.exp(-0.5) <= high
+        ratio = distance_ratio(parts, seed=seed)
+        assert ratio.low <= ratio.value <= ratio.high
+        covered += ratio.low <= np.exp(-0.5) <= ratio.high
     assert 34 <= covered <= 40
     assert distance_ratio(parts, seed=1) == distance_ratio(parts, seed=1) != distance_ratio(parts, seed=2)
 
 
 def test_medians_are_numpys_where_all_weights_are_equal() -> None:
-    rng = np.random.default_rng(0)
     for count in (1, 2, 5, 8):
-        samples, held = rng.normal(size=(2, count))
+        samples, held = np.random.default_rng(count).normal(size=(2, count))
         expected = np.exp(np.median(samples) - np.median(held))
         assert distance_ratio([Distances(samples, held)], seed=0).value == pytest.approx(expected)
 
 
 def test_nearest_ratios_are_nearest_over_second_nearest() -> None:
-    samples, trained = draw(0, 9, 20)
+    samples, trained = draw(0, 150, 80)
     two = np.sort(cdist(samples, trained), axis=1)[:, :2]
     assert nearest_ratios(generated(samples), described(trained)) == pytest.approx(two[:, 0] / two[:, 1])
     assert nearest_ratios(generated(samples[:0]), described(trained)).shape == (0,)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 30, 3), (32, 32, 1)])
-def test_small_pictures_are_block_averages(shape) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
-    small = small_pictures(pixels)
-    side = min(16, shape[0])
-    assert small.shape == (3, side * min(16, shape[1]) * shape[2])
-    if shape[0] == 32:
-        blocks = pixels.reshape(3, 16, 2, 16, 2).mean(axis=(2, 4)) / 255
-        assert small == pytest.approx(blocks.reshape(3, -1))
-    if shape[0] == 8:
-        assert small == pytest.approx(pixels.reshape(3, -1) / 255)
-    assert small_pictures(pixels[:0]).shape[0] == 0
+def test_small_pictures_are_block_averages() -> None:
+    shapes = (3, 8, 8, 1), (3, 32, 32, 1), (3, 28, 30, 3)
+    small, large, odd = (np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8) for shape in shapes)
+    assert small_pictures(small) == pytest.approx(small.reshape(3, -1) / 255)
+    blocks = large.reshape(3, 16, 2, 16, 2).mean(axis=(2, 4)) / 255
+    assert small_pictures(large) == pytest.approx(blocks.reshape(3, -1))
+    assert small_pictures(odd).shape == (3, 16 * 16 * 3)
+    assert small_pictures(odd[:0]).shape[0] == 0
+
+
+@given(st.integers(1, 300).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_the_interval_is_scipys(counts: tuple[int, int]) -> None:
+    expected = binomtest(*counts).proportion_ci(0.95, method="wilson")
+    assert Share(*counts).interval == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert Share(0, 0).interval == (0.0, 1.0)
+
+
+def test_a_distance_far_below_the_size_of_the_features_is_exact() -> None:
+    references = 100 + torch.eye(8)
+    ratio = neighbor_ratios(references[:1] + 1e-3, torch.tensor([GENERATED]), references, torch.arange(8))
+    assert ratio == pytest.approx(1e-3 * 8**0.5 / 2**0.5, rel=0.05)
+
+
+def test_a_near_duplicate_in_the_same_group_does_not_hide_a_copy() -> None:
+    references = torch.tensor([[0.0], [0.01], [10.0], [20.0]])
+    query, nobody = torch.tensor([[0.005]]), torch.tensor([GENERATED])
+    assert neighbor_ratios(query, nobody, references, torch.tensor([0, 1, 2, 3])) > COPY_RATIO
+    assert neighbor_ratios(query, nobody, references, torch.tensor([0, 0, 2, 3])) < COPY_RATIO
+
+
+def test_a_real_image_is_not_compared_with_its_own_group() -> None:
+    references, groups = torch.tensor([[0.0], [1.0], [3.0], [7.0]]), torch.tensor([0, 0, 1, 2])
+    ratios = neighbor_ratios(references, groups, references, groups)
+    assert ratios.tolist() == pytest.approx([3 / 7, 2 / 6, 2 / 4, 4 / 6])
+
+
+def test_one_group_alone_says_nothing_nor_does_a_broken_sample() -> None:
+    references, nobody = torch.tensor([[0.0], [1.0]]), torch.tensor([GENERATED, GENERATED])
+    assert neighbor_ratios(references, nobody, references, torch.tensor([4, 4])).tolist() == [1, 1]
+    broken = neighbor_ratios(references * torch.nan, nobody, references, torch.tensor([0, 1]))
+    assert copies_among(broken) == Share(0, 2)
+
+
+def test_distances_are_compared_in_full_float32_and_the_setting_is_left_alone(monkeypatch) -> None:
+    seen, product, references = [], torch.Tensor.__matmul__, torch.eye(3)
+
+    def noting(left, right):
+        seen.append(torch.get_float32_matmul_precision())
+        return product(left, right)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", noting)
+    torch.set_float32_matmul_precision("high")
+    try:
+        neighbor_ratios(references, torch.full((3,), GENERATED), references, torch.arange(3))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest"]

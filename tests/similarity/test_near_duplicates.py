@@ -16,12 +16,10 @@ SIZE = 40
 
 
 def scene(seed: int) -> Pixels:
-    """A soft picture that resembles no other one."""
     random = np.random.default_rng(seed)
     noise = Image.fromarray(random.integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
     soft = np.asarray(noise.filter(ImageFilter.GaussianBlur(4)), np.float64)[:, :, None]
-    image: Pixels = np.clip((soft - soft.mean()) * random.uniform(4, 6, 3) + 128, 0, 255).astype(np.uint8)
-    return image
+    return np.clip((soft - soft.mean()) * random.uniform(4, 6, 3) + 128, 0, 255).astype(np.uint8)
 
 
 def compressed(image: Pixels) -> Pixels:
@@ -67,14 +65,10 @@ def test_parts_that_are_merely_alike_stay_apart() -> None:
     assert len(set(near_duplicates(images).tolist())) == 30
 
 
-def test_images_without_contrast_stay_apart() -> None:
-    images = np.stack([np.full((12, 12, 1), level, np.uint8) for level in range(0, 250, 25)])
-    assert len(set(near_duplicates(images).tolist())) == 10
-
-
-def test_no_image_and_one_image() -> None:
-    assert near_duplicates(np.empty((0, 8, 8, 1), np.uint8)).tolist() == []
-    assert near_duplicates(np.zeros((1, 8, 8, 1), np.uint8)).tolist() == [0]
+@pytest.mark.parametrize("count", [0, 1, 10])
+def test_images_without_contrast_stay_apart(count: int) -> None:
+    images = np.full((count, 12, 12, 1), 25, np.uint8) * np.arange(count, dtype=np.uint8)[:, None, None, None]
+    assert near_duplicates(images).tolist() == list(range(count))
 
 
 def write(root: Path, name: str, image: Pixels) -> None:
@@ -82,18 +76,24 @@ def write(root: Path, name: str, image: Pixels) -> None:
     Image.fromarray(image).save(root / name)
 
 
-def split_of(catalog: Catalog) -> dict[str, str]:
-    return dict(zip(catalog.table["path"], catalog.table["split"], strict=True))
+def write_scenes(root: Path, count: int, *, folder: str = "", repeats: int = 1) -> Path:
+    for number in range(count):
+        write(root, f"{folder}{'ab'[number % 2]}/{number:02}.png", scene(number // repeats))
+    return root
 
 
+def build(root: Path, seed: int = 0, **settings: object) -> tuple[Catalog, dict[str, str]]:
+    catalog = build_catalog(root, DataSettings(**settings), seed=seed)
+    return catalog, dict(zip(catalog.table["path"], catalog.table["split"], strict=True))
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("seed", range(4))
 def test_no_split_parts_a_picture(tmp_path: Path, seed: int) -> None:
-    for number in range(24):
-        write(tmp_path, f"{'ab'[number % 2]}/{number:02}.png", scene(number))
-        if number < 12:
-            write(tmp_path, f"{'ab'[number % 2]}/{number:02} again.png", compressed(scene(number)))
-    catalog = build_catalog(tmp_path, DataSettings(), seed=seed)
-    splits = split_of(catalog)
+    write_scenes(tmp_path, 24)
+    for number in range(12):
+        write(tmp_path, f"{'ab'[number % 2]}/{number:02} again.png", compressed(scene(number)))
+    catalog, splits = build(tmp_path, seed)
     assert all(splits[path] == splits[path.replace(" again", "")] for path in splits)
     assert set(splits.values()) == {"train", "test"}
     names, groups = catalog.images("train").ids, catalog.groups("train")
@@ -102,42 +102,36 @@ def test_no_split_parts_a_picture(tmp_path: Path, seed: int) -> None:
         assert set(alike) <= {group}
     [sentence] = [problem for problem in catalog.problems if "nearly the same picture" in problem]
     assert ": 12 (" in sentence
-    loose = build_catalog(tmp_path, DataSettings(near_duplicates=False), seed=seed)
+    loose, _ = build(tmp_path, seed, near_duplicates=False)
     assert (loose.table["picture"] == "").all() and loose.problems == []
 
 
 def test_what_shows_a_given_test_image_is_not_trained_on(tmp_path: Path) -> None:
-    for number in range(12):
-        write(tmp_path, f"train/{'ab'[number % 2]}/{number:02}.png", scene(number))
+    write_scenes(tmp_path, 12, folder="train/")
     write(tmp_path, "test/a/x.png", compressed(scene(4)))
     write(tmp_path, "test/b/x.png", scene(50))
-    catalog = build_catalog(tmp_path, DataSettings(), seed=0)
-    assert split_of(catalog)["train/a/04.png"] == ""
+    catalog, splits = build(tmp_path)
+    assert splits["train/a/04.png"] == ""
     assert catalog.counts()["train"].sum() == 11
     assert any("leakage" in problem and "04.png" in problem for problem in catalog.problems)
 
 
-def test_one_picture_with_two_labels_is_told(tmp_path: Path) -> None:
-    for number in range(16):
-        write(tmp_path, f"{'ab'[number % 2]}/{number:02}.png", scene(number))
-    write(tmp_path, "b/other.png", compressed(scene(0)))
-    problems = build_catalog(tmp_path, DataSettings(), seed=0).problems
-    assert any("two labels" in problem and "a/00.png = b/other.png" in problem for problem in problems)
+@pytest.mark.parametrize(
+    ("name", "change", "reported", "not_reported"),
+    [
+        ("b/other.png", compressed, "two labels: 1 (a/00.png = b/other.png)", "repeat the pixels"),
+        ("a/equal.png", lambda image: image, "repeat the pixels", "nearly the same picture"),
+    ],
+)
+def test_one_picture_twice_is_reported_once(tmp_path: Path, name, change, reported, not_reported) -> None:
+    write(write_scenes(tmp_path, 16), name, change(scene(0)))
+    problems = build(tmp_path)[0].problems
+    assert any(reported in problem for problem in problems)
+    assert not any(not_reported in problem for problem in problems)
 
 
-def test_files_that_are_equal_are_not_told_twice(tmp_path: Path) -> None:
-    for number in range(16):
-        write(tmp_path, f"{'ab'[number % 2]}/{number:02}.png", scene(number))
-    write(tmp_path, "a/equal.png", scene(0))
-    problems = build_catalog(tmp_path, DataSettings(), seed=0).problems
-    assert any("repeat the pixels" in problem for problem in problems)
-    assert not any("nearly the same picture" in problem for problem in problems)
-
-
-def test_what_is_not_looked_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(16):
-        write(tmp_path, f"{'ab'[number % 2]}/{number:02}.png", scene(number // 2))
+def test_what_is_not_searched_for_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffaug.data.problems.MOST_COMPARED", 15)
-    catalog = build_catalog(tmp_path, DataSettings(), seed=0)
+    catalog, _ = build(write_scenes(tmp_path, 16, repeats=2))
     assert (catalog.table["picture"] == "").all()
-    assert any("are not looked for" in problem for problem in catalog.problems)
+    assert any("are not searched for" in problem for problem in catalog.problems)

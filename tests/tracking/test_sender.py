@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import multiprocessing
 import threading
 import time
@@ -10,35 +8,34 @@ import pytest
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DiffaugError, MissingExtraError, UsageError
 from diffaug.files import storage
+from diffaug.runtime import abandoned_threads as abandoned
 from diffaug.runtime.console import SilentNarrator
 from diffaug.study import Study
-from diffaug.tracking import channel as tracking
+from diffaug.tracking import delivery as tracking
 from diffaug.tracking import sender
-from diffaug.tracking.channel import logged_links, without_secrets
+from diffaug.tracking.delivery import logged_links, without_secrets
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender, send_all
+
+SETTINGS = TrackingSettings()
+ALL = [1, 2, 3, 4, 5]
 
 
 class Listener(SilentNarrator):
     def __init__(self):
         self.said, self.warned, self.progressed = [], [], []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def warn(self, text):
-        self.warned.append(text)
+        self.say, self.warn = self.said.append, self.warned.append
 
     def progress(self, stage, done, total, detail=""):
         self.progressed.append((stage, done, total))
 
 
 class ListTracker:
-    """Keeps what it is sent in a list that outlives it; fails when it is sent the event `fails_at`."""
+    """Keeps what it is sent in a list; fails when it is sent the event `fails_at`."""
 
-    def __init__(self, received, fails_at=None, skips=(), is_local=True):
-        self.received, self.fails_at, self.skips, self.is_local = received, fails_at, skips, is_local
-        self.known = True
+    def __init__(self, received=None, fails_at=None, skips=(), is_local=True):
+        self.received = [] if received is None else received
+        self.fails_at, self.skips, self.is_local, self.known = fails_at, skips, is_local, True
 
     def recognizes(self, state):
         return self.known
@@ -60,38 +57,56 @@ class ListTracker:
         return {"run_id": f"r{state['cursor']}"}
 
 
-class HangingTracker(ListTracker):
-    """Stops answering at its first event until it is released."""
+class Acting(ListTracker):
+    """Runs an action before it takes each group of events."""
 
-    def __init__(self, received):
-        super().__init__(received, is_local=False)
-        self.reached, self.released = threading.Event(), threading.Event()
+    def __init__(self, act, **options):
+        super().__init__(**options)
+        self.act = act
 
     def replay(self, events, state):
-        self.reached.set()
-        assert self.released.wait(30)
+        self.act()
         super().replay(events, state)
 
 
-class Point:
-    def __init__(self, name, load):
-        self.name, self._load = name, load
+class HangingTracker(ListTracker):
+    """Stops answering before its first event, or after each, until it is released."""
 
-    def load(self):
-        return self._load()
+    def __init__(self, after_each=False):
+        super().__init__(is_local=False)
+        self.reached, self.released, self.after_each = threading.Event(), threading.Event(), after_each
+
+    def hang(self):
+        self.reached.set()
+        assert self.released.wait(30)
+
+    def replay(self, events, state):
+        if not self.after_each:
+            self.hang()
+        for event in events:
+            super().replay([event], state)
+            if self.after_each:
+                self.hang()
+
+
+class Point:
+    def __init__(self, load, name="mlflow"):
+        self.name, self.load = name, load
+
+
+def tracker_point(tracker, name="mlflow"):
+    return Point(lambda: lambda study, settings, patient: tracker, name)
+
+
+def raised(error):
+    raise error
 
 
 @pytest.fixture
 def study(tmp_path):
-    return Study(tmp_path / "study")
-
-
-def install(monkeypatch, *points):
-    monkeypatch.setattr(tracking, "entry_points", lambda group: list(points))
-
-
-def tracker_point(tracker, name="mlflow"):
-    return Point(name, lambda: lambda study, settings, patient: tracker)
+    study = Study(tmp_path / "study")
+    five_events(study)
+    return study
 
 
 def five_events(study):
@@ -99,351 +114,33 @@ def five_events(study):
     journal.start_run("study", name="digits")
     for step in range(4):
         journal.log_metrics("study", {"loss": 0.5}, step)
-    return journal
 
 
-def sync(study, settings, narrator):
-    return Sender(study, settings, narrator).flush()
+@pytest.fixture
+def journal(study):
+    return Journal(study.journal)
 
 
-@pytest.mark.parametrize("fails_at", range(1, 6))
-def test_after_a_failure_at_any_event_exactly_the_rest_is_sent(study, monkeypatch, fails_at):
-    five_events(study)
-    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
-    received, narrator = [], Listener()
-    install(monkeypatch, tracker_point(ListTracker(received, fails_at)))
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert received == list(range(1, fails_at))
-    (warning,) = narrator.warned
-    assert warning.startswith(f"{6 - fails_at} events not sent to mlflow: http://host: connection refused. Nothing is")
-    assert warning.endswith(f"diffaug sync {study.path}") and "traceback" not in warning
-    install(monkeypatch, tracker_point(ListTracker(received)))
-    assert sync(study, TrackingSettings(), narrator) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5]
-    assert len(narrator.warned) == 1
+@pytest.fixture
+def narrator():
+    return Listener()
 
 
-def test_state_is_saved_every_few_events_so_that_a_kill_repeats_little(study, monkeypatch):
-    five_events(study)
-    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
+@pytest.fixture
+def install(monkeypatch):
+    """Makes some trackers, or entry points, the installed ones, and returns the first."""
 
-    class Killed(BaseException):
-        pass
+    def installed(*trackers):
+        points = [one if isinstance(one, Point) else tracker_point(one) for one in trackers]
+        monkeypatch.setattr(tracking, "entry_points", lambda group: points)
+        return trackers[0]
 
-    class Dying(ListTracker):
-        def replay(self, events, state):
-            events = list(events)
-            if events[0].number == 3:
-                raise Killed
-            super().replay(events, state)
+    return installed
 
-    install(monkeypatch, tracker_point(Dying([])))
-    with pytest.raises(Killed):
-        send_all(study, TrackingSettings(), Listener())
-    assert storage.read_json(study.path / "tracking" / "mlflow.json")["cursor"] == 2
 
-
-def test_a_tracker_that_forgot_is_sent_everything_again(study, monkeypatch):
-    five_events(study)
-    received = []
-    tracker = ListTracker(received)
-    install(monkeypatch, tracker_point(tracker))
-    sync(study, TrackingSettings(), Listener())
-    tracker.known = False
-    sync(study, TrackingSettings(), Listener())
-    assert received == [1, 2, 3, 4, 5] * 2
-
-
-def test_a_journal_begun_anew_is_sent_from_its_first_event(study, monkeypatch):
-    five_events(study)
-    received = []
-    install(monkeypatch, tracker_point(ListTracker(received)))
-    sync(study, TrackingSettings(), Listener())
-    study.journal.unlink()
-    five_events(study)
-    assert sync(study, TrackingSettings(), Listener()) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5] * 2
-    study.journal.unlink()
-    Journal(study.journal).start_run("study", name="digits")
-    assert sync(study, TrackingSettings(), Listener()) == ["1 events"]
-
-
-def test_one_tracker_failing_does_not_keep_another_from_its_events(study, monkeypatch):
-    five_events(study)
-    received, narrator = [], Listener()
-    install(monkeypatch, tracker_point(ListTracker([], 1)), tracker_point(ListTracker(received), "other"))
-    assert sync(study, TrackingSettings(), narrator) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5] and len(narrator.warned) == 1
-
-
-def test_what_a_tracker_left_out_is_told_once(study, monkeypatch):
-    five_events(study)
-    narrator = Listener()
-    install(monkeypatch, tracker_point(ListTracker([], skips=(2, 3))))
-    sync(study, TrackingSettings(), narrator)
-    sync(study, TrackingSettings(), narrator)
-    assert narrator.warned == ["mlflow: left out what could not be logged (2), such as: event 2"]
-
-
-def test_a_tracker_switched_off_is_not_even_loaded(study, monkeypatch):
-    five_events(study)
-    install(monkeypatch, Point("mlflow", lambda: pytest.fail("loaded")))
-    assert sync(study, TrackingSettings(mlflow=False), Listener()) == []
-
-
-def test_a_missing_extra_is_one_sentence_with_the_command(study, monkeypatch):
-    five_events(study)
-
-    def missing():
-        raise MissingExtraError.of("mlflow", "mlflow")
-
-    narrator = Listener()
-    install(monkeypatch, Point("mlflow", missing))
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert narrator.warned == []
-    (sentence,) = narrator.said
-    assert "mlflow is not installed" in sentence and "pip install 'diffaug[mlflow]'" in sentence
-
-
-@pytest.mark.parametrize("damage", ["journal", "state"])
-def test_damaged_files_are_a_warning_and_no_failure(study, monkeypatch, damage):
-    five_events(study)
-    install(monkeypatch, tracker_point(ListTracker([])))
-    file = study.journal if damage == "journal" else study.path / "tracking" / "mlflow.json"
-    storage.write_text(file, "{]\n{]\n")
-    narrator = Listener()
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert len(narrator.warned) == 1
-
-
-def test_a_study_without_a_journal_has_nothing_to_send(study, monkeypatch):
-    install(monkeypatch, Point("mlflow", lambda: pytest.fail("loaded")))
-    assert sync(study, TrackingSettings(), Listener()) == []
-
-
-def test_events_are_sent_while_the_stage_works(study, monkeypatch):
-    journal = five_events(study)
-    monkeypatch.setattr(sender, "POLL_SECONDS", 0.01)
-    tracker = ListTracker([], is_local=False)
-    install(monkeypatch, tracker_point(tracker))
-    stage = Sender(study, TrackingSettings(), Listener())
-    stage.start()
-    assert eventually(lambda: tracker.received == [1, 2, 3, 4, 5])
-    journal.log_metrics("study", {"gain": 0.1})
-    assert eventually(lambda: tracker.received[-1] == 6)
-    assert stage.flush() == ["6 events"]
-    assert tracker.received == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_stage_ends_its_thread_and_the_next_one_begins_another(study, monkeypatch):
-    five_events(study)
-    install(monkeypatch, tracker_point(ListTracker([])))
-    stage = Sender(study, TrackingSettings(), Listener())
-    for _ in range(2):
-        stage.start()
-        stage.start()
-        assert len(our_threads()) == 1
-        stage.flush()
-        assert eventually(lambda: not our_threads())
-
-
-def test_a_tracker_that_hangs_costs_a_stage_a_second_and_gets_everything_later(study, monkeypatch):
-    journal = five_events(study)
-    received, narrator = [], Listener()
-    tracker = HangingTracker(received)
-    install(monkeypatch, tracker_point(tracker))
-    stage = Sender(study, TrackingSettings(), narrator)
-    stage.start()
-    assert tracker.reached.wait(10)
-    for _ in range(2):
-        journal.log_metrics("study", {"time": time.monotonic()})
-        began = time.monotonic()
-        assert stage.flush() == []
-        assert time.monotonic() - began < 2
-    assert "5 events not sent to mlflow: the server is slow" not in narrator.warned[0]
-    assert narrator.warned[0].startswith("6 events not sent to mlflow: the server is slow. Nothing is lost")
-    tracker.released.set()
-    assert eventually(lambda: not our_threads())
-    assert send_all(study, TrackingSettings(), narrator) == ["7 events"]
-    assert received == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_what_was_given_up_stops_before_its_next_event(study, monkeypatch):
-    five_events(study)
-    first, released = threading.Event(), threading.Event()
-
-    class SlowAtEachEvent(ListTracker):
-        def replay(self, events, state):
-            for event in events:
-                super().replay([event], state)
-                first.set()
-                assert released.wait(30)
-
-    received = []
-    install(monkeypatch, tracker_point(SlowAtEachEvent(received, is_local=False)))
-    stage = Sender(study, TrackingSettings(), Listener())
-    stage.start()
-    assert first.wait(10)
-    stage.flush()
-    released.set()
-    assert eventually(lambda: not our_threads())
-    assert received == [1]
-    assert send_all(study, TrackingSettings(), Listener()) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5]
-
-
-def test_the_pauses_between_attempts_grow_and_a_flush_ends_them(study, monkeypatch):
-    five_events(study)
-    monkeypatch.setattr(sender, "POLL_SECONDS", 0.02)
-    attempts = []
-
-    class Refusing(ListTracker):
-        def replay(self, events, state):
-            attempts.append(time.monotonic())
-            raise ConnectionError("refused")
-
-    install(monkeypatch, tracker_point(Refusing([], is_local=False)))
-    narrator = Listener()
-    stage = Sender(study, TrackingSettings(), narrator)
-    stage.start()
-    assert eventually(lambda: len(attempts) == 5)
-    pauses = [later - earlier for earlier, later in pairwise(attempts)]
-    assert all(pause >= 0.02 * 2 ** (number + 1) for number, pause in enumerate(pauses))
-    began = time.monotonic()
-    assert stage.flush() == []
-    assert time.monotonic() - began < 0.5
-    assert "refused" in narrator.warned[0]
-
-
-def test_a_local_tracker_is_waited_for(study, monkeypatch):
-    five_events(study)
-
-    class Slow(ListTracker):
-        def replay(self, events, state):
-            time.sleep(1.3)
-            super().replay(events, state)
-
-    received = []
-    install(monkeypatch, tracker_point(Slow(received)))
-    assert sync(study, TrackingSettings(), Listener()) == ["5 events"]
-    assert received == [1, 2, 3, 4, 5]
-
-
-def test_a_tracker_that_wants_to_end_the_process_ends_nothing(study, monkeypatch):
-    five_events(study)
-
-    class Exiting(ListTracker):
-        def replay(self, events, state):
-            raise SystemExit("I quit")
-
-    install(monkeypatch, tracker_point(Exiting([])))
-    narrator = Listener()
-    assert sync(study, TrackingSettings(), narrator) == []
-    assert "I quit" in narrator.warned[0]
-
-
-def test_many_senders_at_once_double_nothing(study, monkeypatch):
-    five_events(study)
-    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 1)
-
-    class Slow(ListTracker):
-        def replay(self, events, state):
-            time.sleep(0.01)
-            super().replay(events, state)
-
-    received = []
-    install(monkeypatch, tracker_point(Slow(received)))
-    senders = [Sender(study, TrackingSettings(), Listener()) for _ in range(5)]
-    for stage in senders:
-        stage.start()
-    assert [stage.flush() for stage in senders] == [["5 events"]] * 5
-    assert received == [1, 2, 3, 4, 5]
-
-
-def _append_numbers(study_path, file, barrier):
-    class FileTracker(ListTracker):
-        def replay(self, events, state):
-            for event in events:
-                storage.append_line(file, str(event.number))
-                state["cursor"] = event.number
-
-    tracking.entry_points = lambda group: [tracker_point(FileTracker([]))]
-    tracking.EVENTS_PER_SAVE = 1
-    barrier.wait()
-    send_all(Study(study_path), TrackingSettings(), SilentNarrator())
-
-
-def test_two_processes_on_one_study_double_nothing(study, tmp_path):
-    journal = five_events(study)
-    for step in range(30):
-        journal.log_metrics("study", {"more": 1.0}, step)
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(2)
-    file = tmp_path / "received.txt"
-    processes = [context.Process(target=_append_numbers, args=(study.path, file, barrier)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
-        assert process.exitcode == 0
-    assert file.read_text().split() == [str(number) for number in range(1, 36)]
-
-
-def test_patient_sending_reports_progress_and_raises_with_the_reason(study, monkeypatch):
-    five_events(study)
-    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
-    narrator = Listener()
-    install(monkeypatch, tracker_point(ListTracker([], fails_at=5)))
-    with pytest.raises(DiffaugError, match=r"1 events not sent to mlflow: http://host: connection refused") as raised:
-        send_all(study, TrackingSettings(), narrator)
-    assert raised.value.exit_code == 1
-    assert narrator.progressed == [("sending to mlflow", 2, 5), ("sending to mlflow", 4, 5)]
-
-
-def test_patient_sending_without_the_library_says_how_to_get_it(study, monkeypatch):
-    five_events(study)
-
-    def missing():
-        raise MissingExtraError.of("mlflow", "mlflow")
-
-    install(monkeypatch, Point("mlflow", missing))
-    with pytest.raises(MissingExtraError, match=r"pip install 'diffaug\[mlflow\]'"):
-        send_all(study, TrackingSettings(), Listener())
-
-
-def test_trackers_are_asked_for_patience_only_by_hand(study, monkeypatch):
-    five_events(study)
-    asked = []
-
-    def make(study, settings, patient):
-        asked.append(patient)
-        return ListTracker([])
-
-    install(monkeypatch, Point("mlflow", lambda: make))
-    sync(study, TrackingSettings(), Listener())
-    send_all(study, TrackingSettings(), Listener())
-    assert asked == [False, True]
-
-
-def test_a_library_in_use_is_asked_in_the_callers_thread_where_its_active_run_is(study, monkeypatch):
-    five_events(study)
-    threads = []
-
-    def make(study, settings, patient):
-        threads.append(threading.current_thread())
-        return ListTracker([])
-
-    install(monkeypatch, Point("json", lambda: make), Point("no_such_library", lambda: make))
-    assert len(sync(study, TrackingSettings(), Listener())) == 2
-    assert (threading.main_thread() in threads, len(set(threads))) == (True, 2)
-
-
-def test_links_are_kept_with_the_study(study, monkeypatch):
-    assert logged_links(study) == {}
-    five_events(study)
-    install(monkeypatch, tracker_point(ListTracker([])))
-    sync(study, TrackingSettings(), Listener())
-    assert logged_links(study) == {"mlflow": {"run_id": "r5"}}
+@pytest.fixture
+def stage(study, narrator):
+    return Sender(study, SETTINGS, narrator)
 
 
 def eventually(condition) -> bool:
@@ -457,8 +154,251 @@ def our_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("diffaug-")]
 
 
+@pytest.mark.parametrize("fails_at", range(1, 6))
+def test_after_a_failure_the_rest_is_sent_and_another_gets_all(study, stage, narrator, install, monkeypatch, fails_at):
+    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
+    other = ListTracker()
+    received = install(ListTracker(fails_at=fails_at), tracker_point(other, "other")).received
+    assert stage.flush() == ["5 events"]  # of the other
+    assert (received, other.received) == (list(range(1, fails_at)), ALL)
+    (warning,) = narrator.warned
+    assert warning.startswith(f"{6 - fails_at} events not sent to mlflow: http://host: connection refused. Nothing is")
+    assert warning.endswith(f"diffaug sync {study.path}") and "traceback" not in warning
+    install(ListTracker(received))
+    assert stage.flush() == ["5 events"]
+    assert received == ALL
+    assert len(narrator.warned) == 1
+
+
+def test_state_is_saved_every_few_events_so_that_a_kill_repeats_little(study, install, monkeypatch):
+    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
+    saved, cursors = study.path / "tracking" / "mlflow.json", []
+    install(Acting(lambda: cursors.append(storage.read_json(saved)["cursor"] if saved.exists() else None)))
+    send_all(study, SETTINGS, Listener())
+    assert cursors == [None, 2, 4]
+
+
+def test_a_tracker_that_forgot_or_a_journal_begun_anew_is_sent_from_the_first_event(study, stage, install):
+    tracker = install(ListTracker())
+    assert logged_links(study) == {}
+    stage.flush()
+    assert logged_links(study) == {"mlflow": {"run_id": "r5"}}
+    tracker.known = False
+    stage.flush()
+    assert tracker.received == ALL * 2
+    tracker.known = True
+    study.journal.unlink()
+    five_events(study)
+    assert stage.flush() == ["5 events"]
+    assert tracker.received == ALL * 3
+    study.journal.unlink()
+    Journal(study.journal).start_run("study", name="digits")
+    assert stage.flush() == ["1 events"]
+
+
+def test_what_a_tracker_left_out_is_told_once(stage, narrator, install):
+    install(ListTracker(skips=(2, 3)))
+    stage.flush()
+    stage.flush()
+    assert narrator.warned == ["mlflow: events that could not be logged were skipped (2), such as: event 2"]
+
+
+def test_a_tracker_with_nothing_to_send_or_switched_off_is_not_even_loaded(study, narrator, install):
+    install(Point(lambda: pytest.fail("loaded")))
+    assert Sender(study, TrackingSettings(mlflow=False), narrator).flush() == []
+    study.journal.unlink()
+    assert Sender(study, SETTINGS, narrator).flush() == []
+
+
+def test_a_missing_extra_is_one_sentence_with_the_command(study, stage, narrator, install):
+    install(Point(lambda: raised(MissingExtraError.of("mlflow", "mlflow"))))
+    assert stage.flush() == []
+    assert narrator.warned == []
+    (sentence,) = narrator.said
+    assert "mlflow is not installed" in sentence and "pip install 'diffaug[mlflow]'" in sentence
+    with pytest.raises(MissingExtraError, match=r"pip install 'diffaug\[mlflow\]'"):
+        send_all(study, SETTINGS, narrator)
+
+
+@pytest.mark.parametrize("damaged", ["journal.jsonl", "tracking/mlflow.json"])
+def test_damaged_files_are_a_warning_and_no_failure(study, stage, narrator, install, damaged):
+    install(ListTracker())
+    storage.write_text(study.path / damaged, "{]\n{]\n")
+    assert stage.flush() == []
+    assert len(narrator.warned) == 1
+
+
+def test_events_are_sent_while_the_stage_works(journal, stage, install, monkeypatch):
+    monkeypatch.setattr(sender, "POLL_SECONDS", 0.01)
+    tracker = install(ListTracker(is_local=False))
+    for _ in range(2):
+        stage.start()
+    assert len(our_threads()) == 1
+    assert eventually(lambda: tracker.received == ALL)
+    journal.log_metrics("study", {"gain": 0.1})
+    assert eventually(lambda: tracker.received[-1] == 6)
+    assert stage.flush() == ["6 events"]
+    assert tracker.received == [*ALL, 6]
+    assert eventually(lambda: not our_threads())
+    stage.start()
+    assert len(our_threads()) == 1
+    stage.flush()
+    assert eventually(lambda: not our_threads())
+
+
+def test_a_stage_ends_while_a_tracker_hangs_which_gets_everything_later(study, journal, stage, narrator, install):
+    tracker = install(HangingTracker())
+    stage.start()
+    assert tracker.reached.wait(10)
+    for step in range(2):
+        journal.log_metrics("study", {"loss": 0.5}, 4 + step)
+        assert stage.flush() == []  # though the tracker still hangs
+        assert abandoned.any_running()
+    assert narrator.warned[0].startswith("6 events not sent to mlflow: the server is slow. Nothing is lost")
+    tracker.released.set()
+    assert eventually(lambda: not abandoned.any_running())
+    assert send_all(study, SETTINGS, narrator) == ["7 events"]
+    assert tracker.received == [*ALL, 6, 7]
+
+
+def test_a_stage_waits_for_a_server_no_longer_than_its_patience(stage, install, monkeypatch):
+    tracker, limits, wait_for = install(HangingTracker()), [], threading.Condition.wait_for
+    stage.start()
+    assert tracker.reached.wait(10)
+
+    def recorded(condition, predicate, timeout=None):
+        limits.append(timeout)
+        return wait_for(condition, predicate, timeout)
+
+    monkeypatch.setattr(threading.Condition, "wait_for", recorded)
+    assert stage.flush() == []
+    tracker.released.set()
+    loading, sending = limits[:2]
+    assert loading is None and 0 < sending <= sender.PATIENCE_SECONDS == 1  # it was loaded already
+
+
+def test_what_was_given_up_stops_before_its_next_event(study, stage, install):
+    tracker = install(HangingTracker(after_each=True))
+    received = tracker.received
+    stage.start()
+    assert tracker.reached.wait(10)
+    stage.flush()
+    tracker.released.set()
+    assert eventually(lambda: not our_threads())
+    assert received == [1]
+    assert send_all(study, SETTINGS, Listener()) == ["5 events"]
+    assert received == ALL
+
+
+@pytest.fixture
+def attempts(install):
+    """The times of attempts to send to a tracker that refuses."""
+    attempts = []
+
+    def refuse():
+        attempts.append(time.monotonic())
+        raise ConnectionError("refused")
+
+    install(Acting(refuse, is_local=False))
+    return attempts
+
+
+def test_the_pauses_between_attempts_grow(stage, attempts, monkeypatch):
+    monkeypatch.setattr(sender, "POLL_SECONDS", 0.02)
+    stage.start()
+    assert eventually(lambda: len(attempts) == 5)
+    pauses = [later - earlier for earlier, later in pairwise(attempts)]
+    assert all(pause >= 0.02 * 2 ** (number + 1) for number, pause in enumerate(pauses))
+    stage.flush()
+
+
+def test_a_flush_ends_a_pause_of_an_hour(stage, attempts, narrator, monkeypatch):
+    for name in ("POLL_SECONDS", "LONGEST_PAUSE_SECONDS"):
+        monkeypatch.setattr(sender, name, 3600)
+    stage.start()
+    assert eventually(lambda: attempts)
+    assert stage.flush() == []
+    assert len(attempts) == 2
+    assert "refused" in narrator.warned[0]
+
+
+def test_a_local_tracker_is_waited_for(stage, install, monkeypatch):
+    monkeypatch.setattr(sender, "PATIENCE_SECONDS", 0.05)
+    tracker = install(Acting(lambda: time.sleep(0.2)))
+    assert stage.flush() == ["5 events"]
+    assert tracker.received == ALL
+
+
+def test_a_tracker_that_wants_to_end_the_process_ends_nothing(stage, narrator, install):
+    install(Acting(lambda: raised(SystemExit("I quit"))))
+    assert stage.flush() == []
+    assert "I quit" in narrator.warned[0]
+
+
+def test_many_senders_at_once_double_nothing(study, install, monkeypatch):
+    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 1)
+    tracker = install(Acting(lambda: time.sleep(0.01)))
+    senders = [Sender(study, SETTINGS, Listener()) for _ in range(5)]
+    for stage in senders:
+        stage.start()
+    assert [stage.flush() for stage in senders] == [["5 events"]] * 5
+    assert tracker.received == ALL
+
+
+def _append_numbers(study_path, file, barrier):
+    class FileTracker(ListTracker):
+        def replay(self, events, state):
+            for event in events:
+                storage.append_lines(file, [str(event.number)])
+                state["cursor"] = event.number
+
+    tracking.entry_points = lambda group: [tracker_point(FileTracker())]
+    tracking.EVENTS_PER_SAVE = 1
+    barrier.wait()
+    send_all(Study(study_path), SETTINGS, SilentNarrator())
+
+
+@pytest.mark.e2e
+def test_two_processes_on_one_study_double_nothing(study, journal, tmp_path):
+    for step in range(30):
+        journal.log_metrics("study", {"more": 1.0}, step)
+    context = multiprocessing.get_context("fork")
+    barrier, file = context.Barrier(2), tmp_path / "received.txt"
+    processes = [context.Process(target=_append_numbers, args=(study.path, file, barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    assert file.read_text().split() == [str(number) for number in range(1, 36)]
+
+
+def test_patient_sending_reports_progress_and_raises_with_the_reason(study, narrator, install, monkeypatch):
+    monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
+    install(ListTracker(fails_at=5))
+    with pytest.raises(DiffaugError, match=r"1 events not sent to mlflow: http://host: connection refused") as caught:
+        send_all(study, SETTINGS, narrator)
+    assert caught.value.exit_code == 1
+    assert narrator.progressed == [("sending to mlflow", 2, 5), ("sending to mlflow", 4, 5)]
+
+
+def test_a_tracker_is_made_patient_by_hand_and_in_the_callers_thread_if_its_library_is_in_use(study, stage, install):
+    patience, threads = [], []
+
+    def make(study, settings, patient):
+        patience.append(patient)
+        threads.append(threading.current_thread())  # which an active run belongs to
+        return ListTracker()
+
+    install(Point(lambda: make, "json"), Point(lambda: make, "no_such_library"))
+    assert len(stage.flush()) == 2
+    assert (threading.main_thread() in threads, len(set(threads))) == (True, 2)
+    send_all(study, SETTINGS, Listener())
+    assert patience == [False, False, True, True]
+
+
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "public"),
     [
         ("http://user:p@ss@host: refused", "http://host: refused"),
         ("(at postgresql://u:a/b@h/db) no", "(at postgresql://h/db) no"),
@@ -470,12 +410,12 @@ def our_threads() -> list[threading.Thread]:
         ("me@example.org is unknown: why?", "me@example.org is unknown: why?"),
     ],
 )
-def test_addresses_are_told_without_their_secrets(text, told):
-    assert without_secrets(text) == told
+def test_addresses_are_reported_without_their_secrets(text, public):
+    assert without_secrets(text) == public
 
 
 class SecretiveTracker(ListTracker):
-    """Has an address with secrets, and tells them in every way."""
+    """Has an address with secrets, and reports them in every way."""
 
     address = f"http://{'user' * 30}:{'s3cret' * 9}@host?token=s3cret"
 
@@ -488,18 +428,10 @@ class SecretiveTracker(ListTracker):
         return {"tracking_uri": self.address, "url": None}
 
 
-def test_no_secret_is_told_or_kept(study, monkeypatch):
-    five_events(study)
-    install(monkeypatch, tracker_point(SecretiveTracker([])))
-    narrator = Listener()
-    Sender(study, TrackingSettings(), narrator).flush()
+def test_no_secret_is_reported_or_kept(study, stage, narrator, install):
+    install(SecretiveTracker())
+    stage.flush()
     record = (study.path / "tracking" / "mlflow.json").read_text()
-    for told in (record, *narrator.warned):
-        assert "host" in told and "s3cret" not in told and "user" not in told
+    for text in (record, *narrator.warned):
+        assert "host" in text and "s3cret" not in text and "user" not in text
     assert logged_links(study)["mlflow"] == {"tracking_uri": "http://host", "url": None}
-
-
-def test_a_record_of_an_older_version_is_shown_without_its_secrets(study):
-    links = {"tracking_uri": "postgresql://u:a/b@h", "url": None}
-    storage.write_json(study.path / "tracking" / "mlflow.json", {"cursor": 1, "links": links})
-    assert logged_links(study)["mlflow"] == {"tracking_uri": "postgresql://h", "url": None}

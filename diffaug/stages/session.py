@@ -1,0 +1,119 @@
+"""One user at work on one study: which settings hold, who else may use the study, what was read already."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from diffaug.data.catalog import Catalog
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.errors import NotFittedError, UsageError
+from diffaug.runtime.console import Narrator, SilentNarrator
+from diffaug.runtime.distributed import current
+from diffaug.stages.arguments import Strategy, synthesis_flags
+from diffaug.stages.catalog import prepare_catalog
+from diffaug.stages.job import Job
+from diffaug.study import Study
+
+
+@dataclass
+class Session:
+    """A study in use.
+
+    Attributes:
+        open_job: `stages.job.open_job`, with the arguments that stay the same.
+        record: Whether to save the settings and log in the study.
+        trackers: Where the last stage was logged, in sentences.
+    """
+
+    narrator: Narrator
+    flags: Mapping[str, Any]
+    open_job: Callable[..., Job]
+    record: bool = True
+    trackers: list[str] = field(default_factory=list)
+    _job: Job | None = None
+    _catalog: Catalog | None = None
+    _generator: Generator | None = None
+
+    @property
+    def job(self) -> Job:
+        """The job in progress."""
+        if self._job is None:
+            raise NotFittedError(
+                "this augmenter has no data yet", fix="call fit(data) first, or DiffusionAugmenter.open(study)"
+            )
+        return self._job
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of the last call, or the one in the study; the data folder is not looked at."""
+        if self._catalog is None:
+            try:
+                self._catalog = Catalog.load(self.job.study.catalog)
+            except UsageError as error:
+                raise NotFittedError("the images were not read yet", where=error.where, fix="call fit(data)") from error
+        return self._catalog
+
+    @property
+    def generator(self) -> Generator:
+        """The trained generator, loaded once."""
+        try:
+            return self._generator or self.load_generator()
+        except UsageError as error:
+            raise NotFittedError("there is no trained generator yet", where=error.where, fix=error.fix) from error
+
+    def open(self, study: Study) -> None:
+        """Takes up a study."""
+        self._catalog = self._generator = None
+        with current().main_first():
+            self._job = self._open_job(study, self.narrator)
+
+    def prepare_catalog(self) -> Catalog:
+        """The catalog, made or brought up to date; see `stages.catalog.prepare_catalog`."""
+        with current().main_first():
+            self._catalog = prepare_catalog(self.job)
+        return self._catalog
+
+    def load_generator(self) -> Generator:
+        """The generator as it is in the study now."""
+        self._generator = Generator.load(self.job.study.generator, device=self.job.device)
+        return self._generator
+
+    @contextmanager
+    def configured(self, flags: Mapping[str, Any]) -> Iterator[None]:
+        """Uses other settings in the block; afterwards those of before hold, and what each stage was begun with."""
+        if not flags:
+            yield
+            return
+        study = self.job.study
+        self._job = self.open_job(study, self.narrator, flags={**self.flags, **flags}, record=False)
+        try:
+            yield
+        finally:
+            self._job = replace(self._open_job(study, SilentNarrator()), narrator=self.narrator)
+
+    @contextmanager
+    def working(self, *, logs: bool = False) -> Iterator[None]:
+        """Keeps other processes out of the study while a stage works, which may log something for trackers."""
+        with closing(self.narrator), self.job.study.locked():
+            self.job.journal.refresh()
+            with self.job.sending() if logs else nullcontext(self.trackers) as self.trackers:
+                yield
+
+    @contextmanager
+    def sharing(self, strategy: Strategy, settings: Mapping[str, Any], *, is_shard: bool = False) -> Iterator[Catalog]:
+        """Shares the study with processes that fill the same pool and keeps all others out; yields the catalog.
+
+        A shard logs nothing and continues where the file system has no locks.
+        """
+        study, sending = self.job.study, nullcontext(self.trackers) if is_shard else self.job.sending()
+        with closing(self.narrator), study.shared(optional=is_shard), sending as self.trackers:
+            with study.in_turn(optional=is_shard):
+                catalog = self.prepare_catalog()
+            with self.configured(synthesis_flags(strategy, settings, catalog.counts_by_name("train"))):
+                yield catalog
+
+    def _open_job(self, study: Study, narrator: Narrator) -> Job:
+        optional = not self.record
+        with study.shared(optional=optional), study.in_turn(optional=optional):
+            return self.open_job(study, narrator, flags=self.flags, record=self.record and current().is_main)

@@ -1,0 +1,191 @@
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from diffaug.errors import DamagedError, UsageError
+from diffaug.files import storage
+from diffaug.files.stage_records import (
+    BEGUN,
+    StageRecord,
+    StageState,
+    begin_extendable_stage,
+    begin_stage,
+    finish_stage,
+    is_finished,
+    is_stage_of,
+    require_extension,
+    stage_record,
+    stage_settings,
+)
+
+SETTINGS = {"seed": 0, "steps": 12, "strategy": {"cat": 5}, "size": [28, 28], "cap": None}
+INPUTS = {"catalog": "abc"}
+
+
+@pytest.fixture
+def stage(tmp_path) -> Path:
+    return tmp_path / "study" / "pool"
+
+
+def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> StageState:
+    return begin_stage(stage, settings, inputs, **options)
+
+
+def left_by_a_run(stage: Path, *, finished: bool) -> None:
+    assert begun(stage) == "new"
+    storage.write_text(stage / "work", "x")
+    if finished:
+        finish_stage(stage, {"classes": ["cat"]})
+
+
+def files(stage: Path) -> list[str]:
+    return sorted(path.name for path in stage.iterdir())
+
+
+def test_a_stage_is_begun_resumed_and_kept_with_its_metadata(stage):
+    left_by_a_run(stage, finished=False)
+    assert begun(stage) == "resumed"
+    assert files(stage) == [BEGUN, "work"]
+    finish_stage(stage, {"classes": ["cat"]})
+    assert begun(stage) == "finished"
+    assert files(stage) == [BEGUN, storage.DONE, "work"]
+    metadata = {"settings": SETTINGS, "inputs": INPUTS, "classes": ["cat"]}
+    assert storage.committed_metadata(stage, verify=True) == metadata
+    assert begun(stage, dict(reversed(SETTINGS.items()))) == "finished"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [
+        ({**SETTINGS, "steps": 20}, "steps 12 -> 20"),
+        ({**SETTINGS, "new": 1}, "new None -> 1"),
+        ({key: value for key, value in SETTINGS.items() if key != "seed"}, "seed 0 -> None"),
+        ({**SETTINGS, "strategy": {"cat": 6}, "seed": 1}, "seed 0 -> 1; strategy {'cat': 5} -> {'cat': 6}"),
+    ],
+)
+def test_other_settings_are_the_users_decision(stage, finished, changed, difference):
+    left_by_a_run(stage, finished=finished)
+    before = files(stage)
+    with pytest.raises(UsageError) as caught:
+        begun(stage, changed)
+    assert difference in caught.value.what
+    assert caught.value.where == str(stage)
+    assert "--overwrite" in caught.value.fix
+    assert files(stage) == before
+    assert begun(stage) == ("finished" if finished else "resumed")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("settings", [SETTINGS, {"seed": 9}])
+@pytest.mark.parametrize("inputs", [{"catalog": "xyz"}, {}, {"catalog": "abc", "generator": "def"}])
+def test_changed_inputs_clear_the_stage_whatever_the_settings(stage, finished, settings, inputs):
+    left_by_a_run(stage, finished=finished)
+    assert begun(stage, settings, inputs) == "new"
+    assert files(stage) == [BEGUN]
+    finish_stage(stage)
+    assert begun(stage, settings, inputs) == "finished"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_overwrite_replaces_what_was_made_with_other_settings_and_nothing_else(stage, finished):
+    left_by_a_run(stage, finished=finished)
+    assert begun(stage, overwrite=True) == ("finished" if finished else "resumed")
+    assert "work" in files(stage)
+    assert begun(stage, {"seed": 9}, overwrite=True) == "new"
+    assert files(stage) == [BEGUN]
+    assert begun(stage, {"seed": 9}) == "resumed"
+
+
+@pytest.mark.parametrize(("damage", "finished"), [("work", True), (storage.DONE, True), (BEGUN, False)])
+def test_a_damaged_stage_is_refused_and_can_be_overwritten(stage, damage, finished):
+    left_by_a_run(stage, finished=finished)
+    (stage / damage).write_bytes(b"")
+    with pytest.raises(DamagedError):
+        begun(stage)
+    assert begun(stage, overwrite=True) == "new"
+    assert files(stage) == [BEGUN]
+
+
+def test_opening_a_stage_looks_at_no_file_but_its_record(stage, monkeypatch):
+    assert stage_record(stage) is None
+    left_by_a_run(stage, finished=True)
+    (stage / "work").unlink()
+    monkeypatch.setattr(storage, "sha256_file", lambda path: pytest.fail(f"{path} was hashed"))
+    assert stage_record(stage) == StageRecord(SETTINGS, INPUTS)
+    assert is_stage_of(stage, SETTINGS, INPUTS) and not is_stage_of(stage, {"seed": 9}, INPUTS)
+    assert stage_settings(stage) == SETTINGS
+    (stage / storage.DONE).write_bytes(b"{}")
+    assert (stage_record(stage), stage_settings(stage)) == (None, {})
+
+
+def test_a_damaged_stage_is_unfinished_where_it_may_be_overwritten(stage):
+    assert not is_finished(stage)
+    left_by_a_run(stage, finished=False)
+    assert not is_finished(stage)
+    finish_stage(stage)
+    assert is_finished(stage) and is_finished(stage, overwrite=True)
+    (stage / "work").write_text("y")  # of the same size, and opening hashes nothing
+    assert is_finished(stage) and not is_finished(stage, overwrite=True)
+    assert begun(stage) == "finished"
+    (stage / "work").unlink()
+    assert not is_finished(stage, overwrite=True)
+    with pytest.raises(DamagedError):
+        is_finished(stage)
+    assert begun(stage, overwrite=True) == "new"
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_a_folder_that_was_never_begun_is_cleared(stage, is_committed):
+    storage.write_text(stage / "work", "x")
+    if is_committed:
+        storage.commit_directory(stage, {})
+    assert begun(stage) == "new"
+    assert files(stage) == [BEGUN]
+
+
+def extended(stage: Path, settings, inputs=INPUTS, *, overwrite=False) -> list[str]:
+    begin_extendable_stage(stage, settings, inputs, extendable=("steps",), keep=("parts",), overwrite=overwrite)
+    return files(stage)
+
+
+@pytest.fixture
+def with_parts(stage) -> Path:
+    extended(stage, SETTINGS)
+    storage.write_text(stage / "parts" / "1", "x")
+    storage.write_text(stage / "result", "x")
+    finish_stage(stage)
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs", "overwrite"),
+    [
+        ({**SETTINGS, "steps": 50}, INPUTS, False),
+        ({**SETTINGS, "seed": 1}, INPUTS, True),
+        (SETTINGS, {"catalog": "other"}, False),
+    ],
+)
+def test_an_extended_stage_keeps_its_parts_and_nothing_else(with_parts, settings, inputs, overwrite):
+    assert extended(with_parts, settings, inputs, overwrite=overwrite) == [BEGUN, "parts"]
+    assert storage.committed_metadata(with_parts) is None
+    assert extended(with_parts, settings, inputs) == [BEGUN, "parts"]
+    finish_stage(with_parts)
+    assert begun(with_parts, settings, inputs) == "finished"
+
+
+def test_other_settings_of_an_extendable_stage_are_refused_before_and_when_it_is_begun(with_parts):
+    other = {**SETTINGS, "seed": 1, "steps": 50}
+    for refuse in (extended, partial(require_extension, inputs=INPUTS, extendable=["steps"])):
+        with pytest.raises(UsageError, match="made with other settings: seed 0 -> 1\n"):
+            refuse(with_parts, other)
+    require_extension(with_parts, other, {"catalog": "other"}, ["steps"])
+    assert storage.committed_metadata(with_parts, verify=True) is not None
+
+
+def test_parts_of_a_damaged_stage_are_kept_by_nobody(with_parts):
+    (with_parts / "parts" / "1").write_text("y")
+    with pytest.raises(DamagedError, match="parts/1"):
+        extended(with_parts, {**SETTINGS, "steps": 50})
+    assert extended(with_parts, {**SETTINGS, "steps": 50}, overwrite=True) == [BEGUN]
