@@ -1,73 +1,64 @@
-"""The command line: one module a command, imported only when called; no logic of its own."""
+"""The command line: commands are imported only when one is called, and have no logic of their own."""
 
-from __future__ import annotations
-
-import difflib
 import errno
 import importlib
 import json
 import os
 import sys
-import threading
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import click
 
 from diffaug._version import __version__
-from diffaug.errors import DataError, DiffaugError, Interrupted, QualityGateError
-from diffaug.runtime.distributed import launched_together
+from diffaug.cli.groups import Group, Output
+from diffaug.errors import DataError, DiffaugError, Interrupted, UsageError
+from diffaug.runtime import abandoned_threads as abandoned
+from diffaug.runtime.distributed import ALONE, joined, launched_together
 
 COMMANDS = {
-    "demo": "The whole job on bundled digits, in minutes.",
-    "run": "The whole job on your images: fit, generate, evaluate, report.",
-    "inspect": "What is in a folder of images: counts, bad files, duplicates, leaks.",
-    "plan": "What fit would do and how long it would take; trains nothing.",
-    "fit": "Train a generator on your images.",
-    "generate": "Fill up the rare classes with synthetic images.",
-    "verify": "Look whether every file of the pool is as it was written.",
-    "evaluate": "Measure whether they make a classifier better.",
-    "report": "Write the report of an evaluation again.",
-    "sync": "Send to MLflow what it has not had, such as after an outage.",
-    "export": "Write the images for other libraries: ImageFolder, Hugging Face, webdataset.",
-    "recipes": "List, show or copy ready configurations.",
-    "doctor": "Versions, devices, what is missing and how to get it.",
+    "demo": ("job", "Run the whole job on bundled digits."),
+    "run": ("job", "Run the whole job on DATA: fit, generate, evaluate, report."),
+    "inspect": ("job", "Show what is in DATA: counts, unreadable files, duplicates, leaks."),
+    "plan": ("job", "Show what fit would do with DATA and how long it would take."),
+    "fit": ("job", "Train a generator on DATA."),
+    "generate": ("job", "Fill up the rare classes of STUDY with synthetic images."),
+    "verify": ("results", "Verify the checksums of the pool of STUDY."),
+    "evaluate": ("job", "Measure whether the synthetic images of STUDY improve a classifier."),
+    "report": ("results", "Write the report of STUDY again."),
+    "sync": ("results", "Upload pending events of STUDY to MLflow."),
+    "export": ("results", "Write the images of STUDY for other libraries."),
+    "recipes": ("recipes", "List, show or copy ready configurations."),
+    "doctor": ("doctor", "Show versions and devices, and how to install what is missing."),
 }
+"""The module of each command and what it does, in the order of a job."""
 
-IN_RESULTS = {"verify", "report", "sync", "export"}
-AT_THE_TOP = {"recipes", "doctor"}
+TOGETHER = {"demo", "run", "plan", "fit", "generate", "evaluate"}
+"""What processes started by torchrun do together; the main one does everything else alone."""
 
 DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 
-class LazyGroup(click.Group):
-    """Imports a command's module when it is called, so that `--help` stays quick."""
+class LazyGroup(Group):
+    """Imports the module of a command when it is called, so that `--help` is quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of a job."""
+        """The names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or None when there is none of this name."""
+        """The command, or None if there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        room = "results." if cmd_name in IN_RESULTS else "" if cmd_name in AT_THE_TOP else "job."
-        command: click.Command = importlib.import_module(f"diffaug.cli.{room}{cmd_name}").command
+        module = importlib.import_module(f"diffaug.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the command, and suggests the nearest when there is none of this name."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"No such command '{args[0]}'." + (f" Did you mean '{near[0]}'?" if near else ""))
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 @click.group(
@@ -80,6 +71,8 @@ class LazyGroup(click.Group):
 def cli(context: click.Context) -> None:
     """Generative augmentation for small, imbalanced image sets, with an honest verdict.
 
+    DATA is a folder of labeled images. STUDY is the folder of one job, runs/NAME unless --study gives another one.
+
     Begin with: diffaug demo, or diffaug run ./data
     """
     if context.invoked_subcommand is None:
@@ -87,13 +80,10 @@ def cli(context: click.Context) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits with the documented code.
-
-    0 done, 1 failed, 2 wrong usage, 3 bad data, 4 a missing extra, 5 a quality gate, 130 interrupted. Any other
-    exception is a bug and keeps its traceback.
+    """Runs the command line and exits with the code of docs/reference/exit-codes.md; a bug keeps its traceback.
 
     Args:
-        arguments: None: those of the process, which ends with the command.
+        arguments: The arguments. Default: those of the process, which ends with the command.
     """
     if arguments is not None:
         _answer(arguments)
@@ -107,8 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave(code: int) -> None:
-    """Ends the process here where a tracker was given up: its thread may be in C++ code, where a normal end aborts."""
-    if any(thread.name.startswith("diffaug-") for thread in threading.enumerate()):
+    """Ends the process here if a thread was abandoned in foreign code, where an ordinary end would abort."""
+    if abandoned.any_running():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):
                 stream.flush()
@@ -116,58 +106,49 @@ def _leave(code: int) -> None:
 
 
 def _answer(arguments: list[str]) -> None:
-    _share_the_processor()
-    as_json = "--json" in arguments and (not launched_together() or os.environ["RANK"] == "0")
+    # The threads of torch wait asleep instead of spinning beside other processes; must be set before torch is imported.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    output = Output()
     try:
-        _run(arguments)
-    except QualityGateError as error:
-        details = {"fix": error.fix, "where": error.where, "results": error.results}
-        _fail(str(error), error.exit_code, as_json, **details)
+        with joined() if launched_together() else nullcontext(ALONE) as group:
+            if group.is_main:
+                cli.main(arguments, prog_name="diffaug", standalone_mode=False, obj=output)
+            elif arguments and arguments[0] in TOGETHER:
+                _take_part(arguments)
     except DiffaugError as error:
-        _fail(str(error), error.exit_code, as_json, fix=error.fix, where=error.where)
+        results = {} if error.results is None else {"results": error.results}
+        _fail(str(error), error.exit_code, output, fix=error.fix, where=error.where, **results)
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code, as_json, fix=_usage_hint(error))
+        context = getattr(error, "ctx", None)
+        fix = f"see: {context.command_path} --help" if context else None
+        _fail(error.format_message(), error.exit_code, output, fix=fix)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         fix = "check permissions and free space, or choose another --study or output folder"
         where = f"\n  where: {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror}{where}", DataError.exit_code, as_json, fix=fix)
+        _fail(f"{error.strerror}{where}", DataError.exit_code, output, fix=fix)
     except (KeyboardInterrupt, click.Abort):
         from diffaug.cli.options import typed_command
 
-        message = "interrupted; what was finished is kept"
-        _fail(message, Interrupted.exit_code, as_json, fix=f"go on with: {typed_command()}")
+        fix = f"resume with: {typed_command()}"
+        _fail("interrupted; finished work was kept", Interrupted.exit_code, output, fix=fix)
 
 
-def _run(arguments: list[str]) -> None:
-    def command() -> None:
-        cli.main(arguments, prog_name="diffaug", standalone_mode=False)
-
-    if launched_together():
-        from diffaug.stages.launch import run_together
-
-        run_together(command)
-    else:
-        command()
-
-
-def _share_the_processor() -> None:
-    """Lets torch's threads wait asleep; must come before torch is imported.
-
-    By default they wait by spinning, and one other busy process then slows a training down manyfold.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+def _take_part(arguments: list[str]) -> None:
+    """Runs the command beside the main process, which alone reports results and what all processes refuse."""
+    try:
+        with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+            cli.main(arguments, prog_name="diffaug", standalone_mode=False, obj=Output())
+    except (UsageError, Interrupted, click.ClickException) as error:
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        raise SystemExit(Interrupted.exit_code) from None
 
 
-def _usage_hint(error: click.ClickException) -> str | None:
-    context = getattr(error, "ctx", None)
-    return f"see: {context.command_path} --help" if context is not None else None
-
-
-def _fail(message: str, exit_code: int, as_json: bool, **details: Any) -> None:
-    if as_json:
+def _fail(message: str, exit_code: int, output: Output, **details: Any) -> None:
+    if output.as_json:
         content = {"schema_version": 1, "status": "error", "exit_code": exit_code, "message": message, **details}
         click.echo(json.dumps(content, default=str))
     lines = [f"error: {message}"]

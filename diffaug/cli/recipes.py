@@ -1,53 +1,52 @@
-"""`diffaug recipes`: ready configurations."""
+"""The commands on ready configurations."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
 import click
 
-from diffaug.cli.options import json_option, quoted
-from diffaug.configuration import sources as config
+from diffaug.cli.groups import Group
+from diffaug.cli.options import PATH, answers_in_json, json_option, note, print_result, quiet_option, quoted
+from diffaug.configuration.yaml_files import load_recipe, recipe_names, recipe_text
 from diffaug.errors import UsageError
 from diffaug.files import storage
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.pass_context
-def command(context: click.Context) -> None:
+def recipes(context: click.Context) -> None:
     """Ready configurations: use one with --recipe NAME, or copy and change it."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-@command.command("ls")
+@recipes.command("list")
 @json_option
-def list_recipes(as_json: bool) -> None:
+def list_recipes() -> None:
     """List the recipes with what each is for."""
-    recipes = {name: config.load_recipe(name) for name in config.recipe_names()}
-    if as_json:
-        click.echo(json.dumps(recipes, ensure_ascii=False))
+    found = {name: load_recipe(name) for name in recipe_names()}
+    if answers_in_json():
+        print_result("recipes list", study=None, results=found)
         return
-    for name, recipe in recipes.items():
+    for name, recipe in found.items():
         click.echo(f"{name}\n    {recipe['summary']}\n    cost: {recipe['cost']}")
 
 
-@command.command()
+@recipes.command()
 @click.argument("name")
 def show(name: str) -> None:
     """Print the recipe NAME."""
-    click.echo(config.recipe_text(name), nl=False)
+    click.echo(recipe_text(name), nl=False)
 
 
-@command.command()
+@recipes.command()
 @click.argument("name")
-@click.argument("target", type=click.Path(path_type=Path))
-def cp(name: str, target: Path) -> None:
-    """Copy the recipe NAME to TARGET, to change it and use it with --recipe TARGET."""
+@click.argument("target", type=PATH)
+@quiet_option
+def copy(name: str, target: Path) -> None:
+    """Copy the recipe NAME to the file or folder TARGET; change it and use it with --recipe TARGET."""
     if target.is_dir():
         target = target / f"{name}.yaml"
     if target.exists():
-        raise UsageError("the file exists already", where=target, fix="choose another name")
-    storage.write_text(target, config.recipe_text(name))
-    click.echo(f"next: diffaug run ./data --recipe {quoted(target)}", err=True)
+        raise UsageError("the file already exists", where=target, fix="choose another name")
+    storage.write_text(target, recipe_text(name))
+    note(f"next: diffaug run ./data --recipe {quoted(target)}")

@@ -1,1 +1,1 @@
-"""The settings, and how a setting gets its value."""
+"""Settings and the sources they are read from."""

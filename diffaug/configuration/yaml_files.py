@@ -1,26 +1,17 @@
-"""Reading YAML, with an error that says which file, variable or option it stood in."""
+"""Reads YAML: values, files and recipes; errors name the file, variable or option that holds it."""
 
-from __future__ import annotations
-
+import importlib.resources
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from diffaug.errors import UsageError
+from diffaug.errors import UsageError, did_you_mean
 
 
 def parse_value(text: str, *, where: str | os.PathLike[str]) -> Any:
-    """A value written as YAML, as in `--set key=value` and in environment variables.
-
-    Args:
-        text: YAML.
-        where: What an error names: the file, variable or option.
-
-    Raises:
-        UsageError: It is not YAML.
-    """
+    """Parses YAML; `where` is the file, variable or option that an error names."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -28,26 +19,42 @@ def parse_value(text: str, *, where: str | os.PathLike[str]) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file, empty where the file is.
-
-    Raises:
-        UsageError: The file can't be read or holds something else.
-    """
+    """Reads a mapping from a YAML file; an empty file is an empty mapping."""
     content = parse_value(read_text(path), where=path)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UsageError("a configuration file must hold sections such as 'diffusion:'", where=path)
+        raise UsageError("expected a mapping with sections such as 'diffusion:'", where=path)
     return content
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that the user named.
-
-    Raises:
-        UsageError: It can't be read or is not UTF-8.
-    """
+    """Reads the text of a UTF-8 file that the user named."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read the file: {error}", where=path) from error
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with diffaug."""
+    files = importlib.resources.files("diffaug.recipes").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe, by name or path."""
+    if name.endswith((".yaml", ".yml")):
+        return read_text(Path(name))
+    names = recipe_names()
+    if name not in names:
+        raise UsageError(f"unknown recipe '{name}'", fix=did_you_mean(name, names))
+    return importlib.resources.files("diffaug.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """A recipe, by name or path: a mapping with `summary`, `when`, `cost` and `config`."""
+    recipe = parse_value(recipe_text(name), where=name)
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("config"), dict):
+        raise UsageError("a recipe needs a mapping under 'config'", where=name)
+    return recipe

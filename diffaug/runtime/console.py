@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: sentences, tables and progress, on stderr."""
+"""What a stage reports while it works: sentences, tables and progress, on stderr."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 LINE_INTERVAL_SECONDS = 15.0
 
 
-class Narrator(Protocol):
-    """Receives what a stage wants a person to know."""
+class Narrator:
+    """Reports to a person what a stage does; this base class discards it."""
 
     def say(self, text: str) -> None:
-        """Says one sentence."""
+        """Reports one sentence."""
 
     def warn(self, text: str) -> None:
-        """Says something the reader should act on."""
+        """Reports something that the reader should act on."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Shows a small table."""
@@ -30,37 +30,21 @@ class Narrator(Protocol):
         """Reports how far a stage is; `done == total` ends it."""
 
     def close(self) -> None:
-        """Leaves the screen in order, also after an error."""
+        """Restores the screen, also after an error."""
 
 
-class SilentNarrator:
-    """Says nothing."""
-
-    def say(self, text: str) -> None:
-        """Ignores the sentence."""
-
-    def warn(self, text: str) -> None:
-        """Ignores the warning."""
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Ignores the table."""
-
-    def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
-        """Ignores the progress."""
-
-    def close(self) -> None:
-        """Has nothing to put in order."""
+class SilentNarrator(Narrator):
+    """Reports nothing."""
 
 
-class ConsoleNarrator:
-    """Narrates on stderr: bars on a terminal, else a line every 15 seconds."""
+class ConsoleNarrator(Narrator):
+    """Reports on stderr: bars on a terminal, otherwise a line every 15 seconds."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._bars: Progress | None = None
-        self._task: TaskID | None = None
         self._stage = ""
         self._started = self._first_done = 0.0
         self._last_line = -math.inf
@@ -118,16 +102,15 @@ class ConsoleNarrator:
                 console=self._console,
             )
             self._bars.start()
-            self._task = self._bars.add_task(self._stage, total=total, detail=detail)
-        assert self._task is not None
-        self._bars.update(self._task, completed=done, total=total, detail=detail)
+            self._bars.add_task(self._stage, total=total, detail=detail)
+        self._bars.update(self._bars.task_ids[0], completed=done, total=total, detail=detail)
 
     def close(self) -> None:
         """Takes the bar down, which shows the cursor again."""
         self._stage = ""
         if self._bars is not None:
             self._bars.stop()
-            self._bars = self._task = None
+            self._bars = None
 
 
 def printable(text: str) -> str:
@@ -136,7 +119,7 @@ def printable(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 05 min."""
+    """Seconds for people: 42 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,21 +1,14 @@
 """What a device needs to compute fast, and what it can do."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-BFLOAT16_CAPABILITY = (8, 0)
-
 
 def use_fast_kernels(device: str) -> None:
-    """On CUDA: TF32 for float32 products, and the fastest convolution for each shape, of which there are few.
-
-    Both are settings of the whole process; results differ in the last digits, as they do from GPU to GPU.
-    """
+    """On CUDA, for the whole process: TF32 for float32 products, and the fastest convolution for each shape."""
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = True
@@ -24,10 +17,7 @@ def use_fast_kernels(device: str) -> None:
 
 @contextmanager
 def repeatable_kernels() -> Iterator[None]:
-    """A block, or as a decorator a function, whose convolutions on CUDA are chosen by their shape alone.
-
-    The fastest one is found by timing, so two processes may choose differently and round differently.
-    """
+    """A block, or as a decorator a function, whose convolutions on CUDA are chosen by shape alone, not by timing."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark, cudnn.deterministic = False, True
@@ -50,7 +40,7 @@ def full_float32() -> Iterator[None]:
 
 def computes_in_bfloat16(device: str) -> bool:
     """Whether it is a GPU with fast convolutions in bfloat16; on a CPU only measuring tells."""
-    return device.startswith("cuda") and torch.cuda.get_device_capability() >= BFLOAT16_CAPABILITY
+    return device.startswith("cuda") and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def free_bytes(device: str) -> float:

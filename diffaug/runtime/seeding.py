@@ -1,8 +1,4 @@
-"""The only place where randomness begins.
-
-Every random number is a function of (seed, purpose, index): what step k of training or sample i of a class
-draws does not depend on what was drawn before it, so resuming needs a counter and no generator state.
-"""
+"""Every random number is a function of (seed, purpose, index), so resuming needs a counter and no generator state."""
 
 from __future__ import annotations
 
@@ -37,10 +33,7 @@ def torch_generator(seed: int, purpose: str, *index: int | str, device: str = "c
 
 @contextmanager
 def torch_global_seed(seed: int, purpose: str, *index: int | str) -> Iterator[None]:
-    """Seeds torch's global generators, of the CPU and the current GPU, inside the block and restores them after it.
-
-    For code that takes no generator: layer initialisation and dropout.
-    """
+    """Seeds torch's global generators, of the CPU and the current GPU, in the block; for initialization and dropout."""
     import torch
 
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
@@ -53,11 +46,7 @@ def torch_global_seed(seed: int, purpose: str, *index: int | str) -> Iterator[No
 
 
 def seed_worker(worker_id: int) -> None:
-    """`worker_init_fn` for a DataLoader: gives NumPy and `random` a stream per worker and epoch.
-
-    Args:
-        worker_id: Number of the worker; unused, since torch's own worker seed already differs.
-    """
+    """`worker_init_fn` for a DataLoader: gives NumPy and `random` a stream per worker and epoch."""
     import random
 
     import torch

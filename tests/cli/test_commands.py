@@ -1,139 +1,177 @@
+"""What each command prints, and the command it names next."""
+
 import importlib.metadata
-import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from diffaug.cli import main
+from diffaug.cli.job import run
+from diffaug.cli.options import augmenter_arguments
+from diffaug.configuration.arms import DEFAULT_ARMS
+from diffaug.configuration.sources import resolve
+
+pytestmark = pytest.mark.e2e
 
 
-def answer(capsys, *arguments: str) -> dict:
-    main([*arguments, "--json"])
-    return json.loads(capsys.readouterr().out)
+def test_each_command_does_its_part_and_names_the_next(job) -> None:
+    study, images, answers = job.study, job.images, job.answers
+    assert answers["inspect"]["results"]["counts"]["train"] == {"bright": 5, "dark": 16, "middle": 10}
+    assert answers["plan"]["results"]["expected_seconds"] > 0
+    assert answers["generate"]["results"]["by_class"] == {"bright": 11, "dark": 0, "middle": 6}
+    assert answers["evaluate"]["results"]["verdict"]["decision"]
+    assert {command: one["next"] for command, one in answers.items()} == {
+        "inspect": f"diffaug run {images} --study {study}",
+        "plan": f"diffaug fit {images} --study {study}",
+        "fit": f"diffaug generate {study}",
+        "generate": f"diffaug evaluate {study}",
+        "evaluate": f"open {study}/report.html",
+        "report": f"open {study}/report.html",
+    }
+    keys = {"schema_version", "command", "status", "study", "results", "next"}
+    assert all(set(one) == keys and one["status"] == "ok" for one in answers.values())
 
 
-def test_each_command_does_its_part_and_names_the_next(capsys, tmp_path, images, set_options) -> None:
-    study = str(tmp_path / "study")
-    where = ["--study", study, "--quiet"]
-    inspected = answer(capsys, "inspect", str(images), *where)
-    assert inspected["results"]["counts"]["train"] == {"bright": 5, "dark": 16, "middle": 10}
-    assert inspected["next"] == f"diffaug run {images} --study {study}"
-    planned = answer(capsys, "plan", str(images), *where, *set_options)
-    assert planned["results"]["images"] == 512
-    assert planned["results"]["expected_seconds"] > 0
-    assert planned["next"] == f"diffaug fit {images} --study {study}"
-    assert not list(Path(study).glob("generator/*.safetensors"))
-    fitted = answer(capsys, "fit", str(images), *where, *set_options)
-    assert fitted["next"] == f"diffaug generate {study}"
-    generated = answer(capsys, "generate", study, "--quiet")
-    assert generated["results"]["by_class"] == {"bright": 11, "dark": 0, "middle": 6}
-    assert generated["next"] == f"diffaug evaluate {study}"
-    evaluated = answer(capsys, "evaluate", study, "--quiet")
-    assert evaluated["results"]["verdict"]["decision"]
-    report = Path(evaluated["results"]["report"])
-    report.unlink()
-    assert answer(capsys, "report", study)["results"]["report"] == str(report)
-    assert report.is_file()
+def test_a_changed_image_of_the_pool_is_named_by_verify_and_by_an_evaluation(fails, study) -> None:
+    changed = next((study / "pool" / "images").rglob("*.png"))
+    content = bytearray(changed.read_bytes())
+    content[-20] ^= 1
+    changed.write_bytes(bytes(content))
+    for command, words in (("verify", "changed: "), ("evaluate --overwrite", "missing or was changed")):
+        code, message = fails(*command.split(), str(study), "--quiet")
+        assert code == 3
+        assert changed.name in message.split("fix:")[0]
+        assert words in message
 
 
-def test_run_prints_the_arms_and_the_verdict_on_stdout(capsys, tmp_path, images, set_options) -> None:
-    main(["run", str(images), "--study", str(tmp_path / "study"), "--quiet", *set_options])
+@pytest.mark.parametrize("command", ["verify", "report", "generate", "evaluate"])
+def test_quiet_leaves_nothing_for_people_on_stderr(capsys, study, command) -> None:
+    main([command, str(study)])
+    assert capsys.readouterr().err
+    main([command, str(study), "--quiet"])
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluate_prints_the_arms_and_the_verdict_on_stdout(capsys, study) -> None:
+    main(["evaluate", str(study)])
     captured = capsys.readouterr()
-    for arm in ("real only", "oversampling", "balanced softmax", "real + synthetic", "best real + synthetic"):
+    for arm in DEFAULT_ARMS:
         assert arm in captured.out
     assert "verdict:" in captured.out
     assert "report.html" in captured.err
 
 
-def test_demo_runs_the_whole_job(capsys, tmp_path, set_options) -> None:
+def test_demo_runs_the_whole_job(capsys, tmp_path, quick_options) -> None:
     study = tmp_path / "demo"
-    main(["demo", "--study", str(study), "--quiet", *set_options])
+    few = ["synthesis.sampling_strategy={8: 20, 9: 20}", "evaluation.arms=[real only, real + synthetic]"]
+    main(["demo", "--study", str(study), "--quiet", *quick_options, *(word for one in few for word in ("--set", one))])
     assert yaml.safe_load((study / "config.yaml").read_text())["diffusion"]["minutes"] is None
     assert "verdict:" in capsys.readouterr().out
     counts = [len(list((tmp_path / "demo-images" / "train" / str(digit)).iterdir())) for digit in range(10)]
-    assert counts[0] == 100
-    assert counts[-1] == 5
+    assert (counts[0], counts[-1]) == (100, 5)
     assert counts == sorted(counts, reverse=True)
 
 
-def _without_images(options: list[str]) -> list[str]:
-    pairs = zip(options[::2], options[1::2], strict=True)
-    return [part for pair in pairs if not pair[1].startswith("diffusion.images_seen") for part in pair]
+@pytest.mark.parametrize(
+    ("arguments", "section", "value"),
+    [
+        (["--minutes", "0.5"], "diffusion.minutes", 0.5),
+        (["--images-seen", "700"], "diffusion.images_seen", 700),
+        (["--image-size", "12"], "data.image_size", 12),
+        (["--sampling-strategy", "{dark: 30}"], "synthesis.sampling_strategy", {"dark": 30}),
+        (["--sampling-strategy", "0.5"], "synthesis.sampling_strategy", 0.5),
+        (["--guidance-scale", "[1, 2]"], "synthesis.guidance_scale", [1.0, 2.0]),
+        (["--arms", "real only, real + synthetic"], "evaluation.arms", ["real only", "real + synthetic"]),
+        (["--thorough"], "evaluation.thorough", True),
+        (["--no-thorough"], "evaluation.thorough", False),
+        (["--no-mlflow"], "tracking.mlflow", False),
+        (["--set", "synthesis.filters=[copy]"], "synthesis.filters", ["copy"]),
+    ],
+)
+def test_a_flag_is_the_leaf_of_its_setting(arguments, section, value) -> None:
+    with run.make_context("run", ["data", *arguments]) as context:
+        settings = augmenter_arguments(context.params)["settings"]
+    assert list(settings) == [section]
+    config = resolve(settings, environment={}).config.model_dump(mode="json")
+    assert config[section.split(".")[0]][section.split(".")[1]] == value
 
 
-def test_settings_given_once_are_remembered_by_later_commands(capsys, tmp_path, images, set_options) -> None:
-    study = tmp_path / "study"
-    main(["inspect", str(images), "--study", str(study), "--quiet", *set_options])
-    assert yaml.safe_load((study / "config.yaml").read_text())["evaluation"]["max_steps"] == 8
-
-
-@pytest.mark.parametrize("command", ["ls", "show", "cp"])
-def test_recipes(capsys, tmp_path, command) -> None:
-    main(["recipes", "ls", "--json"])
-    recipes = json.loads(capsys.readouterr().out)
-    assert len(recipes) >= 4
+def test_recipes_are_listed_shown_and_copied(capsys, answer, tmp_path) -> None:
+    recipes = answer("recipes", "list")["results"]
+    assert len(recipes) >= 5
     name = sorted(recipes)[0]
-    if command == "show":
-        main(["recipes", "show", name])
-        assert yaml.safe_load(capsys.readouterr().out) == recipes[name]
-    if command == "cp":
-        main(["recipes", "cp", name, str(tmp_path)])
-        assert yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) == recipes[name]
+    main(["recipes", "show", name])
+    assert yaml.safe_load(capsys.readouterr().out) == recipes[name]
+    main(["recipes", "copy", name, str(tmp_path)])
+    assert yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) == recipes[name]
+    assert "--recipe" in capsys.readouterr().err
 
 
-def test_doctor_knows_the_versions(capsys) -> None:
-    main(["doctor", "--json"])
-    facts = json.loads(capsys.readouterr().out)["facts"]
+def test_doctor_knows_the_versions_and_how_to_install_what_is_missing(answer, monkeypatch) -> None:
+    installed = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package == "mlflow":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    results = answer("doctor")["results"]
+    facts = results["facts"]
     assert facts["torch"][0].isdigit()
-    assert "cuda devices" in facts
+    assert {"cuda devices", "albumentations"} <= facts.keys()
     needed = [text for text in importlib.metadata.requires("diffaug") or [] if "extra ==" not in text]
     assert {re.split(r"[^\w-]", text)[0].lower() for text in needed} <= facts.keys()
+    assert not {"pytest", "diffusers"} & facts.keys()
+    assert facts["mlflow"] == "not installed"
+    assert results["advice"] == ["mlflow is missing: pip install 'diffaug[mlflow]'"]
 
 
-def test_inspect_shows_the_counts_once(capsys, tmp_path, images, set_options) -> None:
-    main(["inspect", str(images), "--study", str(tmp_path / "study"), *set_options])
-    assert capsys.readouterr().err.count("Images") == 1
-
-
-@pytest.mark.parametrize("length", [512, 640])
-def test_plan_speaks_also_once_a_generator_is_there(capsys, tmp_path, images, set_options, length) -> None:
-    study = ["--study", str(tmp_path / "study")]
-    main(["fit", str(images), *study, "--quiet", *set_options])
-    capsys.readouterr()
-    main(["plan", str(images), *study, *_without_images(set_options), "--images", str(length)])
-    assert f"{length} images seen" in capsys.readouterr().err
+@pytest.mark.parametrize("length", ["512", "640"])
+def test_plan_reports_also_once_a_generator_is_there_and_trains_nothing(capsys, job, study, length) -> None:
+    before = [(path, path.read_bytes()) for path in study.glob("generator/*") if path.is_file()]
+    main(["plan", str(job.images), "--study", str(study), "--images-seen", length])
+    assert f"{length} images" in capsys.readouterr().err
+    assert [(path, path.read_bytes()) for path in study.glob("generator/*") if path.is_file()] == before
 
 
 @pytest.mark.slow
-def test_the_demo_as_shipped_finds_a_gain(capsys) -> None:
-    results = answer(capsys, "demo", "--no-track", "--quiet")["results"]
+def test_the_demo_as_shipped_finds_a_gain(answer) -> None:
+    results = answer("demo", "--no-mlflow", "--quiet")["results"]
     accuracy = {arm["name"]: arm["metrics"]["balanced_accuracy"]["mean"] for arm in results["arms"]}
     assert accuracy["real + synthetic"] > accuracy["real only"]
     assert results["verdict"]["decision"] != "do not use"
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(["recipes", "ls"], 0), (["recipes", "show", "none"], 2)])
-def test_a_tracker_that_was_given_up_cannot_abort_the_end_of_the_process(arguments, code) -> None:
+def test_inspect_shows_counts_warnings_and_the_next_command(capsys, tmp_path, images, monkeypatch, set_options) -> None:
+    monkeypatch.setenv("DIFFAUG_VERSION", "1.2.3")
+    images.rename(tmp_path / "my images")
+    main(["inspect", "my images", "--study", "my study", *set_options])
+    shown = capsys.readouterr().err
+    assert shown.count("Images") == 1
+    assert "DIFFAUG_VERSION is not a setting" in shown
+    assert "next: diffaug run 'my images' --study 'my study'" in shown
+    saved = yaml.safe_load((tmp_path / "my study" / "config.yaml").read_text())
+    assert saved["evaluation"]["max_steps"] == 8  # remembered by later commands
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["recipes", "list"], 0), (["recipes", "show", "none"], 2)])
+def test_a_thread_that_was_abandoned_cannot_abort_the_end_of_the_process(arguments, code) -> None:
     """The handler stands for the interpreter's normal end, which aborts now and then while a thread is in C++ code."""
-    program = (
-        "import atexit, os, sys, threading\n"
-        "from diffaug.cli import main\n"
-        "threading.Thread(target=threading.Event().wait, name='diffaug-mlflow', daemon=True).start()\n"
-        "atexit.register(os._exit, 134)\n"
-        f"sys.argv[1:] = {arguments}\n"
-        "main()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    program = """
+import atexit, os, threading
+from diffaug.cli import main
+from diffaug.runtime import abandoned_threads as abandoned
+thread = threading.Thread(target=threading.Event().wait, daemon=True)
+thread.start()
+abandoned.abandon(thread)
+atexit.register(os._exit, 134)
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
-    assert ("tiny-grey-cpu" in done.stdout) == (code == 0)
+    assert ("tiny-gray-cpu" in done.stdout) == (code == 0)
     assert ("error:" in done.stderr) == (code != 0)
-
-
-def test_the_next_command_can_be_typed_where_a_folder_has_a_space(capsys, tmp_path, images, set_options) -> None:
-    data = images.rename(tmp_path / "my images")
-    main(["inspect", str(data), "--study", str(tmp_path / "my study"), "--quiet", *set_options])
-    assert f"next: diffaug run '{data}'" in capsys.readouterr().err

@@ -1,16 +1,55 @@
-import pytest
+"""YAML files, and the recipes that are shipped: each can be read, validated and used."""
 
-from diffaug.configuration.yaml_files import parse_value, read_text, read_yaml
+import pytest
+import yaml
+
+from diffaug.configuration.settings import Config
+from diffaug.configuration.sources import resolve
+from diffaug.configuration.yaml_files import load_recipe, parse_value, read_yaml, recipe_names, recipe_text
 from diffaug.errors import UsageError
 
+NAMES = recipe_names()
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ("null", None), ("", None), ("{a: 5}", {"a": 5})]
-)
-def test_values_have_their_yaml_type(text, value):
-    parsed = parse_value(text, where="--set")
-    assert parsed == value
-    assert type(parsed) is type(value)
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_what_it_is_for_and_sets_nothing_to_its_default(name):
+    recipe, defaults = load_recipe(name), Config().model_dump(mode="json")
+    assert list(recipe) == ["summary", "when", "cost", "config"]
+    assert all(recipe[key].strip() for key in ("summary", "when", "cost"))
+    for section, values in recipe["config"].items():
+        for key, value in values.items() if isinstance(values, dict) else []:
+            assert value != defaults[section][key], f"{section}.{key} is {value} anyway"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_resolves_to_what_it_sets_also_as_a_copy_and_a_flag_wins_over_it(name, tmp_path):
+    resolved = resolve(recipe=name, environment={})
+    content = resolved.config.model_dump(mode="json")
+    for section, values in load_recipe(name)["config"].items():
+        chosen = {key: content[section][key] for key in values} if isinstance(values, dict) else content[section]
+        assert chosen == values
+    assert set(resolved.origins.values()) == {f"recipe {name}"}
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(recipe_text(name), encoding="utf-8")
+    assert yaml.safe_load(recipe_text(name)) == load_recipe(name)
+    assert resolve(recipe=str(copy), environment={}).config == resolved.config
+    short = resolve({"diffusion.images_seen": 1000}, recipe=name, environment={}).config.diffusion
+    assert (short.images_seen, short.minutes) == (1000, None)
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match="unknown recipe 'tiny-grey-cpu'") as caught:
+        resolve(environment={}, recipe="tiny-grey-cpu")
+    assert caught.value.fix == "did you mean 'tiny-gray-cpu'?"
+
+
+@pytest.mark.parametrize("content", [[], {"summary": "x"}, {"config": 3}, {"config": None}])
+def test_a_recipe_without_a_config_is_refused(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(UsageError, match="config") as caught:
+        load_recipe(str(path))
+    assert caught.value.where == str(path)
 
 
 @pytest.mark.parametrize("text", ["[1,", "a: b: c", "!!python/object/apply:os.getcwd []", "\0"])
@@ -20,9 +59,10 @@ def test_what_is_not_plain_yaml_is_refused_and_located(text):
     assert caught.value.where == "DIFFAUG_SEED"
 
 
-def test_a_file_with_nothing_but_comments_sets_nothing(tmp_path):
-    (tmp_path / "c.yaml").write_text("# diffusion:\n#   minutes: 3\n")
-    assert read_yaml(tmp_path / "c.yaml") == {}
+@pytest.mark.parametrize(("text", "content"), [("# a: 3\n", {}), ("klasse: Öl", {"klasse": "Öl"})])
+def test_files_are_utf8_and_comments_set_nothing(tmp_path, text, content):
+    (tmp_path / "c.yaml").write_bytes(text.encode())
+    assert read_yaml(tmp_path / "c.yaml") == content
 
 
 @pytest.mark.parametrize("content", [b"- a\n- b\n", b"just text", b"\xff\xfe", b"a: [", None])
@@ -33,9 +73,3 @@ def test_an_unusable_file_is_named(tmp_path, content):
     with pytest.raises(UsageError) as caught:
         read_yaml(path)
     assert caught.value.where == str(path)
-
-
-def test_text_is_utf8(tmp_path):
-    (tmp_path / "c.yaml").write_bytes("klasse: Öl".encode())
-    assert read_text(tmp_path / "c.yaml") == "klasse: Öl"
-    assert read_yaml(tmp_path / "c.yaml") == {"klasse": "Öl"}

@@ -1,9 +1,10 @@
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
-from diffaug.runtime import console as narration
-from diffaug.runtime.console import ConsoleNarrator, SilentNarrator, duration
+from diffaug.runtime import console
+from diffaug.runtime.console import ConsoleNarrator, duration
 
 TRICKY = ["[red]stop[/red]", "[/]", "\\[bold]", ":smile:", "a[1]", "back\\"]
 
@@ -21,18 +22,10 @@ def terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-class Clock:
-    def __init__(self):
-        self.now = 3.0  # a machine that was started a moment ago
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(narration, "time", clock)
+def clock(monkeypatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=3.0, monotonic=lambda: clock.now)  # a machine that was started a moment ago
+    monkeypatch.setattr(console, "time", clock)
     return clock
 
 
@@ -52,51 +45,31 @@ def test_without_a_terminal_progress_is_a_line_every_fifteen_seconds(capsys, clo
     assert printed_at == [0, 15, 30, 45, 60]
 
 
-def test_a_line_says_share_elapsed_and_left(capsys, clock):
+@pytest.mark.parametrize(
+    ("reports", "shown"),
+    [
+        (
+            [(0, "train", 0, 100), (20, "train", 10, 100, "loss 0.30"), (180, "train", 100, 100, "loss 0.10")],
+            ["train: 0%  0 s", "train: 10%  20 s  3 min 00 s left  loss 0.30", "train: 100%  3 min 20 s  loss 0.10"],
+        ),
+        (
+            [(0, "resumed", 800, 1000), (30, "resumed", 900, 1000)],  # the time left counts only what this run did
+            ["resumed: 80%  0 s", "resumed: 90%  30 s  30 s left"],
+        ),
+        (
+            [(0, "a", 0, 2), (0, "a", 1, 2), (1, "a", 2, 2), (0, "b", 0, 2), (1, "b", 2, 2)],  # the end comes at once
+            ["a: 0%  0 s", "a: 100%  1 s", "b: 0%  0 s", "b: 100%  1 s"],
+        ),
+        ([(100, "again", 2, 2)] * 2, ["again: 100%  0 s"] * 2),
+        ([(0, "nothing to do", 0, 0)], ["nothing to do: 100%  0 s"]),
+    ],
+)
+def test_a_line_shows_fraction_elapsed_and_left(capsys, clock, reports, shown):
     narrator = ConsoleNarrator()
-    narrator.progress("train", 0, 100)
-    clock.now += 20
-    narrator.progress("train", 10, 100, "loss 0.30")
-    clock.now += 180
-    narrator.progress("train", 100, 100, "loss 0.10")
-    assert lines(capsys) == [
-        "train: 0%  0 s",
-        "train: 10%  20 s  3 min 00 s left  loss 0.30",
-        "train: 100%  3 min 20 s  loss 0.10",
-    ]
-
-
-def test_time_left_counts_only_what_this_run_did(capsys, clock):
-    narrator = ConsoleNarrator()
-    narrator.progress("train", 800, 1000)  # resumed
-    clock.now += 30
-    narrator.progress("train", 900, 1000)
-    assert lines(capsys)[-1] == "train: 90%  30 s  30 s left"
-
-
-def test_the_end_and_another_stage_are_said_at_once(capsys, clock):
-    narrator = ConsoleNarrator()
-    for stage in ("sample", "judge", "sample"):
-        narrator.progress(stage, 0, 2)
-        narrator.progress(stage, 1, 2)
-        clock.now += 1
-        narrator.progress(stage, 2, 2)
-    assert lines(capsys) == [
-        f"{stage}: {end}" for stage in ("sample", "judge", "sample") for end in ("0%  0 s", "100%  1 s")
-    ]
-
-
-def test_a_stage_that_comes_again_is_timed_anew(capsys, clock):
-    narrator = ConsoleNarrator()
-    for _ in range(2):
-        clock.now += 100
-        narrator.progress("sample", 2, 2)
-    assert lines(capsys) == ["sample: 100%  0 s"] * 2
-
-
-def test_a_stage_with_nothing_to_do_is_complete(capsys, clock):
-    ConsoleNarrator().progress("sample", 0, 0)
-    assert lines(capsys) == ["sample: 100%  0 s"]
+    for wait, *report in reports:
+        clock.now += wait
+        narrator.progress(*report)
+    assert lines(capsys) == shown
 
 
 def test_sentences_are_printed_literally_on_one_line(capsys):
@@ -111,13 +84,10 @@ def test_tables_print_markup_literally(capsys):
     ConsoleNarrator().table("[b]counts[/b]", ["class [x]", "images"], [[name, "7"] for name in TRICKY])
     title, *rest = lines(capsys)
     assert title.strip() == "[b]counts[/b]"
-    text = "\n".join(rest)
-    assert "class [x]" in text
+    assert "class [x]" in "\n".join(rest)
     for name in TRICKY:
-        assert [cell.strip() for line in rest if f" {name} " in line for cell in line.strip("│").split("│")] == [
-            name,
-            "7",
-        ]
+        (cells,) = [line.strip("│").split("│") for line in rest if f" {name} " in line]
+        assert [cell.strip() for cell in cells] == [name, "7"]
 
 
 def test_long_cells_are_wrapped_and_numbers_right_aligned(capsys):
@@ -151,28 +121,17 @@ def test_the_bar_is_taken_down_after_an_error(capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (42, "42 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-        (360000, "100 h 00 min"),
-    ],
+    ("text", "seconds"),
+    {
+        "0 s": (0, 0.4),
+        "42 s": (42,),
+        "59 s": (59.4,),
+        "1 min 00 s": (59.6,),
+        "3 min 20 s": (200,),
+        "59 min 59 s": (3599.4,),
+        "1 h 00 min": (3599.6,),
+        "100 h 00 min": (360000,),
+    }.items(),
 )
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_the_silent_narrator_says_nothing(capsys):
-    narrator = SilentNarrator()
-    narrator.say("x")
-    narrator.warn("x")
-    narrator.table("x", ["a"], [["b"]])
-    narrator.progress("x", 1, 1)
-    assert lines(capsys) == []
+def test_durations(text, seconds):
+    assert {duration(one) for one in seconds} == {text}

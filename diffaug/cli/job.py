@@ -1,0 +1,255 @@
+"""The commands that run stages of a job, and the verdict that some of them print."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from diffaug.cli.options import (
+    PATH,
+    answers_in_json,
+    augmenter_arguments,
+    evaluation_options,
+    given_settings,
+    in_study,
+    note,
+    options_on_images,
+    print_result,
+    quoted,
+    settings_options,
+    study_argument,
+)
+from diffaug.errors import QualityGateError, UsageError
+from diffaug.runtime.console import printable
+from diffaug.runtime.distributed import current
+
+if TYPE_CHECKING:
+    from diffaug.augmenter import DiffusionAugmenter
+    from diffaug.evaluation.verdict.result import EvaluationResult
+
+TRAINING = ("diffusion.minutes", "diffusion.images_seen")
+SYNTHESIS = ("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps")
+EVALUATION = ("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier")
+COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
+
+
+def _augmenter(study: Path | None, options: Mapping[str, Any]) -> DiffusionAugmenter:
+    from diffaug.augmenter import DiffusionAugmenter
+
+    return DiffusionAugmenter(study=study, **augmenter_arguments(options))
+
+
+def _opened(study: Path, options: Mapping[str, Any], *, record: bool = True) -> DiffusionAugmenter:
+    from diffaug.augmenter import DiffusionAugmenter
+
+    return DiffusionAugmenter.open(study, record=record, **augmenter_arguments(options))
+
+
+@click.command()
+@click.option("--study", type=PATH, default=Path("runs/demo"), help="Folder of the study.")
+@settings_options(*TRAINING, "evaluation.num_seeds", "evaluation.max_steps")
+def demo(study: Path, **options: Any) -> None:
+    """Write scikit-learn's digits as long-tailed class folders and run the whole job on them.
+
+    The training set has 100 images of the most common class and 5 of the rarest. All other images are the test set.
+    """
+    from diffaug.data.demo import write_long_tailed_digits
+
+    with current().main_first():
+        data = write_long_tailed_digits(study.parent / f"{study.name}-images")
+    augmenter = _augmenter(study, {**options, "recipe": options["recipe"] or "demo"})
+    _finish("demo", augmenter.run(data), augmenter)
+
+
+@click.command()
+@options_on_images(*TRAINING, "data.image_size", *SYNTHESIS, *EVALUATION)
+@evaluation_options
+def run(data: Path, study: Path | None, fail_under: float | None, **options: Any) -> None:
+    """Train a generator on DATA, fill up the rare classes, measure the gain and write the report.
+
+    DATA holds one folder per class, or train/, val/ and test/ with such folders, or a CSV of file_name,label. After
+    an interruption, the same command resumes.
+    """
+    augmenter = _augmenter(study, options)
+    _finish("run", augmenter.run(data), augmenter, fail_under=fail_under)
+
+
+@click.command()
+@options_on_images("data.image_size")
+def inspect(data: Path, study: Path | None, **options: Any) -> None:
+    """Show what is in DATA: counts per class and split, unreadable files, duplicates, leaks between splits."""
+    from diffaug.stages.catalog import show_catalog
+
+    augmenter = _augmenter(study, options).attach(data)
+    catalog = augmenter.inspect()
+    show_catalog(augmenter.job, catalog)
+    unusable = catalog.table.loc[catalog.table["status"] != "ok", ["path", "status", "note"]].astype(str)
+    if len(unusable):
+        augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
+    counts = catalog.counts()
+    results = {
+        "counts": {str(split): {str(name): int(n) for name, n in counts[split].items()} for split in counts},
+        "image_size": list(catalog.image_size),
+        "channels": catalog.channels,
+        "statuses": catalog.table["status"].astype(str).value_counts().to_dict(),
+        "problems": catalog.problems,
+        "unusable": unusable.to_dict("records"),
+    }
+    print_result("inspect", study=augmenter.study.path, results=results, next_step=in_study("run", data, study))
+
+
+@click.command()
+@options_on_images(*TRAINING, "data.image_size")
+def plan(data: Path, study: Path | None, **options: Any) -> None:
+    """Show what fit would do with DATA and how long it would take, measured on this machine."""
+    augmenter = _augmenter(study, options).attach(data)
+    training = augmenter.plan()
+    results = {**asdict(training), "expected_seconds": training.expected_seconds}
+    print_result("plan", study=augmenter.study.path, results=results, next_step=in_study("fit", data, study))
+
+
+@click.command()
+@options_on_images(*TRAINING, "data.image_size")
+def fit(data: Path, study: Path | None, **options: Any) -> None:
+    """Train a class-conditional generator on the images in DATA.
+
+    Network, batch size and training length are chosen from the images and the device. Sample grids appear in the
+    study during training. After Ctrl-C, the same command resumes.
+    """
+    augmenter = _augmenter(study, options).fit(data)
+    generator, path = augmenter.generator_, augmenter.study.path
+    results = {"classes": list(generator.classes), "weights_sha256": generator.weights_sha256}
+    print_result("fit", study=path, results=results, next_step=f"diffaug generate {quoted(path)}")
+
+
+def _class_count(text: str) -> tuple[str, int]:
+    """A class and a number of images; the name of the class may contain `=`."""
+    label, separator, count = text.rpartition("=")
+    if not separator or not re.fullmatch(r"[1-9]\d*", count):
+        raise UsageError(f"--more {text}: this is not CLASS=COUNT", fix="write for example: --more defect=500")
+    return label, int(count)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise UsageError(f"--shard {text}: this is not K/N", fix="the third of eight shards is --shard 3/8")
+    return int(match[1]), int(match[2])
+
+
+@click.command()
+@study_argument
+@click.option(
+    "--more",
+    type=_class_count,
+    multiple=True,
+    metavar="CLASS=COUNT",
+    help="Add images of a class to a finished pool; repeatable.",
+)
+@click.option("--shard", type=_shard, metavar="K/N", help="Compute only part K of N, for job arrays.")
+@settings_options(*SYNTHESIS)
+def generate(study: Path, more: tuple[tuple[str, int], ...], shard: tuple[int, int] | None, **options: Any) -> None:
+    """Sample images for the rare classes of STUDY, filter them, and save them as PNG with a manifest.
+
+    The same command in several terminals, or under torchrun, fills one pool together. After an interruption, the
+    same command resumes.
+    """
+    additions = dict(more)
+    again = f"diffaug generate {quoted(study)}"
+    if len(additions) < len(more):
+        raise UsageError("--more is given twice for the same class", fix="add the two numbers")
+    if shard is not None:
+        if additions:
+            raise UsageError("--shard can't be combined with --more", fix=f"{again} --more ...")
+        missing = _opened(study, options, record=False).generate_shard(*shard)
+        results: dict[str, Any] = {"shard": list(shard), "missing": missing}
+        next_step = f"when all {shard[1]} shards are done: {again}"
+        print_result("generate", study=study, results=results, next_step=next_step)
+        return
+    pool = _opened(study, options).generate(more=additions or None)
+    results = {"pool": str(pool.root), "images": len(pool), "by_class": pool.counts_by_name}
+    print_result("generate", study=study, results=results, next_step=f"diffaug evaluate {quoted(study)}")
+
+
+@click.command()
+@click.argument("study", type=PATH, required=False)
+@settings_options(*EVALUATION)
+@evaluation_options
+@click.option(
+    "--predictions",
+    type=PATH,
+    help="Evaluate this CSV (columns file_name, arm, role, predicted) instead of training classifiers.",
+)
+def evaluate(study: Path | None, predictions: Path | None, fail_under: float | None, **options: Any) -> None:
+    """Train classifiers with and without the pool of STUDY and compare them on real test images.
+
+    With --predictions, your own code has trained them. The true classes come from STUDY or from the column label.
+    """
+    from diffaug.stages.evaluating.predictions import evaluate_predictions
+
+    unused = [key for key in given_settings(options) if predictions and key.startswith("evaluation.")]
+    if unused:
+        raise UsageError(f"--predictions trains no classifiers and ignores: {', '.join(unused)}", fix="omit them")
+    if predictions is None:
+        if study is None:
+            raise UsageError("give a STUDY or --predictions CSV", fix="diffaug evaluate runs/data")
+        augmenter = _opened(study, options)
+        _finish("evaluate", augmenter.evaluate(), augmenter, fail_under=fail_under)
+    elif study is None:
+        _finish("evaluate", evaluate_predictions(predictions), fail_under=fail_under)
+    else:
+        result = _opened(study, options).evaluate_predictions(predictions)
+        _finish("evaluate", result, study=study, fail_under=fail_under)
+
+
+def _finish(
+    command: str,
+    result: EvaluationResult,
+    augmenter: DiffusionAugmenter | None = None,
+    *,
+    study: Path | None = None,
+    fail_under: float | None = None,
+) -> None:
+    """Prints the verdict, and where report and logs are if the augmenter made them; fails below `fail_under` points."""
+    results: dict[str, Any] = result.to_dict()
+    sentences, next_step = [], ""
+    if augmenter is not None:
+        study, report = augmenter.study.path, augmenter.study.report
+        results |= {"report": str(report), "trackers": augmenter.runs_}
+        sentences, next_step = [f"report: {report}", *augmenter.trackers_], f"open {quoted(report)}"
+    if not answers_in_json():
+        _print_verdict(result)
+        for sentence in sentences:
+            note(sentence)
+    if fail_under is not None:
+        try:
+            result.require_gain(fail_under / 100)
+        except QualityGateError as error:
+            error.results = results
+            raise
+    print_result(command, study=study, results=results, next_step=next_step)
+
+
+def _print_verdict(result: EvaluationResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
+    table.add_column("arm", no_wrap=True)
+    table.add_column("role")
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right")
+    for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
+        figures = [arm.metrics[name] for name in COLUMNS]
+        cells = [f"{f.mean:.3f}" + ("" if f.sd is None else f" ({f.sd:.3f})") for f in figures]
+        table.add_row(arm.name, arm.role, *cells)
+    console.print(table)
+    console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
+    for sentence in (result.verdict.headline, *result.verdict.details):
+        console.print(printable(sentence), markup=False)

@@ -1,1 +1,0 @@
-"""Commands that run the stages of a job."""
