@@ -1,11 +1,13 @@
-"""What the README shows works: its Python runs, its command lines parse, and CI runs its test command."""
-
-from __future__ import annotations
+"""README and docs are true: their Python runs, their commands parse, their links lead somewhere."""
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,115 +16,174 @@ import numpy as np
 import pytest
 
 from diffaug.cli import cli
+from diffaug.errors import UsageError
 from diffaug.files import storage
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-INDENTED = re.compile(r"^(?: {4}|\t).*$", re.MULTILINE)
-SHELLS = ("bash", "sh", "shell", "console")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 TRAIN_IMAGES = {"0": 24, "1": 12, "2": 8}
-SMALL = {
-    "DIFFAUG_DIFFUSION__IMAGES_SEEN": "2000",
-    "DIFFAUG_DIFFUSION__BASE_CHANNELS": "16",
-    "DIFFAUG_SYNTHESIS__NUM_INFERENCE_STEPS": "4",
-    "DIFFAUG_EVALUATION__MAX_STEPS": "20",
-    "DIFFAUG_EVALUATION__NUM_SEEDS": "3",
-    "DIFFAUG_TRACKING__MLFLOW": "false",
-}
 
 
-def python_blocks() -> list[str]:
-    return [code for language, code in FENCED.findall(README) if language == "python"]
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-def shell_lines() -> list[str]:
-    """Lines of shell blocks, fenced or indented, continued ones joined and prompts removed."""
-    fenced = [code for language, code in FENCED.findall(README) if language in SHELLS]
-    indented = [line.strip() for line in INDENTED.findall(FENCED.sub("", README))]
-    lines = "\n".join([*fenced, *indented]).replace("\\\n", " ").splitlines()
-    return [line.strip().removeprefix("$ ") for line in lines]
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for found, code in FENCED.findall(page.read_text(encoding="utf-8")) if found == language]
 
 
-def diffaug_commands() -> list[list[str]]:
-    """The arguments of every call of diffaug in them."""
-    calls: list[list[str]] = []
-    for line in shell_lines():
+def shell_lines(page: Path) -> list[str]:
+    """Lines of shell blocks; continued ones are joined."""
+    return [line.strip() for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of every call of diffaug on a page, alone or in a chain, by `python -m` or torchrun."""
+    for line in shell_lines(page):
         words: list[str] = []
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
-        for word in [*lexer, ";"] if "diffaug" in line else []:
-            if set(word) <= set(";&|<>()"):
-                calls += [words[1:]] if words[:1] == ["diffaug"] else []
-                words = []
-            elif words or not re.match(r"[A-Z_]+=", word):
+        for word in [*lexer, ";"]:
+            if not set(word) <= set(";&|<>()"):
                 words.append(word)
-    return calls
+                continue
+            names = [Path(word).name for word in words]
+            if "diffaug" in names:
+                yield words[names.index("diffaug") + 1 :]
+            words = []
+
+
+COMMANDS = [(name_of(page), arguments) for page in PAGES for arguments in commands(page)]
 
 
 def require_parsable(command: click.Command, arguments: list[str]) -> None:
-    """Follows a command line through groups and options as click would, without running anything."""
+    """Parses a command line through groups, options and their values, without running anything."""
+    if not isinstance(command, click.Group):
+        with suppress(click.exceptions.Exit):  # --help
+            command.make_context(command.name, list(arguments)).close()
+        return
     context = click.Context(command, info_name=command.name)
-    values, rest, _ = command.make_parser(context).parse_args(list(arguments))
-    if isinstance(command, click.Group) and rest:
+    _, rest, _ = command.make_parser(context).parse_args(list(arguments))
+    if rest:
         _, child, rest = command.resolve_command(context, rest)
         assert child is not None
         require_parsable(child, rest)
-        return
-    assert rest == [], f"{command.name} takes no {rest}"
-    missing = [
-        parameter.name
-        for parameter in command.params
-        if parameter.required and parameter.value_is_missing(parameter.consume_value(context, values)[0])
-    ]
-    assert "help" in values or not missing, f"{command.name} needs {missing}"
 
 
-@pytest.mark.parametrize("arguments", diffaug_commands(), ids=shlex.join)
-def test_command_line_parses(arguments: list[str]) -> None:
+@pytest.mark.parametrize(("page", "arguments"), COMMANDS, ids=[f"{page}: {' '.join(rest)}" for page, rest in COMMANDS])
+def test_a_command_parses(page: str, arguments: list[str]) -> None:
     require_parsable(cli, arguments)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fitt", "data"], ["fit", "data", "--minuets", "3"], ["fit"], ["fit", "a", "b"], ["recipes", "lss"]]
+    "line",
+    ["fitt data", "fit data --minuets 3", "fit", "fit a b", "recipes lss", "generate s --more 500", "fit a --seed x"],
 )
-def test_a_wrong_command_line_would_be_noticed(arguments: list[str]) -> None:
-    with pytest.raises((click.UsageError, AssertionError)):
-        require_parsable(cli, arguments)
+def test_a_wrong_command_would_be_noticed(line: str) -> None:
+    with pytest.raises((click.UsageError, UsageError)):
+        require_parsable(cli, line.split())
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Any) -> Path:
-    """A working directory with a small data/train and data/test, and settings that keep the work short."""
+def anchors(page: Path) -> set[str]:
+    """What a forge makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    return LINK.findall(FENCED.sub("", page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in links(page):
+        target, _, anchor = link.partition("#")
+        if target.startswith("https:"):
+            continue
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"], ids=name_of)
+def test_every_module_and_folder_that_is_named_exists(page: Path) -> None:
+    for name in re.findall(r"`([\w./]+(?:\.py|/))`", page.read_text(encoding="utf-8")):
+        places = (ROOT, *(folder for folder in (ROOT / "diffaug").rglob("*") if folder.is_dir()), ROOT / "diffaug")
+        assert any((place / name).exists() for place in places), name
+
+
+def test_every_page_of_the_docs_can_be_reached() -> None:
+    reached, todo = set(), [ROOT / "README.md", ROOT / "docs" / "README.md"]
+    while todo:
+        page = todo.pop()
+        reached.add(page)
+        found = {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if ".md" in link}
+        todo += found - reached
+    assert set(PAGES) <= reached
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert len(text.encode()) <= 7 * 1024
+
+
+@pytest.mark.e2e
+def test_the_reference_is_current() -> None:
+    script = ROOT / "docs" / "generate_reference.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.e2e
+def test_ci_runs_the_readmes_test_command() -> None:
+    script = ROOT / ".ci" / "run"
+    shown = subprocess.run([script, "--show"], capture_output=True, text=True, check=True).stdout.strip()
+    assert os.access(script, os.X_OK)
+    assert shown in shell_lines(ROOT / "README.md")
+    assert "pip install" in shown
+    assert shown.endswith("pytest -n auto --dist worksteal")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, digits: Any, small_environment: dict[str, str]) -> Path:
+    """A folder with data/train and data/test, and a study of them in runs/data with a pool."""
+    import diffaug
+
+    root = tmp_path_factory.mktemp("fitted")
     pixels, labels = digits
     for name, train in TRAIN_IMAGES.items():
         members = np.flatnonzero(labels == int(name))[: train + 10]
         for position, index in enumerate(members):
             split = "train" if position < train else "test"
-            file = tmp_path / "data" / split / name / f"{index}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(storage.png_bytes(pixels[index]))
-    for name, value in SMALL.items():
-        monkeypatch.setenv(name, value)
+            storage.write_bytes(root / "data" / split / name / f"{index}.png", storage.png_bytes(pixels[index]))
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in small_environment.items():
+            patch.setenv(variable, value)
+        patch.chdir(root)
+        diffaug.DiffusionAugmenter(verbose=False).fit("data").generate()
+    return root
+
+
+@pytest.fixture
+def workplace(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_environment: dict[str, str]) -> Path:
+    """A copy of that folder to work in, and settings that keep the work short."""
+    shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "runs" / "data" / "study.json"
+    record.write_text(record.read_text(encoding="utf-8").replace(str(fitted), str(tmp_path)), encoding="utf-8")
+    for variable, value in small_environment.items():
+        monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.skipif(not python_blocks(), reason="the README has no Python yet")
-def test_python_blocks_run_in_order(workplace: Path) -> None:
-    namespace: dict[str, Any] = {"__name__": "readme"}
-    for number, block in enumerate(python_blocks(), start=1):
-        # A time budget in the code is stronger than the environment's number of images.
-        short = re.sub(r'time_budget=(?:"[^"]*"|[\d.]+)', 'time_budget="3s"', block)
-        exec(compile(short, f"README.md, Python block {number}", "exec"), namespace)
-
-
-@pytest.mark.skipif(not shell_lines(), reason="the README has no command lines yet")
-def test_ci_runs_the_readmes_test_command() -> None:
-    script = ROOT / ".ci" / "run"
-    shown = subprocess.run([script, "--show"], capture_output=True, text=True, check=True).stdout.strip()
-
-    assert os.access(script, os.X_OK)
-    assert shown in shell_lines()
-    assert "pip install" in shown and shown.endswith("pytest -n auto --dist worksteal")
-    assert diffaug_commands()
+@pytest.mark.e2e
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+def test_the_python_of_a_page_runs_in_order(page: Path, workplace: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for number, block in enumerate(blocks(page, "python"), start=1):
+        # A time budget in the code is stronger than the number of images in the environment.
+        short = re.sub(r'time_budget="[^"]*"', "time_budget=None", block)
+        exec(compile(short, f"{name_of(page)}, Python block {number}", "exec"), namespace)
