@@ -14,15 +14,16 @@ Each variant and seed is a study in the work folder, named by its settings; a la
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import diffaug
 from diffaug.configuration.sources import resolve
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.planning import defaults
 from diffaug.files import storage
 
 from fidelity import Extractor, measure_distances
@@ -34,19 +35,17 @@ SHARE = 0.3
 DEFAULT = "default"
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
-    "classes as found": {"diffusion.class_temperature": 1.0},
-    "classes uniform": {"diffusion.class_temperature": 0.0},
-    "repeats uncapped": {"diffusion.max_repeats": 1_000_000},
-    "repeats capped at 50": {"diffusion.max_repeats": 50},
+    "classes as found": {"CLASS_TEMPERATURE": 1.0},
+    "classes uniform": {"CLASS_TEMPERATURE": 0.0},
+    "repeats uncapped": {"MAX_REPEATS_PER_IMAGE": 1_000_000},
+    "repeats capped at 50": {"MAX_REPEATS_PER_IMAGE": 50},
     "no dropout": {"diffusion.dropout": 0.0},
     "more dropout": {"diffusion.dropout": 0.2},
-    "no label dropout": {"diffusion.label_dropout": 0.0},
-    "no uncertainty weighting": {"diffusion.uncertainty_weighting": False},
+    "no label dropout": {"LABEL_DROPOUT": 0.0},
+    "no uncertainty weighting": {"UNCERTAINTY_WEIGHTING": False},
     "mirrored": {"diffusion.horizontal_flip": True},
     "never augmented": {"diffusion.augmentation": 0.0},
     "augmented": {"diffusion.augmentation": 0.12},
-    "transfer": {"diffusion.long_tail": "transfer"},
-    "class balancing": {"diffusion.long_tail": "class balancing"},
     "ddpm objective": {"diffusion.objective": "ddpm"},
     "tiny network": {"diffusion.preset": "tiny"},
     "medium network": {"diffusion.preset": "medium"},
@@ -56,7 +55,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half the learning rate": {"diffusion.learning_rate": 1e-3},
     "quarter of the learning rate": {"diffusion.learning_rate": 5e-4},
     "guidance 2 in its interval": {"synthesis.guidance_scale": 2.0},
-    "guidance 2 everywhere": {"synthesis.guidance_scale": 2.0, "synthesis.guidance_interval": (0.0, 80.0)},
     "autoguidance 2": {"synthesis.guidance_scale": 2.0, "synthesis.guidance_method": "autoguidance"},
     "ancestral": {"synthesis.solver": "ancestral", "synthesis.num_inference_steps": 50},
     "heun": {"synthesis.solver": "heun"},
@@ -67,7 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no variations": {"synthesis.variation_fraction": 0.0},
     "half variations": {"synthesis.variation_fraction": 0.5},
 }
-"""Overrides of diffaug's configuration by dotted key."""
+"""Settings by dotted key, and numbers of `planning.defaults` in capitals."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,7 +120,7 @@ def settings_of(variant: str, seed: int, arguments: argparse.Namespace) -> dict[
     budget = (
         {"diffusion.images_seen": arguments.images} if arguments.images else {"diffusion.minutes": arguments.minutes}
     )
-    quick = {"diffusion.base_channels": 16, "evaluation.max_steps": 20} if arguments.quick else {}
+    quick = {"advanced.base_channels": 16, "evaluation.max_steps": 20} if arguments.quick else {}
     shared = {
         "seed": seed,
         "device": arguments.device,
@@ -131,7 +129,7 @@ def settings_of(variant: str, seed: int, arguments: argparse.Namespace) -> dict[
         "evaluation.num_seeds": arguments.repetitions,
         "evaluation.synthetic_fraction": SHARE,  # chosen each time, it would be one more difference
     }
-    return shared | quick | budget | VARIANTS[variant]
+    return shared | quick | budget | {key: value for key, value in VARIANTS[variant].items() if "." in key}
 
 
 def study_of(variant: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -145,10 +143,7 @@ def _share_generator(default: Path, study: Path, variant: str) -> None:
     """Gives a study that only samples in another way the default's generator, instead of training its like again."""
     trains = any(not key.startswith("synthesis.") for key in VARIANTS[variant])
     if default != study and not trains and not (study / "generator").exists():
-        with storage.new_directory(study / "generator", storage.committed_facts(default / "generator") or {}) as copy:
-            shutil.copytree(
-                default / "generator", copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(storage.DONE)
-            )
+        storage.copy_directory(default / "generator", study / "generator")
 
 
 def run(
@@ -158,14 +153,16 @@ def run(
     settings, study = settings_of(variant, seed, arguments), study_of(variant, seed, arguments)
     augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=False).attach(arguments.data)
     _share_generator(study_of(DEFAULT, seed, arguments), study, variant)
-    augmenter.fit(arguments.data).generate()
+    with patch.dict(vars(defaults), {key: value for key, value in VARIANTS[variant].items() if key.isupper()}):
+        augmenter.fit(arguments.data).generate()
+        images_seen = augmenter.plan().images_seen
     result = augmenter.evaluate()
     distances = measure_distances(extractor, test, draw(augmenter, arguments.per_class))
     accuracy = {arm.name: arm.mean() for arm in result.arms}
     return {
         "variant": variant,
         "seed": seed,
-        "images seen": augmenter.plan().images,
+        "images seen": images_seen,
         "kid": distances.kid,
         "frechet": distances.frechet,
         "balanced accuracy": accuracy[ARMS[1]],

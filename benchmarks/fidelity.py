@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from diffaug.classifiers.fit import TrainingRecipe, default_updates, fit_classifier
+from diffaug.classifiers.fit import fit_network
+from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, default_updates
 from diffaug.data.images import LabeledImages
 from diffaug.runtime import seeding
 from diffaug.synthesis.audit.quality import kernel_distance
@@ -46,13 +47,13 @@ class Extractor:
             device: `cpu` or `cuda`.
             updates: Length of the training; none: by the number of images.
         """
-        model = fit_classifier(
-            images,
+        model = fit_network(
+            TrainingSet.real_only(images, np.log(np.maximum(images.class_counts, 1))),
             recipe=TrainingRecipe(updates=updates or default_updates(len(images))),
             seed=0,
             purpose="features",
-            log_prior=np.log(np.maximum(images.class_counts, 1)),
             device=device,
+            exact=True,
         )
         return cls(nn.Sequential(*list(model.children())[:-1]), device)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/filters.py DATA [--study STUDY] [--seeds 0 1 2] [--work FOLDER] [--quick] [--json FILE]
 
-DATA has class folders in `train/` and `test/`. For each seed a judge is trained on all of `train/`. It is shown planted
-copies of training images, planted off-class images (test images under a random other label) and good ones (test images
-under their own): the filters' constants were chosen on parts of `train/`, so the test images are new to it.
+DATA has class folders in `train/` and `test/`. For each seed filters are trained on all of `train/`. They see planted
+copies of training images, planted images of a wrong class (test images under a random other label) and good ones (test
+images under their own): the constants of the filters were chosen on parts of `train/`, so the test images are new.
 
 STUDY holds a generator that was fitted to the same images. Its samples, the same for all, are filtered in turn by no
 filter, by each alone, by all but each, and by all. Each time a classifier is trained with balanced softmax, three
@@ -28,18 +28,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import diffaug
-from diffaug.classifiers.fit import TrainingRecipe, default_updates
-from diffaug.classifiers.training import classifier_of
+from diffaug.classifiers.by_name import classifier_by_name
+from diffaug.classifiers.training_set import TrainingRecipe, default_updates
 from diffaug.configuration.settings import FILTER_NAMES, EvaluationSettings, SynthesisSettings
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.training.holdout import hold_out
-from diffaug.evaluation.experiment.arms import ARMS, Dose, training_set
+from diffaug.diffusion.process.normalization import Decoded
+from diffaug.diffusion.training.batches import hold_out
+from diffaug.evaluation.experiment.arms import ARMS, training_set
+from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.statistics.metrics import classification_metrics
 from diffaug.files import storage
 from diffaug.runtime import seeding
-from diffaug.synthesis.filters.calibrated import CalibratedJudge, prepare_judge
-from diffaug.synthesis.filters.protocol import Candidates
+from diffaug.synthesis.filters.calibrated import CalibratedFilters
+from diffaug.synthesis.filters.preparing import prepare_filters
 from diffaug.synthesis.filters.scores import COPY, DUPLICATE
 from diffaug.synthesis.pool.targets import resolve_targets
 
@@ -59,15 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     catalog, device = read_catalog(arguments)
     train, test = catalog.images("train"), catalog.images("test")
-    groups = hold_out(catalog, fraction=0, limit=0, seed=0).groups
+    groups = hold_out(catalog, fraction=0, seed=0).groups
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
-        folder = arguments.work / f"judge-{seed}"
-        judge = prepare_judge(folder, train, groups, settings=SynthesisSettings(), seed=seed, device=device)
-        rows += planted(judge, train, test, seed, arguments.planted)
+        folder = arguments.work / f"filters-{seed}"
+        filters = prepare_filters(folder, train, groups, settings=SynthesisSettings(), seed=seed, device=device)
+        rows += planted(filters, train, test, seed, arguments.planted)
         if arguments.study:
             samples = read_samples(arguments, train)
-            rows += downstream(judge, train, test, samples, seed, device, arguments)
+            rows += downstream(filters, train, test, samples, seed, device, arguments)
     write_report(arguments.json, summarize(rows), rows)
 
 
@@ -79,7 +81,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--planted", type=int, help="copies of each kind; 1000")
     parser.add_argument("--updates", type=int, help="of each classifier; none: by the data")
-    parser.add_argument("--work", type=Path, default=Path("runs/filters"), help="where judges and samples are kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/filters"), help="where filters and samples are kept")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--quick", action="store_true", help="short trainings, few planted and sampled images")
     parser.add_argument("--json", type=Path)
@@ -128,21 +130,21 @@ KINDS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 
 
 def planted(
-    judge: CalibratedJudge, train: LabeledImages, test: LabeledImages, seed: int, count: int
+    filters: CalibratedFilters, train: LabeledImages, test: LabeledImages, seed: int, count: int
 ) -> list[dict[str, Any]]:
-    """Shares rejected of planted copies, of off-class images, and of good images by class."""
+    """Shares rejected of planted copies, of images of a wrong class, and of good images by class."""
     random = seeding.numpy_generator(seed, "planted")
     chosen = random.permutation(len(train))[:count]
     rows = []
     for kind, change in KINDS.items():
         pixels = np.stack([change(train.pixels[i], random) for i in chosen])
         copies = replace(train.select(chosen), pixels=pixels)
-        rows.append(row(seed, "copies", kind, verdicts(judge, copies)[COPY].mean(), len(copies)))
-    good = verdicts(judge, test)
+        rows.append(row(seed, "copies", kind, rejections(filters, copies)[COPY].mean(), len(copies)))
+    good = rejections(filters, test)
     rows.append(row(seed, "good as copies", "", good[COPY].mean(), len(test)))
     offset = random.integers(1, len(test.classes), len(test))
     swapped = replace(test, labels=(test.labels + offset) % len(test.classes))
-    rows.append(row(seed, "off-class", "", by_any(verdicts(judge, swapped), FILTER_NAMES).mean(), len(test)))
+    rows.append(row(seed, "wrong class", "", by_any(rejections(filters, swapped), FILTER_NAMES).mean(), len(test)))
     lost = by_any(good, FILTER_NAMES)
     for index in np.argsort(-train.class_counts, kind="stable"):
         own = test.labels == index
@@ -164,14 +166,14 @@ def row(seed: int, planted: str, kind: str, share: float, count: int) -> dict[st
     }
 
 
-def verdicts(judge: CalibratedJudge, images: LabeledImages) -> dict[str, NDArray[np.bool_]]:
+def rejections(filters: CalibratedFilters, images: LabeledImages) -> dict[str, NDArray[np.bool_]]:
     """For each filter whether it rejects each image as an image of its label, bool (N,)."""
     result = {name: np.zeros(len(images), np.bool_) for name in FILTER_NAMES}
     for label in range(len(images.classes)):
         own = np.flatnonzero(images.labels == label)
-        candidates = Candidates(images.pixels[own], np.ones(len(own), np.bool_), label)
-        result[DUPLICATE][own] = judge.duplicates(judge(candidates).descriptors, label)
-        for name, rejected in judge.verdicts(candidates).items():
+        candidates = Decoded(images.pixels[own], np.ones(len(own), np.bool_))
+        result[DUPLICATE][own] = filters.duplicates(filters(candidates, label).descriptors, label)
+        for name, rejected in filters.rejections(candidates.pixels, label).items():
             result[name][own] = rejected
     return result
 
@@ -202,7 +204,7 @@ def read_samples(arguments: argparse.Namespace, train: LabeledImages) -> Labeled
 
 
 def downstream(
-    judge: CalibratedJudge,
+    filters: CalibratedFilters,
     train: LabeledImages,
     test: LabeledImages,
     samples: LabeledImages,
@@ -215,14 +217,18 @@ def downstream(
     @cache
     def accuracy(chosen: tuple[int, ...]) -> float:
         training = training_set(
-            ARMS[ARM], train, samples.select(np.array(chosen, np.int64)), Dose(SHARE), base=ARMS["balanced softmax"]
+            ARMS[ARM],
+            train,
+            samples.select(np.array(chosen, np.int64)),
+            SyntheticMix(SHARE),
+            base=ARMS["balanced softmax"],
         )
         recipe = TrainingRecipe(updates=arguments.updates or default_updates(len(train)))
-        classifier = classifier_of(EvaluationSettings())
+        classifier = classifier_by_name(EvaluationSettings())
         predicted = classifier.fit_predict(training, test.pixels, recipe=recipe, seed=seed, device=device)
         return classification_metrics(test.labels, predicted.argmax(axis=1), len(test.classes))["balanced_accuracy"]
 
-    rejected = verdicts(judge, samples)
+    rejected = rejections(filters, samples)
     wanted = np.bincount(samples.labels, minlength=len(samples.classes)) / SPARE
     rows = []
     for name, names in variants().items():
@@ -275,7 +281,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "gain_filtered_over_unfiltered": statistics.mean(whole[seed] - none[seed] for seed in whole) if whole else None,
         "copies_rejected": min(mean("copies", kind) or 0.0 for kind in KINDS),
         "genuine_rejected": mean("good as copies"),
-        "off_class_rejected": mean("off-class"),
+        "wrong_class_rejected": mean("wrong class"),
         "rarest_rejected": mean("good", by_class[-1]),
         "commonest_rejected": mean("good", by_class[0]),
         "better_without": ", ".join(harmful),

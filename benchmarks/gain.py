@@ -21,15 +21,18 @@ import argparse
 import shutil
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import diffaug
-from diffaug.classifiers.training import TrainingSet, classifier_of, recipe_of
+from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
+from diffaug.classifiers.training_set import TrainingSet
 from diffaug.data.demo import write_long_tailed_digits
-from diffaug.evaluation.experiment.arms import ARMS, Dose, training_set
+from diffaug.evaluation.experiment.arms import ARMS, training_set
+from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.statistics.metrics import classification_metrics
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.seeding import numpy_generator
@@ -73,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         augmenter = prepare_study(name, prepare(name, folder, arguments.work), arguments)
         result = augmenter.evaluate()
         table = result.table()
-        print(f"\n{name}\n{table.round(4).to_string(index=False)}\n{result.verdict.text}", flush=True)
+        print(f"\n{name}\n{table.round(4).to_string(index=False)}\n{result.verdict.headline}", flush=True)
         for method, percent in PUBLISHED.get(name, {}).items():
             print(f"  published: {method} {percent}")
         about = {"set": name, "verdict": result.verdict.decision}
         rows += [{**about, **{str(key): value for key, value in row.items()}} for row in table.to_dict("records")]
         measured = figures(result)
         if augmenter.config.evaluation.max_steps and not arguments.quick:
-            real = [arm.mean() for arm in result.arms if arm.role == "real"]
+            real = [arm.mean() for arm in result.arms if arm.role == "baseline"]
             real += accuracies_at_default_updates(augmenter, result).values()
             measured["gain_over_best_real_of_any_length"] = measured["balanced_accuracy"] - max(real)
         summary |= {f"{name}.{key}": value for key, value in measured.items()}
@@ -134,13 +137,13 @@ def prepare_study(name: str, data: Path, arguments: argparse.Namespace) -> diffa
     settings = {
         "tracking.mlflow": False,
         "seed": arguments.seed,
-        "evaluation.synthetic_fraction_grid": SHARES,
+        "advanced.synthetic_fraction_grid": SHARES,
         **SETTINGS.get(name, {}),
     }
     if arguments.thorough:
         settings["evaluation.thorough"] = True
     if arguments.quick:
-        settings |= {"diffusion.images_seen": 600, "diffusion.base_channels": 16, "evaluation.max_steps": 30}
+        settings |= {"diffusion.images_seen": 600, "advanced.base_channels": 16, "evaluation.max_steps": 30}
     else:
         settings["diffusion.minutes"] = arguments.minutes or MINUTES[name]
     study = arguments.work / f"{name}-{arguments.seed}"
@@ -154,16 +157,16 @@ def accuracies_at_default_updates(augmenter: diffaug.DiffusionAugmenter, result:
     catalog, settings = augmenter.inspect(), augmenter.config.evaluation
     train, test = catalog.images("train"), catalog.images("test")
     nothing = train.select(np.empty(0, np.int64))
-    recipe = recipe_of(settings.model_copy(update={"updates": None}), len(train))
-    classifier = classifier_of(settings)
+    recipe = recipe_from_settings(settings.model_copy(update={"max_steps": None}), len(train))
+    classifier = classifier_by_name(settings)
 
     def accuracy(training: TrainingSet, seed: int) -> float:
         chances = classifier.fit_predict(training, test.pixels, recipe=recipe, seed=seed, device=augmenter.job.device)
         return classification_metrics(test.labels, chances.argmax(axis=1), len(test.classes))["balanced_accuracy"]
 
     accuracies = {}
-    for name in (arm.name for arm in result.arms if arm.role == "real"):
-        training = training_set(ARMS[name], train, nothing, Dose(0))
+    for name in (arm.name for arm in result.arms if arm.role == "baseline"):
+        training = training_set(ARMS[name], train, nothing, SyntheticMix(0))
         accuracies[name] = statistics.mean(accuracy(training, seed) for seed in range(settings.repetitions))
         print(f"{name}, {recipe.updates} updates: {accuracies[name]:.4f}", flush=True)
     return accuracies
@@ -171,20 +174,19 @@ def accuracies_at_default_updates(augmenter: diffaug.DiffusionAugmenter, result:
 
 def figures(result: EvaluationResult) -> dict[str, Any]:
     """The goal figures of one data set, as fractions; of the comparison that the verdict is about."""
-    claim = next(c for c in result.comparisons if c.arm == result.verdict.arm)
-    accuracy = next(arm for arm in result.arms if arm.name == claim.arm).mean()
-    few = claim.group_gain.get("few")
+    compared = result.compared
+    few = compared.group_gain.get("few")
     return {
-        "gain_over_best_real": claim.difference.mean,
-        "ci_low": claim.difference.low,
-        "ci_high": claim.difference.high,
+        "gain_over_best_real": compared.difference.mean,
+        "ci_low": compared.difference.low,
+        "ci_high": compared.difference.high,
         "few_shot_gain": None if few is None else few.mean,
-        "balanced_accuracy": accuracy,
+        "balanced_accuracy": result.arm(compared.arm).mean(),
         "verdict": result.verdict.decision,
-        "best_real": claim.baseline,
-        "base": (result.dose or {}).get("base"),
-        "dose": (result.dose or {}).get("chosen"),
-        "class_gains": {name: gain.mean for name, gain in claim.recall_gain.items()},
+        "best_real": compared.baseline,
+        "base": result.mix and result.mix.base,
+        "mix": result.mix and asdict(result.mix.mix),
+        "class_gains": {name: gain.mean for name, gain in compared.recall_gain.items()},
     }
 
 

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import diffaug
-from diffaug.classifiers.training import classifier_of, recipe_of
+from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
 from diffaug.configuration.settings import EvaluationSettings
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.experiment.arms import ARMS, Dose, concatenate, training_set
+from diffaug.evaluation.experiment.arms import ARMS, concatenate, training_set
+from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.statistics.metrics import FEW, class_recall, confusion
+from diffaug.runtime.parallel import one_thread_each
 from diffaug.runtime.seeding import numpy_generator
-from diffaug.runtime.threads import one_thread_each
 
 from measuring import write_report
 
@@ -74,10 +75,12 @@ def half_of_each_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 def recalls_of(arm: str, images: LabeledImages, tested: LabeledImages, updates: int, seed: int) -> NDArray[np.float64]:
     """Recall of each class, after a training by one real arm."""
     settings = EvaluationSettings(max_steps=updates)
-    training = training_set(ARMS[arm], images, images.select(np.empty(0, np.int64)), Dose(0))
-    recipe = recipe_of(settings, len(images))
+    training = training_set(ARMS[arm], images, images.select(np.empty(0, np.int64)), SyntheticMix(0))
+    recipe = recipe_from_settings(settings, len(images))
     with one_thread_each():  # as an evaluation trains
-        chances = classifier_of(settings).fit_predict(training, tested.pixels, recipe=recipe, seed=seed, device="cpu")
+        chances = classifier_by_name(settings).fit_predict(
+            training, tested.pixels, recipe=recipe, seed=seed, device="cpu"
+        )
     return class_recall(confusion(tested.labels, chances.argmax(axis=1), len(tested.classes)))
 
 

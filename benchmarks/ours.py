@@ -39,12 +39,11 @@ class Ours:
 
     def __init__(self, images: LabeledImages, *, parameters: int | None, batch_size: int, device: str) -> None:
         width = None if parameters is None else _width(images, parameters, device)
-        settings = DiffusionSettings(batch_size=batch_size, base_channels=width)
-        plan = make_plan(images, settings, device)
-        self._plan = replace(plan, images=ENDLESS_STEPS * batch_size)
-        data = TrainingData.of(images, settings, device)
-        self._state = new_state(self._plan, settings, device, seed=0)
-        self._steps = train(self._state, data, self._plan, settings, seed=0)
+        plan = make_plan(images, DiffusionSettings(batch_size=batch_size), device, base_channels=width)
+        self._plan = replace(plan, images_seen=ENDLESS_STEPS * batch_size)
+        data = TrainingData.of(images, device)
+        self._state = new_state(self._plan, device, seed=0)
+        self._steps = train(self._state, data, self._plan, seed=0)
         self._generator = Generator(
             for_inference(self._state.averaged, device), data.normalization, images.classes, weights_sha256=""
         )
@@ -91,9 +90,8 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
             seed=seed,
             solver=settings.solver,
             num_inference_steps=settings.num_inference_steps,
-            guidance=settings.guidance_method,
+            guidance_method=settings.guidance_method,
             guidance_scale=sum(scale) / 2 if isinstance(scale, tuple) else scale,
-            guidance_interval=settings.guidance_interval,
         )
         for index in range(len(generator.classes))
         for start in range(0, per_class, CHUNK)
@@ -109,7 +107,8 @@ def labelled(pixels: NDArray[np.uint8], classes: tuple[str, ...]) -> LabeledImag
 
 def _width(images: LabeledImages, parameters: int, device: str) -> int:
     def distance(width: int) -> int:
-        return abs(count_parameters(make_plan(images, DiffusionSettings(base_channels=width), device)) - parameters)
+        plan = make_plan(images, DiffusionSettings(), device, base_channels=width)
+        return abs(count_parameters(plan) - parameters)
 
     widths = [width for width in WIDTHS if width <= WIDTHS.start or width**2 <= 4 * parameters]
     return min(widths, key=distance)

@@ -153,7 +153,7 @@ class Comparison:
         return self._work / "results" / f"{system.replace(' ', '-')}-{minutes:g}min-{storage.fingerprint(content)}"
 
     def _facts(self, system: str, minutes: float) -> dict[str, Any] | None:
-        return storage.committed_facts(self._folder(system, minutes), verify=True)
+        return storage.committed_metadata(self._folder(system, minutes), verify=True)
 
     def _write(self, result: Result, pixels: NDArray[np.uint8]) -> None:
         facts = {"seconds": result.seconds, "parameters": result.parameters}

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.configuration.settings import DiffusionSettings, SynthesisSettings
+from diffaug.configuration.settings import AdvancedSettings, DiffusionSettings, SynthesisSettings
 from diffaug.diffusion.generator.files import for_inference
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.planning import make_plan
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.files import locks, storage
-from diffaug.synthesis.filters.calibrated import prepare_judge
+from diffaug.synthesis.filters.preparing import prepare_filters
 from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
 from diffaug.synthesis.pool.filling import class_merges, fill_pool
 from diffaug.synthesis.pool.merging import write_pool
@@ -86,17 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: share of the network, and one process against two, in turn."""
     targets, rounds = (QUICK_TARGETS, 1) if arguments.quick else (TARGETS, 3)
-    shares, filters, alone, together = [], [], [], []
+    shares, filter_shares, alone, together = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        maker = make_maker(size, Path(folder) / "judge")
+        maker = make_maker(size, Path(folder) / "filters")
         complete(Path(folder) / "warm-up", maker, {"0": 1})
         for turn in range(arguments.rounds or rounds):
-            network: Any = Timed(maker.generator, "sample", "variations")
-            judge: Any = Timed(maker.judge, "duplicates")
-            watched = replace(maker, generator=network, judge=judge)
+            network: Any = Timed(maker.generator, "draw_samples", "draw_variations")
+            filters: Any = Timed(maker.filters, "duplicates")
+            watched = replace(maker, generator=network, filters=filters)
             seconds = run(1, Path(folder) / f"one-{turn}", watched, targets, in_process=True)
             shares.append(network.seconds / seconds)
-            filters.append(judge.seconds / seconds)
+            filter_shares.append(filters.seconds / seconds)
             alone.append(run(1, Path(folder) / f"alone-{turn}", maker, targets))
             together.append(run(2, Path(folder) / f"two-{turn}", maker, targets))
     one, two = statistics.median(alone), statistics.median(together)
@@ -104,8 +104,8 @@ def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "size": size,
         "images": sum(targets.values()),
         "network_share": statistics.median(shares),
-        "filters": statistics.median(filters),
-        "PNG, files, merge": 1 - statistics.median(shares) - statistics.median(filters),
+        "filters": statistics.median(filter_shares),
+        "PNG, files, merge": 1 - statistics.median(shares) - statistics.median(filter_shares),
         "images/s, one process": sum(targets.values()) / one,
         "images/s, two processes": sum(targets.values()) / two,
         "two_process_ratio": one / two,
@@ -118,11 +118,11 @@ def make_maker(size: int, folder: Path) -> ChunkMaker:
     """A generator with random weights, planned for images of `size` px, and everything else that chunks take."""
     images = random_images(size)
     plan = make_plan(images, DiffusionSettings(minutes=10), "cpu")
-    data = TrainingData.of(images, DiffusionSettings(), "cpu")
+    data = TrainingData.of(images, "cpu")
     generator = Generator(for_inference(Denoiser(plan.network), "cpu"), data.normalization, images.classes, "0" * 64)
-    settings = SynthesisSettings(filters=(), filter_max_steps=20)
-    judge = prepare_judge(folder, images, np.arange(len(images)), settings=settings, seed=0, device="cpu")
-    return ChunkMaker(generator, judge, images, settings, seed=0)
+    settings, groups = SynthesisSettings(filters=()), np.arange(len(images))
+    filters = prepare_filters(folder, images, groups, settings=settings, seed=0, device="cpu", max_steps=20)
+    return ChunkMaker(generator, filters, images, settings, AdvancedSettings().chunk_size, seed=0)
 
 
 def run(processes: int, root: Path, maker: ChunkMaker, targets: dict[str, int], *, in_process: bool = False) -> float:
@@ -157,10 +157,10 @@ def complete(root: Path, maker: ChunkMaker, targets: dict[str, int]) -> None:
     for _ in fill_pool(store, maker, merges):
         pass
     with locks.waiting_lock(root / ".turn.lock"):
-        if storage.committed_facts(root / "pool") is None:
+        if storage.committed_metadata(root / "pool") is None:
             with storage.new_directory(root / "pool", {}) as staging:
                 classes = maker.generator.classes
-                write_pool(staging, merges, store, classes=classes, score_names=maker.judge.score_names)
+                write_pool(staging, merges, store, classes=classes, score_names=maker.filters.score_names)
 
 
 if __name__ == "__main__":

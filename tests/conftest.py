@@ -1,7 +1,6 @@
 """What all tests share: quiet libraries, one thread, and a small pool on disk."""
 
-from __future__ import annotations
-
+import json
 import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -23,8 +22,6 @@ from sklearn.datasets import load_digits
 from diffaug.data.images import LabeledImages
 from diffaug.files import storage
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, manifest_columns
-
-MakePool = Callable[..., Pool]
 
 # The default suite draws the same examples each time; `HYPOTHESIS_PROFILE=random pytest -m slow` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -53,7 +50,7 @@ def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, N
             storage.write_bytes(staging / file, content)
             sha256 = storage.sha256_bytes(content)
             origin = ("sampled", "", 0.0, 0, number)
-            how = ("classifier_free", 1.0, "dpm_solver_2m", 12, "0" * 64, "judge")
+            how = ("classifier_free", 1.0, "dpm_solver_2m", 12, "0" * 64, "filters")
             values = (file, classes[class_index], class_index, *origin, *how, "real.png", sha256)
             rows.append(dict(zip(manifest_columns(()), values, strict=True)))
         storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=manifest_columns(())))
@@ -61,8 +58,7 @@ def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, N
 
 
 @pytest.fixture(scope="session")
-def make_pool() -> MakePool:
-    """The function `write_pool`."""
+def make_pool() -> Callable[..., Pool]:
     return write_pool
 
 
@@ -75,7 +71,7 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 @pytest.fixture(scope="session")
 def digits_pool(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    """A pool of 8 px grey digits, class "3" having 3 images and so on; "0" has none."""
+    """A pool of 8 px gray digits, class "3" having 3 images and so on; "0" has none."""
     pixels, labels = digits
     chosen = [(k, pixels[i]) for k in range(10) for i in np.flatnonzero(labels == k)[:k]]
     return write_pool(tmp_path_factory.mktemp("digits") / "pool", [str(k) for k in range(10)], chosen)
@@ -83,12 +79,12 @@ def digits_pool(digits: Any, tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 SMALL = {
     "diffusion.images_seen": 512,
-    "diffusion.base_channels": 16,
+    "advanced.base_channels": 16,
     "diffusion.batch_size": 16,
     "synthesis.num_inference_steps": 4,
-    "synthesis.chunk_size": 8,
+    "advanced.chunk_size": 8,
     "synthesis.filters": ["constant"],
-    "synthesis.filter_max_steps": 3,
+    "advanced.filter_max_steps": 3,
     "evaluation.num_seeds": 3,
     "evaluation.max_steps": 8,
     "tracking.mlflow": False,
@@ -96,7 +92,7 @@ SMALL = {
 
 
 def write_classes(root: Path, counts: dict[str, int], size: int = 8) -> Path:
-    """Grey images whose brightness tells the class apart."""
+    """Gray images whose brightness depends on the class."""
     rng = np.random.default_rng(0)
     for position, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -111,12 +107,20 @@ def images(tmp_path: Path) -> Path:
     return write_classes(tmp_path / "images", {"dark": 20, "middle": 12, "bright": 6})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> dict[str, object]:
+    """Settings of a job that ends in seconds; not to be changed."""
     return dict(SMALL)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def small_environment() -> dict[str, str]:
+    """The same settings as environment variables, in one process."""
+    settings = {**SMALL, "evaluation.workers": 1}
+    return {f"DIFFAUG_{key.upper().replace('.', '__')}": json.dumps(value) for key, value in settings.items()}
+
+
+@pytest.fixture(scope="session")
 def set_options() -> list[str]:
     return [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
 

@@ -6,23 +6,14 @@ import pytest
 from diffaug import errors
 from diffaug.errors import DiffaugError, MissingExtraError
 
+EXIT_CODES = {"DiffaugError": 1, "UsageError": 2, "DataError": 3, "DamagedError": 3, "MissingExtraError": 4}
 
-@pytest.mark.parametrize(
-    ("name", "exit_code"),
-    [
-        ("DiffaugError", 1),
-        ("UsageError", 2),
-        ("DataError", 3),
-        ("DamagedError", 3),
-        ("MissingExtraError", 4),
-        ("QualityGateError", 5),
-        ("Interrupted", 130),
-    ],
-)
-def test_every_error_has_its_exit_code_and_one_root(name, exit_code):
+
+@pytest.mark.parametrize(("name", "code"), [*EXIT_CODES.items(), ("QualityGateError", 5), ("Interrupted", 130)])
+def test_every_error_has_its_exit_code_and_one_root(name, code):
     kind = getattr(errors, name)
     assert issubclass(kind, DiffaugError)
-    assert kind("x").exit_code == exit_code
+    assert kind("x").exit_code == code
 
 
 def test_the_message_says_what_where_and_how_to_fix_it():
@@ -42,3 +33,8 @@ def test_a_missing_extra_names_the_command_that_installs_it():
     error = MissingExtraError.of("mlflow", "mlflow")
     assert error.what == "mlflow is not installed"
     assert error.fix == "pip install 'diffaug[mlflow]'"
+
+
+def test_a_wrong_name_gets_the_nearest_or_all_as_remedy():
+    assert errors.did_you_mean("bride", ["bright", "dark"]) == "did you mean 'bright'?"
+    assert errors.did_you_mean("zzz", ["bright", "dark"]) == "choose from: bright, dark"

@@ -1,9 +1,9 @@
-from __future__ import annotations
-
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import ablations
 import gain
@@ -15,23 +15,35 @@ import sample_speed
 import synthesis_speed
 import torch
 import train_speed
+from PIL import Image
 from scipy import linalg
 
 import diffaug
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.configuration.sources import resolve
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.planning import defaults
 from diffaug.errors import MissingExtraError
 
 import contenders
 import fidelity
+import filters
 import measuring
 import ours
 import peers
 
-Data = Callable[[], Path]
-TINY = ["--sizes", "8", "--batch", "4", "--rounds", "1", "--seconds", "0", "--device", "cpu"]
-SMALL_SETTINGS = ["diffusion.base_channels=16", "synthesis.num_inference_steps=2"]
+TINY = "--sizes 8 --batch 4 --rounds 1 --seconds 0 --device cpu"
+BRIEF = "{data} --feature-updates 10 --per-class 4 --device cpu --work {work}"
+RUNS = {
+    ablations: f"{BRIEF} --quick --images 64 --variants 'no dropout' --seeds 0",
+    filters: "{data} --quick --seeds 0 --work {work}",
+    more_real: "{data} --updates 4 --seeds 0",
+    quality_per_minute: f"{BRIEF} --minutes 0.002 0.004 --parameters 1100000 --systems 'lucidrains tuned' diffaug "
+    "--set advanced.base_channels=16 synthesis.num_inference_steps=2",
+    sample_speed: TINY,
+    synthesis_speed: "--quick --sizes 8",
+    train_speed: TINY,
+}
 
 
 @pytest.fixture
@@ -42,8 +54,8 @@ def needs_peers() -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time for what is not looked at here: diffaug's measured speed and its off-class filter."""
-    monkeypatch.setattr("diffaug.diffusion.training.measuring.SECONDS", 0.05)
+    """No time for what is not looked at here: diffaug's measured speed and its wrong class filter."""
+    monkeypatch.setattr("diffaug.diffusion.training.measuring.MEASURED_SECONDS", 0.05)
     monkeypatch.setattr("diffaug.classifiers.encoders.default_updates", lambda count: 5)
 
 
@@ -51,57 +63,90 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def data(tmp_path: Path, make_classes: Callable[..., Path]) -> Path:
     for split, counts in (("train", {"dark": 12, "bright": 6}), ("test", {"dark": 8, "bright": 8})):
         make_classes(tmp_path / "data" / split, counts)
-    for file in (tmp_path / "data" / "test").rglob("*.png"):
-        _turn_upside_down(file)  # or they would be the training images
+    for file in (tmp_path / "data" / "test").rglob("*.png"):  # upside down, or they would be the training images
+        Image.fromarray(np.asarray(Image.open(file))[::-1].copy()).save(file)
     return tmp_path / "data"
 
 
-def _turn_upside_down(file: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(np.asarray(Image.open(file))[::-1].copy()).save(file)
-
-
-def two_plain_classes() -> LabeledImages:
-    """Sixteen images of 6 px: eight of brightness 40, eight of 220."""
-    pixels = np.repeat(np.array([40, 220], np.uint8), 8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8)
-    return LabeledImages(pixels, np.repeat([0, 1], 8), ("dark", "bright"), tuple(map(str, range(16))))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of `time.perf_counter`, in a list to be changed."""
+    now = [0.0]
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: now[0])
+    return now
 
 
-def written(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text())
-    assert content.keys() == {"summary", "rows", "machine", "versions"}
-    return content
-
-
-def test_synthesis_speed_reports_the_network_s_share_and_two_processes(tmp_path, monkeypatch) -> None:
+@pytest.mark.slow
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("script", RUNS, ids=lambda script: script.__name__)
+def test_a_script_writes_its_report_and_trains_nothing_twice(script: Any, data, tmp_path, monkeypatch, request) -> None:
+    if script in (quality_per_minute, sample_speed, train_speed):
+        request.getfixturevalue("needs_peers")
     monkeypatch.setattr(synthesis_speed, "QUICK_TARGETS", {"0": 40, "3": 20})
-    synthesis_speed.main(["--quick", "--sizes", "8", "--json", str(tmp_path / "speed.json")])
-    report = json.loads((tmp_path / "speed.json").read_text())
-    assert report["summary"].keys() == {"network_share", "two_process_ratio"}
-    (row,) = report["rows"]
-    assert 0 < row["network_share"] < 1
-    assert row["two_process_ratio"] == pytest.approx(row["images/s, two processes"] / row["images/s, one process"])
-    assert row["images"] == 60
+    monkeypatch.setattr(sample_speed, "STEPS", 2)
+    monkeypatch.setattr(quality_per_minute, "SAMPLING_STEPS", {"denoising-diffusion-pytorch": 2})
+    arguments = shlex.split(RUNS[script].format(data=data, work=tmp_path / "work"))
+
+    def run(*more: str) -> dict[str, Any]:
+        script.main([*arguments, "--json", str(tmp_path / "report.json"), *more])
+        content: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+        return content
+
+    report = run()
+    assert report.keys() == {"summary", "rows", "machine", "versions"}
+    summary, rows = report["summary"], report["rows"]
+    if script is ablations:
+        assert [row["variant"] for row in rows] == ["default", "no dropout"]
+        assert [row["kid change"] for row in rows] == pytest.approx([0, rows[1]["kid"] - rows[0]["kid"]])
+        assert rows[0]["images seen"] == 64
+    elif script is filters:
+        copies = [("copies", kind) for kind in filters.KINDS]
+        shown = [(row["shown"], row["kind"]) for row in rows]
+        assert shown[:4] == copies and shown[-2:] == [("good", "dark (12)"), ("good", "bright (6)")]
+        assert rows[0]["rejected"] == rows[1]["rejected"] == 1
+        assert summary["gain_filtered_over_unfiltered"] is None
+    elif script is more_real:
+        assert [row["count"] for row in rows] == [18] * 2 + [18 + 2 * 4] * 2
+        assert summary["more_real.balanced_accuracy"] == max(row["balanced accuracy"] for row in rows[2:])
+    elif script is quality_per_minute:
+        assert [row["system"] for row in rows] == ["real", *["diffaug"] * 2, *["lucidrains tuned"] * 2]
+        assert summary["time_ratio_worst"] <= 1 and set(rows[1]["class_kid"]) == {"dark", "bright"}
+        assert len(list((tmp_path / "work" / "sheets").iterdir())) == 4
+    elif script is sample_speed:
+        assert summary.keys() == {"sample_ratio_min", "evaluation_ratio_min"}
+        assert all(row["images/s"] > 0 for row in rows)
+    elif script is synthesis_speed:
+        assert summary.keys() == {"network_share", "two_process_ratio"}
+        (row,) = rows
+        assert 0 < row["network_share"] < 1 and row["images"] == 60
+        assert row["two_process_ratio"] == pytest.approx(row["images/s, two processes"] / row["images/s, one process"])
+    else:
+        ratios = {"train_ratio_min", "train_ratio_28px", "forward_ratio_min"}
+        assert summary.keys() == ratios | {"peak_share_median"} and summary["train_ratio_28px"] is None
+        assert [row["system"] for row in rows] == ["diffaug", *peers.PEERS]
+        assert all(0.9 <= row["parameters"] / rows[0]["parameters"] <= 1.1 for row in rows)
+        assert all(0 < row["peak share"] < 1 and row["train images/s"] > 0 for row in rows)
+    if script in (ablations, quality_per_minute):
+        forbidden = Mock(side_effect=AssertionError("trained again"))
+        monkeypatch.setattr("diffaug.stages.fitting.fit.train", forbidden)
+        if script is quality_per_minute:
+            monkeypatch.setattr(diffaug.DiffusionAugmenter, "fit", forbidden)
+        monkeypatch.setattr(quality_per_minute, "make_peer", forbidden)
+        assert run()["rows"] == rows
+    if script is quality_per_minute:
+        with pytest.raises(AssertionError, match="trained again"):
+            run("--again", "diffaug")
+
+
+@pytest.mark.parametrize("script", [*RUNS, gain], ids=lambda script: script.__name__)
+def test_every_script_explains_itself(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script.main(["--help"])
+    assert caught.value.code == 0
+    assert {"--quick", "--json"} & set(capsys.readouterr().out.replace("]", " ").replace("[", " ").split())
 
 
 class TestFidelity:
-    def test_kernel_distance_is_the_mean_over_all_pairs(self) -> None:
-        random = np.random.default_rng(0)
-        real, other = random.normal(size=(5, 3)), random.normal(1, 1, size=(4, 3))
-
-        def mean(left: Any, right: Any, same: bool) -> float:
-            pairs = [(i, j) for i in range(len(left)) for j in range(len(right)) if not (same and i == j)]
-            return float(np.mean([(left[i] @ right[j] / 3 + 1) ** 3 for i, j in pairs]))
-
-        expected = mean(real, real, True) + mean(other, other, True) - 2 * mean(real, other, False)
-        assert fidelity.kernel_distance(real, other) == pytest.approx(expected)
-
-    def test_kernel_distance_has_no_bias(self) -> None:
-        random = np.random.default_rng(0)
-        distances = [fidelity.kernel_distance(*random.normal(size=(2, 20, 4))) for _ in range(400)]
-        assert abs(np.mean(distances)) < 4 * np.std(distances) / 20
-
     def test_frechet_distance_agrees_with_the_matrix_square_root(self) -> None:
         random = np.random.default_rng(0)
         real, other = random.normal(size=(40, 5)), random.normal(0.5, 2, size=(40, 5)) @ random.normal(size=(5, 5))
@@ -109,11 +154,9 @@ class TestFidelity:
         trace = np.trace(first + second - 2 * linalg.sqrtm(first @ second).real)
         expected = np.square(real.mean(0) - other.mean(0)).sum() + trace
         assert fidelity.frechet_distance(real, other) == pytest.approx(expected)
+        assert fidelity.frechet_distance(real, real + 2) == pytest.approx(20)  # the square of the shift
 
-    def test_frechet_distance_of_a_shift_is_its_square(self) -> None:
-        features = np.random.default_rng(0).normal(size=(50, 3))
-        assert fidelity.frechet_distance(features, features + 2) == pytest.approx(12)
-
+    @pytest.mark.slow
     def test_distances_grow_with_the_damage_and_name_the_damaged_class(self, digits: Any) -> None:
         pixels, labels = digits
         images = LabeledImages(pixels, labels, tuple("0123456789"), tuple(map(str, range(len(labels)))))
@@ -128,30 +171,25 @@ class TestFidelity:
         assert damaged.class_kid["5"] == pytest.approx(whole.class_kid["5"])
 
     def test_classes_weigh_the_same(self) -> None:
-        images = LabeledImages(
-            np.zeros((6, 1, 1, 1), np.uint8), np.array([0, 1, 0, 0, 1, 0]), ("a", "b"), tuple("012345")
-        )
+        labels = np.array([0, 1, 0, 0, 1, 0])
+        images = LabeledImages(np.zeros((6, 1, 1, 1), np.uint8), labels, ("a", "b"), tuple("012345"))
         assert fidelity.equal_classes(images).ids == ("0", "2", "1", "4")
 
 
 class TestMeasuring:
-    def test_turns_alternate_and_medians_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock, order = [0.0], []
+    def test_turns_alternate_and_medians_are_kept(self, clock: list[float]) -> None:
+        order = []
         lengths = {"slow": iter([9.0, 3.0, 5.0, 4.0]), "fast": iter([9.0, 1.0, 3.0, 2.0])}
 
         def work(name: str) -> None:
             order.append(name)
             clock[0] += next(lengths[name])
 
-        monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
         actions = {name: lambda name=name: work(name) for name in lengths}
         assert measuring.alternate(actions, "cpu", rounds=3, seconds=0.0) == {"slow": 4.0, "fast": 2.0}
         assert order == ["slow", "fast"] * 4
 
-    def test_a_turn_repeats_an_action_until_its_time_is_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = [0.0]
-        monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
-
+    def test_a_turn_repeats_an_action_until_its_time_is_over(self, clock: list[float]) -> None:
         def work() -> None:
             clock[0] += 0.25
 
@@ -162,40 +200,18 @@ class TestMeasuring:
         assert measuring.count_operations(lambda: left @ right) == 2 * 3 * 5 * 7
 
     def test_ratios_are_to_the_best_peer(self) -> None:
-        speeds = {("cpu", 8): (10, 4, 5), ("cpu", 28): (9, 6, 3)}
+        speeds = {8: {"diffaug": 10, "one": 4, "other": 5}, 28: {"diffaug": 9, "one": 6, "other": 3}}
         rows = [
-            {"device": device, "size": size, "system": system, "speed": speed}
-            for (device, size), three in speeds.items()
-            for system, speed in zip(("diffaug", "one", "other"), three, strict=True)
+            {"device": "cpu", "size": size, "system": system, "speed": speed}
+            for size, of_system in speeds.items()
+            for system, speed in of_system.items()
         ]
         assert contenders.ratios(rows, "speed") == [2.0, 1.5]
 
 
 @pytest.mark.usefixtures("needs_peers")
-class TestSpeed:
-    def test_training_of_every_system_is_timed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        train_speed.main([*TINY, "--json", str(tmp_path / "speed.json")])
-        content = written(tmp_path / "speed.json")
-        assert content["summary"].keys() == {
-            "train_ratio_min", "train_ratio_28px", "forward_ratio_min", "peak_share_median",
-        }  # fmt: skip
-        assert content["summary"]["train_ratio_28px"] is None
-        assert [row["system"] for row in content["rows"]] == ["diffaug", *peers.PEERS]
-        sizes = [row["parameters"] for row in content["rows"]]
-        assert max(sizes) <= 1.1 * sizes[0] and min(sizes) >= 0.9 * sizes[0]
-        assert all(0 < row["peak share"] < 1 and row["train images/s"] > 0 for row in content["rows"])
-        assert "lucidrains tuned" in capsys.readouterr().out
-
-    def test_sampling_of_every_system_is_timed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sample_speed, "STEPS", 2)
-        sample_speed.main([*TINY, "--json", str(tmp_path / "speed.json")])
-        content = written(tmp_path / "speed.json")
-        assert content["summary"].keys() == {"sample_ratio_min", "evaluation_ratio_min"}
-        assert all(row["images/s"] > 0 for row in content["rows"])
-
-
-@pytest.mark.usefixtures("needs_peers")
 class TestPeers:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["diffusers", "lucidrains"])
     def test_sizes_that_the_levels_do_not_divide_are_padded_and_cropped(self, name: str) -> None:
         images = measuring.random_images(8)
@@ -207,24 +223,22 @@ class TestPeers:
         assert sampled.shape == (3, 6, 6, 1) and sampled.dtype == np.uint8
 
     @pytest.mark.slow
-    def test_lucidrains_samples_the_image_of_the_label(self) -> None:
-        peer = peers.make_peer("lucidrains tuned", two_plain_classes(), parameters=1_100_000, device="cpu")
+    @pytest.mark.parametrize("name", ["lucidrains tuned", "diffusers tuned"])
+    def test_peers_learn_two_plain_classes(self, name: str) -> None:
+        pixels = np.repeat(np.array([40, 220], np.uint8), 8)[:, None, None, None] * np.ones((1, 6, 6, 1), np.uint8)
+        images = LabeledImages(pixels, np.repeat([0, 1], 8), ("dark", "bright"), tuple(map(str, range(16))))
+        peer = peers.make_peer(name, images, parameters=1_100_000, device="cpu")
         for step in range(150):
             peer.step(step / 150)
-        sampled = peer.sample(np.repeat([0, 1], 8), 25)
-        assert [sampled[:8].mean(), sampled[8:].mean()] == pytest.approx([40, 220], abs=30)
+        if name == "lucidrains tuned":
+            sampled = peer.sample(np.repeat([0, 1], 8), 25)
+            assert [sampled[:8].mean(), sampled[8:].mean()] == pytest.approx([40, 220], abs=30)
+        else:  # at high noise a predicted noise says next to nothing about a plain image's brightness
+            with torch.no_grad():
+                assert peer._loss(peer._pixels.float() / 255, peer._labels) < 0.2
 
-    @pytest.mark.slow
-    def test_diffusers_learns_to_tell_the_noise(self) -> None:
-        # Not its samples: at high noise a predicted noise says next to nothing about a plain image's brightness.
-        peer = peers.make_peer("diffusers tuned", two_plain_classes(), parameters=1_100_000, device="cpu")
-        for step in range(150):
-            peer.step(step / 150)
-        with torch.no_grad():
-            assert peer._loss(peer._pixels.float() / 255, peer._labels) < 0.2
-
-    def test_stops_are_kept_and_time_between_them_is_not_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock, progress = [0.0], []
+    def test_stops_are_kept_and_time_between_them_is_not_counted(self, clock: list[float]) -> None:
+        progress = []
 
         class Paced:
             device = "cpu"
@@ -233,7 +247,6 @@ class TestPeers:
                 progress.append(share)
                 clock[0] += 1.0
 
-        monkeypatch.setattr(peers.time, "perf_counter", lambda: clock[0])
         stops = []
         for spent in peers.train_until(Paced(), [2.0, 5.0]):  # type: ignore[arg-type]
             stops.append(spent)
@@ -249,34 +262,6 @@ def test_a_missing_peer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestQualityPerMinute:
-    def arguments(self, data: Path, tmp_path: Path, *systems: str) -> list[str]:
-        return [
-            str(data), "--minutes", "0.002", "0.004", "--per-class", "4", "--feature-updates", "10",
-            "--work", str(tmp_path / "work"), "--json", str(tmp_path / "quality.json"), "--device", "cpu",
-            "--set", *SMALL_SETTINGS, "--systems", *systems, "--parameters", "1100000",
-        ]  # fmt: skip
-
-    @pytest.mark.usefixtures("needs_peers", "hasty")
-    def test_results_are_compared_and_kept(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(quality_per_minute, "SAMPLING_STEPS", {"denoising-diffusion-pytorch": 2})
-        arguments = self.arguments(data, tmp_path, "lucidrains tuned", "diffaug")
-        quality_per_minute.main(arguments)
-        first = written(tmp_path / "quality.json")
-        assert [row["system"] for row in first["rows"]] == ["real", *["diffaug"] * 2, *["lucidrains tuned"] * 2]
-        assert first["summary"]["time_ratio_worst"] <= 1
-        assert set(first["rows"][1]["class_kid"]) == {"dark", "bright"}
-        assert len(list((tmp_path / "work" / "sheets").iterdir())) == 4
-
-        def forbidden(*_: Any, **__: Any) -> Any:
-            raise AssertionError("trained again")
-
-        monkeypatch.setattr(quality_per_minute, "make_peer", forbidden)
-        monkeypatch.setattr(diffaug.DiffusionAugmenter, "fit", forbidden)
-        quality_per_minute.main(arguments)
-        assert written(tmp_path / "quality.json")["rows"] == first["rows"]
-        with pytest.raises(AssertionError, match="trained again"):
-            quality_per_minute.main([*arguments, "--again", "diffaug"])
-
     def test_summary_takes_the_best_peer_and_the_worst_budget(self) -> None:
         kids = {"diffaug": (0.2, 0.1, 0.05), "one": (0.8, 0.25, 0.2), "other": (0.5, 0.3, 0.4)}
         rows = [
@@ -286,9 +271,7 @@ class TestQualityPerMinute:
         ]
         summary = quality_per_minute.summarize(rows)
         assert summary == {"kid_ratio_worst": 0.4, "kid_ours_5_over_peer_10": 0.5, "time_ratio_worst": 1.0}
-
-    def test_no_ratio_to_a_distance_that_is_not_positive(self) -> None:
-        rows = [{"system": system, "minutes": 2.0, "kid": -0.1, "seconds": 1.0} for system in ("diffaug", "one")]
+        rows = [{**row, "kid": -0.1} for row in rows]  # there is no ratio to a distance that is not positive
         assert quality_per_minute.summarize(rows)["kid_ratio_worst"] is None
 
 
@@ -296,27 +279,10 @@ class TestAblations:
     @pytest.mark.parametrize("variant", ablations.VARIANTS)
     def test_a_variant_changes_the_defaults(self, variant: str) -> None:
         overrides = ablations.VARIANTS[variant]
-        changed = resolve(overrides, environment={}).config != resolve({}, environment={}).config
+        settings = {key: value for key, value in overrides.items() if not key.isupper()}
+        changed = resolve(settings, environment={}).config != resolve({}, environment={}).config
+        changed |= any(getattr(defaults, key) != overrides[key] for key in overrides.keys() - settings.keys())
         assert changed == (variant != ablations.DEFAULT)
-
-    @pytest.mark.usefixtures("hasty")
-    def test_variants_are_trained_once_and_compared_by_seed(
-        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        arguments = [
-            str(data), "--quick", "--images", "64", "--variants", "no dropout", "--seeds", "0",
-            "--feature-updates", "10", "--per-class", "4", "--device", "cpu",
-            "--work", str(tmp_path / "work"), "--json", str(tmp_path / "table.json"),
-        ]  # fmt: skip
-        ablations.main(arguments)
-        first = written(tmp_path / "table.json")
-        default, other = first["rows"]
-        assert (default["variant"], other["variant"]) == ("default", "no dropout")
-        assert default["kid change"] == 0 and other["kid change"] == pytest.approx(other["kid"] - default["kid"])
-        assert default["images seen"] == 64
-        monkeypatch.setattr("diffaug.stages.fitting.fit.train", lambda *_: pytest.fail("trained again"))
-        ablations.main(arguments)
-        assert written(tmp_path / "table.json")["rows"] == first["rows"]
 
     def test_a_variant_is_better_only_if_it_is_in_every_seed(self) -> None:
         kids = {"default": (0.3, 0.5), "always": (0.2, 0.4), "once": (0.1, 0.6)}
@@ -332,6 +298,7 @@ class TestAblations:
         assert (summary["better_by_kid"], summary["better_by_accuracy"]) == ("always", "")
 
 
+@pytest.mark.slow
 def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_path, monkeypatch) -> None:
     settings = {**small, "evaluation.arms": ["real only", "oversampling", "real + synthetic"]}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
@@ -343,22 +310,10 @@ def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_p
         trained.append((recipe.updates, training.draw_probabilities is not None, seed))
         return np.eye(3)[np.arange(len(pixels)) % 3]
 
-    monkeypatch.setattr("diffaug.classifiers.training.NetworkClassifier.fit_predict", learn)
+    monkeypatch.setattr("diffaug.classifiers.network.NetworkClassifier.fit_predict", learn)
     accuracies = gain.accuracies_at_default_updates(augmenter, result)
     assert trained == [(400, classes, seed) for classes in (False, True) for seed in range(3)]
     assert accuracies.keys() == {"real only", "oversampling"}
-
-
-def test_more_real_images_are_added_and_the_others_tested(make_classes, tmp_path) -> None:
-    train = make_classes(tmp_path / "data" / "train", {"dark": 21, "middle": 17, "bright": 12})
-    for folder in train.iterdir():
-        (tmp_path / "data" / "test" / folder.name).mkdir(parents=True)
-        for file in sorted(folder.iterdir())[:9]:
-            file.rename(tmp_path / "data" / "test" / folder.name / file.name)
-    more_real.main([str(tmp_path / "data"), "--updates", "4", "--seeds", "0", "--json", str(tmp_path / "more.json")])
-    report = written(tmp_path / "more.json")
-    assert [row["count"] for row in report["rows"]] == [23] * 2 + [23 + 3 * 4] * 2
-    assert report["summary"]["more_real.balanced_accuracy"] == max(r["balanced accuracy"] for r in report["rows"][2:])
 
 
 def test_half_of_each_class_is_moved_the_same_half_each_time() -> None:
@@ -368,11 +323,12 @@ def test_half_of_each_class_is_moved_the_same_half_each_time() -> None:
     assert np.array_equal(moved, more_real.half_of_each_class(labels))
 
 
+@pytest.mark.slow
 def test_our_size_is_the_nearest_that_a_width_gives(digits: Any) -> None:
     images = measuring.random_images(8)
+    wanted = (200_000, 4_000_000, None)
     smaller, larger, planned = (
-        ours.Ours(images, parameters=parameters, batch_size=4, device="cpu").parameters
-        for parameters in (200_000, 4_000_000, None)
+        ours.Ours(images, parameters=parameters, batch_size=4, device="cpu").parameters for parameters in wanted
     )
     assert smaller < 600_000 and 3_000_000 < larger < 5_000_000
     assert planned == ours.planned_parameters(images, DiffusionSettings(), "cpu")
