@@ -310,7 +310,7 @@ def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_p
         trained.append((recipe.updates, training.draw_probabilities is not None, seed))
         return np.eye(3)[np.arange(len(pixels)) % 3]
 
-    monkeypatch.setattr("diffaug.classifiers.network.NetworkClassifier.fit_predict", learn)
+    monkeypatch.setattr("diffaug.classifiers.fit.NetworkClassifier.fit_predict", learn)
     accuracies = gain.accuracies_at_default_updates(augmenter, result)
     assert trained == [(400, classes, seed) for classes in (False, True) for seed in range(3)]
     assert accuracies.keys() == {"real only", "oversampling"}

@@ -246,6 +246,7 @@ def test_events_are_sent_while_the_stage_works(journal, stage, install, monkeypa
     assert eventually(lambda: not our_threads())
 
 
+@pytest.mark.e2e
 def test_a_stage_ends_while_a_tracker_hangs_which_gets_everything_later(study, journal, stage, narrator, install):
     tracker = install(HangingTracker())
     stage.start()
@@ -261,6 +262,7 @@ def test_a_stage_ends_while_a_tracker_hangs_which_gets_everything_later(study, j
     assert tracker.received == [*ALL, 6, 7]
 
 
+@pytest.mark.e2e
 def test_a_stage_waits_for_a_server_no_longer_than_its_patience(stage, install, monkeypatch):
     tracker, limits, wait_for = install(HangingTracker()), [], threading.Condition.wait_for
     stage.start()
@@ -277,6 +279,7 @@ def test_a_stage_waits_for_a_server_no_longer_than_its_patience(stage, install, 
     assert loading is None and 0 < sending <= sender.PATIENCE_SECONDS == 1  # it was loaded already
 
 
+@pytest.mark.e2e
 def test_what_was_given_up_stops_before_its_next_event(study, stage, install):
     tracker = install(HangingTracker(after_each=True))
     received = tracker.received
@@ -303,6 +306,7 @@ def attempts(install):
     return attempts
 
 
+@pytest.mark.e2e
 def test_the_pauses_between_attempts_grow(stage, attempts, monkeypatch):
     monkeypatch.setattr(sender, "POLL_SECONDS", 0.02)
     stage.start()
