@@ -133,14 +133,14 @@ def run(processes: int, root: Path, maker: ChunkMaker, targets: dict[str, int], 
         return time.perf_counter() - began
     context = multiprocessing.get_context("fork")
     ready = context.Barrier(processes + 1)
-    crew = [context.Process(target=_work, args=(ready, root, maker, targets)) for _ in range(processes)]
-    for process in crew:
+    workers = [context.Process(target=_work, args=(ready, root, maker, targets)) for _ in range(processes)]
+    for process in workers:
         process.start()
     ready.wait()
     began = time.perf_counter()
-    for process in crew:
+    for process in workers:
         process.join()
-    if any(process.exitcode for process in crew):
+    if any(process.exitcode for process in workers):
         raise RuntimeError("a process that fills the pool failed")
     return time.perf_counter() - began
 

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -128,6 +129,20 @@ def test_damaged_bytes_never_raise(read, encoded, data) -> None:
 @pytest.mark.parametrize("size", [(65_000, 1_000), (10_000, 9_000), (60_000, 60_000)])
 def test_bombs_are_refused_by_their_header(read, size) -> None:
     assert read(png_header(*size)).status == "too large"
+
+
+def test_a_bomb_takes_no_memory(file: Path) -> None:
+    file.write_bytes(png_header(30_000, 30_000))
+    script = (
+        "import resource, sys; from pathlib import Path; from diffaug.data.decode import decode\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "status = decode(Path(sys.argv[1])).status\n"
+        "print(status, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    out = subprocess.run([sys.executable, "-c", script, str(file)], check=True, capture_output=True, text=True).stdout
+    status, megabytes = out.rsplit(" ", 1)
+    assert status == "too large"
+    assert int(megabytes) < 50
 
 
 def test_the_bomb_warning_is_an_error_inside_strict_pillow(read) -> None:
