@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffaug.augment.labels import get_class_to_idx
-from diffaug.data.decode import decode_image, pixel_sha256
+from diffaug.data.decoding.decode import decode_image, pixel_sha256
 from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
 

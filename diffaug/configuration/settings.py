@@ -29,8 +29,17 @@ class DataSettings(Settings):
 
     image_size: Annotated[int, Field(ge=4, le=512)] | None = None
     """Working size in px, short side. Default: the size of the images, at most 64."""
+    resize: Literal["auto", "squeeze", "pad", "crop"] = "auto"
+    """How an image that does not have the working shape is brought to it. auto: whichever of squeeze and pad keeps more
+    detail. crop cuts away what does not fit."""
     channels: Literal[1, 3] | None = None
     """Color channels, 1 for gray and 3 for RGB. Default: detected from the images."""
+    intensity_range: tuple[float, float] | None = None
+    """Values of 16-bit, float and DICOM images that become black and white. Default: from bit depth or images."""
+    pages: Literal["first", "all"] = "first"
+    """Pages of a multi-page file to read. all: each page is an image, and the pages of a file are one group."""
+    group_by: str | None = None
+    """Regular expression that finds the group in a path, such as patient(\\d+). Groups stay on one side of a split."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Fraction of each class held out for testing if the data has no test split."""
     min_train_images: PositiveInt = 2

@@ -15,11 +15,11 @@ from pydantic import TypeAdapter
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data import problems
-from diffaug.data.decode import Decoded
-from diffaug.data.entries import SPLITS, Entry, Split, listed
+from diffaug.data.decoding.decode import Decoded
 from diffaug.data.images import LabeledImages, count_by_name
+from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed
+from diffaug.data.layouts.scan import Scan, scan
 from diffaug.data.loading import Progress, load_images
-from diffaug.data.scan import Scan, scan
 from diffaug.data.sources import KnownFiles
 from diffaug.data.splits import Item, choose_test, group_names, leaks
 from diffaug.errors import UsageError

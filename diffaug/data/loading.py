@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.decode import Decoded, decode, peek_size, strict_pillow
+from diffaug.data.decoding.decode import Decoded, decode, peek_size, strict_pillow
 from diffaug.data.resize import choose_image_size, fit_to_size, to_channels
 
 Progress = Callable[[int, int], None]  # called with what is done, and what there is in all

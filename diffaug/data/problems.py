@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.decode import DecodeStatus
-from diffaug.data.entries import SPLITS, listed, tally
+from diffaug.data.decoding.decode import DecodeStatus
+from diffaug.data.layouts.entries import SPLITS, listed, tally
 from diffaug.data.splits import images_needed
 from diffaug.errors import DataError
 

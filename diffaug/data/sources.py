@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from diffaug.data.decode import content_sha256
+from diffaug.data.decoding.decode import content_sha256
 from diffaug.data.loading import in_threads
 from diffaug.errors import DamagedError
 from diffaug.files.records import read_record, write_record

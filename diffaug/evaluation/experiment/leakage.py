@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from diffaug.data.entries import listed
 from diffaug.data.images import LabeledImages
+from diffaug.data.layouts.entries import listed
 from diffaug.errors import DataError
 from diffaug.similarity.copies import CopyDetector
 from diffaug.similarity.thresholds import COPY_RATIO

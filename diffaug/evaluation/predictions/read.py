@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffaug.configuration.arms import Role
-from diffaug.data.entries import listed
+from diffaug.data.layouts.entries import listed
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.predictions.table import Table

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from diffaug.data.entries import listed
+from diffaug.data.layouts.entries import listed
 from diffaug.errors import DataError, UsageError
 
 REQUIRED = ("file_name", "arm", "role", "predicted")

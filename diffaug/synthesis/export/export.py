@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diffaug._version import __version__
 from diffaug.data.catalog import Catalog
-from diffaug.data.entries import SPLITS, listed
+from diffaug.data.layouts.entries import SPLITS, listed
 from diffaug.data.loading import Progress
 from diffaug.errors import UsageError
 from diffaug.files import storage

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diffaug.data.catalog import Catalog
-from diffaug.data.entries import SPLITS, Split
+from diffaug.data.layouts.entries import SPLITS, Split
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.synthesis.pool.pool import Pool

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffaug.data.entries import SPLIT_NAMES, Entry, Split, listed, tally
+from diffaug.data.layouts.entries import SPLIT_NAMES, Entry, Split, listed, tally
 from diffaug.errors import DataError, UsageError
 
 LAYOUTS = "give a folder that holds one folder per class, or train/ and test/ of those, or a CSV of file_name,label"

@@ -5,8 +5,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from diffaug.data.entries import listed, tally
-from diffaug.data.scan import scan
+from diffaug.data.layouts.entries import listed, tally
+from diffaug.data.layouts.scan import scan
 from diffaug.errors import DataError, UsageError
 
 

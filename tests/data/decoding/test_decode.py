@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from diffaug.data import decode as module
-from diffaug.data.decode import Decoded, content_sha256, decode, peek_size, pixel_sha256, strict_pillow
+from diffaug.data.decoding.decode import Decoded, content_sha256, decode, peek_size, pixel_sha256, strict_pillow
 from diffaug.files.storage import sha256_bytes
 
 RANDOM = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_bombs_are_refused_by_their_header(read, size) -> None:
 def test_a_bomb_takes_no_memory(file: Path) -> None:
     file.write_bytes(png_header(30_000, 30_000))
     script = (
-        "import resource, sys; from pathlib import Path; from diffaug.data.decode import decode\n"
+        "import resource, sys; from pathlib import Path; from diffaug.data.decoding.decode import decode\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "status = decode(Path(sys.argv[1])).status\n"
         "print(status, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"

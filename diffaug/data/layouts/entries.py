@@ -13,10 +13,11 @@ SPLIT_NAMES: dict[str, Split] = {**{name: name for name in SPLITS}, "valid": "va
 class Entry:
     """One file that should be an image."""
 
-    path: str  # relative to the root, with forward slashes
-    label: str
+    path: str  # relative to the root, with forward slashes; `NAME#page=2` for a page after the first
+    label: str  # empty for an unlabeled image
     split: Split | None = None
     group: str | None = None  # what must stay on one side of a split, such as a patient or a track
+    mask: str | None = None  # path of the mask that belongs to the image, relative to the root
 
 
 def listed(names: Iterable[str], *, shown: int = 3) -> str:

@@ -1,0 +1,1 @@
+"""Which file has which label, split, group and mask, before anything is decoded."""
