@@ -39,7 +39,8 @@ class DataSettings(Settings):
     pages: Literal["first", "all"] = "first"
     """Pages of a multi-page file to read. all: each page is an image, and the pages of a file are one group."""
     group_by: str | None = None
-    """Regular expression that finds the group in a path, such as patient(\\d+). Groups stay on one side of a split."""
+    """Regular expression that finds the group in a path, such as patient(\\d+). Groups stay on one side of a split.
+    Default: none."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Fraction of each class held out for testing if the data has no test split."""
     min_train_images: PositiveInt = 2

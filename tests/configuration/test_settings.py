@@ -8,7 +8,7 @@ from diffaug.configuration.sources import setting_fields
 
 
 def test_the_settings_are_few():
-    assert len([key for key in setting_fields() if not key.startswith("advanced.")]) <= 48
+    assert len([key for key in setting_fields() if not key.startswith("advanced.")]) <= 56
     assert len([key for key in setting_fields() if key.startswith("advanced.")]) <= 6
 
 

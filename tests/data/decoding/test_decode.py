@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
-from diffaug.data import decode as module
+from diffaug.data.decoding import decode as module
 from diffaug.data.decoding.decode import Decoded, content_sha256, decode, peek_size, pixel_sha256, strict_pillow
 from diffaug.files.storage import sha256_bytes
 
