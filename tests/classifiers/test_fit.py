@@ -96,6 +96,22 @@ def test_images_without_information_get_the_prior_that_the_arguments_imply(argum
     assert_allclose(predict_probabilities(model, blank.pixels[:1])[0, 1], minority_probability, atol=0.02)
 
 
+@pytest.mark.e2e
+def test_a_log_prior_moves_predictions_to_bayes_rule_under_equal_classes():
+    """Brightness b of class k is k with probability 3/4, and 90 % of images are of class 0: Bayes is known."""
+    random = np.random.default_rng(0)
+    labels = (random.random(4000) < 0.1).astype(np.int64)
+    bright = np.where(random.random(4000) < 0.75, labels, 1 - labels)
+    source = images(np.full((4000, 2, 2, 1), 255, np.uint8) * bright[:, None, None, None].astype(np.uint8), labels)
+    recipe = TrainingRecipe(500, batch_size=256, learning_rate=0.03, weight_decay=0)
+    asked = np.repeat(np.uint8([0, 255]), 4).reshape(2, 2, 2, 1)
+    for log_prior, prior in ((None, [0.9, 0.1]), (np.log([0.9, 0.1]), [0.5, 0.5])):
+        model = fit_exactly(source, recipe, backbone=linear, log_prior=log_prior)
+        posterior = np.array([[0.75, 0.25], [0.25, 0.75]]) * prior
+        expected = posterior / posterior.sum(axis=1, keepdims=True)
+        assert_allclose(predict_probabilities(model, asked), expected, atol=0.04)
+
+
 def written_out(source, recipe, seed, draw, weights, prior):
     """The training of the filters in one piece: AdamW, one cycle, shifts, balanced softmax."""
     with torch_global_seed(seed, "classifier weights"):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -27,6 +29,20 @@ def test_an_untrained_network_gives_the_exact_moments_of_white_data() -> None:
     precision = (1 / SIGMA_DATA**2 + 1 / sigma**2)[:, None, None, None]
     assert torch.allclose(moments.variance, (1 / precision).expand_as(x))
     assert torch.allclose(moments.mean, x / sigma[:, None, None, None] ** 2 / precision, rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["edm", "ddpm"])
+def test_the_networks_input_has_unit_variance_for_data_of_sigma_data(objective: str) -> None:
+    seen = []
+    denoiser = Denoiser(dataclasses.replace(NETWORK, objective=objective))
+    denoiser.unet.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[:2]))
+    sigma = torch.tensor([0.002, 0.1, 0.5, 3.0, 80.0])
+    noise = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise /= noise.std(dim=(1, 2, 3), correction=0, keepdim=True)
+    x = (SIGMA_DATA**2 + sigma**2).sqrt()[:, None, None, None] * noise
+    denoiser(x, sigma, torch.zeros(5, dtype=torch.int64))
+    assert torch.allclose(seen[0], noise, rtol=1e-4)
+    assert torch.allclose(seen[1], sigma.log() / 4)
 
 
 def test_labels_and_noise_levels_matter_once_trained_a_step() -> None:

@@ -128,6 +128,25 @@ def test_optimal_v_of_the_gaussian_has_the_published_values() -> None:
     assert optimal_v(LINEAR, 0.5)[[10, 100, 500]].tolist() == pytest.approx([0.988, 0.525, -0.469], abs=1e-3)
 
 
+def test_a_table_of_v_trained_on_gaussian_data_reaches_the_published_values() -> None:
+    timesteps = torch.tensor([10, 100, 500])
+    objective, generator = Ddpm(LINEAR), seeding.torch_generator(0, "training")
+    table = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    # the bounds nearly meet at t = 500, so its gradients are small: Adam's epsilon must be smaller still
+    optimizer = torch.optim.Adam([table], lr=0.05, eps=1e-20)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
+    sigma = LINEAR.sigmas[timesteps].repeat_interleave(8)
+    for _ in range(250):
+        x0, noise = torch.randn(2, 24, 1, 16, 16, generator=generator, dtype=torch.float64)
+        x0 = SIGMA_DATA * x0
+        x = x0 + per_image(sigma) * noise
+        optimizer.zero_grad()
+        objective.losses(x0, x, sigma, oracle_output(x, sigma, table.repeat_interleave(8))).variance.mean().backward()
+        optimizer.step()
+        schedule.step()
+    assert table.tolist() == pytest.approx([0.988, 0.525, -0.469], abs=0.03)
+
+
 @PROCESSES
 def test_optimal_v_minimizes_the_variational_term(process: DiscreteProcess) -> None:
     objective = Ddpm(process)
@@ -158,6 +177,11 @@ def test_optimal_v_means_the_exact_variance_of_the_clean_image(process: Discrete
     sigma = process.sigmas.view(-1, 1, 1, 1)
     assert torch.allclose(moments.variance, gaussian_variance(sigma), rtol=1e-5)
     assert torch.allclose(moments.mean, x * SIGMA_DATA**2 / (SIGMA_DATA**2 + sigma**2), atol=1e-6)
+    for data_std, bound in ((0.0, -1.0), (1.0, 1.0)):  # a point wants the posterior variance, a unit Gaussian beta
+        v, t = optimal_v(process, data_std)[1:], EVERY_T[1:]  # the bound of t = 0 is clipped
+        assert torch.allclose(v, torch.full_like(v, bound), atol=1e-6)
+        variance = clean_variance(per_image(v), t, process).flatten()
+        assert torch.allclose(variance, gaussian_variance(process.sigmas[1:], data_std), rtol=1e-5, atol=1e-6)
 
 
 def test_variance_is_exact_in_float32_where_the_bounds_nearly_meet() -> None:

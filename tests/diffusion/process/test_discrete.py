@@ -52,6 +52,28 @@ def test_iterating_the_steps_gives_the_closed_form(process: DiscreteProcess) -> 
     assert torch.allclose(spread**2, variance, rtol=1e-12)
 
 
+def test_noise_added_step_by_step_has_the_closed_forms_moments() -> None:
+    generator = seeding.torch_generator(0, "test")
+    x = torch.full((20_000, 1, 1, 1), 0.7, dtype=torch.float64)
+    for k in range(300):
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        x = LINEAR.step(x, torch.tensor([k]), noise)
+    alpha_bar = LINEAR.alpha_bars[299].item()
+    variance = 1 - alpha_bar
+    assert abs(x.mean().item() - 0.7 * math.sqrt(alpha_bar)) < 4 * math.sqrt(variance / len(x))
+    assert abs(x.var().item() - variance) < 4 * variance * math.sqrt(2 / len(x))
+
+
+@PROCESSES
+def test_posterior_mean_equals_its_form_in_the_noise(process: DiscreteProcess) -> None:
+    t = torch.tensor([0, 1, 250, 600, 999])
+    x0, noise = torch.randn(2, 5, 3, 4, 4, generator=seeding.torch_generator(0, "test"), dtype=torch.float64)
+    x_t = process.diffuse(x0, t, noise)
+    beta, alpha, alpha_bar = (gather(table, t, x0) for table in (process.betas, process.alphas, process.alpha_bars))
+    expected = (x_t - beta / (1 - alpha_bar).sqrt() * noise) / alpha.sqrt()  # arXiv 2006.11239, eq. 11
+    assert torch.allclose(process.posterior(x0, x_t, t).mean, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize(("process", "second"), [(LINEAR, 0.4547), (COSINE, 0.4722)])
 def test_posterior_variance_rises_from_zero_to_beta(process: DiscreteProcess, second: float) -> None:
     ratio = process.posterior_variance / process.betas

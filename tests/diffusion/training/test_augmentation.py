@@ -72,6 +72,7 @@ def test_conditions_are_zero_exactly_where_an_image_is_untouched(size: tuple[int
     same = (augmented == images).flatten(1).all(dim=1)
     assert torch.equal(same, ~conditions.any(dim=1))
     assert torch.equal(augment(images, 0.15, generator(), flips=True)[0], augmented)
+    assert torch.equal(augment(images, 0.0, generator(), flips=True)[0], images)
     assert 0.5 * 0.85**6 < same.float().mean() < 1.5 * 0.85**6
 
 
@@ -123,8 +124,13 @@ def test_only_flips_mirror(flips: bool) -> None:
 @pytest.mark.parametrize("size", [(48, 48), (41, 60)])
 def test_agrees_with_scipy(name: str, size: tuple[int, int]) -> None:
     image = smooth_image(*size)
-    expected = scipy_warp(image[0].numpy(), forward_matrix(SINGLE[name], *size))
-    assert np.abs(warp(image, one(SINGLE[name]))[0].numpy() - expected).max() < 0.01
+    matrix, original = forward_matrix(SINGLE[name], *size), image[0].numpy()
+    warped = warp(image, one(SINGLE[name]))[0].numpy()
+    assert np.abs(warped - scipy_warp(original, matrix)).max() < 0.01
+    middle = (slice(None), *(slice(side // 2 - 3, side // 2 + 4) for side in size))  # never left the frame
+    restored = scipy_warp(warped, np.linalg.inv(matrix))
+    assert np.abs(restored - original)[middle].max() < 0.004
+    assert np.abs(warped - original)[middle].max() > 0.012
 
 
 def test_grid_preserving_transformations_are_exact() -> None:
@@ -142,6 +148,11 @@ def test_values_stay_in_the_range_of_their_channel() -> None:
     augmented, _ = augment(images, 0.9, generator(), flips=True)
     assert augmented.amin() >= 0
     assert torch.all(augmented.amax((0, 2, 3)) <= torch.tensor([1.0, 3.0]))
+
+
+def test_warp_reads_no_value_on_the_host() -> None:
+    images, conditions = torch.empty(4, 3, 8, 8, device="meta"), torch.empty(4, 9, device="meta")
+    assert warp(images, conditions).shape == images.shape  # a meta tensor raises when its values are asked for
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

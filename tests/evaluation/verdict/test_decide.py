@@ -62,6 +62,10 @@ def test_the_outcome_and_the_candidate_that_it_is_about(differences, outcome, ar
 def test_the_number_of_test_images_needed_would_decide(mean):
     undecided = difference(mean, 0.015, seed_share=0.01)
     needed = decision_of(undecided).test_images_needed
+    without_seed_variance = decision_of(difference(mean, 0.03, seed_share=0.0)).test_images_needed
+    to_decide = max(mean / undecided.quantile(0.025), (0.01 - mean) / undecided.quantile(0.025))
+    exact = IMAGES * (0.03 / to_decide) ** 2
+    assert exact <= without_seed_variance <= 1.1 * exact
     for images, decided in [(needed, True), (0.8 * needed, False)]:
         variance = undecided.image_variance * IMAGES / images
         assert (decision_of(replace(undecided, image_variance=variance)).outcome != "not decidable") is decided

@@ -112,7 +112,7 @@ def test_copying_ends_the_training_with_the_weights_from_before(tmp_path, folder
     assert "diffusion.stop_on_copying=false" in text
 
 
-def test_the_safe_weights_survive_an_interruption(tmp_path, folder, monkeypatch) -> None:
+def test_the_safe_weights_and_the_checks_survive_an_interruption(tmp_path, folder, monkeypatch) -> None:
     seen = see(monkeypatch, first=40)
     keep = TrainingState.keep_safe
 
@@ -125,8 +125,12 @@ def test_the_safe_weights_survive_an_interruption(tmp_path, folder, monkeypatch)
         patch.setattr(TrainingState, "keep_safe", keep_and_interrupt)
         fit(folder, tmp_path / "study")
     assert 40 not in seen
-    assert_equal_weights(fit(folder, tmp_path / "study"), seen[24])
-    assert 40 in seen
+    resumed = fit(folder, tmp_path / "study")
+    assert_equal_weights(resumed, seen[24])
+    whole = fit(folder, tmp_path / "whole")
+    checks = [metrics_of(augmenter).drop(columns="check_seconds") for augmenter in (resumed, whole)]
+    assert tuple(checks[0].index // 32) == POINTS
+    pd.testing.assert_frame_equal(*checks)
 
 
 @pytest.mark.parametrize(
