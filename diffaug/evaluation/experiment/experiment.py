@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,9 +126,11 @@ class Experiment:
 
     def _call(self, task: TrainingTask, device: str) -> Callable[[], Outcome]:
         if self.train_fn is not None:
-            return partial(perform, task, partial(call_train_function, train_fn=self.train_fn), device)
+            train: Callable[..., Any] = partial(call_train_function, train_fn=self.train_fn)
+            function = getattr(self.train_fn, "__qualname__", type(self.train_fn).__name__)
+            return partial(perform, task, train, device, f"train_fn {function}")
         train = partial(self._classifier.fit_predict, recipe=self.recipe, device=device)
-        return partial(perform, task, train, device)
+        return partial(perform, task, train, device, f"classifier {self._classifier.name}")
 
     @cached_property
     def _datasets(self) -> dict[str, tuple[LabeledImages, str]]:

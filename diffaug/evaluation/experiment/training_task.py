@@ -84,28 +84,40 @@ class Outcome:
         return np.asarray(self.answer.argmax(axis=1) if self.answer.ndim == 2 else self.answer, np.int64)
 
 
-def perform(task: TrainingTask, train: Callable[..., NDArray[Any]], device: str) -> Outcome:
-    """Trains and predicts; on a GPU with an index, that GPU is torch's current one meanwhile."""
+def perform(task: TrainingTask, train: Callable[..., Any], device: str, trained_by: str) -> Outcome:
+    """Trains and predicts; on a GPU with an index, that GPU is torch's current one meanwhile.
+
+    Raises:
+        UsageError: What `train`, named by `trained_by`, returned is neither a label nor class probabilities per image.
+    """
     training, started = task.training_set(), time.perf_counter()
     pixels = np.asarray(task.eval_images.images().pixels)
     with torch.cuda.device(device) if device.startswith("cuda:") else nullcontext():
         answer = train(training, pixels, seed=task.seed)
-    return Outcome(answer, time.perf_counter() - started)
+    return Outcome(
+        _checked(answer, len(pixels), len(training.images.classes), trained_by), time.perf_counter() - started
+    )
 
 
-def call_train_function(
-    training: TrainingSet, pixels: NDArray[np.uint8], *, seed: int, train_fn: TrainFunction
-) -> NDArray[Any]:
-    """Calls the user's own training. A UsageError if it returns neither a label nor class probabilities per image."""
-    answer = np.asarray(train_fn(training, pixels, seed))
-    count, classes = len(pixels), len(training.images.classes)
-    if problem := _problem(answer, count, classes):
+def call_train_function(training: TrainingSet, pixels: NDArray[np.uint8], *, seed: int, train_fn: TrainFunction) -> Any:
+    """Calls the user's own training."""
+    return train_fn(training, pixels, seed)
+
+
+def _checked(answer: Any, count: int, classes: int, trained_by: str) -> NDArray[Any]:
+    """The answer as an array; UsageError if it is not one label or one row of probabilities per image."""
+    try:
+        array = np.asarray(answer)
+        problem = _problem(array, count, classes)
+    except (ValueError, TypeError, RuntimeError) as error:
+        problem = f"no array ({error})"
+    if problem:
         raise UsageError(
-            f"train_fn returned {problem}",
-            where=getattr(train_fn, "__qualname__", type(train_fn).__name__),
+            f"the answer is {problem}",
+            where=trained_by,
             fix=f"return labels, integers of shape ({count},), or probabilities, floats of shape ({count}, {classes})",
         )
-    return answer
+    return array
 
 
 def _problem(answer: NDArray[Any], count: int, classes: int) -> str:

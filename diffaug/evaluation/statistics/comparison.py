@@ -66,7 +66,8 @@ class Comparison:
 
     Attributes:
         difference: With the interval that the verdict is read off, see `compare`; no other interval is adjusted.
-        seeds_only: With the interval for other seeds on this very test set; None with one seed.
+        seeds_only: With the interval for other seeds on this very test set; None with one seed. With two or three seeds
+            it may be the wider one: a variance of so few values is barely known, and the images steady the other.
         p_value: Two-sided, of no difference; `p_value_holm` is adjusted for the number of candidates.
         by_generator: The difference with each generator, where there are several.
     """

@@ -11,6 +11,10 @@ from diffaug.evaluation.statistics.crossed import CrossedMean
 from diffaug.evaluation.statistics.multiplicity import tail
 
 RELEVANT_GAIN = 0.01
+MAX_SEEDS = 200
+"""A number of seeds above this is not realistic: each of them trains every arm."""
+MAX_TEST_SET_GROWTH = 100
+"""A test set that is more times as large as the present one is not realistic."""
 
 Outcome = Literal["use", "do not use", "not decidable"]
 Reason = Literal["gain", "no gain", "wide interval", "no synthetic images", "fraction set to zero", "no better mix"]
@@ -42,7 +46,7 @@ class Decision:
 
     Attributes:
         test_images_needed: Only for "not decidable": about how many test images of the same class mix would decide;
-            None where more test images alone would not.
+            None where no realistic number of test images alone would.
         seeds_needed: The same of seeds; also None where there was only one.
     """
 
@@ -86,15 +90,20 @@ def _needed(evidence: Evidence, arm: str) -> tuple[int | None, int | None]:
     variance = max(to_use, to_refuse) ** 2
     images, seeds, noise = difference.image_variance, difference.seed_variance, difference.noise_variance
     return (
-        _scaled_up(evidence.test_images, images, variance - max(seeds - noise, 0)),
-        _scaled_up(difference.seeds, seeds, variance - max(images - noise, 0)),
+        _scaled_up(
+            evidence.test_images,
+            images,
+            variance - max(seeds - noise, 0),
+            MAX_TEST_SET_GROWTH * evidence.test_images,
+        ),
+        _scaled_up(difference.seeds, seeds, variance - max(images - noise, 0), MAX_SEEDS),
     )
 
 
-def _scaled_up(number: int, variance: float, room: float) -> int | None:
-    """A larger number with which the variance fits into the room, rounded up to two figures; None if none would do."""
+def _scaled_up(number: int, variance: float, room: float, limit: int) -> int | None:
+    """A larger number with which the variance fits into the room, rounded up to two figures; None above the limit."""
     needed = number * variance / room if room > 0 else math.inf
-    if not 0 < needed < math.inf:
+    if not 0 < needed <= limit:
         return None
     needed = max(needed, number + 1)
     unit = int(10 ** max(math.floor(math.log10(needed)) - 1, 0))

@@ -90,8 +90,7 @@ def _details(decision: Decision, evidence: Evidence) -> list[str]:
     comparison = decision.comparison
     advice = [f"Train with '{comparison.baseline}'."] if decision.outcome == "do not use" else []
     if decision.outcome == "not decidable":
-        needed = _needed(decision, evidence)
-        advice = [f"{needed} would be needed to decide. Until then, train with '{comparison.baseline}'."]
+        advice = [f"{_needed(decision, evidence)} Until then, train with '{comparison.baseline}'."]
     if decision.reason not in ("gain", "no gain", "wide interval"):
         return advice
     sentences = [_changed_classes(comparison), *_sources(evidence.controls), _limits(comparison, evidence)]
@@ -100,13 +99,20 @@ def _details(decision: Decision, evidence: Evidence) -> list[str]:
 
 def _needed(decision: Decision, evidence: Evidence) -> str:
     difference = evidence.differences[decision.comparison.arm]
-    ways = []
+    ways, too_many = [], []
     if decision.test_images_needed is not None:
         ways.append(f"{decision.test_images_needed:,} test images of the same class mix (now {evidence.test_images:,})")
+    else:
+        too_many.append("test images")
     if decision.seeds_needed is not None:
         generators = ", with more generators in proportion" if difference.by_generator else ""
         ways.append(f"{decision.seeds_needed:,} seeds (now {difference.seeds}{generators})")
-    return f"About {' or '.join(ways)}" if ways else "More test images and more seeds"
+    elif difference.seeds > 1:
+        too_many.append("seeds")
+    if not ways:
+        return "More test images and more seeds would be needed to decide."
+    alone = f" No realistic number of {too_many[0]} alone would be enough." if too_many else ""
+    return f"About {' or '.join(ways)} would be needed to decide.{alone}"
 
 
 def _images(evidence: Evidence) -> str:

@@ -232,11 +232,19 @@ def test_the_users_own_training_is_given_every_arm(make):
         (np.tile([2.0, -1.0, 0.0], (8, 1)), "negative"),
         (np.full((8, 4), 0.25), r"shape \(8, 4\)"),
         (None, "object of shape"),
+        ([[0.5, 0.5], [1.0]] * 4, "no array"),
+        (torch.eye(3, requires_grad=True), "no array"),
     ],
 )
-def test_a_wrong_answer_of_the_users_training_is_explained(make, answer, problem, tmp_path):
+@pytest.mark.parametrize("own", ["classifier recording", "train_fn"])
+def test_a_wrong_answer_of_the_users_training_is_explained(make, answer, problem, own, tmp_path):
+    classifier = Recording()
+    classifier.fit_predict = lambda *_, **__: answer
+    is_function = own == "train_fn"
+    options = {"classifier": None, "train_fn": lambda *_: answer} if is_function else {"classifier": classifier}
     with pytest.raises(UsageError, match=problem) as error:
-        run(make(QUICK, classifier=None, train_fn=lambda *_: answer))
+        run(make(QUICK, **options))
+    assert error.value.where.startswith(own)
     assert "shape (8,), or probabilities" in error.value.fix
     assert not (tmp_path / "trials").exists()
 

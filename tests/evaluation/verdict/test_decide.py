@@ -86,6 +86,15 @@ def test_the_number_of_seeds_needed_would_decide():
     assert decision_of(more_seeds).outcome == "use"
 
 
+@pytest.mark.parametrize(
+    ("seed_share", "images", "seeds"),
+    [(0.43, 17_000, None), (0.44, None, None), (0.57, None, None), (0.575, None, 190)],  # 260,000 images; 270 seeds
+)
+def test_numbers_that_nobody_can_collect_or_train_are_not_given(seed_share, images, seeds):
+    decision = decision_of(difference(0.02, 0.015, seed_share=seed_share))
+    assert (decision.test_images_needed, decision.seeds_needed) == (images, seeds)
+
+
 def test_of_what_can_not_decide_alone_or_where_nothing_is_open_no_number_is_given():
     for decision in (decision_of(difference(0.005, 0.05, seed_share=0.5)), decision_of(difference(0.05))):
         assert (decision.test_images_needed, decision.seeds_needed) == (None, None)

@@ -40,6 +40,7 @@ CASES = {
     "not decidable: seeds of several generators": evidence_of(
         replace(difference(0.02, 0.015, seed_share=0.8, noise_share=0.1), by_generator=(0.062, -0.038))
     ),
+    "not decidable: images": evidence_of(difference(0.02, 0.015, seed_share=0.1)),
     "not decidable: both": evidence_of(difference(0.005, 0.05, seed_share=0.5), synthetic_images=None),
     "an empty pool": evidence_of(difference(0.0), synthetic_images=0),
     "a fraction set to zero": evidence_of(difference(0.05), mix=MixChoice("prior", SyntheticMix(0.0))),
