@@ -204,6 +204,14 @@ def test_variations_go_further_with_strength_until_the_image_is_forgotten(genera
     assert not np.array_equal(made[-1], generator.variations(images, 0, range(4, 8), strength=1.0))
 
 
+def test_variations_of_one_image_differ_by_index_and_depend_on_nothing_else(generator, blobs) -> None:
+    images = np.repeat(blobs.pixels[:1], 3, axis=0)
+    options = {"strength": 0.5, "solver": "ancestral", "num_inference_steps": 6}
+    made, again = (generator.variations(images, 0, indices, **options) for indices in ([4, 9, 2], [9, 0, 1]))
+    assert len(np.unique(made.reshape(3, -1), axis=0)) == 3
+    assert np.abs(made[1].astype(int) - again[0]).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

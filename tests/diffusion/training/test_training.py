@@ -65,6 +65,22 @@ def test_resumes_bit_for_bit_from_every_step(tmp_path, data, plan) -> None:
         assert_identical(expected, tensors_of(resumed))
 
 
+def test_training_depends_on_its_seed_and_leaves_the_callers_random_numbers_alone(data, plan) -> None:
+    weights = []
+    for seed in (3, 4):
+        torch.manual_seed(5)
+        expected = torch.rand(6)
+        torch.manual_seed(5)
+        state = new_state(plan, "cpu", 3)
+        first = torch.rand(3)
+        records = train(state, data, plan, seed)
+        for _ in range(2):
+            next(records)
+        assert torch.equal(torch.cat([first, torch.rand(3)]), expected)
+        weights.append(state.averaged.unet.stem.weight.clone())
+    assert not torch.equal(*weights)
+
+
 @pytest.mark.slow
 def test_a_compiled_training_computes_the_same(data, plan_without_dropout) -> None:
     if shutil.which("g++") is None:
