@@ -113,6 +113,8 @@ def test_the_whole_job(evaluated) -> None:
     started = events.loc[events["kind"] == "start", "key"].tolist()
     assert started[:3] == ["study", "fit", "generate"]
     assert len([key for key in started if key.startswith("trial/")]) == 18
+    logged = [data["metrics"] for data in events["data"] if "loss" in data.get("metrics", {})]
+    assert logged and all(0 < metrics["images_per_second"] < 1e6 for metrics in logged)
 
 
 def test_finished_stages_are_kept_and_other_settings_need_overwrite(generated) -> None:

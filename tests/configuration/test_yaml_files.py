@@ -59,6 +59,14 @@ def test_what_is_not_plain_yaml_is_refused_and_located(text):
     assert caught.value.where == "DIFFAUG_SEED"
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ("null", None), ("", None), ("{a: 5}", {"a": 5})]
+)
+def test_values_have_their_yaml_type(text, value):
+    parsed = parse_value(text, where="--set")
+    assert (parsed, type(parsed)) == (value, type(value))
+
+
 @pytest.mark.parametrize(("text", "content"), [("# a: 3\n", {}), ("klasse: Öl", {"klasse": "Öl"})])
 def test_files_are_utf8_and_comments_set_nothing(tmp_path, text, content):
     (tmp_path / "c.yaml").write_bytes(text.encode())

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from diffaug.errors import DataError, DiffaugError, Interrupted, UsageError
+from diffaug.runtime import parallel
 from diffaug.runtime.parallel import run_unordered
 
 pytestmark = pytest.mark.e2e
@@ -63,6 +64,20 @@ def test_one_worker_or_one_task_runs_in_this_process():
     assert set(dict(run_unordered(here, num_workers=1)).values()) == {os.getpid()}
     assert dict(two_at_once({"a": os.getpid})) == {"a": os.getpid()}
     assert os.getpid() not in dict(two_at_once(here)).values()
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 3), (99, 8)])
+def test_there_are_as_many_workers_as_cores_up_to_eight(monkeypatch, cores, workers):
+    started = []
+
+    def run_in_workers(tasks, count, stop_requested):
+        started.append(count)
+        yield from dict.fromkeys(tasks, count).items()
+
+    monkeypatch.setattr(joblib, "cpu_count", lambda: cores)
+    monkeypatch.setattr(parallel, "_run_in_workers", run_in_workers)
+    assert len(dict(run_unordered({0: os.getpid, 1: os.getpid}))) == 2
+    assert started == ([] if workers == 1 else [workers])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -142,6 +142,22 @@ def test_a_mix_of_zero_or_set_by_hand_has_neither_gain_nor_curve(path, choice):
     assert ("of balanced accuracy, 95" in html) is not choice.mix.is_zero
     assert page.has("svg", **{"class": "chart wide"}) == (4 if choice.curve else 3)
     assert (">Everything measured<" in html) == bool(choice.num_folds)
+    assert ("these arms are all the same training" in html, "were not run" in html) == (
+        choice.mix.is_zero,
+        not choice.mix.is_zero,
+    )
+
+
+@pytest.mark.parametrize(
+    ("curve", "words"),
+    [
+        (tuple(replace(one, arm="real only") for one in mix().curve), "“oversampling” alone did better"),
+        ((), "“oversampling” was chosen on 3 validation folds"),
+    ],
+)
+def test_a_baseline_that_did_better_alone_or_that_alone_was_chosen_is_named(path, curve, words):
+    _, page = write(path, result=result(mix=mix(0.3, curve=curve, refinements=())))
+    assert words in page.words()
 
 
 def test_the_choice_is_marked_and_names_that_are_cut_off_are_whole_in_their_titles(written):

@@ -77,6 +77,10 @@ def test_p_value_is_where_the_interval_touches_zero(seed, seeds, tolerance):
     result = paired_difference(*answers(seed, seeds=seeds))
     touching = result.interval(result.p_value / 2, result.p_value / 2)
     assert min(abs(touching.low), abs(touching.high)) == pytest.approx(0, abs=tolerance)
+    many = np.repeat([0, 1], 150)
+    bootstrapped = paired_difference(*answers(labels=many, seeds=1), many)
+    normal = 2 * stats.norm.sf(bootstrapped.mean / np.sqrt(bootstrapped.variance))
+    assert bootstrapped.p_value == pytest.approx(normal, abs=0.005)
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(2, 5))

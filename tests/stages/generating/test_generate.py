@@ -94,6 +94,13 @@ def test_processes_on_one_study_make_the_pool_of_one(study: Path, generated: Pat
     assert runs.count(("start", "generate")) == runs.count(("end", "generate")) == 1
 
 
+def test_variations_start_from_training_images_of_their_class(study: Path, pool: Path) -> None:
+    manifest, images = diffaug.Pool.open(pool).manifest, opened(study).inspect().images("train")
+    varied = manifest[manifest["origin"] == "variation"]
+    assert set(varied["label"]) == {"bright", "middle"}
+    assert [images.labels[images.ids.index(source)] for source in varied["source"]] == list(varied["class_index"])
+
+
 def test_the_study_is_for_generators_only_while_a_pool_is_filled(study: Path) -> None:
     augmenter = opened(study)
     with Study(study).shared():
