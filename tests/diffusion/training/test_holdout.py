@@ -1,10 +1,13 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffaug.configuration.settings import DataSettings, DiffusionSettings
 from diffaug.data.catalog import Catalog, build_catalog
-from diffaug.data.splits import Item, choose_holdout
+from diffaug.data.images import LabeledImages
+from diffaug.data.splits import Item
 from diffaug.diffusion.planning.planning import make_plan
 from diffaug.diffusion.training.batches import TrainingData, draw_batch, hold_out
 
@@ -36,9 +39,11 @@ def test_larger_classes_give_their_share_and_small_ones_nothing(catalog) -> None
 
 
 def test_5_percent_of_a_large_class_are_held_out_however_many_that_is() -> None:
-    items = [Item(f"{number}.png", "large", "", str(number), "") for number in range(8_000)]
-    chosen = choose_holdout(items, fraction=0.05, smallest=20, seed=0)
-    assert len(chosen) == 400  # more than any check compares
+    paths, labels = tuple(f"{number}.png" for number in range(8_000)), np.zeros(8_000, np.int64)
+    images = LabeledImages(np.zeros((8_000, 1, 1, 1), np.uint8), labels, ("large",), paths)
+    catalog = Mock(**{"images.return_value": images, "groups.return_value": np.arange(8_000)})
+    catalog.items.return_value = [Item(path, "large", "", path, "") for path in paths]
+    assert len(hold_out(catalog, fraction=0.05, seed=0).held) == 400  # more than any check compares
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -87,12 +87,14 @@ def test_every_arm_meets_every_seed_in_seed_major_order_with_equal_updates(make)
     assert {t["threads"] for t in done} == {1}
 
 
-def test_a_killed_run_continues_where_it_stopped_with_the_same_outcome(make, tmp_path):
-    first = make()
+def test_a_killed_run_continues_where_it_stopped_with_the_same_outcome(make, tmp_path, monkeypatch):
+    first, started, start = make(), [], Experiment.run
+    monkeypatch.setattr(Experiment, "run", lambda *given: started.append(start(*given)) or started[-1])
     interrupted = run_experiment(first, BASE, MIX)
     for _ in range(4):
         next(interrupted)
     interrupted.close()
+    assert started[0].gi_frame is None  # closed, so that no worker process is left
     assert len(first.classifier.done) == 4
 
     second = make()
