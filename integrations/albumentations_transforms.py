@@ -94,27 +94,19 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         replacement: NDArray[Any] = replaceable_format(img).convert(self._lookup.read(pool_index))
         return replacement
 
-    if hasattr(A.BasicTransform, "sample_parameters"):  # AlbumentationsX from 2.4 on
+    def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
+        """Applies the transform with random numbers of the present DataLoader worker."""
+        worker = get_worker_info()
+        if worker is not None and worker.seed != self._worker_seed:
+            self._worker_seed = worker.seed
+            own_seed = self.seed or 0
+            self.random_generator = numpy_generator(worker.seed, "albumentations", own_seed)
+            self.py_random = random.Random(derive_seed(worker.seed, "albumentations p", own_seed))  # noqa: S311
+        return super().__call__(*args, force_apply=force_apply, **kwargs)
 
-        def sample_parameters(self, params: Any, data: dict[str, Any], targets: Any, sampling: Any) -> Any:
-            """Chooses the synthetic image, which is all that is sampled, so a replay needs no pixels."""
-            return A.SampledParams(params={"pool_index": self._choose(data, sampling.random_generator)})
-
-    else:
-
-        def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
-            """Applies the transform with random numbers of the present DataLoader worker."""
-            worker = get_worker_info()
-            if worker is not None and worker.seed != self._worker_seed:
-                self._worker_seed = worker.seed
-                own_seed = self.seed or 0
-                self.random_generator = numpy_generator(worker.seed, "albumentations", own_seed)
-                self.py_random = random.Random(derive_seed(worker.seed, "albumentations p", own_seed))  # noqa: S311
-            return super().__call__(*args, force_apply=force_apply, **kwargs)
-
-        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-            """Chooses the synthetic image, which is all that is sampled, so a replay needs no pixels."""
-            return {"pool_index": self._choose(data, self.random_generator)}
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Chooses the synthetic image, which is all that is sampled, so a replay needs no pixels."""
+        return {"pool_index": self._choose(data, self.random_generator)}
 
     def _choose(self, data: dict[str, Any], generator: np.random.Generator) -> int:
         """Position in the pool of the chosen image, or `NO_IMAGE`."""

@@ -229,9 +229,7 @@ def test_images_added_before_training_are_read_again(new, images, make_classes) 
         ("evaluation.checkpoint", "nope.pt", "nope.pt"),
     ],
 )
-def test_run_refuses_before_training_what_a_later_stage_could_not_use(
-    new, tmp_path, images, small, setting, value, words
-) -> None:
+def test_run_refuses_early_what_a_later_stage_cannot_use(new, tmp_path, images, small, setting, value, words) -> None:
     with pytest.raises(UsageError) as caught:
         new(settings={**small, setting: value}).run(images)
     assert words in str(caught.value)

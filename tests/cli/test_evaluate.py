@@ -82,9 +82,7 @@ def test_predictions_of_a_studys_test_images_are_compared_with_its_labels(answer
     assert json.loads((study / "predictions" / name).read_text())["verdict"] == result["verdict"]
 
 
-def test_what_was_recorded_untracked_is_sent_by_sync_and_tracking_turned_on_again(
-    capsys, tmp_path, images, set_options, monkeypatch
-) -> None:
+def test_tracking_is_caught_up_with_and_turned_on_again(capsys, tmp_path, images, set_options, monkeypatch) -> None:
     def runs() -> set[str]:
         client = MlflowClient(tracking_uri=f"sqlite:///{study}/mlflow.db")
         experiment = client.get_experiment_by_name("diffaug/study")

@@ -1,10 +1,9 @@
 """The albumentations transform: what it replaces, when it refuses, and that its draws never repeat."""
 
-import importlib.util
 import json
 import pickle
+import runpy
 import sys
-import types
 
 import albumentations as A
 import numpy as np
@@ -219,44 +218,7 @@ def test_workers_and_epochs_draw_differently_and_repeatably_forked_or_spawned(po
     assert epochs(pool, "spawn", count=1) == forked[:1]
 
 
-class NewStyleBase:
-    """The part of the newer albumentations interface that the transform relies on."""
-
-    def __init_subclass__(cls):
-        if "get_params_dependent_on_data" in vars(cls) or "get_params" in vars(cls):
-            raise TypeError("the old hooks are refused")
-
-    def __init__(self, p):
-        self.p = p
-
-    def sample_parameters(self, params, data, targets, sampling):
-        raise AssertionError("the subclass samples")
-
-
-def load_under(name, monkeypatch):
-    """Executes the module's source once more, under another name."""
-    spec = importlib.util.spec_from_file_location(name, albumentations_transforms.__file__)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_newer_interface_gets_its_own_hook(pool, monkeypatch):
-    newer = types.ModuleType("albumentations")
-    newer.BasicTransform = newer.ImageOnlyTransform = NewStyleBase
-    newer.SampledParams = types.SimpleNamespace
-    monkeypatch.setitem(sys.modules, "albumentations", newer)
-    transform = load_under("newer_transforms", monkeypatch).SyntheticReplace(str(pool.root), p=1)
-    sampling = types.SimpleNamespace(random_generator=np.random.default_rng(0))
-    indices = [transform.sample_parameters({}, {"label": "dog"}, {}, sampling).params["pool_index"] for _ in range(30)]
-    assert set(indices) <= set(pool.indices_of(1).tolist())
-    assert len(set(indices)) > 3
-    assert 100 <= shade(transform.apply(real(), pool_index=indices[0])) <= 109
-    assert "__call__" not in vars(type(transform))
-
-
 def test_missing_albumentations_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "albumentations", None)
     with pytest.raises(MissingExtraError, match=r"diffaug\[albumentations\]"):
-        load_under("bare_transforms", monkeypatch)
+        runpy.run_path(albumentations_transforms.__file__)

@@ -80,9 +80,7 @@ def test_a_server_that_is_not_there_is_reported(study, stage, tracking, narrator
 
 
 @pytest.mark.parametrize("fault", ["lost", "dead"])
-def test_after_a_death_at_any_request_everything_is_there_once(
-    study, journal, tracking, faulty_server, fault, monkeypatch
-):
+def test_a_death_at_any_request_doubles_nothing(study, journal, tracking, faulty_server, fault, monkeypatch):
     monkeypatch.setitem(mlflow_limits.LONG, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     faulty_server.fault = fault
     failures = 0

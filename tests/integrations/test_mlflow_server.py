@@ -79,9 +79,7 @@ def serve(tmp_path):
         server.kill()
 
 
-def test_a_server_that_is_killed_and_started_again_has_everything_once(
-    study, journal, narrator, serve, monkeypatch, tmp_path, empty_store
-):
+def test_a_killed_server_has_everything_once(study, journal, narrator, serve, monkeypatch, tmp_path, empty_store):
     shutil.copy(empty_store, tmp_path / "store.db")
     store, artifacts = f"sqlite:///{tmp_path}/store.db", str(tmp_path / "artifacts")
     server = serve("server", "--backend-store-uri", store, "--artifacts-destination", artifacts, "--workers", "1")

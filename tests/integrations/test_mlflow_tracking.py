@@ -251,9 +251,7 @@ def test_a_missing_file_and_a_deleted_run_are_left_out_with_a_warning(study, nar
     assert runs_of(client)["digits"].data.metrics == {"gain": 0.1}
 
 
-def test_an_emptied_store_and_another_experiment_or_destination_are_sent_everything(
-    study, tmp_path, empty_store, monkeypatch, journal, sync, client
-):
+def test_another_or_empty_store_is_sent_everything(study, tmp_path, empty_store, monkeypatch, journal, sync, client):
     sync()
     expected = content(client)
     _empty(study)
@@ -289,9 +287,7 @@ def test_an_old_mlruns_folder_in_the_working_directory_is_no_trap_and_is_explain
 
 
 @pytest.mark.parametrize("as_uri", [True, False])
-def test_a_store_that_mlflow_refuses_is_explained_with_the_command_that_moves_it(
-    study, tmp_path, monkeypatch, as_uri, narrator, journal
-):
+def test_a_store_that_mlflow_refuses_is_explained(study, tmp_path, monkeypatch, as_uri, narrator, journal):
     folder = old_store(tmp_path / "old runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.as_uri() if as_uri else "old runs")
     assert Sender(study, TrackingSettings(), narrator).flush() == []

@@ -89,9 +89,7 @@ def test_errors_name_the_process(group: TorchGroup) -> None:
         (SystemExit(4), 4),
     ],
 )
-def test_the_others_learn_the_exit_code_of_the_main_process(
-    group, monkeypatch, error: BaseException, code: int
-) -> None:
+def test_the_others_learn_the_exit_code_of_the_main_process(group, monkeypatch, error, code) -> None:
     sent: list[object] = []
     monkeypatch.setattr(group, "broadcast", sent.append)
     with pytest.raises(type(error)), group.main_first(), group.main_first():
@@ -105,9 +103,7 @@ def test_the_others_learn_the_exit_code_of_the_main_process(
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_more_processes_than_devices_are_refused_unless_a_launcher_gives_each_its_own(
-    group, monkeypatch, devices
-) -> None:
+def test_more_processes_than_devices_are_refused_unless_each_has_its_own(group, monkeypatch, devices) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     group.use_device("cpu")

@@ -24,9 +24,7 @@ def labeled(pixels: np.ndarray, labels: np.ndarray) -> LabeledImages:
     return LabeledImages(pixels, labels.astype(np.int64), names, tuple(map(str, range(len(pixels)))))
 
 
-def monitor_of(
-    trained: LabeledImages, held: LabeledImages, pairs: int = 32, *, mirrored: bool = False
-) -> MemorizationMonitor:
+def monitor_of(trained: LabeledImages, held: LabeledImages, pairs=32, *, mirrored=False) -> MemorizationMonitor:
     holdout = Holdout(trained, held, np.arange(len(trained)))
     return MemorizationMonitor.of(TrainingData.of(trained, "cpu"), holdout, pairs, 0, mirrored=mirrored)
 

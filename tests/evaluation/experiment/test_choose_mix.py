@@ -113,9 +113,7 @@ def test_new_and_true_images_are_used_and_wrong_ones_are_not(make, tmp_path):
         ((0, 4, 5, 3), "real only", "oversampling", 0.0),  # best alone is best of all
     ],
 )
-def test_the_baseline_that_is_best_with_synthetic_images_is_measured_with_all_fractions(
-    make, errors, base, curve_base, fraction
-):
+def test_the_baseline_that_mixes_best_is_measured_with_all_fractions(make, errors, base, curve_base, fraction):
     choice = choose_mix(make(FRESH, classifier=by_draw(*errors)), GRID)
     arms = ["real only", "oversampling"]
     assert [one.arm for one in choice.baselines] == [one.arm for one in choice.mixtures] == arms

@@ -143,7 +143,7 @@ def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evalu
     assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
     questions = {"new content", "more exposure", "shifted prior", "filters"}
     assert {control.question for control in result.controls} == questions
-    assert result.training.num_generators == 2
+    assert result.training.num_generators == len(result.compared.by_generator) == 2
     folders = (augmenter.study.path, augmenter.study.path / "replicates" / "1")
     first, second = (storage.read_json(path / "generator" / "config.json")["training"] for path in folders)
     assert (first["seed"], second["seed"]) == (0, 1)

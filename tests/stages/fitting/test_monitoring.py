@@ -137,9 +137,7 @@ def test_the_safe_weights_and_the_checks_survive_an_interruption(tmp_path, folde
     ("stops", "seen", "text"),
     [(True, 32 * 8, "no earlier check was free of copies"), (False, 1280, "the training continues, as set")],
 )
-def test_copies_at_the_first_check_keep_its_weights_or_are_only_reported_once(
-    tmp_path, folder, monkeypatch, warned, stops, seen, text
-) -> None:
+def test_copies_at_the_first_check_keep_its_weights(tmp_path, folder, monkeypatch, warned, stops, seen, text) -> None:
     see(monkeypatch, first=0)
     augmenter = fit(folder, tmp_path / "study", **{"diffusion.stop_on_copying": stops})
     assert facts_of(augmenter)["training"]["images seen"] == seen
@@ -155,9 +153,7 @@ def test_a_copied_small_class_is_named_and_ends_nothing(tmp_path, folder, monkey
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.02])
-def test_a_training_too_short_to_copy_or_not_checked_trains_on_everything(
-    tmp_path, folder, monkeypatch, fraction: float
-) -> None:
+def test_a_training_that_is_not_checked_trains_on_everything(tmp_path, folder, monkeypatch, fraction) -> None:
     monkeypatch.setattr(defaults, "COPY_CHECK_FRACTION", fraction)
     monkeypatch.delattr(MemorizationMonitor, "check")
     augmenter = fit(folder, tmp_path / "study")

@@ -42,7 +42,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, make_classes, small) -> Pat
 
 @pytest.fixture
 def study(fitted: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(fitted, tmp_path / "study")
+    return shutil.copytree(fitted, tmp_path / "my study")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_an_extension_that_was_stopped_goes_on(study: Path, pool: Path, monkeypa
     assert diffaug.Pool.open(pool).verify() == []
     with pytest.raises(UsageError, match="another extension is unfinished") as caught:
         opened(study).generate(more={"dark": 5})
-    assert f"diffaug generate {study}" in caught.value.fix
+    assert f"diffaug generate '{study}'" in caught.value.fix
     assert len(opened(study).generate(more={"bright": 5})) == size + 5
 
 
@@ -288,7 +288,7 @@ def test_verify_names_every_problem_and_exits_3(study: Path, pool: Path, capsys)
     problems = json.loads(output.out)["results"]["problems"]
     assert problems == [{"file": name, "what": "missing"}, {"file": "notes.txt", "what": "foreign"}]
     assert f"missing: {name}" in output.err
-    assert f"diffaug generate {study} --overwrite" in output.err
+    assert f"diffaug generate '{study}' --overwrite" in output.err
     assert digests(opened(study, overwrite=True).generate().root)[name]
 
 

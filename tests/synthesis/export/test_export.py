@@ -203,9 +203,7 @@ def test_shards_are_plain_with_strict_json_mix_the_classes_and_follow_the_seed(c
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_the_same_images_give_the_same_bytes_and_no_test_image_is_in_the_train_split(
-    catalog, pool, tmp_path, file_format, digests
-) -> None:
+def test_exports_repeat_and_train_splits_hold_no_test_image(catalog, pool, tmp_path, file_format, digests) -> None:
     for name in ("first", "second"):
         export_images(catalog, pool, ExportSettings(tmp_path / name, file_format))
     first = digests(tmp_path / "first")

@@ -66,9 +66,7 @@ def class_of(images: LabeledImages, label: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("encoder", [None, Brightness()], ids=["classifiers", "given encoder"])
-def test_new_images_are_kept_in_every_class_and_those_of_other_classes_are_not(
-    filters, parts, tmp_path, encoder
-) -> None:
+def test_new_images_of_their_class_are_kept_and_others_are_not(filters, parts, tmp_path, encoder) -> None:
     tested = filters if encoder is None else prepare(tmp_path / "given", parts[0], encoder=encoder)
     new = [class_of(parts[1], label) for label in range(5)]
     reasons = np.array([[shown(tested, one, label).reasons for label in range(5)] for one in new])

@@ -102,9 +102,7 @@ def test_a_chunk_depends_on_seed_class_and_number_alone(maker) -> None:
 
 
 @pytest.mark.parametrize(("fault", "reason"), [({"broken_below": np.inf}, "non-finite"), ({"offset": -9.0}, "")])
-def test_broken_images_reach_the_filters_as_not_finite_and_black_ones_as_finite(
-    maker, generator, fault, reason
-) -> None:
+def test_broken_images_are_not_finite_for_the_filters_and_black_ones_are(maker, generator, fault, reason) -> None:
     vars(generator.denoiser).update(fault)
     chunk = maker.make(0, 0)
     assert all(not np.asarray(Image.open(io.BytesIO(content))).any() for content in chunk["png"])
