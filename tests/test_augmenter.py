@@ -81,7 +81,7 @@ def evaluated(tmp_path, evaluated_once) -> Made:
 @pytest.fixture
 def new(tmp_path, small):
     """Makes an augmenter of a new study with small settings."""
-    return partial(diffaug.DiffusionAugmenter, study=tmp_path / "study", settings=small, verbose=False)
+    return partial(diffaug.DiffusionAugmenter, study=tmp_path / "my study", settings=small, verbose=False)
 
 
 def dataset(seed: int) -> TensorDataset:
@@ -236,7 +236,7 @@ def test_run_refuses_early_what_a_later_stage_cannot_use(new, tmp_path, images, 
     if "from flag" in words:
         with pytest.raises(UsageError, match="from study"):
             new(settings={}).fit(images)
-    assert not (tmp_path / "study" / "generator").exists()
+    assert not (tmp_path / "my study" / "generator").exists()
 
 
 def test_stages_in_the_wrong_order_say_what_comes_first(new, tmp_path, images) -> None:
@@ -246,12 +246,11 @@ def test_stages_in_the_wrong_order_say_what_comes_first(new, tmp_path, images) -
     augmenter.attach(images)
     with pytest.raises(UsageError, match="diffaug fit"):
         augmenter.generate()
-    with pytest.raises(UsageError, match=rf"diffaug generate {tmp_path}/study$"):
-        augmenter.evaluate()
-    with pytest.raises(UsageError, match="diffaug generate"):
-        augmenter.report()
+    for stage in (augmenter.evaluate, augmenter.report):
+        with pytest.raises(UsageError, match=rf"diffaug generate '{tmp_path}/my study'$"):
+            stage()
     augmenter.fit(images).generate()
-    with pytest.raises(UsageError, match="diffaug evaluate"):
+    with pytest.raises(UsageError, match=rf"diffaug evaluate '{tmp_path}/my study'$"):
         augmenter.report()
 
 
@@ -282,7 +281,7 @@ def test_a_torch_dataset_is_fitted_and_another_one_refused_before_anything_is_wr
 
 
 def test_images_of_the_user_beside_a_study_are_no_place_for_a_dataset(new, tmp_path, make_classes) -> None:
-    own = make_classes(tmp_path / "study-images", {"0": 9, "1": 9})
+    own = make_classes(tmp_path / "my study-images", {"0": 9, "1": 9})
     before = times(own)
     new().attach(dataset(0))
     assert times(own) == before

@@ -10,8 +10,8 @@ from diffaug.study import Study, StudyRecord, default_study_path, open_or_create
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    (tmp_path / "images").mkdir()
-    return tmp_path / "images"
+    (tmp_path / "my images").mkdir()
+    return tmp_path / "my images"
 
 
 @pytest.fixture
@@ -21,9 +21,9 @@ def study(tmp_path, data) -> Study:
 
 def test_a_new_study_records_its_data_and_opens_again(tmp_path, data, study, monkeypatch):
     assert study.record == StudyRecord(data.resolve(), diffaug.__version__)
-    assert open_or_create_study(tmp_path / "a", data / ".." / "images") == study == open_study(tmp_path / "a")
+    assert open_or_create_study(tmp_path / "a", data / ".." / "my images") == study == open_study(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
-    assert open_or_create_study(Path("a"), Path("images")).record == study.record
+    assert open_or_create_study(Path("a"), Path("my images")).record == study.record
     monkeypatch.chdir(tmp_path / "a")
     assert open_study(Path()).name == study.name == "a"
 
@@ -35,11 +35,12 @@ def test_everything_of_a_study_lies_in_its_folder(study):
     assert len(set(places)) == len(places) == 12
 
 
-def test_a_study_of_other_data_is_refused(tmp_path, data, study):
+def test_a_study_of_other_data_is_refused(tmp_path, data):
+    study = open_or_create_study(tmp_path / "my study", data)
     with pytest.raises(UsageError, match="belongs to other data") as caught:
         open_or_create_study(study.path, tmp_path / "other")
     assert str(data) in caught.value.what
-    assert "--study" in caught.value.fix
+    assert f"--study '{study.path}-2'" in caught.value.fix
 
 
 def test_a_foreign_folder_file_or_record_is_refused_and_left_alone(tmp_path, data):
@@ -64,7 +65,7 @@ def test_an_empty_folder_and_one_where_a_start_was_killed_become_a_study(tmp_pat
 
 
 def test_opening_what_is_no_study_says_what_to_do(tmp_path, data):
-    for path, fix in ((tmp_path / "absent", "diffaug fit"), (data, f"diffaug run {data}")):
+    for path, fix in ((tmp_path / "absent", "diffaug fit"), (data, f"diffaug run '{data}'")):
         with pytest.raises(UsageError, match="not a study") as caught:
             open_study(path)
         assert fix in caught.value.fix

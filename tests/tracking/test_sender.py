@@ -104,7 +104,7 @@ def raised(error):
 
 @pytest.fixture
 def study(tmp_path):
-    study = Study(tmp_path / "study")
+    study = Study(tmp_path / "my study")
     five_events(study)
     return study
 
@@ -163,7 +163,7 @@ def test_after_a_failure_the_rest_is_sent_and_another_gets_all(study, stage, nar
     assert (received, other.received) == (list(range(1, fails_at)), ALL)
     (warning,) = narrator.warned
     assert warning.startswith(f"{6 - fails_at} events not sent to mlflow: http://host: connection refused. Nothing is")
-    assert warning.endswith(f"diffaug sync {study.path}") and "traceback" not in warning
+    assert warning.endswith(f"diffaug sync '{study.path}'") and "traceback" not in warning
     install(ListTracker(received))
     assert stage.flush() == ["5 events"]
     assert received == ALL
@@ -382,7 +382,7 @@ def test_patient_sending_reports_progress_and_raises_with_the_reason(study, narr
     install(ListTracker(fails_at=5))
     with pytest.raises(DiffaugError, match=r"1 events not sent to mlflow: http://host: connection refused") as caught:
         send_all(study, SETTINGS, narrator)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 1 and caught.value.fix.endswith(f"diffaug sync '{study.path}'")
     assert narrator.progressed == [("sending to mlflow", 2, 5), ("sending to mlflow", 4, 5)]
 
 

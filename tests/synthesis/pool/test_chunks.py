@@ -110,7 +110,7 @@ def test_broken_images_are_not_finite_for_the_filters_and_black_ones_are(maker, 
 
 
 def test_a_stored_chunk_is_read_as_it_was_made_and_named_if_it_was_changed_anywhere(tmp_path, maker) -> None:
-    store, chunk = ChunkStore(tmp_path), maker.make(1, 2)
+    store, chunk = ChunkStore(tmp_path / "my chunks"), maker.make(1, 2)
     assert store.finished(1) == set()
     store.write(1, 2, chunk)
     assert store.read(1, 2).equals(chunk)
@@ -122,13 +122,14 @@ def test_a_stored_chunk_is_read_as_it_was_made_and_named_if_it_was_changed_anywh
     cut_short = [content[:length] for length in (0, 20, 32, 100, len(content) - 1)]
     for damaged in changed + cut_short:
         file.write_bytes(damaged)
-        with pytest.raises(DamagedError, match="chunk of the pool was changed"):
+        with pytest.raises(DamagedError, match="chunk of the pool was changed") as caught:
             store.read(1, 2, ["reason"])
+        assert f"rm '{file}'" in caught.value.fix
     parquet = chunk.to_parquet()
     file.write_bytes(hashlib.sha256(parquet).digest() + parquet)
     with pytest.raises(DamagedError, match="unknown format") as caught:
         store.read(1, 2)
-    assert str(tmp_path) in caught.value.fix
+    assert f"rm -r '{tmp_path}/my chunks'" in caught.value.fix
 
 
 def _hold(folder, has_it) -> None:
