@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import linalg
 
 import diffaug
-from diffaug.configuration.settings import DiffusionSettings
+from diffaug.configuration.settings import FILTER_NAMES, DiffusionSettings
 from diffaug.configuration.sources import resolve
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
@@ -177,9 +177,8 @@ class TestFidelity:
 
 
 class TestMeasuring:
-    def test_turns_alternate_and_medians_are_kept(self, clock: list[float]) -> None:
-        order = []
-        lengths = {"slow": iter([9.0, 3.0, 5.0, 4.0]), "fast": iter([9.0, 1.0, 3.0, 2.0])}
+    def test_turns_alternate_repeat_until_their_time_is_over_and_medians_are_kept(self, clock: list[float]) -> None:
+        order, lengths = [], {"slow": iter([9.0, 3.0, 5.0, 4.0]), "fast": iter([9.0, 1.0, 3.0, 2.0])}
 
         def work(name: str) -> None:
             order.append(name)
@@ -188,12 +187,9 @@ class TestMeasuring:
         actions = {name: lambda name=name: work(name) for name in lengths}
         assert measuring.alternate(actions, "cpu", rounds=3, seconds=0.0) == {"slow": 4.0, "fast": 2.0}
         assert order == ["slow", "fast"] * 4
-
-    def test_a_turn_repeats_an_action_until_its_time_is_over(self, clock: list[float]) -> None:
-        def work() -> None:
-            clock[0] += 0.25
-
-        assert measuring.alternate({"work": work}, "cpu", rounds=1, seconds=1.0) == {"work": 0.25}
+        lengths["slow"] = iter([0.25] * 9)
+        assert measuring.alternate({"slow": actions["slow"]}, "cpu", rounds=1, seconds=1.0) == {"slow": 0.25}
+        assert len(order) > 8 + 2
 
     def test_operations_of_a_product_are_two_for_each_multiplication(self) -> None:
         left, right = torch.ones(3, 5), torch.ones(5, 7)
@@ -298,6 +294,34 @@ class TestAblations:
         assert (summary["better_by_kid"], summary["better_by_accuracy"]) == ("always", "")
 
 
+def line(seed: int, shown: str, kind: str, rejected: float, accuracy: float | None = None) -> dict[str, Any]:
+    return {**filters.row(seed, shown, kind, rejected, 10), "accuracy": accuracy}
+
+
+class TestFilters:
+    def test_the_summary_is_of_means_over_seeds_and_of_the_worst_kind_of_copy(self) -> None:
+        rows = []
+        for seed, gained in ((0, 0.02), (1, 0.04)):
+            rows += [line(seed, "copies", kind, 0.9 + 0.02 * number) for number, kind in enumerate(filters.KINDS)]
+            rows += [line(seed, "good as copies", "", 0.01 * seed), line(seed, "wrong class", "", 0.8 + 0.1 * seed)]
+            rows += [line(seed, "good", f"{kind} ({9 - kind})", 0.1 + 0.1 * kind) for kind in range(3)]
+            rows += [line(seed, "samples", filters.NONE, 0, 0.7), line(seed, "samples", filters.ALL, 0.2, 0.7 + gained)]
+            rows += [line(seed, "samples", f"without {name}", 0.1, 0.73) for name in FILTER_NAMES]
+        rows[-1]["accuracy"] = 0.75
+        summary = filters.summarize(rows)
+        assert summary.pop("better_without") == "duplicate"
+        rejected = {"copies": 0.9, "genuine": 0.005, "wrong_class": 0.85, "rarest": 0.3, "commonest": 0.1}
+        expected = {f"{name}_rejected": share for name, share in rejected.items()}
+        assert summary == pytest.approx({**expected, "gain_filtered_over_unfiltered": 0.03})
+
+    def test_every_filter_is_tried_alone_and_left_out_with_as_many_images_per_class(self) -> None:
+        variants = filters.variants()
+        assert len(set(variants.values())) == len(variants) == 2 * len(FILTER_NAMES) + 2
+        labels, kept = np.array([0, 0, 0, 1, 1, 1]), np.array([False, True, True, True, True, True])
+        assert filters.first_of_each_class(labels, kept, np.array([1, 2.5])).tolist() == [1, 3, 4]
+        assert filters.first_of_each_class(labels, kept, np.array([9, 0])).tolist() == [1, 2]
+
+
 @pytest.mark.slow
 def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_path, monkeypatch) -> None:
     settings = {**small, "evaluation.arms": ["real only", "oversampling", "real + synthetic"]}
@@ -326,9 +350,8 @@ def test_half_of_each_class_is_moved_the_same_half_each_time() -> None:
 @pytest.mark.slow
 def test_our_size_is_the_nearest_that_a_width_gives(digits: Any) -> None:
     images = measuring.random_images(8)
-    wanted = (200_000, 4_000_000, None)
-    smaller, larger, planned = (
-        ours.Ours(images, parameters=parameters, batch_size=4, device="cpu").parameters for parameters in wanted
-    )
+    options = {"batch_size": 4, "device": "cpu"}
+    made = [ours.Ours(images, parameters=wanted, **options) for wanted in (200_000, 4_000_000, None)]
+    smaller, larger, planned = (one.parameters for one in made)
     assert smaller < 600_000 and 3_000_000 < larger < 5_000_000
     assert planned == ours.planned_parameters(images, DiffusionSettings(), "cpu")
