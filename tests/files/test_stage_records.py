@@ -4,20 +4,8 @@ from pathlib import Path
 import pytest
 
 from diffaug.errors import DamagedError, UsageError
+from diffaug.files import stage_records as records
 from diffaug.files import storage
-from diffaug.files.stage_records import (
-    BEGUN,
-    StageRecord,
-    StageState,
-    begin_extendable_stage,
-    begin_stage,
-    finish_stage,
-    is_finished,
-    is_stage_of,
-    require_extension,
-    stage_record,
-    stage_settings,
-)
 
 SETTINGS = {"seed": 0, "steps": 12, "strategy": {"cat": 5}, "size": [28, 28], "cap": None}
 INPUTS = {"catalog": "abc"}
@@ -28,15 +16,15 @@ def stage(tmp_path) -> Path:
     return tmp_path / "study" / "pool"
 
 
-def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> StageState:
-    return begin_stage(stage, settings, inputs, **options)
+def begun(stage: Path, settings=SETTINGS, inputs=INPUTS, **options) -> records.StageState:
+    return records.begin_stage(stage, settings, inputs, **options)
 
 
 def left_by_a_run(stage: Path, *, finished: bool) -> None:
     assert begun(stage) == "new"
     storage.write_text(stage / "work", "x")
     if finished:
-        finish_stage(stage, {"classes": ["cat"]})
+        records.finish_stage(stage, {"classes": ["cat"]})
 
 
 def files(stage: Path) -> list[str]:
@@ -46,10 +34,10 @@ def files(stage: Path) -> list[str]:
 def test_a_stage_is_begun_resumed_and_kept_with_its_metadata(stage):
     left_by_a_run(stage, finished=False)
     assert begun(stage) == "resumed"
-    assert files(stage) == [BEGUN, "work"]
-    finish_stage(stage, {"classes": ["cat"]})
+    assert files(stage) == [records.BEGUN, "work"]
+    records.finish_stage(stage, {"classes": ["cat"]})
     assert begun(stage) == "finished"
-    assert files(stage) == [BEGUN, storage.DONE, "work"]
+    assert files(stage) == [records.BEGUN, storage.DONE, "work"]
     metadata = {"settings": SETTINGS, "inputs": INPUTS, "classes": ["cat"]}
     assert storage.committed_metadata(stage, verify=True) == metadata
     assert begun(stage, dict(reversed(SETTINGS.items()))) == "finished"
@@ -83,8 +71,8 @@ def test_other_settings_are_the_users_decision(stage, finished, changed, differe
 def test_changed_inputs_clear_the_stage_whatever_the_settings(stage, finished, settings, inputs):
     left_by_a_run(stage, finished=finished)
     assert begun(stage, settings, inputs) == "new"
-    assert files(stage) == [BEGUN]
-    finish_stage(stage)
+    assert files(stage) == [records.BEGUN]
+    records.finish_stage(stage)
     assert begun(stage, settings, inputs) == "finished"
 
 
@@ -94,45 +82,45 @@ def test_overwrite_replaces_what_was_made_with_other_settings_and_nothing_else(s
     assert begun(stage, overwrite=True) == ("finished" if finished else "resumed")
     assert "work" in files(stage)
     assert begun(stage, {"seed": 9}, overwrite=True) == "new"
-    assert files(stage) == [BEGUN]
+    assert files(stage) == [records.BEGUN]
     assert begun(stage, {"seed": 9}) == "resumed"
 
 
-@pytest.mark.parametrize(("damage", "finished"), [("work", True), (storage.DONE, True), (BEGUN, False)])
+@pytest.mark.parametrize(("damage", "finished"), [("work", True), (storage.DONE, True), (records.BEGUN, False)])
 def test_a_damaged_stage_is_refused_and_can_be_overwritten(stage, damage, finished):
     left_by_a_run(stage, finished=finished)
     (stage / damage).write_bytes(b"")
     with pytest.raises(DamagedError):
         begun(stage)
     assert begun(stage, overwrite=True) == "new"
-    assert files(stage) == [BEGUN]
+    assert files(stage) == [records.BEGUN]
 
 
 def test_opening_a_stage_looks_at_no_file_but_its_record(stage, monkeypatch):
-    assert stage_record(stage) is None
+    assert records.stage_record(stage) is None
     left_by_a_run(stage, finished=True)
     (stage / "work").unlink()
     monkeypatch.setattr(storage, "sha256_file", lambda path: pytest.fail(f"{path} was hashed"))
-    assert stage_record(stage) == StageRecord(SETTINGS, INPUTS)
-    assert is_stage_of(stage, SETTINGS, INPUTS) and not is_stage_of(stage, {"seed": 9}, INPUTS)
-    assert stage_settings(stage) == SETTINGS
+    assert records.stage_record(stage) == records.StageRecord(SETTINGS, INPUTS)
+    assert records.is_stage_of(stage, SETTINGS, INPUTS) and not records.is_stage_of(stage, {"seed": 9}, INPUTS)
+    assert records.stage_settings(stage) == SETTINGS
     (stage / storage.DONE).write_bytes(b"{}")
-    assert (stage_record(stage), stage_settings(stage)) == (None, {})
+    assert (records.stage_record(stage), records.stage_settings(stage)) == (None, {})
 
 
 def test_a_damaged_stage_is_unfinished_where_it_may_be_overwritten(stage):
-    assert not is_finished(stage)
+    assert not records.is_finished(stage)
     left_by_a_run(stage, finished=False)
-    assert not is_finished(stage)
-    finish_stage(stage)
-    assert is_finished(stage) and is_finished(stage, overwrite=True)
+    assert not records.is_finished(stage)
+    records.finish_stage(stage)
+    assert records.is_finished(stage) and records.is_finished(stage, overwrite=True)
     (stage / "work").write_text("y")  # of the same size, and opening hashes nothing
-    assert is_finished(stage) and not is_finished(stage, overwrite=True)
+    assert records.is_finished(stage) and not records.is_finished(stage, overwrite=True)
     assert begun(stage) == "finished"
     (stage / "work").unlink()
-    assert not is_finished(stage, overwrite=True)
+    assert not records.is_finished(stage, overwrite=True)
     with pytest.raises(DamagedError):
-        is_finished(stage)
+        records.is_finished(stage)
     assert begun(stage, overwrite=True) == "new"
 
 
@@ -142,11 +130,11 @@ def test_a_folder_that_was_never_begun_is_cleared(stage, is_committed):
     if is_committed:
         storage.commit_directory(stage, {})
     assert begun(stage) == "new"
-    assert files(stage) == [BEGUN]
+    assert files(stage) == [records.BEGUN]
 
 
 def extended(stage: Path, settings, inputs=INPUTS, *, overwrite=False) -> list[str]:
-    begin_extendable_stage(stage, settings, inputs, extendable=("steps",), keep=("parts",), overwrite=overwrite)
+    records.begin_extendable_stage(stage, settings, inputs, extendable=("steps",), keep=("parts",), overwrite=overwrite)
     return files(stage)
 
 
@@ -155,7 +143,7 @@ def with_parts(stage) -> Path:
     extended(stage, SETTINGS)
     storage.write_text(stage / "parts" / "1", "x")
     storage.write_text(stage / "result", "x")
-    finish_stage(stage)
+    records.finish_stage(stage)
     return stage
 
 
@@ -168,19 +156,19 @@ def with_parts(stage) -> Path:
     ],
 )
 def test_an_extended_stage_keeps_its_parts_and_nothing_else(with_parts, settings, inputs, overwrite):
-    assert extended(with_parts, settings, inputs, overwrite=overwrite) == [BEGUN, "parts"]
+    assert extended(with_parts, settings, inputs, overwrite=overwrite) == [records.BEGUN, "parts"]
     assert storage.committed_metadata(with_parts) is None
-    assert extended(with_parts, settings, inputs) == [BEGUN, "parts"]
-    finish_stage(with_parts)
+    assert extended(with_parts, settings, inputs) == [records.BEGUN, "parts"]
+    records.finish_stage(with_parts)
     assert begun(with_parts, settings, inputs) == "finished"
 
 
 def test_other_settings_of_an_extendable_stage_are_refused_before_and_when_it_is_begun(with_parts):
     other = {**SETTINGS, "seed": 1, "steps": 50}
-    for refuse in (extended, partial(require_extension, inputs=INPUTS, extendable=["steps"])):
+    for refuse in (extended, partial(records.require_extension, inputs=INPUTS, extendable=["steps"])):
         with pytest.raises(UsageError, match="made with other settings: seed 0 -> 1\n"):
             refuse(with_parts, other)
-    require_extension(with_parts, other, {"catalog": "other"}, ["steps"])
+    records.require_extension(with_parts, other, {"catalog": "other"}, ["steps"])
     assert storage.committed_metadata(with_parts, verify=True) is not None
 
 
@@ -188,4 +176,4 @@ def test_parts_of_a_damaged_stage_are_kept_by_nobody(with_parts):
     (with_parts / "parts" / "1").write_text("y")
     with pytest.raises(DamagedError, match="parts/1"):
         extended(with_parts, {**SETTINGS, "steps": 50})
-    assert extended(with_parts, {**SETTINGS, "steps": 50}, overwrite=True) == [BEGUN]
+    assert extended(with_parts, {**SETTINGS, "steps": 50}, overwrite=True) == [records.BEGUN]

@@ -121,7 +121,6 @@ def test_solvers_and_guidance_make_a_difference(generator) -> None:
         ({"guidance_method": "classifier"}, "guidance_method"),
         ({"guidance": "autoguidance"}, "guidance"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
-        ({"guidance_interval": 1.0}, "guidance_interval"),
         ({"guidance_interval": (0, 1, 2)}, "guidance_interval"),
         ({"guidance_interval": (2.0, 1.0)}, "guidance_interval"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
@@ -218,7 +217,6 @@ def test_variations_of_one_image_differ_by_index_and_depend_on_nothing_else(gene
     [
         ({"images": np.zeros((2, 6, 5, 1))}, "not uint8"),
         ({"images": np.zeros((1, 6, 5, 1), np.uint8)}, "not \\(2, 6, 5, 1\\)"),
-        ({"images": np.zeros((2, 5, 5, 1), np.uint8)}, "not \\(2, 6, 5, 1\\)"),
         ({"images": np.zeros((2, 6, 5), np.uint8)}, "not \\(2, 6, 5, 1\\)"),
         *(({"strength": strength}, "strength") for strength in (0.0, -0.1, 1.01, float("nan"))),
         ({"masks": np.ones((2, 6, 5), np.uint8)}, "not bool"),

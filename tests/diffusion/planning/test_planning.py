@@ -14,17 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import UNet
-from diffaug.diffusion.planning.planning import (
-    PLAN,
-    PRESETS,
-    Plan,
-    choose_preset,
-    enough_images,
-    halve_batch_if_too_few_steps,
-    make_plan,
-    precision_candidates,
-    set_length,
-)
+from diffaug.diffusion.planning import planning
 from diffaug.diffusion.planning.reasons import explain
 from diffaug.diffusion.training import measuring
 from diffaug.diffusion.training.measuring import measure_images_per_second
@@ -39,10 +29,10 @@ def capability(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
 
 
-def planned(settings: DiffusionSettings, device: str = "cpu", images_per_second: float = 0.0) -> Plan:
+def planned(settings: DiffusionSettings, device: str = "cpu", images_per_second: float = 0.0) -> planning.Plan:
     """A plan whose length is set for 100 images."""
-    plan = dataclasses.replace(make_plan(images(8), settings, device), images_per_second=images_per_second)
-    return set_length(plan, settings, 100)
+    plan = dataclasses.replace(planning.make_plan(images(8), settings, device), images_per_second=images_per_second)
+    return planning.set_length(plan, settings, 100)
 
 
 @pytest.mark.parametrize(
@@ -50,25 +40,25 @@ def planned(settings: DiffusionSettings, device: str = "cpu", images_per_second:
     [(8, 1, 1, 32), (16, 1, 1, 32), (17, 1, 2, 32), (28, 1, 2, 32), (64, 1, 4, 32), (64, 3, 4, 48), (127, 1, 8, 64)],
 )
 def test_a_larger_image_is_folded_to_a_grid_of_at_most_16(size: int, channels: int, patch: int, width: int) -> None:
-    network = make_plan(images(size, channels), DiffusionSettings(), "cpu").network
+    network = planning.make_plan(images(size, channels), DiffusionSettings(), "cpu").network
     assert (network.patch, network.base_channels) == (patch, width)
     parameters = sum(parameter.numel() for parameter in UNet(network).parameters())
     assert 0.7e6 < parameters < (2e6 if width == 32 else 8e6)
-    assert make_plan(images(size), DiffusionSettings(), "cpu", base_channels=16).network.base_channels == 16
+    assert planning.make_plan(images(size), DiffusionSettings(), "cpu", base_channels=16).network.base_channels == 16
 
 
 def test_a_short_training_on_a_cpu_takes_small_batches() -> None:
     settings = DiffusionSettings(images_seen=100_000)
-    plan = make_plan(images(8), settings, "cpu")
-    half = halve_batch_if_too_few_steps(plan, settings)
-    quarter = halve_batch_if_too_few_steps(half, settings)
+    plan = planning.make_plan(images(8), settings, "cpu")
+    half = planning.halve_batch_if_too_few_steps(plan, settings)
+    quarter = planning.halve_batch_if_too_few_steps(half, settings)
     assert (plan.batch_size, half.batch_size, quarter.batch_size) == (64, 32, 16)
-    assert halve_batch_if_too_few_steps(quarter, settings) == quarter
-    assert halve_batch_if_too_few_steps(plan, DiffusionSettings(images_seen=256_000)) == plan
-    assert halve_batch_if_too_few_steps(half, settings, smallest=20) == half
-    assert halve_batch_if_too_few_steps(plan, settings.model_copy(update={"batch_size": 32})) == plan
-    on_gpu = make_plan(images(8), settings, "cuda")
-    assert halve_batch_if_too_few_steps(on_gpu, settings) == on_gpu
+    assert planning.halve_batch_if_too_few_steps(quarter, settings) == quarter
+    assert planning.halve_batch_if_too_few_steps(plan, DiffusionSettings(images_seen=256_000)) == plan
+    assert planning.halve_batch_if_too_few_steps(half, settings, smallest=20) == half
+    assert planning.halve_batch_if_too_few_steps(plan, settings.model_copy(update={"batch_size": 32})) == plan
+    on_gpu = planning.make_plan(images(8), settings, "cuda")
+    assert planning.halve_batch_if_too_few_steps(on_gpu, settings) == on_gpu
 
 
 @pytest.mark.parametrize(
@@ -84,14 +74,14 @@ def test_a_short_training_on_a_cpu_takes_small_batches() -> None:
     ],
 )
 def test_the_network_grows_with_device_budget_and_images(device, minutes, count, expected) -> None:
-    assert choose_preset(count, DiffusionSettings(minutes=minutes), device) == expected
+    assert planning.choose_preset(count, DiffusionSettings(minutes=minutes), device) == expected
 
 
 def test_settings_decide_and_only_what_is_left_open_is_measured(monkeypatch) -> None:
     def ways(device: str, **settings: object) -> list[tuple[str, bool]]:
         chosen = DiffusionSettings().model_copy(update=settings)
-        plan = make_plan(images(8), chosen, device)
-        return [(way.precision, way.compiled) for way in precision_candidates(plan, chosen)]
+        plan = planning.make_plan(images(8), chosen, device)
+        return [(way.precision, way.compiled) for way in planning.precision_candidates(plan, chosen)]
 
     assert ways("cpu") == ways("cpu", minutes=30.0) == 2 * [("float32", False), ("bfloat16", False)]
     assert ways("cuda") == ways("cpu", precision="bfloat16") == [("bfloat16", False)]
@@ -118,7 +108,7 @@ def test_the_length_follows_number_and_imbalance_of_the_images(counts, channels,
     labels = np.repeat(np.arange(len(counts)), counts)
     pixels = np.zeros((len(labels), 8, 8, channels), np.uint8)
     many = LabeledImages(pixels, labels, tuple(map(str, range(len(counts)))), ("",) * len(labels))
-    assert enough_images(many) == expected
+    assert planning.enough_images(many) == expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +142,7 @@ def test_a_plan_survives_json_and_its_reasons_are_no_part_of_its_identity() -> N
     settings = DiffusionSettings(images_seen=100)
     plan = planned(settings, "cuda")
     stored = dataclasses.replace(plan, reasons=explain(plan, settings, images(8)))
-    read = PLAN.validate_python(json.loads(PLAN.dump_json(stored)))
+    read = planning.PLAN.validate_python(json.loads(planning.PLAN.dump_json(stored)))
     assert (read, read.reasons) == (stored, stored.reasons)
     assert read == plan
     assert hash(read) == hash(plan)
@@ -169,23 +159,23 @@ def test_the_reasons_read_as_in_the_snapshot() -> None:
     }
     lines = []
     for name, (settings, device, speed, shown) in cases.items():
-        plan = dataclasses.replace(make_plan(shown, settings, device), images_per_second=speed)
-        lines += [f"{name}:", *explain(set_length(plan, settings, len(shown)), settings, shown), ""]
+        plan = dataclasses.replace(planning.make_plan(shown, settings, device), images_per_second=speed)
+        lines += [f"{name}:", *explain(planning.set_length(plan, settings, len(shown)), settings, shown), ""]
     assert "\n".join(lines) == (Path(__file__).parent / "snapshots" / "reasons.txt").read_text()
 
 
 @pytest.mark.parametrize("size", [128, 256])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", planning.PRESETS)
 def test_large_color_images_keep_the_network_within_its_size(preset: str, size: int) -> None:
     with torch.device("meta"):
-        network = UNet(make_plan(images(size, 3), DiffusionSettings(preset=preset), "cpu").network)
+        network = UNet(planning.make_plan(images(size, 3), DiffusionSettings(preset=preset), "cpu").network)
     assert 0.5e6 < sum(parameter.numel() for parameter in network.parameters()) < 60e6
 
 
 def test_an_image_of_256_px_costs_a_few_times_one_of_64() -> None:
     def operations(size: int) -> int:
         with FakeTensorMode(), FlopCounterMode(display=False) as counter, torch.no_grad():
-            network = UNet(make_plan(images(size, 3), DiffusionSettings(), "cpu").network)
+            network = UNet(planning.make_plan(images(size, 3), DiffusionSettings(), "cpu").network)
             network(torch.zeros(1, 3, size, size), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
         return int(counter.get_total_flops())
 

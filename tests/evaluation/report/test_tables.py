@@ -4,15 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffaug.evaluation.report import tables
 from diffaug.evaluation.report.format import MINUS, UNKNOWN, count, decimal, p_value, percent, plain, points
-from diffaug.evaluation.report.tables import (
-    Gain,
-    arm_rows,
-    class_gains,
-    common_mistakes,
-    confusion_matrices,
-    group_gains,
-)
 from diffaug.evaluation.statistics.crossed import Estimate
 from tests.evaluation.report.contents import BASE, BEST, arm, bare_result, result
 
@@ -31,40 +24,40 @@ def test_classes_are_sorted_by_training_images_and_hold_the_gain_that_the_verdic
     of_abc = result(("a", "b", "c"))
     gains = of_abc.comparisons[1].recall_gain
     counts = {"c": (4, 26), "b": (20, 10), "a": (30, 0)}
-    assert class_gains(of_abc) == [
-        Gain(name, (train, train), synthetic, 15, 0.7, 0.734, gains[name])
+    assert tables.class_gains(of_abc) == [
+        tables.Gain(name, (train, train), synthetic, 15, 0.7, 0.734, gains[name])
         for name, (train, synthetic) in counts.items()
     ]
 
 
 def test_a_group_has_the_range_of_its_training_images():
     groups = {"a": "few", "b": "few", "c": "many"}
-    few, many = group_gains(result(("a", "b", "c"), groups=groups))
+    few, many = tables.group_gains(result(("a", "b", "c"), groups=groups))
     assert (few.name, few.train, few.synthetic, few.before) == ("few (2)", (20, 30), 10, 0.7)
     assert (many.name, many.train) == ("many (1)", (4, 4))
-    assert group_gains(bare_result()) == []
+    assert tables.group_gains(bare_result()) == []
 
 
 def test_an_arm_has_one_standard_deviation_to_both_sides_within_0_and_1():
-    row, alone = arm_rows(result(arms=(arm("any", "candidate", 0.98, 0.05), arm("any", "candidate", 0.5, None))))
+    row, alone = tables.arm_rows(result(arms=(arm("any", "candidate", 0.98, 0.05), arm("any", "candidate", 0.5, None))))
     assert vars(row.range) == pytest.approx({"mean": 0.98, "low": 0.93, "high": 1.0})
     assert alone.range == Estimate(0.5, 0.5, 0.5)
 
 
 def test_confusions_are_shares_with_the_baseline_first():
-    matrices = confusion_matrices(with_confusions())
+    matrices = tables.confusion_matrices(with_confusions())
     assert list(matrices) == [BASE, BEST]
     for shares, counts in zip(matrices.values(), (BEFORE, AFTER), strict=True):
         np.testing.assert_allclose(shares, np.array(counts) / np.sum(counts, axis=1, keepdims=True))
 
 
 def test_mistakes_are_those_most_frequent_with_either_arm_and_many_classes_have_no_matrices():
-    mistakes = common_mistakes(with_confusions())
+    mistakes = tables.common_mistakes(with_confusions())
     found = [(one.true, one.predicted, one.before, one.after) for one in mistakes]
     assert found == [("c0", "c1", 0.4, 0.1), ("c1", "c0", 0.0, 0.3), ("c1", "c2", 0.0, 0.2)]
     counts = np.random.default_rng(0).integers(1, 50, (21, 21)).tolist()
-    assert confusion_matrices(with_confusions(counts, counts)) == {}
-    assert len(common_mistakes(with_confusions(counts, counts))) == 8
+    assert tables.confusion_matrices(with_confusions(counts, counts)) == {}
+    assert len(tables.common_mistakes(with_confusions(counts, counts))) == 8
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,11 @@ def test_identical_arms_differ_by_nothing_within_one_image():
     assert alone.interval().low < 0 < alone.interval().high and alone.p_value > 0.9
 
 
-def test_a_class_of_one_test_image_borrows_its_variance():
+def test_a_class_of_one_test_image_borrows_its_variance_and_nine_are_one_sample():
     labels = np.array([0] * 20 + [1])
     first, second = answers(labels=labels)
     common, single = ClassMeans.of(first.astype(np.int8) - second, labels, one_generator(first)).each()
     assert single.image_variance == pytest.approx(20 * common.image_variance, rel=0.1)
-
-
-def test_classes_of_one_test_image_each_are_treated_as_one_sample():
     labels = np.arange(9)
     first, second = answers(labels=labels)
     image_mean = (first.astype(float) - second).mean(axis=0)
