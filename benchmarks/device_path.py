@@ -1,0 +1,112 @@
+"""Whether training, sampling, resuming, precisions and compilation work on a device, on the demo's digits.
+
+    python benchmarks/device_path.py [--device cuda] [--images 200000] [--work FOLDER] [--quick] [--json FILE]
+
+Trains the same generator five ways through the command line: in the default precision, once more with kills on the way,
+in float32, in bfloat16 and compiled. Samples of one generator are drawn on the device and on the CPU. A row holds what
+was measured and whether it is right: the killed training must end with the same weights, and the same sample on two
+devices may differ by a gray level on average. The exit status is 1 if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import diffaug
+from diffaug.data.demo import write_long_tailed_digits
+
+from measuring import write_report
+
+MAX_DIFFERENCE = 1.0  # gray levels
+SAMPLES = 64
+KILLS = 2
+VARIANTS = {
+    "default": (),
+    "float32": ("--set", "diffusion.precision=float32"),
+    "bfloat16": ("--set", "diffusion.precision=bfloat16"),
+    "compiled": ("--set", "diffusion.compile=true"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the checks from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--images", type=int, default=200_000, help="images seen by each training")
+    parser.add_argument("--work", type=Path, help="where studies are kept; none: a temporary folder")
+    parser.add_argument("--quick", action="store_true", help="3,000 images seen, without the compiled training")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = check(arguments, arguments.work or Path(temporary))
+    write_report(arguments.json, {"all_right": all(row["right"] for row in rows)}, rows)
+    sys.exit(0 if all(row["right"] for row in rows) else 1)
+
+
+def check(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+    """One row per check."""
+    data = write_long_tailed_digits(work / "digits")
+    images = 3000 if arguments.quick else arguments.images
+    names = [name for name in VARIANTS if not (arguments.quick and name == "compiled")]
+    commands = {name: fit_command(data, work / name, arguments.device, images, VARIANTS[name]) for name in names}
+    rows = [finish(name, command) for name, command in commands.items()]
+    killed = fit_command(data, work / "killed", arguments.device, images, ("--set", "advanced.checkpoint_seconds=0.5"))
+    for _ in range(KILLS):
+        kill_after_a_checkpoint(killed, work / "killed")
+    rows.append(finish("killed and resumed", killed, same_as=rows[0]))
+    return [*rows, compare_samples(work / "default", arguments.device)]
+
+
+def fit_command(data: Path, study: Path, device: str, images: int, options: Sequence[str]) -> list[str]:
+    """The command line of one training."""
+    length = ("--images-seen", str(images), "--device", device)
+    return [sys.executable, "-m", "diffaug", "fit", str(data), "--study", str(study), *length, "--no-mlflow", *options]
+
+
+def finish(name: str, command: Sequence[str], same_as: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Runs a training to its end; `same_as` is the row of the training that must have equal weights."""
+    began = time.perf_counter()
+    result = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    weights = json.loads(result.stdout)["results"]["weights_sha256"] if result.returncode == 0 else None
+    if weights is None:
+        print(result.stderr[-2000:], file=sys.stderr)
+    right = weights is not None and (same_as is None or weights == same_as["weights_sha256"])
+    return {"check": name, "right": right, "seconds": seconds, "weights_sha256": weights}
+
+
+def kill_after_a_checkpoint(command: Sequence[str], study: Path) -> None:
+    """Starts a training and kills it once it has written a checkpoint that was not there before."""
+    checkpoints = study / "generator" / "checkpoints"
+    before = set(checkpoints.glob("*/DONE.json"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not set(checkpoints.glob("*/DONE.json")) - before:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+
+def compare_samples(study: Path, device: str) -> dict[str, Any]:
+    """Draws the same images on the device and on the CPU."""
+    began = time.perf_counter()
+    there, here = (
+        diffaug.Generator.load(study / "generator", device=place).sample("3", range(SAMPLES))
+        for place in (device, "cpu")
+    )
+    difference = float(np.abs(there.astype(float) - here.astype(float)).mean())
+    row = {"check": f"samples on {device} and cpu, difference {difference:.3f}", "right": difference <= MAX_DIFFERENCE}
+    return row | {"seconds": time.perf_counter() - began, "weights_sha256": None}
+
+
+if __name__ == "__main__":
+    main()
