@@ -37,7 +37,7 @@ class Job:
 def job(tmp_path_factory: pytest.TempPathFactory, make_classes: Callable[..., Path], quick_options: list[str]) -> Job:
     root = tmp_path_factory.mktemp("job")
     images = make_classes(root / "images", {"dark": 20, "middle": 12, "bright": 6})
-    study, answers = str(root / "study"), {}
+    study, answers = str(root / "my study"), {}
     where = ["--study", study, "--quiet"]
     for command in (
         ["inspect", str(images), *where],
@@ -50,7 +50,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, make_classes: Callable[..., Pa
         with redirect_stdout(io.StringIO()) as printed:
             main([*command, "--json"])
         answers[command[0]] = json.loads(printed.getvalue())
-    return Job(images, root / "study", answers)
+    return Job(images, root / "my study", answers)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_each_command_does_its_part_and_names_the_next(job) -> None:
-    study, images, answers = job.study, job.images, job.answers
+    study, images, answers = f"'{job.study}'", job.images, job.answers
     assert answers["inspect"]["results"]["counts"]["train"] == {"bright": 5, "dark": 16, "middle": 10}
     assert answers["plan"]["results"]["expected_seconds"] > 0
     assert answers["generate"]["results"]["by_class"] == {"bright": 11, "dark": 0, "middle": 6}
@@ -28,8 +28,8 @@ def test_each_command_does_its_part_and_names_the_next(job) -> None:
         "plan": f"diffaug fit {images} --study {study}",
         "fit": f"diffaug generate {study}",
         "generate": f"diffaug evaluate {study}",
-        "evaluate": f"open {study}/report.html",
-        "report": f"open {study}/report.html",
+        "evaluate": f"open '{job.study}/report.html'",
+        "report": f"open '{job.study}/report.html'",
     }
     keys = {"schema_version", "command", "status", "study", "results", "next"}
     assert all(set(one) == keys and one["status"] == "ok" for one in answers.values())

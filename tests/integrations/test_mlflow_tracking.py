@@ -103,7 +103,7 @@ def test_after_a_failure_at_any_call_nothing_is_doubled_or_lost(study, monkeypat
                     send_all(study, TrackingSettings(), narrator)
                     break
                 except DiffaugError as error:
-                    assert "injected" in str(error)
+                    assert "injected" in str(error) and len(failed) < 99  # more would be new calls each time
         assert len(failed) >= 19 and {name for name, _ in failed} == set(WRITES)
         assert narrator.warned == []
         assert content(client) == expected, after
