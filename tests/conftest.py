@@ -7,6 +7,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported; subprocesses inherit it
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fast")
 
 
-def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, NDArray[np.uint8]]]) -> Pool:
-    """Writes a finished pool of (class index, uint8 (H, W, C)) images; all images have one shape."""
+def eventually(condition: Callable[[], object], seconds: float = 60) -> bool:
+    """Whether the condition holds before that time is over."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(condition())
+
+
+def write_pool(
+    root: Path, classes: Sequence[str], images: Sequence[tuple[int, NDArray[np.uint8]]], metadata: Any = None, **columns
+) -> Pool:
+    """Writes a finished pool of (class index, uint8 (H, W, C)) images of one shape, with other columns if given."""
     height, width, channels = images[0][1].shape
+    facts = {"classes": list(classes), "image_size": [height, width], "channels": channels, **(metadata or {})}
     folders = storage.safe_names(list(classes))
     rows: list[dict[str, Any]] = []
-    with storage.new_directory(
-        root, {"classes": list(classes), "image_size": [height, width], "channels": channels}
-    ) as staging:
+    with storage.new_directory(root, facts) as staging:
         for number, (class_index, pixels) in enumerate(images):
             content = storage.png_bytes(pixels)
             file = f"{folders[classes[class_index]]}/{number:05d}.png"
@@ -53,7 +63,7 @@ def write_pool(root: Path, classes: Sequence[str], images: Sequence[tuple[int, N
             how = ("classifier_free", 1.0, "dpm_solver_2m", 12, "0" * 64, "filters")
             values = (file, classes[class_index], class_index, *origin, *how, "real.png", sha256)
             rows.append(dict(zip(manifest_columns(()), values, strict=True)))
-        storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=manifest_columns(())))
+        storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=manifest_columns(())).assign(**columns))
     return Pool.open(root)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from diffaug import errors
-from diffaug.errors import DiffaugError, MissingExtraError
+from diffaug.errors import DiffaugError
 
 EXIT_CODES = {"DiffaugError": 1, "UsageError": 2, "DataError": 3, "DamagedError": 3, "MissingExtraError": 4}
 
@@ -27,12 +27,6 @@ def test_an_error_survives_the_way_out_of_a_worker_process():
     error = pickle.loads(pickle.dumps(errors.DataError("cut short", where="a.png", fix="remove it")))
     assert type(error) is errors.DataError
     assert (error.what, error.where, error.fix) == ("cut short", "a.png", "remove it")
-
-
-def test_a_missing_extra_names_the_command_that_installs_it():
-    error = MissingExtraError.of("mlflow", "mlflow")
-    assert error.what == "mlflow is not installed"
-    assert error.fix == "pip install 'diffaug[mlflow]'"
 
 
 def test_a_wrong_name_gets_the_nearest_or_all_as_remedy():

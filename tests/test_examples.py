@@ -1,5 +1,3 @@
-"""The examples run, with settings that make them short."""
-
 import sys
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Help and `import diffaug` stay quick because they load none of the heavy libraries."""
-
 import json
 import subprocess
 import sys

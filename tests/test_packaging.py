@@ -1,5 +1,3 @@
-"""The wheel holds everything, and works where the source tree is not."""
-
 import shutil
 import subprocess
 import sys

@@ -1,5 +1,3 @@
-"""Strong augmentation does what torchvision does image by image, and labels follow the pixels."""
-
 import numpy as np
 import pytest
 import torch
@@ -7,14 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import TrivialAugmentWide
 
-from diffaug.classifiers.augmentation import (
-    LEVELS,
-    TRANSFORMS,
-    apply_transforms,
-    mix,
-    strong_augmentation,
-    trivial_augment,
-)
+from diffaug.classifiers import augmentation
+from diffaug.classifiers.augmentation import LEVELS, TRANSFORMS, apply_transforms, mix
 
 
 def noise(count, channels=3, size=(32, 36), seed=0):
@@ -66,15 +58,15 @@ def test_small_images_are_never_shifted_by_more_than_their_size(size):
 def test_most_images_are_changed():
     random = np.random.default_rng(0)
     images = noise(2000, 3, (8, 8))
-    changed = (trivial_augment(images, random) != images).flatten(1).any(dim=1).float().mean()
+    changed = (augmentation.trivial_augment(images, random) != images).flatten(1).any(dim=1).float().mean()
     assert 0.75 < changed < 0.9  # one in 14 is the identity, and some strengths change nothing
 
 
 def test_augmentation_repeats_itself_and_leaves_the_global_generator_and_the_images_alone():
     pixels = noise(20, 3).permute(0, 2, 3, 1)
     copy, targets, state = pixels.clone(), torch.eye(20), torch.random.get_rng_state()
-    first, second = (strong_augmentation(pixels, targets, np.random.default_rng(5)) for _ in range(2))
-    other = strong_augmentation(pixels, targets, np.random.default_rng(6))
+    first, second = (augmentation.strong_augmentation(pixels, targets, np.random.default_rng(5)) for _ in range(2))
+    other = augmentation.strong_augmentation(pixels, targets, np.random.default_rng(6))
     assert all(map(torch.equal, first, second))
     assert not torch.equal(first[0], other[0])
     assert torch.equal(pixels, copy)

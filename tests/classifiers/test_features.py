@@ -1,5 +1,3 @@
-"""Logistic regression on features: weights, priors and soft labels mean what they mean in a network's loss."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +18,8 @@ class MeanByColumn:
 
 
 def predict(training, pixels, seed=0):
-    return FeatureClassifier(MeanByColumn()).fit_predict(
-        training, pixels, recipe=TrainingRecipe(1), seed=seed, device="cpu"
-    )
+    classifier, recipe = FeatureClassifier(MeanByColumn()), TrainingRecipe(1)
+    return classifier.fit_predict(training, pixels, recipe=recipe, seed=seed, device="cpu")
 
 
 def by_definition(features, targets, log_prior, others):

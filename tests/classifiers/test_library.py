@@ -154,16 +154,10 @@ def test_files_of_anything_else_are_an_error_and_run_nothing(tmp_path, suffix, c
     assert str(file) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("smallcnn", "small-cnn"),
-        ("timm/resnet19", "timm/resnet18"),
-        ("os.system", ""),
-        ("timm/", ""),
-        ("torchvision/resnet18", "timm/resnet18"),
-    ],
-)
+NEAR = {"smallcnn": "small-cnn", "timm/resnet19": "timm/resnet18", "torchvision/resnet18": "timm/resnet18"}
+
+
+@pytest.mark.parametrize(("name", "near"), [*NEAR.items(), ("os.system", ""), ("timm/", "")])
 def test_an_unknown_name_is_an_error_that_lists_near_ones(name, near):
     with pytest.raises(UsageError) as error:
         backbone_by_name(name)

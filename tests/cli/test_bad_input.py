@@ -61,10 +61,8 @@ def test_corrupt_images_are_listed_and_skipped(answer, images, run_options) -> N
     (images / "dark" / "note.jpg").write_text("not an image")
     results = answer("inspect", "images", *run_options)["results"]
     assert results["statuses"] == {"ok": 37, "truncated": 1, "not an image": 1}
-    assert {entry["path"]: entry["status"] for entry in results["unusable"]} == {
-        "dark/000.png": "truncated",
-        "dark/note.jpg": "not an image",
-    }
+    unusable = {entry["path"]: entry["status"] for entry in results["unusable"]}
+    assert unusable == {"dark/000.png": "truncated", "dark/note.jpg": "not an image"}
     assert answer("fit", "images", *run_options)["status"] == "ok"
 
 

@@ -1,5 +1,6 @@
 """`diffaug evaluate` as scripts and CI use it: foreign predictions, and a gate on the gain."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -20,20 +21,12 @@ def predictions(file: Path, right: dict[str, float]) -> Path:
     """A CSV of two classes in which each arm is right on a share of the images, the same ones for every seed."""
     rng = np.random.default_rng(0)
     difficulty, labels = rng.random(400), rng.integers(0, 2, 400)
-    rows = [
-        {
-            "file_name": f"{number}.png",
-            "label": f"class {label}",
-            "arm": arm,
-            "role": "candidate" if "synthetic" in arm else "baseline",
-            "seed": seed,
-            "predicted": f"class {label if difficulty[number] < share else 1 - label}",
-        }
-        for arm, share in right.items()
-        for seed in range(3)
-        for number, label in enumerate(labels)
-    ]
-    pd.DataFrame(rows).to_csv(file, index=False)
+    images, tables = pd.DataFrame({"file_name": [f"{number}.png" for number in range(400)], "label": labels}), []
+    for (arm, share), seed in itertools.product(right.items(), range(3)):
+        role = "candidate" if "synthetic" in arm else "baseline"
+        predicted = np.where(difficulty < share, labels, 1 - labels)
+        tables.append(images.assign(arm=arm, role=role, seed=seed, predicted=predicted))
+    pd.concat(tables).to_csv(file, index=False)
     return file
 
 

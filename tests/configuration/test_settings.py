@@ -1,5 +1,3 @@
-"""The settings are few, described, and complete what is not set."""
-
 import pytest
 
 from diffaug.configuration.arms import DEFAULT_ARMS

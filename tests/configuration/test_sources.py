@@ -136,11 +136,8 @@ strategies = (
 
 @given(strategies, st.integers(0, 2**63 - 1), st.none() | st.floats(1e-9, 1e9), text)
 def test_any_printable_value_survives_yaml(strategy, seed, ratio, experiment):
-    config = Config(
-        seed=seed,
-        synthesis={"sampling_strategy": strategy, "max_synthetic_ratio": ratio},
-        tracking={"experiment": experiment},
-    )
+    synthesis = {"sampling_strategy": strategy, "max_synthetic_ratio": ratio}
+    config = Config(seed=seed, synthesis=synthesis, tracking={"experiment": experiment})
     assert resolve(environment={}, base=yaml.safe_load(to_yaml(config))).config == config
 
 

@@ -1,5 +1,3 @@
-"""YAML files, and the recipes that are shipped: each can be read, validated and used."""
-
 import pytest
 import yaml
 

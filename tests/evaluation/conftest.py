@@ -1,5 +1,3 @@
-"""Tiny images and simulated arms."""
-
 import numpy as np
 import pytest
 from scipy.special import expit

@@ -97,9 +97,8 @@ def survives_full_disk(action: Callable[[], None], at: int) -> bool:
     return faults.count < at
 
 
-each_fault = pytest.mark.parametrize(
-    "survives", [pytest.param(survives_kill, marks=pytest.mark.e2e), survives_full_disk]
-)
+killed = pytest.param(survives_kill, marks=pytest.mark.e2e)
+each_fault = pytest.mark.parametrize("survives", [killed, survives_full_disk])
 
 
 def each_call(survives, at_least: int):

@@ -178,19 +178,13 @@ def test_a_record_that_points_outside_is_refused(committed):
 
 def test_json_takes_numpy_scalars_and_writes_non_finite_as_null(tmp_path):
     path = tmp_path / "x.json"
-    content = {
-        "nan": [float("nan"), float("inf"), -np.inf, np.float32("nan"), np.array(np.inf)],
-        "numbers": (np.int64(7), np.float32(0.5), np.bool_(True), np.array(2)),
-        3: {"nested": [None, "ü", 1e300]},
-    }
-    storage.write_json(path, content)
+    not_finite = [float("nan"), float("inf"), -np.inf, np.float32("nan"), np.array(np.inf)]
+    numbers = (np.int64(7), np.float32(0.5), np.bool_(True), np.array(2))
+    storage.write_json(path, {"nan": not_finite, "numbers": numbers, 3: {"nested": [None, "ü", 1e300]}})
     text = path.read_text(encoding="utf-8")
     assert "ü" in text
-    assert json.loads(text, parse_constant=pytest.fail) == {
-        "nan": [None] * 5,
-        "numbers": [7, 0.5, True, 2],
-        "3": {"nested": [None, "ü", 1e300]},
-    }
+    expected = {"nan": [None] * 5, "numbers": [7, 0.5, True, 2], "3": {"nested": [None, "ü", 1e300]}}
+    assert json.loads(text, parse_constant=pytest.fail) == expected
 
 
 def test_json_keeps_file_names_that_are_not_utf8_and_writes_nothing_of_an_unknown_type(tmp_path):

@@ -47,21 +47,14 @@ def test_only_what_dead_processes_left_is_removed_and_one_of_another_user_is_ali
 
     dead = dead_process()
     leftovers = [tmp_path / f".{name}.{host()}.{dead}.tmp" for name in ("a.bin", "folder", "link")]
-    kept = [
-        temporary_name(tmp_path / "mine"),
-        tmp_path / f".of init.{host()}.1.tmp",
-        tmp_path / f"visible.{host()}.{dead}.tmp",
-        tmp_path / ".notes.tmp",
-        tmp_path / "target",
-    ]
+    others = (f".of init.{host()}.1.tmp", f"visible.{host()}.{dead}.tmp", ".notes.tmp", "target")
+    kept = [temporary_name(tmp_path / "mine"), *(tmp_path / name for name in others)]
     leftovers[0].touch()
     (leftovers[1] / "inside").mkdir(parents=True)
     for path in kept:
         path.mkdir()
     leftovers[2].symlink_to(tmp_path / "target")
-
     remove_leftovers(tmp_path.iterdir())
-
     assert set(tmp_path.iterdir()) == set(kept)
     leftovers[0].touch()
     monkeypatch.setattr(os, "kill", not_ours)

@@ -81,13 +81,7 @@ def test_errors_name_the_process(group: TorchGroup) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [
-        (UsageError("no"), 2),
-        (KeyboardInterrupt(), 130),
-        (Interrupted("stop"), 130),
-        (ValueError(), 1),
-        (SystemExit(4), 4),
-    ],
+    [(UsageError(""), 2), (KeyboardInterrupt(), 130), (Interrupted(""), 130), (ValueError(), 1), (SystemExit(4), 4)],
 )
 def test_the_others_learn_the_exit_code_of_the_main_process(group, monkeypatch, error, code) -> None:
     sent: list[object] = []

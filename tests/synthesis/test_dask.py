@@ -1,5 +1,3 @@
-"""Folds and chunks that a Dask cluster computes are those of one process."""
-
 import joblib
 import numpy as np
 import pytest

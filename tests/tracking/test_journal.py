@@ -187,12 +187,8 @@ def test_a_data_set_is_recorded_once_a_run_with_the_digest_of_that_moment(study,
     resumed.log_dataset("fit", manifest, "digits", "test", digest="part")
     logged = [(event.key, event.data["context"], event.data["digest"]) for event in events(2)]
     after = storage.sha256_file(manifest)
-    assert logged == [
-        ("fit", "training", before),
-        ("study", "training", before),
-        ("fit", "training", after),
-        ("fit", "test", "part"),
-    ]
+    assert logged[:2] == [("fit", "training", before), ("study", "training", before)]
+    assert logged[2:] == [("fit", "training", after), ("fit", "test", "part")]
 
 
 def test_events_of_a_batch_reach_the_disk_together(journal, monkeypatch, events):

@@ -16,6 +16,7 @@ from diffaug.tracking import sender
 from diffaug.tracking.delivery import logged_links, without_secrets
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender, send_all
+from tests.conftest import eventually
 
 SETTINGS = TrackingSettings()
 ALL = [1, 2, 3, 4, 5]
@@ -143,13 +144,6 @@ def stage(study, narrator):
     return Sender(study, SETTINGS, narrator)
 
 
-def eventually(condition) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
-
-
 def our_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("diffaug-")]
 
@@ -251,6 +245,7 @@ def test_a_stage_ends_while_a_tracker_hangs_which_gets_everything_later(study, j
     tracker = install(HangingTracker())
     stage.start()
     assert tracker.reached.wait(10)
+    assert not abandoned.any_running()
     for step in range(2):
         journal.log_metrics("study", {"loss": 0.5}, 4 + step)
         assert stage.flush() == []  # though the tracker still hangs

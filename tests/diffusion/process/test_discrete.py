@@ -52,18 +52,6 @@ def test_iterating_the_steps_gives_the_closed_form(process: DiscreteProcess) -> 
     assert torch.allclose(spread**2, variance, rtol=1e-12)
 
 
-def test_noise_added_step_by_step_has_the_closed_forms_moments() -> None:
-    generator = seeding.torch_generator(0, "test")
-    x = torch.full((20_000, 1, 1, 1), 0.7, dtype=torch.float64)
-    for k in range(300):
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        x = LINEAR.step(x, torch.tensor([k]), noise)
-    alpha_bar = LINEAR.alpha_bars[299].item()
-    variance = 1 - alpha_bar
-    assert abs(x.mean().item() - 0.7 * math.sqrt(alpha_bar)) < 4 * math.sqrt(variance / len(x))
-    assert abs(x.var().item() - variance) < 4 * variance * math.sqrt(2 / len(x))
-
-
 @PROCESSES
 def test_posterior_mean_equals_its_form_in_the_noise(process: DiscreteProcess) -> None:
     t = torch.tensor([0, 1, 250, 600, 999])

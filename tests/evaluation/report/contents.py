@@ -37,15 +37,10 @@ def estimate(mean, half):
 def arm(name, role, mean, sd=0.01, classes=CLASSES, metrics=METRICS):
     figure = Spread(mean, sd)
     shares = mean * np.eye(len(classes)) + (1 - mean) * np.roll(np.eye(len(classes)), 1, axis=1)
-    return ArmSummary(
-        name=name,
-        role=role,
-        seeds=3,
-        metrics=dict.fromkeys(metrics, figure),
-        recall=dict.fromkeys(classes, estimate(mean, 0.05)),
-        group_recall=dict.fromkeys(("many", "medium", "few"), figure),
-        confusion=tuple(map(tuple, (15 * shares).tolist())),
-    )
+    recall = dict.fromkeys(classes, estimate(mean, 0.05))
+    group_recall = dict.fromkeys(("many", "medium", "few"), figure)
+    confusion = tuple(map(tuple, (15 * shares).tolist()))
+    return ArmSummary(name, role, 3, dict.fromkeys(metrics, figure), recall, group_recall, confusion)
 
 
 def comparison(name, mean, classes=CLASSES):

@@ -1,5 +1,3 @@
-"""A parsed report."""
-
 from html.parser import HTMLParser
 
 URL_ATTRIBUTES = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"}

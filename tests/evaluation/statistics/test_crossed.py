@@ -77,10 +77,6 @@ def test_p_value_is_where_the_interval_touches_zero(seed, seeds, tolerance):
     result = paired_difference(*answers(seed, seeds=seeds))
     touching = result.interval(result.p_value / 2, result.p_value / 2)
     assert min(abs(touching.low), abs(touching.high)) == pytest.approx(0, abs=tolerance)
-    many = np.repeat([0, 1], 150)
-    bootstrapped = paired_difference(*answers(labels=many, seeds=1), many)
-    normal = 2 * stats.norm.sf(bootstrapped.mean / np.sqrt(bootstrapped.variance))
-    assert bootstrapped.p_value == pytest.approx(normal, abs=0.005)
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(2, 5))
@@ -151,10 +147,8 @@ def test_intervals_of_two_generators_cover_others(simulated_arms, generator_sd):
     world = simulated_arms(11, (100,) * 8, seeds=10, generators=2)
     world.generator_sd = generator_sd
     truth = world.true_accuracy(0, True) - world.true_accuracy(0)
-    intervals = [
-        paired_difference(*world.draw([0, 0], generated=(0,))[0], world.labels, world.generators).interval()
-        for _ in range(500)
-    ]
+    pairs = (world.draw([0, 0], generated=(0,))[0] for _ in range(500))
+    intervals = [paired_difference(*pair, world.labels, world.generators).interval() for pair in pairs]
     assert sum(covers(interval, truth) for interval in intervals) >= 465
 
 

@@ -7,16 +7,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
 from diffaug.errors import DataError
-from diffaug.evaluation.statistics.metrics import (
-    class_groups,
-    class_recall,
-    classification_metrics,
-    confusion,
-    expected_calibration_error,
-    group_recall,
-    negative_log_likelihood,
-    probability_metrics,
-)
+from diffaug.evaluation.statistics import metrics
+from diffaug.evaluation.statistics.metrics import expected_calibration_error, probability_metrics
 
 
 def softmaxes(seed=0, counts=(30, 12, 5)):
@@ -36,14 +28,14 @@ def test_metrics_are_scikit_learns():
         "worst_class_recall": min(sklearn.recall_score(labels, predicted, average=None)),
         "accuracy": sklearn.accuracy_score(labels, predicted),
     }
-    assert classification_metrics(labels, predicted, 3) == pytest.approx(expected)
+    assert metrics.classification_metrics(labels, predicted, 3) == pytest.approx(expected)
 
 
 def test_a_class_that_is_never_predicted_counts_as_missed():
     labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 0, 0, 0])
-    assert confusion(labels, predicted, 3).tolist() == [[2, 0, 0], [1, 0, 0], [1, 0, 0]]
-    assert class_recall(confusion(labels, predicted, 3)).tolist() == [1, 0, 0]
-    assert classification_metrics(labels, predicted, 3)["macro_f1"] == pytest.approx((2 * 2 / 6) / 3)
+    assert metrics.confusion(labels, predicted, 3).tolist() == [[2, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert metrics.class_recall(metrics.confusion(labels, predicted, 3)).tolist() == [1, 0, 0]
+    assert metrics.classification_metrics(labels, predicted, 3)["macro_f1"] == pytest.approx((2 * 2 / 6) / 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,13 +61,13 @@ def test_calibration_error_and_the_loss_of_a_mistake_by_hand():
     apart = np.array([[0.6, 0.4], [0.61, 0.39]])
     assert expected_calibration_error(np.array([0, 1]), apart) == pytest.approx((0.4 + 0.61) / 2)
     # A certain mistake costs much but not infinitely.
-    assert negative_log_likelihood(np.array([1]), np.array([[1.0, 0.0]])) == pytest.approx(15.94, abs=0.01)
+    assert metrics.negative_log_likelihood(np.array([1]), np.array([[1.0, 0.0]])) == pytest.approx(15.94, abs=0.01)
 
 
 def test_undefined_figures_are_errors_and_not_nan():
     labels, probabilities = softmaxes(counts=(9, 4))
     with pytest.raises(DataError, match="index 2"):
-        classification_metrics(labels, labels, 3)
+        metrics.classification_metrics(labels, labels, 3)
     wider, diverged = np.pad(probabilities, ((0, 0), (0, 1))), np.where(probabilities == probabilities[3], np.nan, 0)
     for problem, values in {"index 2": wider, "single": probabilities[:, :1], "finite": diverged}.items():
         with pytest.raises(DataError, match=problem):
@@ -96,18 +88,18 @@ def test_undefined_figures_are_errors_and_not_nan():
     ],
 )
 def test_groups(counts, groups):
-    assert " ".join(class_groups(counts)) == groups
+    assert " ".join(metrics.class_groups(counts)) == groups
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=12))
 def test_groups_follow_the_counts(counts):
     rank = {"few": 0, "medium": 1, "many": 2}
-    ranked = sorted(zip(counts, (rank[group] for group in class_groups(counts)), strict=True))
+    ranked = sorted(zip(counts, (rank[group] for group in metrics.class_groups(counts)), strict=True))
     assert all(one[1] <= other[1] for one, other in itertools.pairwise(ranked))
     assert len(dict(ranked)) == len(set(ranked))  # equal counts, equal groups
     assert len({group for _, group in ranked}) > 1 or len(set(counts)) == 1
 
 
 def test_group_recall_is_the_mean_of_its_classes_and_leaves_empty_groups_out():
-    recall = group_recall(np.array([0.9, 0.5, 0.2]), ("many", "many", "few"))
+    recall = metrics.group_recall(np.array([0.9, 0.5, 0.2]), ("many", "many", "few"))
     assert recall == pytest.approx({"many": 0.7, "few": 0.2})

@@ -1,5 +1,3 @@
-"""Evidence with chosen figures."""
-
 from dataclasses import replace
 
 from diffaug.evaluation.statistics.comparison import Comparison, Control

@@ -24,9 +24,8 @@ def with_one_seed(mean, standard_error, seed=0):
 
 
 MEANS, ERRORS = st.floats(-0.1, 0.1), st.floats(0.001, 0.05)
-DIFFERENCES = st.one_of(
-    st.builds(difference, MEANS, ERRORS), st.builds(with_one_seed, MEANS, ERRORS, st.integers(0, 99))
-)
+ONE_SEEDS = st.builds(with_one_seed, MEANS, ERRORS, st.integers(0, 99))
+DIFFERENCES = st.builds(difference, MEANS, ERRORS) | ONE_SEEDS
 
 
 @given(st.lists(DIFFERENCES, min_size=1, max_size=5), st.integers(1, 5))
@@ -77,12 +76,9 @@ def test_the_number_of_seeds_needed_would_decide():
     decision = decision_of(undecided)
     assert decision.test_images_needed is None
     share = undecided.seeds / decision.seeds_needed
-    more_seeds = replace(
-        undecided,
-        seed_variance=undecided.seed_variance * share,
-        noise_variance=undecided.noise_variance * share,
-        image_variance=undecided.image_variance - undecided.noise_variance * (1 - share),
-    )
+    seeds, noise = undecided.seed_variance * share, undecided.noise_variance * share
+    images = undecided.image_variance - undecided.noise_variance * (1 - share)
+    more_seeds = replace(undecided, seed_variance=seeds, noise_variance=noise, image_variance=images)
     assert decision_of(more_seeds).outcome == "use"
 
 

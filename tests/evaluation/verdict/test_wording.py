@@ -21,25 +21,21 @@ CHOSEN = MixChoice("oversampling", MIX, curve=(MeasuredMix("oversampling", MIX, 
 BEST = {"arm": "best real + synthetic"}
 PARTS = [control("new content", 0.015), control("more exposure", -0.003), control("shifted prior", 0.002)]
 FILTERS = control("filters", 0.004, baseline="real + unfiltered synthetic")
-ONE_SEED = one_seed(0.02, 0.007)
+ONE_SEED, SMALL = one_seed(0.02, 0.007), difference(0.021, 0.007)
+TWO_SEEDS = replace(difference(0.05), seeds=2, by_generator=(0.062, 0.038))
+FEW_SEEDS = difference(0.02, 0.015, seed_share=0.8, noise_share=0.1)
 
 CASES = {
-    "a gain, with classes and the chosen mix": evidence_of(
-        difference(0.021, 0.007), recall_gain=GAINS, mix=CHOSEN, **BEST
-    ),
+    "a gain, with classes and a chosen mix": evidence_of(SMALL, recall_gain=GAINS, mix=CHOSEN, **BEST),
     "a gain, with all controls": evidence_of(difference(0.05), controls=(*PARTS, FILTERS)),
     "a gain, with one control": evidence_of(difference(0.05), controls=(PARTS[0],)),
     "a gain with a mix set by hand": evidence_of(difference(0.05), mix=MixChoice("prior", SyntheticMix(0.3)), **BEST),
-    "a gain with several generators and two seeds": evidence_of(
-        replace(difference(0.05), seeds=2, by_generator=(0.062, 0.038))
-    ),
+    "a gain with several generators and two seeds": evidence_of(TWO_SEEDS),
     "a gain with one seed": evidence_of(ONE_SEED),
     "a gain with equal answers of all seeds": evidence_of(ONE_SEED, seeds=5),
     "no gain with three seeds": evidence_of(difference(-0.0002, 0.00001), synthetic_images=1, seeds=3),
     "not decidable: images or seeds": evidence_of(difference(0.012, 0.007, seed_share=0.5), difference(0.0)),
-    "not decidable: seeds of several generators": evidence_of(
-        replace(difference(0.02, 0.015, seed_share=0.8, noise_share=0.1), by_generator=(0.062, -0.038))
-    ),
+    "not decidable: seeds of several generators": evidence_of(replace(FEW_SEEDS, by_generator=(0.062, -0.038))),
     "not decidable: images": evidence_of(difference(0.02, 0.015, seed_share=0.1)),
     "not decidable: both": evidence_of(difference(0.005, 0.05, seed_share=0.5), synthetic_images=None),
     "an empty pool": evidence_of(difference(0.0), synthetic_images=0),

@@ -7,14 +7,8 @@ from sklearn.metrics import recall_score
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from diffaug.synthesis.audit.quality import (
-    MAX_IMAGES,
-    LabeledFeatures,
-    density_coverage,
-    kernel_distance,
-    measure_quality,
-    precision_recall,
-)
+from diffaug.synthesis.audit import quality
+from diffaug.synthesis.audit.quality import density_coverage, kernel_distance, measure_quality, precision_recall
 
 sizes = st.integers(7, 25)
 
@@ -75,10 +69,10 @@ def test_kernel_distance_agrees_with_scikit_learn_and_has_no_bias() -> None:
     assert kernel_distance(*two_sets(2, 200, 200, shift=2)) > 1
 
 
-def encoded(*counts: int, seed: int = 0) -> LabeledFeatures:
+def encoded(*counts: int, seed: int = 0) -> quality.LabeledFeatures:
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
-    return LabeledFeatures(rng.normal(size=(len(labels), 3)).astype(np.float32) + 5 * labels[:, None], labels)
+    return quality.LabeledFeatures(rng.normal(size=(len(labels), 3)).astype(np.float32) + 5 * labels[:, None], labels)
 
 
 def test_every_class_is_measured_with_its_own_images_and_blank_where_too_few_or_none() -> None:
@@ -87,8 +81,8 @@ def test_every_class_is_measured_with_its_own_images_and_blank_where_too_few_or_
     predicted = synthetic.labels.copy()
     predicted[[0, 1, 20]] = 3
     sure[np.arange(37), predicted] = np.log(0.7)
-    quality = measure_quality(real, synthetic, sure, ("a", "b", "c", "d"), encoder="test encoder")
-    of_a, of_b, of_c, of_d = quality.classes.values()
+    measured = measure_quality(real, synthetic, sure, ("a", "b", "c", "d"), encoder="test encoder")
+    of_a, of_b, of_c, of_d = measured.classes.values()
     own = real.features[:40].astype(float), synthetic.features[:20].astype(float)
     assert (of_a.real, of_a.synthetic, of_a.missing) == (40, 20, "")
     assert of_a.kid == pytest.approx(kernel_distance(*own))
@@ -102,20 +96,20 @@ def test_every_class_is_measured_with_its_own_images_and_blank_where_too_few_or_
     assert (of_d.label_agreement, of_d.kid, of_d.synthetic) == (None, None, 0)
     expected = recall_score(synthetic.labels, predicted, labels=[0, 1, 2], average=None)
     assert [of_a.label_agreement, of_b.label_agreement, of_c.label_agreement] == pytest.approx(expected)
-    assert quality.label_agreement == pytest.approx(expected.mean())
-    assert quality.metrics["label_agreement/b"] == pytest.approx(8 / 9)
-    assert "density/b" not in quality.metrics
-    assert "density/a" in quality.metrics
-    quality = measure_quality(encoded(8, 8), encoded(0, 0), np.empty((0, 2)), ("a", "b"), encoder="e")
-    assert (quality.label_agreement, quality.metrics) == (None, {})
+    assert measured.label_agreement == pytest.approx(expected.mean())
+    assert measured.metrics["label_agreement/b"] == pytest.approx(8 / 9)
+    assert "density/b" not in measured.metrics
+    assert "density/a" in measured.metrics
+    measured = measure_quality(encoded(8, 8), encoded(0, 0), np.empty((0, 2)), ("a", "b"), encoder="e")
+    assert (measured.label_agreement, measured.metrics) == (None, {})
 
 
 def test_large_classes_are_compared_by_a_random_part_that_the_seed_decides() -> None:
-    many = encoded(MAX_IMAGES + 500, 3)
+    many = encoded(quality.MAX_IMAGES + 500, 3)
     first, again, other = (many.of_class(0, seed) for seed in (0, 0, 1))
-    assert len(first) == MAX_IMAGES
+    assert len(first) == quality.MAX_IMAGES
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert len(np.unique(first, axis=0)) == MAX_IMAGES
-    assert (cdist(first[:50], many.features[: MAX_IMAGES + 500]).min(axis=1) == 0).all()
+    assert len(np.unique(first, axis=0)) == quality.MAX_IMAGES
+    assert (cdist(first[:50], many.features[: quality.MAX_IMAGES + 500]).min(axis=1) == 0).all()
     assert len(many.of_class(1, 0)) == 3

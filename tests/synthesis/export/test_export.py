@@ -28,15 +28,11 @@ from diffaug.synthesis.export.export import Export, ExportSettings, export_image
 from diffaug.synthesis.export.formats import dataset_card, write_huggingface, write_image_folder, write_webdataset
 from diffaug.synthesis.export.items import ExportItems, collect_items
 from diffaug.synthesis.pool.pool import AUDIT, Pool
+from tests.conftest import write_pool
 
 FORMATS = ("imagefolder", "huggingface", "webdataset")
 COUNTS = {"train": {"0": 6, "NA": 3, "a/b": 4}, "val": {"0": 2, "NA": 1}, "test": {"0": 3, "NA": 2, "a/b": 2}}
-SYNTHETIC = {"NA": 3, "a/b": 2}
 GENERATOR = "ab" * 32
-COLUMNS = (
-    *("file", "label", "class_index", "origin", "source", "seed", "index"),
-    *("generator_sha256", "sha256", "distance"),
-)
 
 
 def write_data(root: Path) -> Path:
@@ -53,23 +49,16 @@ def write_data(root: Path) -> Path:
     return root
 
 
-def write_pool(root: Path, catalog: Catalog) -> Pool:
+def pool_of(catalog: Catalog, root: Path) -> Pool:
     """A finished pool whose manifest has columns of every kind, some of them with gaps."""
-    rng = np.random.default_rng(1)
-    folders, rows = storage.safe_names(catalog.classes), []
-    facts = {"classes": list(catalog.classes), "image_size": list(catalog.image_size), "channels": catalog.channels}
-    with storage.new_directory(root, {**facts, "inputs": {"catalog": catalog.fingerprint}}) as staging:
-        for label, count in SYNTHETIC.items():
-            for index in range(count):
-                content = storage.png_bytes(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8))
-                file = f"images/{folders[label]}/{index:06d}.png"
-                storage.write_bytes(staging / file, content)
-                origin = ("variation", "001.png") if index else ("sampled", "")
-                distance, sha256 = np.float32([0.5, np.nan, np.inf][index]), storage.sha256_bytes(content)
-                values = (file, label, catalog.classes.index(label), *origin, 7, index, GENERATOR, sha256, distance)
-                rows.append(dict(zip(COLUMNS, values, strict=True)))
-        storage.write_parquet(staging / "manifest.parquet", pd.DataFrame(rows))
-    return Pool.open(root)
+    pixels, indices = np.random.default_rng(1).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8), [0, 1, 2, 0, 1]
+    labels = [catalog.classes.index(label) for label in ("NA", "NA", "NA", "a/b", "a/b")]
+    columns = {"seed": 7, "index": indices, "generator_sha256": GENERATOR}
+    columns |= {"origin": ["variation" if index else "sampled" for index in indices]}
+    columns |= {"source": ["001.png" if index else "" for index in indices]}
+    columns |= {"distance": np.float32([0.5, np.nan, np.inf])[indices]}
+    inputs = {"inputs": {"catalog": catalog.fingerprint}}
+    return write_pool(root, catalog.classes, list(zip(labels, pixels, strict=True)), inputs, **columns)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +68,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 @pytest.fixture(scope="module")
 def pool(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    return write_pool(tmp_path_factory.mktemp("study") / "pool", catalog)
+    return pool_of(catalog, tmp_path_factory.mktemp("study") / "pool")
 
 
 @pytest.fixture
@@ -267,7 +256,7 @@ def test_a_pool_of_another_split_is_refused(catalog, pool, out) -> None:
 
 
 def test_a_changed_image_of_the_pool_is_found_and_nothing_is_left(catalog, tmp_path) -> None:
-    pool = write_pool(tmp_path / "pool", catalog)
+    pool = pool_of(catalog, tmp_path / "pool")
     victim = pool.root / pool.files[-1]
     content = bytearray(victim.read_bytes())
     content[-20] ^= 1
