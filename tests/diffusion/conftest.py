@@ -9,8 +9,7 @@ from diffaug.diffusion.planning.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training.batches import TrainingData
 
 
-@pytest.fixture(scope="session")
-def blobs() -> LabeledImages:
+def two_classes() -> LabeledImages:
     """Two classes of 6 x 5 px gray images that differ in the lit half; 12 and 4 images."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 60, (16, 6, 5, 1), dtype=np.uint8)
@@ -18,6 +17,11 @@ def blobs() -> LabeledImages:
     pixels[12:, 3:] += 150
     labels = np.array([0] * 12 + [1] * 4, dtype=np.int64)
     return LabeledImages(pixels, labels, ("top", "bottom"), tuple(map(str, range(16))))
+
+
+@pytest.fixture(scope="session")
+def blobs() -> LabeledImages:
+    return two_classes()
 
 
 @pytest.fixture

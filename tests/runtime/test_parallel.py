@@ -1,5 +1,3 @@
-"""Tasks in worker processes give what this process gives, survive what kills a process, and leave none behind."""
-
 import os
 import signal
 import subprocess
@@ -18,22 +16,15 @@ import pytest
 from diffaug.errors import DataError, DiffaugError, Interrupted, UsageError
 from diffaug.runtime import parallel
 from diffaug.runtime.parallel import run_unordered
+from tests.conftest import eventually
 
 pytestmark = pytest.mark.e2e
-PATIENCE_SECONDS = 60
 
 
 def gone(process_id):
     with suppress(FileNotFoundError):
         return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     return True
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def sleep_for_ever(folder):
@@ -50,7 +41,7 @@ two_at_once = partial(run_unordered, num_workers=2)
 
 def test_results_come_as_they_are_finished_not_in_the_order_of_the_tasks(tmp_path):
     def wait_for_the_other():
-        wait_until((tmp_path / "go on").exists)
+        assert eventually((tmp_path / "go on").exists)
         return "slow"
 
     results = two_at_once({"first": wait_for_the_other, "second": lambda: "quick"})
@@ -125,16 +116,16 @@ def test_a_requested_stop_ends_every_process_in_the_midst_of_its_task(tmp_path):
     tasks = {number: partial(sleep_for_ever, tmp_path) for number in range(3)}
     with pytest.raises(Interrupted, match="everything that was finished is kept"):
         list(two_at_once(tasks, stop_requested=lambda: len(process_ids(tmp_path)) == 2))
-    wait_until(lambda: all(map(gone, process_ids(tmp_path))))
+    assert eventually(lambda: all(map(gone, process_ids(tmp_path))))
 
 
 def test_closing_the_generator_ends_every_process_without_a_warning(tmp_path, recwarn):
     tasks = {"quick": os.getpid, "slow": partial(sleep_for_ever, tmp_path)}
     results = two_at_once(tasks)
     next(results)
-    wait_until(lambda: process_ids(tmp_path))
+    assert eventually(lambda: process_ids(tmp_path))
     results.close()
-    wait_until(lambda: all(map(gone, process_ids(tmp_path))))
+    assert eventually(lambda: all(map(gone, process_ids(tmp_path))))
     assert not recwarn.list
 
 
@@ -165,10 +156,10 @@ def test_workers_of_a_script_end_in_the_midst_of_a_task_of_its_own_when_it_ends(
     script = tmp_path / "script.py"  # without a main guard, as a user may write it
     script.write_text(SCRIPT)
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(process_ids(tmp_path)) == 2)
+    assert eventually(lambda: len(process_ids(tmp_path)) == 2)
     os.kill(parent.pid, number)
-    assert parent.wait(PATIENCE_SECONDS) != 0
-    wait_until(lambda: all(map(gone, process_ids(tmp_path))))
+    assert parent.wait(60) != 0
+    assert eventually(lambda: all(map(gone, process_ids(tmp_path))))
 
 
 def test_large_arrays_are_shared_wherever_in_a_task_they_are():

@@ -55,12 +55,9 @@ class PixelFilters:
         first = flat[:, 0].astype(np.float32)
         reasons = np.where(first % 4 == 1, "wrong class", "").astype(object)
         reasons[~candidates.finite] = "non-finite"
-        return FilterResult(
-            tuple(reasons),
-            {"first_pixel": first},
-            (first > 128).astype(np.int64),
-            (flat.sum(axis=1, keepdims=True) // 2).astype(np.float32),
-        )
+        nearest = (first > 128).astype(np.int64)
+        descriptors = (flat.sum(axis=1, keepdims=True) // 2).astype(np.float32)
+        return FilterResult(tuple(reasons), {"first_pixel": first}, nearest, descriptors)
 
     def duplicates(self, descriptors: NDArray[np.float32], class_index: int, known: int = 0) -> NDArray[np.bool_]:
         values = descriptors[:, 0].tolist()

@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from diffaug.configuration.settings import DiffusionSettings
-from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning.planning import Plan, make_plan, set_length
 from diffaug.diffusion.training import measuring, training
 from diffaug.diffusion.training.batches import Batch, TrainingData
@@ -25,6 +23,7 @@ from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.diffusion.training.training import TrainingState, new_state, train
 from diffaug.errors import UsageError
 from diffaug.runtime.distributed import ALONE, ProcessGroup, joined
+from tests.diffusion.conftest import two_classes
 
 pytestmark = pytest.mark.e2e
 
@@ -33,19 +32,13 @@ Result = dict[str, torch.Tensor]
 Scenario = Callable[[ProcessGroup, Path], Result]
 
 
-def blobs() -> LabeledImages:
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 6, 5, 1), dtype=np.uint8)
-    labels = np.array([0] * 12 + [1] * 4, dtype=np.int64)
-    return LabeledImages(pixels, labels, ("top", "bottom"), tuple(map(str, range(16))))
-
-
 class Setup:
     """A tiny training of 20 steps on 7 images each, which two processes can't share equally."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         settings = DiffusionSettings(images_seen=STEPS * BATCH, batch_size=BATCH, dropout=dropout, augmentation=0.5)
-        self.plan: Plan = set_length(make_plan(blobs(), settings, "cpu", base_channels=16), settings, 16)
-        self.data = TrainingData.of(blobs(), "cpu", self.plan.images_seen)
+        self.plan: Plan = set_length(make_plan(two_classes(), settings, "cpu", base_channels=16), settings, 16)
+        self.data = TrainingData.of(two_classes(), "cpu", self.plan.images_seen)
         self.state = new_state(self.plan, "cpu", SEED)
 
     def run(self, group: ProcessGroup = ALONE, until: int = STEPS) -> Result:
@@ -174,19 +167,8 @@ def main_first(group: ProcessGroup, folder: Path) -> Result:
     return {"read": torch.tensor(number), "heard": torch.tensor(group.broadcast([group.rank, 5]))}
 
 
-SCENARIOS = (
-    plain,
-    with_dropout,
-    interrupted,
-    resumed,
-    short_of_memory,
-    short_of_memory_later,
-    not_compiled,
-    main_first,
-    not_finite,
-    images_seen,
-    measured,
-)
+TRAININGS = (plain, with_dropout, interrupted, resumed, short_of_memory, short_of_memory_later, not_finite, images_seen)
+SCENARIOS = (*TRAININGS, not_compiled, main_first, measured)
 
 
 def play(rank: int, port: int, folder: Path, scenarios: tuple[Scenario, ...]) -> None:

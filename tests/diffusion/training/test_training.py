@@ -12,14 +12,7 @@ from diffaug.diffusion.training import training
 from diffaug.diffusion.training.batches import Batch, TrainingData
 from diffaug.diffusion.training.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.training.loss import TrainingLoss
-from diffaug.diffusion.training.training import (
-    TrainingState,
-    ema_decay_at,
-    guide_step,
-    learning_rate_at,
-    new_state,
-    train,
-)
+from diffaug.diffusion.training.training import TrainingState, new_state, train
 from diffaug.errors import DamagedError, DiffaugError
 
 pytestmark = pytest.mark.e2e
@@ -153,7 +146,7 @@ def test_broken_weights_are_rolled_back_to_the_average_and_train_on(data, plan) 
     records = list(train(state, data, longer, seed=3))
     assert (state.rollbacks, int(state.skipped)) == (1, 31)
     assert torch.isfinite(records[-1].loss)
-    assert records[2].learning_rate == pytest.approx(learning_rate_at(34, longer) / 2)
+    assert records[2].learning_rate == pytest.approx(training.learning_rate_at(34, longer) / 2)
 
 
 def test_a_training_that_never_is_finite_fails_with_a_reason(plan, data) -> None:
@@ -198,9 +191,9 @@ def test_averaged_weights_follow_the_decay(data, plan) -> None:
     state = new_state(plan, "cpu", 3)
     expected = state.averaged.unet.stem.weight.clone()
     for record in train(state, data, plan, seed=3):
-        decay = ema_decay_at(record.step - 1, plan.batch_size)
+        decay = training.ema_decay_at(record.step - 1, plan.batch_size)
         expected = decay * expected + (1 - decay) * state.denoiser.unet.stem.weight.detach()
-        if record.step == guide_step(plan):
+        if record.step == training.guide_step(plan):
             assert torch.equal(state.guide["unet.stem.weight"], state.averaged.unet.stem.weight)
         if record.step == 6:
             break
@@ -210,7 +203,7 @@ def test_averaged_weights_follow_the_decay(data, plan) -> None:
 
 def test_learning_rate_warms_up_and_ends_at_zero(plan) -> None:
     long = dataclasses.replace(plan, images_seen=plan.batch_size * 10_000)
-    rates = [learning_rate_at(step, long) for step in range(long.steps)]
+    rates = [training.learning_rate_at(step, long) for step in range(long.steps)]
     assert rates[0] == pytest.approx(long.learning_rate / 200)
     assert max(rates) == pytest.approx(long.learning_rate)
     assert rates.index(max(rates)) in (199, 200)
@@ -219,7 +212,7 @@ def test_learning_rate_warms_up_and_ends_at_zero(plan) -> None:
 
 
 def test_ema_half_life_is_a_share_of_the_images_seen() -> None:
-    decay = ema_decay_at(step=999, batch_size=64)
+    decay = training.ema_decay_at(step=999, batch_size=64)
     assert decay ** (0.05 * 64_000 / 64) == pytest.approx(0.5)
-    assert ema_decay_at(step=10**7, batch_size=64) ** (500_000 / 64) == pytest.approx(0.5)
-    assert ema_decay_at(step=0, batch_size=64) < 1e-5
+    assert training.ema_decay_at(step=10**7, batch_size=64) ** (500_000 / 64) == pytest.approx(0.5)
+    assert training.ema_decay_at(step=0, batch_size=64) < 1e-5

@@ -90,10 +90,8 @@ def test_balanced_softmax_takes_the_prior_of_draws_times_weights(arm, weight, tr
 
 @pytest.mark.parametrize("weight", [1.0, 0.4])
 def test_controls_copy_the_class_prior_and_the_draws_of_real_and_synthetic(weight, train, synthetic):
-    copied, prior, replay = (
-        training_set(ARMS[name], train, synthetic, SyntheticMix(0.3, weight))
-        for name in ("real + synthetic", "prior", "replay")
-    )
+    arms, mix = (ARMS[name] for name in ("real + synthetic", "prior", "replay")), SyntheticMix(0.3, weight)
+    copied, prior, replay = (training_set(arm, train, synthetic, mix) for arm in arms)
     assert_allclose(np.log(class_draws(prior)[2]) - prior.log_prior, np.log(class_draws(copied)[2]))
     assert_allclose(class_draws(replay)[0], class_draws(copied)[0])
     assert_allclose(class_draws(replay)[2], class_draws(copied)[2])

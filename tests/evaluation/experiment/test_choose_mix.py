@@ -1,5 +1,3 @@
-"""The mix is zero if synthetic images are noise, positive if they are new and true, and independent of test images."""
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -138,9 +136,8 @@ def test_the_baseline_that_mixes_best_is_measured_with_all_fractions(make, error
 )
 def test_of_arms_that_are_about_as_good_one_that_draws_classes_equally_often_is_built_on(alone, means, sd, base):
     arms = ("real only", "oversampling", "balanced softmax")
-    mixed = [
-        MeasuredMix(arm, SyntheticMix(0.3), mean, sd) for arm, mean in zip(arms, means, strict=True) if mean is not None
-    ]
+    measured = {arm: mean for arm, mean in zip(arms, means, strict=True) if mean is not None}
+    mixed = [MeasuredMix(arm, SyntheticMix(0.3), mean, sd) for arm, mean in measured.items()]
     assert choose_base([MeasuredMix("balanced softmax", SyntheticMix(0.0), alone, sd)], mixed, 3).arm == base
 
 

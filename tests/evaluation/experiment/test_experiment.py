@@ -51,16 +51,9 @@ def pool(make_images):
 def make(make_images, tmp_path, pool):
     def make(settings=SETTINGS, *, synthetic=(0, 2, 4), test=(3, 3, 2), train=(8, 4, 2), **options):
         real = make_images(train)
-        given = {
-            "pools": [pool(synthetic)],
-            "unfiltered": [pool(synthetic, seed=3)],
-            "seed": 0,
-            "directory": tmp_path,
-            "classifier": Recording(),
-            "groups": np.arange(len(real)),
-            **options,
-        }
-        return Experiment(real, make_images(test, seed=1), settings=settings, device="cpu", **given)
+        pools = {"pools": [pool(synthetic)], "unfiltered": [pool(synthetic, seed=3)]}
+        given = {"seed": 0, "directory": tmp_path, "classifier": Recording(), "groups": np.arange(len(real))} | pools
+        return Experiment(real, make_images(test, seed=1), settings=settings, device="cpu", **given | options)
 
     return make
 

@@ -16,18 +16,10 @@ def candidates(class_index, number, reasons):
     """A chunk whose images have the candidate's index as gray level."""
     indices = [CHUNK * number + turn for turn in range(len(reasons))]
     pictures = [storage.png_bytes(np.full((6, 5, 1), 50 * class_index + index, np.uint8)) for index in indices]
-    return pd.DataFrame(
-        {
-            "label": CLASSES[class_index],
-            "class_index": class_index,
-            "index": indices,
-            "nearest": [f"near {index}" for index in indices],
-            "source": ["" if index % 2 else f"from {index}" for index in indices],
-            "sha256": [storage.sha256_bytes(picture) for picture in pictures],
-            "reason": reasons,
-            "png": pictures,
-        }
-    )
+    nearest, source = zip(*((f"near {i}", "" if i % 2 else f"from {i}") for i in indices), strict=True)
+    sha256 = [storage.sha256_bytes(picture) for picture in pictures]
+    columns = {"label": CLASSES[class_index], "class_index": class_index, "index": indices, "reason": reasons}
+    return pd.DataFrame({**columns, "nearest": nearest, "source": source, "sha256": sha256, "png": pictures})
 
 
 @pytest.fixture

@@ -9,16 +9,11 @@ from diffaug.augmenter import DiffusionAugmenter
 from diffaug.diffusion.training import training
 from diffaug.diffusion.training.batches import Batch
 from diffaug.errors import DiffaugError
+from tests.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
 
-SETTINGS = {
-    "diffusion.images_seen": 64,
-    "diffusion.batch_size": 8,
-    "advanced.base_channels": 16,
-    "synthesis.num_inference_steps": 2,
-    "tracking.mlflow": False,
-}
+SETTINGS = SMALL | {"diffusion.images_seen": 64, "diffusion.batch_size": 8}
 
 
 def break_batches(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -16,15 +16,9 @@ from diffaug.diffusion.training.monitor import CopyCheck, MemorizationMonitor
 from diffaug.diffusion.training.training import TrainingState, snapshot
 from diffaug.errors import Interrupted
 from diffaug.similarity.intervals import Share
+from tests.conftest import SMALL
 
-SETTINGS = {
-    "diffusion.images_seen": 1280,
-    "advanced.base_channels": 16,
-    "diffusion.batch_size": 32,
-    "advanced.checkpoint_seconds": 1000,
-    "synthesis.num_inference_steps": 2,
-    "tracking.mlflow": False,
-}
+SETTINGS = SMALL | {"diffusion.images_seen": 1280, "diffusion.batch_size": 32, "advanced.checkpoint_seconds": 1000}
 POINTS = (8, 24, 40)
 pytestmark = pytest.mark.e2e
 

@@ -24,15 +24,9 @@ from diffaug.synthesis.audit.quality import POOL_QUALITY
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.preparing import prepare_filters
 from diffaug.synthesis.pool.pool import MANIFEST, REJECTED, SUMMARIES, SUMMARY, ClassSummary, Pool
+from tests.conftest import SMALL
 
-SETTINGS = {
-    "diffusion.images_seen": 1280,
-    "advanced.base_channels": 16,
-    "diffusion.batch_size": 32,
-    "diffusion.holdout": 0.2,
-    "synthesis.num_inference_steps": 2,
-    "tracking.mlflow": False,
-}
+SETTINGS = SMALL | {"diffusion.images_seen": 1280, "diffusion.batch_size": 32, "diffusion.holdout": 0.2}
 CLASSES = ("bright", "dark")
 pytestmark = pytest.mark.e2e
 REJECTED_PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)

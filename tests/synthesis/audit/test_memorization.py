@@ -57,16 +57,9 @@ def audited(denoise: Denoise, trained: LabeledImages, held: LabeledImages, count
     for part in (held.select(chosen[0]), trained.select(chosen[1])):
         x0 = normalization.to_network(torch.from_numpy(part.pixels))
         columns += [denoising_errors(denoise, x0, torch.from_numpy(part.labels), seed=0), part.labels]
-    return audit_pool(
-        described(pool, made=True),
-        ("sampled",) * len(pool),
-        CheckedCandidates(copied, made.labels, np.array(["sampled"] * count)),
-        trained=described(trained),
-        held=described(held),
-        errors=MembershipErrors(*columns),
-        classes=trained.classes,
-        seed=0,
-    )
+    origins, candidates = ["sampled"] * len(pool), CheckedCandidates(copied, made.labels, np.array(["sampled"] * count))
+    parts = {"trained": described(trained), "held": described(held), "errors": MembershipErrors(*columns)}
+    return audit_pool(described(pool, made=True), origins, candidates, **parts, classes=trained.classes, seed=0)
 
 
 def noise_images(count: int, classes: int, seed: int) -> LabeledImages:
