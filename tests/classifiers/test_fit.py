@@ -1,5 +1,3 @@
-"""The classifier learns, repeats itself, and does what balanced softmax and weights promise."""
-
 import copy
 from dataclasses import replace
 
@@ -131,9 +129,8 @@ def written_out(source, recipe, seed, draw, weights, prior):
         y, x = (side - 1 - np.abs(side - 1 - np.abs(positions)) for positions in (y, x))
         shifted = source.pixels[batch[:, None, None], y[:, :, None], x[:, None, :]]
         logits = model(torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 127.5 - 1)
-        losses = functional.cross_entropy(
-            logits + torch.tensor(prior, dtype=torch.float32), torch.from_numpy(source.labels)[batch], reduction="none"
-        )
+        logits = logits + torch.tensor(prior, dtype=torch.float32)
+        losses = functional.cross_entropy(logits, torch.from_numpy(source.labels)[batch], reduction="none")
         optimizer.zero_grad()
         (losses * torch.tensor(weights, dtype=torch.float32)[batch]).mean().backward()
         optimizer.step()

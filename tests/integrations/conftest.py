@@ -98,9 +98,8 @@ def tiny_generator(tmp_path_factory) -> Path:
     folder.mkdir()
     network = NetworkConfig((8, 8), 1, 3, 1, 8, (1,), 1, 0.0)
     with torch_global_seed(0, "tiny"):
-        weights = {
-            name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in Denoiser(network).state_dict().items()
-        }
+        untrained = Denoiser(network).state_dict()
+        weights = {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in untrained.items()}
     counts = dict(zip(CLASSES, (9, 5, 2), strict=True))
     record = GeneratorRecord(network, Normalization((0.0,), (0.5,)), counts, {"images seen": 0})
     write_generator(folder, record, weights)

@@ -1,7 +1,6 @@
 """Servers that fail in every way: the job is not kept waiting, and afterwards everything is there once."""
 
 import os
-import time
 
 import pytest
 from mlflow import MlflowClient
@@ -13,6 +12,7 @@ from diffaug.integrations import mlflow_limits
 from diffaug.runtime.console import SilentNarrator
 from diffaug.tracking import sender as sender_module
 from diffaug.tracking.sender import Sender, send_all
+from tests.conftest import eventually
 from tests.integrations.conftest import content, free_address, runs_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("_saved_once")]
@@ -42,13 +42,6 @@ def require_everything(address: str, experiment: str) -> None:
     assert len([file for file in stored["fit"]["files"] if file.endswith(".png")]) == 1
     assert stored["digits"]["files"] == ["confusion_matrix.png", "per_class.json", "reports/report.html"]
     assert len(stored["digits"]["datasets"]) == 1
-
-
-def eventually(condition) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @pytest.mark.parametrize("fault", ["hang", "half", "error", "busy", "lost", "dead"])

@@ -41,9 +41,8 @@ class Server:
         environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{self._folder}/unused.db"
         with (self._folder / "log").open("a") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=environment, cwd=self._folder, start_new_session=True
-            )
+            place = {"env": environment, "cwd": self._folder, "start_new_session": True}
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, **place)
         deadline = time.monotonic() + 180
         while not self.answers():
             assert self._process.poll() is None and time.monotonic() < deadline, (self._folder / "log").read_text()

@@ -101,10 +101,8 @@ def calibrate(world, baseline_effects, candidate_effects, runs):
     for _ in range(runs):
         correct = world.draw(effects, generated=(4, 5))[0]
         comparisons, decision = decided(answers_of(world, correct))
-        covers = [
-            c.difference.low <= truth[c.arm] - truth[c.baseline] <= c.difference.high
-            for c in (comparisons[0], decision.comparison)
-        ]
+        shown = (comparisons[0], decision.comparison)
+        covers = [c.difference.low <= truth[c.arm] - truth[c.baseline] <= c.difference.high for c in shown]
         counts += [*covers, decision.outcome == "use"]
         for c in comparisons:
             assert (c.difference.low > 0) == (c.p_value_holm < 0.05 and c.difference.mean > 0)

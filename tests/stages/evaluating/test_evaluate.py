@@ -220,9 +220,8 @@ def test_trainings_of_a_replaced_evaluation_are_marked_as_superseded(augmenter) 
     assert superseded == {key for key in older if not key.startswith("trial/real only/")}
     assert len(set(trial_runs(augmenter)) - older) == 3
     gains = Journal(augmenter.study.journal).results("study")
-    assert {name for name, value in gains.items() if np.isnan(value)} == {
-        f"gain/best real and synthetic/{end}" for end in ("mean", "low", "high")
-    }
+    withdrawn = {f"gain/best real and synthetic/{end}" for end in ("mean", "low", "high")}
+    assert {name for name, value in gains.items() if np.isnan(value)} == withdrawn
     assert np.isfinite(gains["gain/real and synthetic/mean"])
 
 
@@ -236,9 +235,8 @@ def test_a_function_of_ones_own_trains_every_arm_and_runs_record_on_what(augment
     assert {arm.mean() for arm in result.arms} == {1.0}
     assert "Training" in result.training.classifier
     events = [event for event in events_of(augmenter) if event["key"].startswith("trial/")]
-    used = {
-        arm: {e["data"]["name"] for e in events if e["kind"] == "dataset" and f"/{arm}/" in e["key"]} for arm in ARMS
-    }
+    datasets = [(event["key"], event["data"]["name"]) for event in events if event["kind"] == "dataset"]
+    used = {arm: {name for key, name in datasets if f"/{arm}/" in key} for arm in ARMS}
     mixed = {"train", "test", "pool"} if fraction else {"train", "test"}
     assert used == {"real only": {"train", "test"}, "balanced softmax": {"train", "test"}, ARMS[2]: mixed}
     params = {event["key"].split("/")[1]: event["data"]["params"] for event in events if event["kind"] == "params"}

@@ -1,5 +1,3 @@
-"""Pools of a study: filled by several processes, by shards, extended, verified."""
-
 import errno
 import json
 import multiprocessing
@@ -22,7 +20,6 @@ from diffaug.cli import main
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.temporaries import host
-from diffaug.runtime.console import SilentNarrator
 from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import Job
 from diffaug.study import Study
@@ -190,20 +187,19 @@ def test_nothing_to_generate_makes_an_empty_pool(study: Path) -> None:
     assert not leftover.exists()
 
 
-def test_a_class_that_two_filters_cannot_be_calibrated_for_is_named(tmp_path: Path, small, monkeypatch) -> None:
+def test_a_class_that_two_filters_cannot_be_calibrated_for_is_named(tmp_path: Path, small, warned) -> None:
     """All images of "one" show one picture, so none can be left out to see how a real one scores."""
-    random, warnings = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
     for name, count in (("many", 12), ("few", 6), ("one", 3)):
         for number in range(count):
             pixels = np.full((8, 8), 200) if name == "one" else random.integers(0, 256, (8, 8))
             pixels[0, 0] = 9
             file = tmp_path / "images" / "train" / name / f"{number}.png"
             storage.write_bytes(file, storage.png_bytes(pixels.astype(np.uint8)))
-    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: warnings.append(text))
     settings = {**small, **SETTINGS, "synthesis.filters": ["constant", "wrong class"]}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False)
     augmenter.fit(tmp_path / "images").generate()
-    assert [text for text in warnings if text.endswith("for calibration: one")]
+    assert [text for text in warned if text.endswith("for calibration: one")]
 
 
 def test_damaged_filters_are_trained_again_with_overwrite(study: Path, pool: Path) -> None:
