@@ -159,7 +159,7 @@ def test_a_stronger_length_of_training_replaces_a_weaker_one_of_the_other_kind(c
 
 
 @pytest.mark.parametrize("source", STRENGTH)
-@pytest.mark.parametrize("names", itertools.permutations((MINUTES, IMAGES_SEEN)))
+@pytest.mark.parametrize("names", list(itertools.permutations((MINUTES, IMAGES_SEEN))))
 def test_both_lengths_from_one_source_are_a_contradiction(combined, source, names):
     with pytest.raises(UsageError, match="minutes or images_seen, not both") as caught:
         combined({source: dict.fromkeys(names, 5)})

@@ -113,7 +113,7 @@ def test_two_processes_write_the_study_of_one(tmp_path: Path, images: Path) -> N
 @pytest.mark.parametrize(
     ("number", "program", "tolerance"),
     # Training amplifies rounding: over these 200 steps one process that cuts its batches in 2 to 4 parts moves weights
-    # by up to .017. tests/diffusion/test_distributed.py holds shorter trainings against each other closely.
+    # by up to .017. tests/diffusion/training/test_distributed.py holds shorter trainings against each other closely.
     [(signal.SIGINT, TORCHRUN, 0.0), (signal.SIGTERM, ALONE, 0.05)],
     ids=["SIGINT, resumed with two", "SIGTERM, resumed with one"],
 )
