@@ -1,0 +1,1 @@
+"""Readers of the file formats: each gives the samples of one page."""

@@ -1,0 +1,205 @@
+"""Opens one page of a file with Pillow, within limits."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
+
+from diffaug.decoding.formats.directories import require_small_tags
+from diffaug.decoding.formats.orientation import upright_size
+from diffaug.decoding.formats.recognition import HAS_AVIF, HAS_JPEG_2000
+from diffaug.decoding.limits import require_size
+from diffaug.decoding.result import Header, RejectedError
+
+MAX_PAGES = 1000
+MAX_GIF_BLOCKS = 4096  # extensions and frames looked at
+MAX_SCANS = 100  # of a progressive JPEG; encoders use 6 to 14, and each costs a pass over the image
+LARGE_JPEG = 16 * 10**6  # px; larger ones are decoded at a half, a quarter or an eighth of their size
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+
+_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", *DEEP_MODES)
+_OPTIONAL = {"JPEG2000": HAS_JPEG_2000, "AVIF": HAS_AVIF, "WEBP": bool(features.check("webp"))}
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", *(name for name, known in _OPTIONAL.items() if known))
+
+# Bytes per pixel while decoding: Pillow's image, the result, and what the decoder of a format takes besides.
+_BYTES = {"1": 2, "L": 2, "P": 4, "I;16": 4, "I;16B": 4, "I": 9, "F": 9}
+_BYTES_OF_COLOR, _BYTES_OF_DEEP_COLOR = 7, 10
+_BYTES_OF_FORMAT = {"JPEG2000": 13, "WEBP": 8, "AVIF": 8, "GIF": 8}
+
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _TILE_SIDES, _DESCRIPTION, _SAMPLE_FORMAT = 254, 255, (322, 323), 270, 339
+_DNG, _NDPI, _SUB_IFDS, _PHOTOMETRIC, _COLOR_FILTER_ARRAY, _CHANNELS = 50706, 65420, 330, 262, 32803, 277
+
+
+def open_page(file: BinaryIO, page: int = 0) -> tuple[Image.Image, list[int]]:
+    """An image that is not loaded yet, and the frames of its file that are pages."""
+    require_small_tags(file)
+    image = Image.open(file, formats=FORMATS)
+    require_decodable(image)
+    frames = _frames(image, file)
+    if page >= len(frames):
+        raise RejectedError("truncated", f"there is no page {page}", image.size, image.mode)
+    if frames[page]:
+        image.seek(frames[page])
+        require_decodable(image)
+    return image, frames
+
+
+def header_of(image: Image.Image, pages: int) -> Header:
+    """The header of an image that is not loaded yet."""
+    width, height = upright_size(image)
+    return Header(height, width, pages, bits_of(image))
+
+
+def rawmode_of(image: Image.Image) -> str:
+    """The layout of the samples in the file in Pillow's words, such as `RGB;16B`; empty if it does not say."""
+    tiles: list[Any] = getattr(image, "tile", [])  # of what is left to decode: decoder, box, offset, arguments
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments if isinstance(arguments, str) else (arguments or ("",))[0]
+    return first if isinstance(first, str) else ""
+
+
+def is_libtiff(image: Image.Image) -> bool:
+    """Whether libtiff decodes an image that is not loaded yet."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return bool(tiles) and tiles[0][0] == "libtiff"
+
+
+def is_deep_color(image: Image.Image) -> bool:
+    """Whether Pillow would keep only the upper 8 bits of each sample."""
+    rawmode = rawmode_of(image)
+    return ";16" in rawmode and image.mode in ("RGB", "RGBA") and not rawmode.startswith("RGBa")
+
+
+def is_signed(image: Image.Image) -> bool:
+    """Whether the samples of a TIFF are signed integers."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_SAMPLE_FORMAT, (1,))[0] == 2
+
+
+def bits_of(image: Image.Image) -> int:
+    """Bits per sample of an image that is not loaded yet: 8 if its values are pixels."""
+    if image.mode in DEEP_MODES and isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
+    if image.mode == "I" and image.format == "PNG":  # how Pillow before 11 names 16-bit gray PNG
+        return 16
+    if image.mode in ("I", "F"):
+        return 32
+    deep = image.mode in DEEP_MODES or is_deep_color(image) or is_signed(image)
+    return 16 if deep else 8
+
+
+def require_decodable(image: Image.Image) -> None:
+    """A RejectedError if the header promises what can't be decoded within the limits."""
+    if image.mode not in _MODES:
+        raise RejectedError("unsupported mode", f"mode {image.mode} is not read", image.size, image.mode)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _require_plain_tiff(image)
+    bytes_per_pixel = float(_BYTES_OF_DEEP_COLOR if is_deep_color(image) else _BYTES.get(image.mode, _BYTES_OF_COLOR))
+    bytes_per_pixel += _BYTES_OF_FORMAT.get(str(image.format), 0)
+    if image.format in ("JPEG", "MPO"):
+        bytes_per_pixel = _jpeg_bytes_per_pixel(image)
+    require_size(image.size, bytes_per_pixel, image.mode)
+
+
+def prepare_jpeg(image: Image.Image, file: BinaryIO) -> None:
+    """Makes a large JPEG decode at a fraction of its size, which takes a fraction of the memory."""
+    width, height = image.size
+    if image.info.get("progressive"):
+        _require_few_scans(image, file)
+    if image.format in ("JPEG", "MPO") and width * height > LARGE_JPEG:
+        scale = next((scale for scale in (2, 4) if width * height / scale**2 <= LARGE_JPEG), 8)
+        image.draft(None, (width // scale, height // scale))
+
+
+def _require_few_scans(image: Image.Image, file: BinaryIO) -> None:
+    position, scans = file.tell(), 0
+    file.seek(0)
+    while scans <= MAX_SCANS and (content := file.read(2**20)):
+        scans += content.count(b"\xff\xda")
+    file.seek(position)
+    if scans > MAX_SCANS:
+        raise RejectedError("too large", f"a JPEG of more than {MAX_SCANS} scans", image.size, image.mode)
+
+
+def _jpeg_bytes_per_pixel(image: Image.Image) -> float:
+    """A progressive JPEG is held as a whole, in 2 bytes per coefficient; others are decoded by rows."""
+    channels = len(image.getbands())
+    progressive = 2 * channels if image.info.get("progressive") else 0
+    large = image.size[0] * image.size[1] > LARGE_JPEG
+    return progressive + (1.2 if large else _BYTES_OF_COLOR)
+
+
+def _require_plain_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    tags, size, mode = image.tag_v2, image.size, image.mode
+    is_raw = _DNG in tags or tags.get(_PHOTOMETRIC) == _COLOR_FILTER_ARRAY
+    if is_raw or (_SUB_IFDS in tags and is_reduced(image.tag_v2)):
+        raise RejectedError("unsupported format", "a camera's raw: develop it to JPEG or TIFF", size, mode)
+    if str(tags.get(_DESCRIPTION, "")).startswith("Aperio") or _NDPI in tags:
+        note = "a whole-slide image: cut it into tiles and save these as PNG or TIFF files"
+        raise RejectedError("unsupported format", note, size, mode)
+    sides = [tags.get(tag, 0) for tag in _TILE_SIDES]
+    if sides[0] * sides[1] > max(2**22, 4 * size[0] * size[1]):
+        raise RejectedError("truncated", f"tiles of {sides[0]} x {sides[1]} px are larger than the image", size, mode)
+    separate = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2 and tags.get(_CHANNELS, 1) > 1
+    if separate and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:  # Pillow would take each byte for a sample
+        raise UnidentifiedImageError("16-bit color in separate planes")
+    missing = _parts_missing(tags, tags.get(_CHANNELS, 1) if separate else 1)
+    if missing > 0:
+        raise RejectedError("truncated", f"{missing} of its strips are missing", size, mode)
+
+
+def _parts_missing(tags: Mapping[int, Any], planes: int) -> int:
+    """Strips or tiles that a TIFF does not name; Pillow leaves their pixels black."""
+    width, height = int(tags[256]), int(tags[257])
+    offsets, columns, rows = tags.get(273, ()), width, int(tags.get(278, height))
+    if 324 in tags:
+        offsets, columns, rows = tags[324], int(tags.get(322, width)), int(tags.get(323, height))
+    return planes * -(-height // max(1, rows)) * -(-width // max(1, columns)) - len(offsets)
+
+
+def _frames(image: Image.Image, file: BinaryIO) -> list[int]:
+    """The frames that are pages: not the previews of a camera, and not the thumbnails and masks of a TIFF."""
+    if image.format in ("JPEG", "MPO"):
+        return [0]
+    if image.format == "GIF":
+        return list(range(_gif_frames(file)))
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return list(range(max(1, min(getattr(image, "n_frames", 1), MAX_PAGES))))
+    full = []
+    with suppress(Exception):  # the end, or damage that begins here
+        for frame in range(MAX_PAGES):
+            image.seek(frame)
+            full += [] if is_reduced(image.tag_v2) else [frame]
+    image.seek(0)
+    return full or [0]
+
+
+def is_reduced(tags: Mapping[int, Any]) -> bool:
+    """Whether a page is a smaller copy, or the mask, of another one."""
+    return bool(tags.get(_NEW_SUBFILE_TYPE, 0) & 0b101) or tags.get(_SUBFILE_TYPE) == 2
+
+
+def _gif_frames(file: BinaryIO) -> int:
+    """Counted by the blocks of the file, since Pillow decodes every frame on its way."""
+    position, count = file.tell(), 0
+    file.seek(10)
+    flags = file.read(3)[0]
+    file.seek(_table_bytes(flags), os.SEEK_CUR)
+    for _ in range(MAX_GIF_BLOCKS):
+        kind = file.read(1)
+        if kind == b",":
+            count += 1
+            flags = (file.read(9)[8:] or b"\0")[0]
+            file.seek(_table_bytes(flags), os.SEEK_CUR)
+        if kind not in (b",", b"!") or count == MAX_PAGES:
+            break
+        file.read(1)  # the kind of an extension, or the code size of a frame
+        while (length := file.read(1)) > b"\0":
+            file.seek(length[0], os.SEEK_CUR)
+    file.seek(position)
+    return max(1, count)
+
+
+def _table_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 128 else 0
