@@ -1,15 +1,18 @@
 """The result of a scan: one entry per file, before anything is decoded."""
 
+import re
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Literal
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SPLIT_NAMES: dict[str, Split] = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
+Split = Literal["train", "val", "test", "unlabeled"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")  # of labeled images
+ALL_SPLITS: tuple[Split, ...] = (*SPLITS, "unlabeled")
+PAGE = "#page="  # between a file and the number of a page after the first
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One file that should be an image."""
 
@@ -18,6 +21,14 @@ class Entry:
     split: Split | None = None
     group: str | None = None  # what must stay on one side of a split, such as a patient or a track
     mask: str | None = None  # path of the mask that belongs to the image, relative to the root
+
+
+def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names in ascending order: as numbers where all are decimal numbers, else as text."""
+    distinct = sorted(set(names))
+    if all(map(_NUMBER.fullmatch, distinct)):
+        distinct.sort(key=float)
+    return tuple(distinct)
 
 
 def listed(names: Iterable[str], *, shown: int = 3) -> str:

@@ -1,30 +1,34 @@
-"""Walks a folder of labeled images without decoding anything: which file has which label, split and group.
+"""Walks a folder of images without decoding them: which file has which label, split, group and mask.
 
-Layouts: one folder per class; `train/`, `test/` and perhaps `val/`, each with one folder per class; a folder with one
-CSV of `file_name,label[,group][,split]`. Anything else is refused, since a silent guess could train on wrong labels.
+The folder is read as one of: class folders, perhaps inside `train/` and `test/` or with those inside; images named by
+tables. Where several readings are possible, it is refused with the flag that chooses one, since a silent guess could
+train on wrong labels.
 """
 
-import csv
 import os
+import re
+import shlex
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffaug.data.layouts.entries import SPLIT_NAMES, Entry, Split, listed, tally
-from diffaug.errors import DataError, UsageError
+from diffaug.configuration.settings import DataSettings
+from diffaug.data.layouts.entries import SPLITS, Entry, listed, sorted_classes
+from diffaug.data.layouts.groups import with_groups
+from diffaug.data.layouts.label_tables import Images, LabelTable, find_tables, folder_split, refuse_tables_of_folders
+from diffaug.data.layouts.labeled_by_folder import descent, read_labeled_by_folder
+from diffaug.data.layouts.labeled_by_table import TableReader
+from diffaug.data.layouts.masks import KEPT, Masks, set_aside_mask_folders, set_aside_masks_by_name
+from diffaug.data.layouts.reading import LAYOUTS, UNLABELED_SPLIT, Reading, chain
+from diffaug.data.layouts.walk import OTHER, Account, Folder, Walk
+from diffaug.errors import DamagedError, DataError, UsageError
+from diffaug.files import storage
 
-LAYOUTS = "give a folder that holds one folder per class, or train/ and test/ of those, or a CSV of file_name,label"
-
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "lost+found", "$recycle.bin"}
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-_OTHER_SUFFIXES = {
-    *(".csv", ".db", ".h5", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".parquet", ".toml", ".tsv"),
-    *(".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".npy", ".npz", ".pkl", ".pt", ".mat", ".ipynb", ".py", ".sh"),
-    *(".doc", ".docx", ".pdf", ".rst", ".avi", ".mov", ".mp4", ".7z", ".gz", ".tar", ".zip", ".md5", ".sha256"),
-}
-_OTHER = "files without an image extension, skipped"
+FOLDERS = "folders.json"  # maps class folders that diffaug wrote to class names
+RARE = 0.05  # images of a class whose name may be a slip of the pen, as a fraction of those of the other class
+SHORTEST = 3  # letters of a name in which a slip is looked for
 
 
 @dataclass(frozen=True)
@@ -32,211 +36,237 @@ class Scan:
     """What a folder holds."""
 
     entries: tuple[Entry, ...]  # sorted by path
-    classes: tuple[str, ...]  # sorted; also those whose folder holds no file
+    classes: tuple[str, ...]  # as `sorted_classes` orders them; also those that have no file
     remarks: tuple[str, ...]  # what was left out and why, in sentences
+    reading: str  # how the folder was read, in one sentence
 
 
-def scan(root: Path) -> Scan:
-    """Finds the labeled files under `root`, which may be a link to a folder.
+def scan(root: Path, settings: DataSettings) -> Scan:
+    """Finds the labeled and unlabeled images under `root`, which may be a link to a folder.
 
-    Hidden and junk entries are ignored; links to folders are not followed; class folders are walked in depth.
+    Hidden and junk entries are ignored; class folders are walked in depth; links are followed, and those that lead back
+    are found. Nothing is decoded but a few small files that may be masks.
+
+    Raises:
+        UsageError: There is no such folder, or a setting does not fit it.
+        DataError: No layout fits, several do, or a table or folder contradicts itself.
     """
     if not root.is_dir():
         what = "this is a file, not a folder of images" if root.exists() else "there is no such folder"
         raise UsageError(what, where=root, fix=LAYOUTS)
-    walk = _Walk(root)
-    folders, files = walk.listing(root)
-    tables = [name for name in files if name.lower().endswith(".csv")]
-    if len(tables) == 1:
-        entries, classes = _from_label_csv(root / tables[0])
-    elif _has_split_folders(root, folders):
-        entries, classes = _from_split_folders(walk, folders)
+    named = _read_named_folders(root)
+    if named is not None:
+        return named
+    account = Account()
+    walk = Walk(root, account)
+    tree = walk.tree()
+    images = set(tree.all_images())
+    others = {folder.below(name) for folder in tree.walk() for name in folder.others}
+    masks = set_aside_mask_folders(tree, root, account)
+    reading, tables = _read(tree, root, settings, masks, account)
+    account.add(OTHER, others - tables)
+    for reason, paths in reading.account.left_out.items():
+        account.add(reason, paths)
+    entries = _without_twins(reading.entries, walk.twins, root, account)
+    entries, remarks = with_groups(entries, settings.group_by)
+    entries = [replace(entry, mask=masks[entry.path]) if entry.path in masks else entry for entry in entries]
+    account.add(KEPT, [entry.mask for entry in entries if entry.mask])
+    left_out = {path for paths in account.left_out.values() for path in paths}
+    account.add(reading.rest, images - left_out - {entry.path for entry in entries})
+    _require_distinct(reading.classes, root)
+    return Scan(
+        entries=tuple(sorted(entries, key=lambda entry: entry.path)),
+        classes=sorted_classes(reading.classes),
+        remarks=(*account.sentences(), *remarks, *_slips(entries)),
+        reading=f"read as: {reading.described}",
+    )
+
+
+def _read_named_folders(root: Path) -> Scan | None:
+    """Reads class folders that diffaug wrote, whose names are in `FOLDERS`; nothing is guessed.
+
+    None if there is no such file, or it is of other folders, as beside the splits of an export.
+    """
+    if not (root / FOLDERS).is_file():
+        return None
+    try:
+        names = storage.read_json(root / FOLDERS)
+        folders = {item.name for item in os.scandir(root) if item.is_dir() and not item.name.startswith(".")}
+    except (DamagedError, OSError, RecursionError):
+        return None
+    if not isinstance(names, dict) or names.keys() != folders or not all(isinstance(n, str) for n in names.values()):
+        return None
+    paths = [(folder, path.name) for folder in sorted(names) for path in sorted((root / folder).iterdir())]
+    entries = tuple(Entry(f"{folder}/{name}", names[folder]) for folder, name in paths if name.endswith(".png"))
+    return Scan(entries, sorted_classes(names.values()), (), f"read as: class folders named by {FOLDERS}")
+
+
+def _read(tree: Folder, root: Path, settings: DataSettings, masks: Masks, account: Account) -> tuple[Reading, set[str]]:
+    """Reads the tree and takes the masks that are told by their name out of it; also returns the paths of tables."""
+    images = Images(root, tree.all_images())
+    bases = {folder.path: folder for folder in [*descent(tree), *chain(tree)]}
+    tables = _with_splits(find_tables(tree, bases.values(), images, settings), account)
+    reader = TableReader(images, settings)
+    for table in tables:
+        reader.add(table)
+    masks |= set_aside_masks_by_name(tree, root, account, images=reader.labels.keys())
+    if any(table.columns.are_labeled for table in tables):
+        reading = _read_tables(reader, tables, tree, root, settings)
     else:
-        entries, classes = _from_class_folders(walk, root, None)
-    _require_distinct(classes, root)
-    remarks = tuple(sentence for reason, paths in walk.left_out.items() for sentence in tally(reason, paths))
-    return Scan(tuple(sorted(entries, key=lambda entry: entry.path)), tuple(sorted(classes)), remarks)
+        reading = _read_folders(tree, root, settings, tables)
+    return _with_groups_of(reader, reading), {table.path for table in tables}
 
 
-class _Walk:
-    """Lists folders below a root and keeps account of what it leaves out."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.left_out: defaultdict[str, set[str]] = defaultdict(set)
-
-    def listing(self, folder: Path) -> tuple[list[str], list[str]]:
-        """Sorted names of the folders and of the files in `folder`."""
-        folders, files = [], []
-        try:
-            found = sorted(os.scandir(folder), key=lambda item: item.name)
-        except OSError as error:
-            what = f"can't list the folder: {error.strerror}"
-            raise DataError(what, where=folder, fix="check its permissions") from error
-        for item in found:
-            if item.name.startswith(".") or item.name.casefold() in _JUNK:
-                continue
-            if any("\ud800" <= letter <= "\udfff" for letter in item.name):  # these stand for undecodable bytes
-                self.leave_out("files and folders whose names are not valid UTF-8, skipped", [Path(item.path)])
-            elif item.is_dir(follow_symlinks=False):
-                folders.append(item.name)
-            elif item.is_file():
-                files.append(item.name)
-            else:
-                self.leave_out("links to folders, broken links and special files, skipped", [Path(item.path)])
-        return folders, files
-
-    def images_below(self, folder: Path) -> Iterator[str]:
-        """Relative paths of what may be an image in `folder` at any depth."""
-        folders, files = self.listing(folder)
-        for name in files:
-            if _may_be_image(name):
-                yield self.relative(folder / name)
-            else:
-                self.leave_out(_OTHER, [folder / name])
-        for name in folders:
-            yield from self.images_below(folder / name)
-
-    def leave_out(self, reason: str, paths: Iterable[Path]) -> None:
-        self.left_out[reason].update(map(self.relative, paths))
-
-    def relative(self, path: Path) -> str:
-        return os.fsencode(path.relative_to(self.root).as_posix()).decode(errors="replace")
+def _with_groups_of(reader: TableReader, reading: Reading) -> Reading:
+    """The reading with the groups that tables give to images whose label folders give."""
+    groups = {path: group for path, group in reader.groups.items() if path not in reader.labels}
+    if not groups:
+        return reading
+    entries = [replace(entry, group=groups.get(entry.path, entry.group)) for entry in reading.entries]
+    return replace(reading, entries=entries, described=f"{reading.described}; groups by a table")
 
 
-def _from_class_folders(walk: _Walk, folder: Path, split: Split | None) -> tuple[list[Entry], set[str]]:
-    classes, files = walk.listing(folder)
-    loose = [folder / name for name in files if Path(name).suffix.lower() in _IMAGE_SUFFIXES]
-    if loose and not classes:
-        what = f"the images are directly in the folder, so they have no label: {listed(path.name for path in loose)}"
-        raise DataError(what, where=folder, fix=_guess_above(folder))
-    walk.leave_out("images outside the class folders, skipped because they have no label", loose)
-    walk.leave_out(_OTHER, {folder / name for name in files} - set(loose))
-    entries = [Entry(path, label, split) for label in classes for path in walk.images_below(folder / label)]
-    if not entries:
-        raise DataError("there are no images here", where=folder, fix=LAYOUTS)
-    if not any(_holds_images(folder / label) for label in classes):
-        what = f"the images are one folder too deep: there are none directly in {listed(classes)}"
-        raise DataError(what, where=folder, fix=_guess_below(folder))
-    return entries, set(classes)
+def _with_splits(tables: list[LabelTable], account: Account) -> list[LabelTable]:
+    """The tables without those of labels that name no split, if others are named `train` and the like."""
+    labeled = [table for table in tables if table.columns.are_labeled]
+    odd = [table for table in labeled if table.split is None and table.columns.split is None]
+    if not any(table.split == "train" for table in labeled):
+        return tables
+    account.add("tables without a split beside others of a split each, not used", [table.path for table in odd])
+    return [table for table in tables if table not in odd]
 
 
-def _from_split_folders(walk: _Walk, folders: list[str]) -> tuple[list[Entry], set[str]]:
-    taken: dict[Split, str] = {}
-    entries: list[Entry] = []
-    classes: set[str] = set()
-    for name in folders:
-        split = SPLIT_NAMES.get(name.casefold())
-        if split is None:
-            what = f"'{name}', beside the splits, is not one of train, val, test"
-            raise DataError(what, where=walk.root, fix="move it elsewhere, or rename it if it is a split")
-        if split in taken:
-            what = f"'{taken[split]}' and '{name}' are both the {split} split"
-            raise DataError(what, where=walk.root, fix="merge them, or remove one")
-        taken[split] = name
-        found, labels = _from_class_folders(walk, walk.root / name, split)
-        entries += found
-        classes |= labels
-    return entries, classes
-
-
-def _from_label_csv(path: Path) -> tuple[list[Entry], set[str]]:
-    """The entries that a CSV names; whether the files exist is seen when they are decoded."""
-    entries: dict[str, Entry] = {}
-    for where, row in _csv_rows(path):
-        entry = _csv_entry(row, where)
-        if entry.path in entries:
-            raise DataError(f"{entry.path} is named twice", where=where, fix="keep one line per file")
-        entries[entry.path] = entry
-    splits = {entry.split for entry in entries.values()}
-    if not entries:
-        raise DataError("the CSV names no images", where=path, fix="add one line per file")
-    if None in splits and len(splits) > 1:
-        raise DataError("some lines name a split and others don't", where=path, fix="fill the column, or remove it")
-    return list(entries.values()), {entry.label for entry in entries.values()}
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place and stripped values of every line that isn't blank."""
+def _read_folders(tree: Folder, root: Path, settings: DataSettings, tables: Sequence[LabelTable]) -> Reading:
+    """Reads class folders; if there are not several, and tables name the images, says what the tables lack."""
+    bases = descent(tree)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            reader.fieldnames = _csv_columns(reader.fieldnames, path)
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in row:
-                    raise DataError("more values than columns", where=where, fix="quote values that hold a comma")
-                yield where, {name: value.strip() for name, value in row.items()}
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"can't read the CSV: {error}", where=path, fix="save it as UTF-8 with commas") from error
+        reading = read_labeled_by_folder(bases[-1], root, settings.layout)
+    except DataError:
+        for table in tables:
+            table.require_label(root)
+        raise
+    for table in tables if len(reading.classes) < 2 else ():
+        table.require_label(root)
+    if settings.layout == "auto":
+        refuse_tables_of_folders(bases, reading.classes, root)
+    reading.account.add("tables without a column of labels, not used for labels", [table.path for table in tables])
+    return reading
 
 
-def _csv_columns(found: object, path: Path) -> list[str]:
-    columns = [str(name).strip() for name in found] if isinstance(found, list) else []
-    missing = [name for name in ("file_name", "label") if name not in columns]
-    if missing:
-        what = f"the CSV has no column {' and no column '.join(missing)}; it has: {', '.join(columns)}"
-        fix = "name the columns file_name,label[,group][,split]; where folders are the classes, move the CSV away"
-        raise DataError(what, where=path, fix=fix)
-    return columns
+def _read_tables(
+    reader: TableReader, tables: Sequence[LabelTable], tree: Folder, root: Path, settings: DataSettings
+) -> Reading:
+    """Reads what tables name, unless they leave images out to which folders give a label.
 
-
-def _csv_entry(row: dict[str, str], where: str) -> Entry:
-    name, label, split = row["file_name"], row["label"], row.get("split", "").casefold()
-    if not name or not label:
-        raise DataError(f"the {'label' if name else 'file_name'} is empty", where=where, fix="fill it in")
-    file = os.path.normpath(name).replace(os.sep, "/")
-    if file.startswith("/") or file.split("/")[0] == "..":
-        raise DataError(f"{name} lies outside the folder", where=where, fix="name files relative to the CSV")
-    if split and split not in SPLIT_NAMES:
-        raise DataError(f"there is no split '{split}'", where=where, fix="use train, val or test")
-    return Entry(file, label, SPLIT_NAMES.get(split), row.get("group") or None)
-
-
-def _has_split_folders(root: Path, folders: list[str]) -> bool:
-    """Whether `train` is a split here; beside `car` and `bus` it is a class."""
-    train = next((name for name in folders if SPLIT_NAMES.get(name.casefold()) == "train"), None)
-    only_splits = all(name.casefold() in SPLIT_NAMES for name in folders)
-    return train is not None and (only_splits or not _holds_images(root / train))
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(map(_may_be_image, _Walk(folder).listing(folder)[1]))
-
-
-def _may_be_image(name: str) -> bool:
-    return Path(name).suffix.lower() not in _OTHER_SUFFIXES
-
-
-def _guess_above(folder: Path) -> str:
-    """For one class's folder given in place of the folder of all classes."""
-    parent = folder.resolve().parent
+    Raises:
+        DataError: The tables leave images out, and folders and tables give other labels.
+    """
+    labels = reader.labels
     try:
-        siblings = [parent / name for name in _Walk(parent).listing(parent)[0]]
-        looks_like_class = len(siblings) > 1 and all(map(_holds_images, siblings))
-    except DataError:  # the parent may hold folders that can't be read
-        looks_like_class = False
-    if looks_like_class and folder.name.casefold() not in SPLIT_NAMES:
-        return f"if '{folder.resolve().name}' is one of the classes, give {parent}"
-    return LAYOUTS
+        by_folder = read_labeled_by_folder(descent(tree)[-1], root, "auto") if settings.layout == "auto" else None
+    except DataError:
+        by_folder = None
+    if by_folder is None or len(by_folder.classes) < 2:
+        return reader.reading(descent(tree)[-1])
+    others = [entry.path for entry in by_folder.entries if entry.label and entry.path not in labels]
+    if not others:
+        return reader.reading(descent(tree)[-1])
+    merged = _with_labels_of_held_out(by_folder, reader)
+    if merged:
+        return merged
+    paths = [table.path for table in tables if table.columns.are_labeled]
+    if all(labels.get(entry.path) in (entry.label, None) for entry in by_folder.entries):
+        by_folder.account.add("tables that do not name all images, not used for labels", paths)
+        return by_folder
+    what = f"{paths[0]} and the folders give different labels, and it does not name all images: {listed(others)}"
+    flag = "splits" if any(entry.split in SPLITS for entry in by_folder.entries) else "classes"
+    fix = f"add --layout {shlex.quote(paths[0])} to leave those out, or --layout {flag} to leave the table out"
+    raise DataError(what, where=root, fix=fix)
 
 
-def _guess_below(folder: Path) -> str:
-    """For a folder given in place of the one inside it that holds the classes or splits."""
-    inner, children = folder, _Walk(folder).listing(folder)[0]
-    while len(children) == 1:
-        inner = inner / children[0]
-        children = _Walk(inner).listing(inner)[0]
-    if inner != folder and children:
-        return f"did you mean {inner}?"
-    return f"put the images of each class directly into its folder, or give one of: {listed(children)}"
+def _with_labels_of_held_out(by_folder: Reading, reader: TableReader) -> Reading | None:
+    """The labels of train by folder and of val or test by table; None if they don't fit together."""
+    known = {entry.path for entry in by_folder.entries if entry.label}
+    held_out = {path: entry for path, entry in reader.labeled.items() if path not in known}
+    splits = {path: entry.split or folder_split(path) for path, entry in held_out.items()}
+    fits = set(reader.labels.values()) <= by_folder.classes and set(splits.values()) <= {"val", "test"}
+    if not held_out or not fits or len(held_out) < len(reader.labels):
+        return None
+    names = sorted({split for split in splits.values() if split})
+    rest = [entry for entry in by_folder.entries if entry.path not in held_out]
+    by_folder.account.left_out[UNLABELED_SPLIT] -= held_out.keys()
+    entries = rest + [replace(entry, split=splits[path]) for path, entry in held_out.items()]
+    return replace(
+        by_folder,
+        entries=entries,
+        described=f"{by_folder.described}; labels of {listed(names)} from a table",
+    )
 
 
-def _require_distinct(classes: set[str], root: Path) -> None:
+def _without_twins(entries: list[Entry], twins: Iterable[tuple[str, str]], root: Path, account: Account) -> list[Entry]:
+    """Drops the entries of folders that were read before under another path.
+
+    Raises:
+        DataError: The two paths give different labels or splits.
+    """
+    for path, first in twins:
+        own = {entry.path: entry for entry in entries if entry.path.startswith(f"{path}/")}
+        before = {
+            entry.path.removeprefix(f"{first}/"): (entry.label, entry.split)
+            for entry in entries
+            if entry.path.startswith(f"{first}/") and entry.path not in own
+        }
+        for entry in own.values() if before else ():
+            known = before.get(entry.path.removeprefix(f"{path}/"))
+            if known and known != (entry.label, entry.split):
+                what = f"'{path}' and '{first}' are the same folder, with different labels or splits"
+                raise DataError(what, where=root, fix="remove the link")
+        if before and own:
+            entries = [entry for entry in entries if entry.path not in own]
+            account.add("images of folders that were read before under another name, skipped", own)
+    return entries
+
+
+def _require_distinct(classes: Iterable[str], root: Path) -> None:
     spelling: dict[str, str] = {}
     for name in sorted(classes):
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        key = " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).split())
         if key in spelling:
-            what = f"two classes differ only in case or Unicode form: {spelling[key]!a} and {name!a}"
+            what = f"two classes differ only in case, spaces or Unicode form: {spelling[key]!a} and {name!a}"
             raise DataError(what, where=root, fix="merge them, or rename one")
         spelling[key] = name
+
+
+def _slips(entries: Sequence[Entry]) -> list[str]:
+    """Sentences on rare classes whose name is one letter off that of a frequent class."""
+    counts = Counter(entry.label for entry in entries if entry.label)
+    near: defaultdict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        for shorter in {name, *(name[:cut] + name[cut + 1 :] for cut in range(len(name)))}:
+            near[shorter].append(name)
+    pairs = {
+        (rare, frequent)
+        for names in near.values()
+        for rare in names
+        for frequent in names
+        if counts[rare] < RARE * counts[frequent] and len(rare) >= SHORTEST and _is_one_slip(rare, frequent)
+    }
+    return [
+        f"'{rare}' may be a typing error for '{frequent}': {counts[rare]} and {counts[frequent]} images"
+        for rare, frequent in sorted(pairs)
+    ]
+
+
+def _is_one_slip(one: str, other: str) -> bool:
+    """Whether a letter is missing, added, replaced or swapped with its neighbor; numbers are no letters."""
+    start = _same_letters(one, other)
+    end = _same_letters(one[start:][::-1], other[start:][::-1])
+    left, right = one[start : len(one) - end], other[start : len(other) - end]
+    swapped = len(left) == 2 and left == right[::-1]
+    return (swapped or max(len(left), len(right)) == 1) and not re.search(r"\d", left + right)
+
+
+def _same_letters(one: str, other: str) -> int:
+    """Letters that two texts begin with alike."""
+    differing = (number for number, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(differing, min(len(one), len(other)))
