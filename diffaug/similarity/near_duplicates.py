@@ -1,72 +1,65 @@
-"""Which images of a data set show nearly the same picture: saved again, cropped, mirrored, or taken at once.
+"""Which images of a data set show the same: saved again, exposed otherwise, moved, turned, sheared, cropped, mirrored.
 
 Such images must stay on one side of every split, or a test image is one that was trained on.
+
+Images with structure are compared by keypoints: one vector per image gives a short list (`vocabulary`), matched
+keypoints the movement that brings one image onto the other (`align`), and their pixels decide (`compare`). Small and
+smooth images are compared as a whole (`whole_images`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
 
-from diffaug.similarity.copies import QUERIES_AT_ONCE, either_way
-from diffaug.similarity.registration import (
-    COARSE,
-    IMAGES_AT_ONCE,
-    WHOLE,
-    describe,
-    registered_distances,
-    searchable,
-    tangent_distances,
-    tangent_probes,
-    thumbnails,
-)
-from diffaug.similarity.thresholds import NEAR_DUPLICATE_DISTANCE, NEAR_DUPLICATE_RATIO, WORTH_REGISTERING
+from diffaug.similarity.keypoints.search import matched_by_keypoints
+from diffaug.similarity.keypoints.table import describe_pictures
+from diffaug.similarity.thresholds import LEAST_OVERLAP
+from diffaug.similarity.whole_images import matched_as_a_whole
 
-SHORTLIST, BEYOND = 16, 0.05
-REGISTERED = (SHORTLIST, 6, 4, 4)
+FEW_KEYPOINTS, SMALL = 100, 64 * 64  # with fewer keypoints or px an image is also compared as a whole
+
+Pictures = Sequence[NDArray[np.uint8]]
+Progress = Callable[[int, int], None]
 
 
-def near_duplicates(pixels: NDArray[np.uint8], progress: Callable[[int, int], None] | None = None) -> NDArray[np.int64]:
-    """For each image the position of the first one that shows its picture, which may be itself, int64 (N,).
+def near_duplicates(pictures: Pictures, progress: Progress | None = None) -> NDArray[np.int64]:
+    """For each image the position of the first one that shows the same, which may be itself, int64 (N,).
 
-    Two images are taken for one picture when they hardly differ once registered (`registration`), and when one of them
-    is also five times farther from the least similar of the images most like it. The second condition keeps apart what
-    is merely alike, as parts on one background are; unlike the ratio to the next neighbor it finds series of up to
-    fifteen pictures, whose first and last one count as one picture even where they differ.
+    Args:
+        pictures: Whole upright images, uint8 (h, w, C), of any shapes. Best not reduced below 128 px, nor much larger.
+        progress: Called with the number of images that are done, and of all.
     """
-    if len(pixels) < 2:
-        return np.arange(len(pixels))
-    images = thumbnails(pixels, "cpu")
-    parts = torch.split(images, IMAGES_AT_ONCE)
-    either = searchable(torch.cat([describe(part, COARSE) for part in (*parts, *(part.flip(3) for part in parts))]))
-    pairs = [np.empty((0, 2), np.int64)]
-    for positions in torch.split(torch.arange(len(images)), QUERIES_AT_ONCE):
-        pairs.append(_pairs_of(positions, images, either))
-        if progress:
-            progress(int(positions[-1]) + 1, len(images))
-    joined = np.concatenate(pairs)
-    graph = coo_matrix((np.ones(len(joined)), joined.T), shape=(len(pixels), len(pixels)))
+    pairs = matching_pairs(pictures, progress=progress)
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(pictures), len(pictures)))
     _, components = connected_components(graph, directed=False)
     _, first, picture = np.unique(components, return_index=True, return_inverse=True)
     return np.asarray(first[picture], np.int64)
 
 
-def _pairs_of(positions: Tensor, images: Tensor, either: Tensor) -> NDArray[np.int64]:
-    """The pairs (P, 2) that begin with one of these images."""
-    distances = tangent_distances(tangent_probes(images[positions]) @ either.T).clamp_min(0).sqrt()
-    itself = torch.arange(len(either))[None] % len(images) == positions[:, None]
-    nearest, found = distances.masked_fill(itself, torch.inf).topk(min(SHORTLIST, len(either) - 2), largest=False)
-    alike = nearest[:, 0] < WORTH_REGISTERING
-    positions, found = positions[alike], found[alike]
-    windows = torch.tensor(WHOLE).expand(*found.shape, 3)
-    registered = registered_distances(
-        images[positions], either_way(images, found), windows, registered=REGISTERED, beyond=BEYOND
+def matching_pairs(
+    pictures: Pictures,
+    sides: NDArray[np.int64] | None = None,
+    *,
+    least_overlap: float = LEAST_OVERLAP,
+    progress: Progress | None = None,
+) -> NDArray[np.int64]:
+    """Pairs (P, 2) of images that show the same, enough of them to join all that do.
+
+    If sides (N,) are given, only images of different sides are compared. The overlap is a share of the smaller image.
+    """
+    count = len(pictures)
+    if count < 2:
+        return np.empty((0, 2), np.int64)
+    report = progress or (lambda done, total: None)
+    table = describe_pictures(pictures, lambda done: report(done // 2, count))
+    by_keypoints = matched_by_keypoints(
+        pictures, table, sides, least_overlap, lambda done: report((count + done) // 2, count)
     )
-    farthest = registered.amax(dim=1, keepdim=True)
-    same = (registered < NEAR_DUPLICATE_DISTANCE) & (registered < NEAR_DUPLICATE_RATIO * farthest)
-    rows, columns = same.nonzero(as_tuple=True)
-    return torch.stack([positions[rows], found[rows, columns] % len(images)], dim=1).numpy()
+    areas = np.array([picture.shape[0] * picture.shape[1] for picture in pictures])
+    chosen = np.flatnonzero((table.numbers[:count] < FEW_KEYPOINTS) | (areas < SMALL))
+    pairs = np.concatenate([by_keypoints, matched_as_a_whole(pictures, chosen, sides)])
+    report(count, count)
+    return pairs

@@ -1,0 +1,143 @@
+"""The keypoints of all images in a few compact arrays: at most some 8 KB per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug.runtime.parallel import MAX_WORKERS
+from diffaug.similarity.keypoints.detect import (
+    NO_KEYPOINTS,
+    Frame,
+    Keypoints,
+    find_keypoints,
+    frame_of,
+    mirrored,
+    one_native_thread,
+)
+from diffaug.similarity.keypoints.vocabulary import Vocabulary, fit_vocabulary
+
+Pictures = Sequence[NDArray[np.uint8]]
+Progress = Callable[[int], None]
+
+FITTED_IMAGES = 600
+STEPS = np.float32(127)  # per unit of a component of a descriptor, which lies in [-1, 1]
+MIDDLE = 127  # gray level above which twice the exposure is clipped
+LEAST_CLIPPED = 0.25  # share of an image
+SMALL = 48 * 48  # px; in smaller ones, keypoints of different digits agree (at up to 32 x 32 px, enlarged from 8 x 8)
+
+
+@dataclass(frozen=True)
+class KeypointTable:
+    """Rows of keypoints: one per image, then one more, at twice the exposure, per image that it clips."""
+
+    images: NDArray[np.int64]  # (R,), the image of each row
+    count: int  # images, N <= R
+    widths: NDArray[np.int32]  # (R,), px of each frame
+    starts: NDArray[np.int64]  # (R + 1,), where the keypoints of each row begin among all T
+    places: NDArray[np.float16]  # (T, 2)
+    turns: NDArray[np.float16]  # (T, 2), real and imaginary part
+    descriptors: NDArray[np.int8]  # (T, D), in `STEPS`
+    signatures: NDArray[np.float16]  # (2, R, S), of each row as it is and mirrored
+    vocabulary: Vocabulary
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Keypoints of each row (R,)."""
+        return np.diff(self.starts)
+
+    def keypoints(self, row: int, *, mirror: bool = False) -> Keypoints:
+        """The keypoints of a row, or of its mirror image."""
+        own = slice(self.starts[row], self.starts[row + 1])
+        descriptors = np.asarray(self.descriptors[own] / STEPS, np.float32)
+        turns = self.turns[own].astype(np.float32).view(np.complex64)[:, 0]
+        found = Keypoints(self.places[own].astype(np.float32), turns, descriptors)
+        return mirrored(found, int(self.widths[row]), self.vocabulary.mirror(descriptors)) if mirror else found
+
+    def frame(self, pictures: Pictures, row: int) -> Frame:
+        """The frame that a row describes."""
+        frame = frame_of(pictures[self.images[row]])
+        return frame if row < self.count else doubled(frame)
+
+
+@dataclass(frozen=True)
+class _Row:
+    image: int
+    width: int
+    places: NDArray[np.float16]
+    turns: NDArray[np.float16]
+    descriptors: NDArray[np.int8]
+    signatures: NDArray[np.float16]  # (2, S)
+
+
+def describe_pictures(pictures: Pictures, progress: Progress = lambda done: None) -> KeypointTable:
+    """Finds the keypoints of all pictures, in threads (OpenCV computes outside of Python's lock)."""
+    count = len(pictures)
+    sample = np.unique(np.linspace(0, count - 1, min(count, FITTED_IMAGES)).astype(np.int64)).tolist()
+    base: list[_Row] = []
+    clipped: list[_Row] = []
+    with one_native_thread(), ThreadPoolExecutor(threads_to_use()) as threads:
+        sampled = threads.map(lambda image: _keypoints_of(pictures[image]), sample)
+        found = dict(zip(sample, sampled, strict=True))
+        vocabulary = fit_vocabulary([one.descriptors for one in found.values()])
+        described = threads.map(lambda image: _rows(pictures[image], image, vocabulary, found.get(image)), range(count))
+        for number, rows in enumerate(described):
+            base.append(rows[0])
+            clipped.extend(rows[1:])
+            progress(number + 1)
+    return _table([*base, *clipped], count, vocabulary)
+
+
+def threads_to_use() -> int:
+    """One thread per usable core, at most 8."""
+    from joblib import cpu_count
+
+    return min(MAX_WORKERS, int(cpu_count()))
+
+
+def doubled(frame: Frame) -> Frame:
+    """A frame at twice the exposure."""
+    return np.asarray(np.minimum(frame.astype(np.int16) * 2, 255), np.uint8)
+
+
+def _rows(picture: NDArray[np.uint8], image: int, vocabulary: Vocabulary, found: Keypoints | None = None) -> list[_Row]:
+    """The row of an image, with its keypoints if they are known, and the one at twice the exposure."""
+    frame = frame_of(picture)
+    rows = [_row(found or _keypoints_of(picture), image, frame.shape[1], vocabulary)]
+    if len(rows[0].places) and np.mean(frame > MIDDLE) > LEAST_CLIPPED:
+        rows.append(_row(find_keypoints(doubled(frame)), image, frame.shape[1], vocabulary))
+    return [rows[0], *(row for row in rows[1:] if len(row.places))]
+
+
+def _keypoints_of(picture: NDArray[np.uint8]) -> Keypoints:
+    return find_keypoints(frame_of(picture)) if picture.shape[0] * picture.shape[1] >= SMALL else NO_KEYPOINTS
+
+
+def _row(found: Keypoints, image: int, width: int, vocabulary: Vocabulary) -> _Row:
+    reduced = vocabulary.reduce(found.descriptors)
+    return _Row(
+        image,
+        width,
+        found.places.astype(np.float16),
+        np.stack([found.turns.real, found.turns.imag], axis=1).astype(np.float16),
+        np.round(reduced * STEPS).astype(np.int8),
+        np.stack([vocabulary.signature(one) for one in (reduced, vocabulary.mirror(reduced))]).astype(np.float16),
+    )
+
+
+def _table(rows: Sequence[_Row], count: int, vocabulary: Vocabulary) -> KeypointTable:
+    return KeypointTable(
+        np.array([row.image for row in rows], np.int64),
+        count,
+        np.array([row.width for row in rows], np.int32),
+        np.cumsum([0, *(len(row.places) for row in rows)]),
+        np.concatenate([row.places for row in rows]),
+        np.concatenate([row.turns for row in rows]),
+        np.concatenate([row.descriptors for row in rows]),
+        np.stack([row.signatures for row in rows], axis=1),
+        vocabulary,
+    )
