@@ -7,6 +7,7 @@ Needs `pip install 'diffaug[albumentations]'`. Import this module before loading
 
 import os
 import random
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,8 +15,15 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 from torch.utils.data import get_worker_info
 
-from diffaug.augment.lookup import OnProblem, PoolLookup, must_skip, pool_path, replaceable_format
-from diffaug.errors import MissingExtraError
+from diffaug.augment.lookup import (
+    OnProblem,
+    PoolLookup,
+    checked_class_to_idx,
+    must_skip,
+    pool_path,
+    replaceable_format,
+)
+from diffaug.errors import MissingExtraError, UsageError
 from diffaug.runtime.seeding import derive_seed, numpy_generator
 from diffaug.synthesis.pool.pool import Pool
 
@@ -32,6 +40,13 @@ UNREPLACEABLE = frozenset({"images", "volume", "volumes", "mask", "masks", "mask
 NO_IMAGE = -1
 
 
+def _class_to_idx(given: Any) -> dict[str, int] | None:
+    try:
+        return checked_class_to_idx(given)
+    except UsageError as error:  # albumentations passes on nothing but ValueError
+        raise ValueError(str(error)) from error
+
+
 class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
     """Replaces the image by a random synthetic one of its own class.
 
@@ -42,15 +57,18 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
 
     Args:
         pool: Path of a pool or of its study, or an open pool. Kept as a string.
-        label_key: Key of the label: an index into the pool's classes, or a class name.
-        on_unknown_label: What to do with a label that is not a class of the pool.
+        label_key: Key of the label: a class name, or an integer as of `class_to_idx`.
+        class_to_idx: Class name to label of your dataset, as in `dataset.class_to_idx`. Default: that of the dataset
+            that the pool was made from. Class names as labels need none, nor do classes 0 to 9 or fewer.
+        on_unknown_label: What to do with a label, or a name in `class_to_idx`, that is not a class of the pool.
         on_annotations: What to do with masks, boxes and other targets, which would no longer match a replaced image.
             "skip" keeps the item unchanged.
         p: Probability of replacing, in [0, 1].
 
     Raises:
         ValueError: In the constructor: an argument is invalid. In a call: there is no label.
-        UsageError: In a call: there is no pool, the label or the image type is unknown, or there are annotations.
+        UsageError: In the constructor: `class_to_idx` does not fit the pool.
+            In a call: there is no pool, the label or the image type is unknown, or there are annotations.
     """
 
     class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
@@ -58,6 +76,7 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
 
         pool: Annotated[str, BeforeValidator(pool_path)]
         label_key: str
+        class_to_idx: Annotated[dict[str, int] | None, BeforeValidator(_class_to_idx)]
         on_unknown_label: OnProblem
         on_annotations: OnProblem
 
@@ -68,14 +87,18 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         on_unknown_label: OnProblem = "error",
         on_annotations: OnProblem = "error",
         p: float = 0.3,
+        *,
+        class_to_idx: Mapping[str, int] | None = None,
     ) -> None:
         self.label_key = label_key  # the base class reads it in its constructor
         super().__init__(p=p)
         self.pool = pool
+        self.class_to_idx = class_to_idx
         self.on_unknown_label = on_unknown_label
         self.on_annotations = on_annotations
         self._other_targets: frozenset[str] = UNREPLACEABLE
-        self._lookup = PoolLookup(str(pool))
+        self._lookup = PoolLookup(str(pool), class_to_idx)
+        self._lookup.require_known_names(on_unknown_label)
         self._worker_seed: int | None = None
 
     @property
@@ -102,11 +125,20 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
             own_seed = self.seed or 0
             self.random_generator = numpy_generator(worker.seed, "albumentations", own_seed)
             self.py_random = random.Random(derive_seed(worker.seed, "albumentations p", own_seed))  # noqa: S311
+        if self.replay_mode and self.label_key in kwargs:
+            self._require_same_class(kwargs[self.label_key])
         return super().__call__(*args, force_apply=force_apply, **kwargs)
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Chooses the synthetic image, which is all that is sampled, so a replay needs no pixels."""
         return {"pool_index": self._choose(data, self.random_generator)}
+
+    def _require_same_class(self, label: Any) -> None:
+        """Raises UsageError if the image that a replay repeats is of another class than the item."""
+        index = (self.params or {}).get("pool_index", NO_IMAGE) if self.applied_in_replay else NO_IMAGE
+        if index != NO_IMAGE and index not in self._lookup.candidates(label, self.on_unknown_label):
+            what = f"the replayed image is of the class '{self._lookup.pool.manifest['label'][index]}', not {label!r}"
+            raise UsageError(what, where="SyntheticReplace", fix="replay it on items of the same class")
 
     def _choose(self, data: dict[str, Any], generator: np.random.Generator) -> int:
         """Position in the pool of the chosen image, or `NO_IMAGE`."""

@@ -33,7 +33,7 @@ class GeneratorModel(PythonModel):
     def predict(
         self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Samples for each row `n`, 1 to 1000, images of the class `label`.
+        """Samples for each row `n`, 1 to 1000, images of the class `label`, a name or what `class_of` takes for one.
 
         `params` are `seed`, `guidance_scale` and `num_inference_steps`, see `Generator.sample`.
 
@@ -45,10 +45,12 @@ class GeneratorModel(PythonModel):
         """
         options = dict(params or {})
         seed = int(options.pop("seed", 0))
-        wanted = [(str(label), int(n)) for label, n in zip(model_input["label"], model_input["n"], strict=True)]
         try:
+            wanted = [
+                (self.generator.class_of(label), int(n))
+                for label, n in zip(model_input["label"], model_input["n"], strict=True)
+            ]
             for label, n in wanted:
-                self.generator.class_index(label)
                 if not 1 <= n <= LARGEST_NUMBER:
                     raise UsageError(f"n must be 1 to {LARGEST_NUMBER} images of '{label}', not {n}")
             rows = [

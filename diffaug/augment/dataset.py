@@ -2,7 +2,8 @@
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from diffaug.augment import formats
 from diffaug.augment.formats import ImageFormat
-from diffaug.augment.labels import Label, get_class_to_idx, get_targets, stored_targets
+from diffaug.augment.labels import get_class_to_idx, get_targets, numbering_of, stored_targets
+from diffaug.data.labels import SHOWN, Label, UnknownLabelError, integers_are_clear, is_integer, match_name, plain_label
+from diffaug.data.layouts.entries import listed
 from diffaug.errors import UsageError
-from diffaug.files import storage
 from diffaug.synthesis.pool.pool import Pool
 
 TRANSFORMS = ("transform", "target_transform")
@@ -39,7 +41,7 @@ class AugmentedDataset(Dataset[Any]):
         transform: For synthetic images only, called with a PIL image (an albumentations transform with an array, by
             keyword). Default: the dataset's own.
         labels: Labels of the real items, if the dataset has no attribute with them; see `get_targets`.
-        classes: Names of labels 0, 1, ..., if the dataset has none and the pool's are no numbers.
+        classes: Names of labels 0, 1, ..., if the dataset has none and the pool was made from other data.
 
     Attributes:
         class_to_idx: Class name to label: the dataset's own if it has names, else the pool's.
@@ -57,25 +59,30 @@ class AugmentedDataset(Dataset[Any]):
         *,
         transform: Callable[..., Any] | None = None,
         labels: Sequence[Any] | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str | int] | None = None,
     ) -> None:
         self.dataset = dataset
         self.pool = pool if isinstance(pool, Pool) else Pool.open(os.fspath(pool))
-        found = get_targets(dataset, labels)
+        found: Sequence[Label] = get_targets(dataset, labels)
         if not found:
             raise UsageError("the dataset has no items, so the format of its items is unknown")
-        of_dataset = get_class_to_idx(dataset) if classes is None else {name: k for k, name in enumerate(classes)}
-        self.class_to_idx, of_pool = _match_classes(found, of_dataset, self.pool.classes)
-        self.targets = [self.class_to_idx[label] if isinstance(label, str) else label for label in found]
-        self.targets += [of_pool[label] for label in self.pool.labels]
-        self._real_count = len(found)
-        self._names = {index: name for name, index in self.class_to_idx.items()}
-        self._names_are_targets = isinstance(found[0], str)
+        of_dataset = get_class_to_idx(dataset) if classes is None else numbering_of(classes)
         # Labels found by reading items have already been through the target transform.
         self._labels_are_final = labels is None and stored_targets(dataset) is None
         self._transform = transform or _inherited_transform(dataset)
         followed = TRANSFORMS if self._transform is None else TRANSFORMS[1:]
         self._owner, owner_index = _transform_owner(dataset, 0, followed)
+        with torch.random.fork_rng(devices=[]):
+            seen = formats.observe_transform(self._owner, owner_index, "target_transform")
+        self._stored_example = None if seen is None else seen[0]
+        if of_dataset is None and not self._labels_are_final:
+            found, self._labels_are_final = self._labels_of_pool(found)
+        self.class_to_idx, of_pool = _match_classes(found, of_dataset, self.pool)
+        self.targets = [self.class_to_idx[label] if isinstance(label, str) else label for label in found]
+        self.targets += [of_pool[label] for label in self.pool.labels]
+        self._real_count = len(found)
+        self._names = {index: name for name, index in self.class_to_idx.items()}
+        self._names_are_targets = isinstance(found[0], str)
         with torch.random.fork_rng(devices=[]):
             self._learn_formats(dataset[0], owner_index)
 
@@ -118,9 +125,9 @@ class AugmentedDataset(Dataset[Any]):
             raise UsageError(what, fix=fix)
         self._container, self._keys = type(item), keys
         image, self._label_example = (item[key] for key in keys)
-        actual, expected = np.asarray(self._label_example), np.asarray(self._label(self.targets[0]))
-        if actual.size == expected.size == 1 and actual.item() != expected.item():
-            what = f"item 0 has label {actual.item()!r}, but the labels found say {expected.item()!r}"
+        actual, expected = map(formats.plain, (self._label_example, self._label(self.targets[0])))
+        if actual != expected:
+            what = f"item 0 has label {actual!r}, but the labels found say {expected!r}"
             raise UsageError(what, fix="pass labels= in the order of the dataset's items")
         self._image_format, self._by_keyword = self._transform_input(image, owner_index)
 
@@ -158,48 +165,99 @@ class AugmentedDataset(Dataset[Any]):
         parts = (image, self._label(self.targets[position]))
         return formats.rebuilt(self._container, dict(zip(self._keys, parts, strict=True)))
 
+    def _labels_of_pool(self, stored: Sequence[Label]) -> tuple[Sequence[Label], bool]:
+        """The labels that the pool's classes are called by, and whether those are after the `target_transform`."""
+        after = {label: self._transformed(label) for label in dict.fromkeys(stored)}
+        fits = _fits_pool(stored, self.pool)
+        if None in after.values() or all(label == new for label, new in after.items()):
+            return stored, False
+        final = [label for label in map(after.get, stored) if label is not None]
+        if not _fits_pool(final, self.pool):
+            return stored, False
+        if fits:
+            what = "the dataset's target_transform renumbers its labels, so which label is which class is unknown"
+            fix = "pass classes=, the names of the labels 0, 1, ... as they are before the target_transform"
+            raise UsageError(what, fix=fix)
+        return final, True
+
+    def _transformed(self, label: Label) -> Label | None:
+        """The label after the `target_transform`; None if that makes something else of it."""
+        transform = getattr(self._owner, "target_transform", None)
+        try:
+            return label if transform is None else plain_label(transform(self._as_stored(label)))
+        except UnknownLabelError:
+            return None
+
+    def _as_stored(self, label: Label) -> Any:
+        """The label in the type that the dataset passes to its `target_transform`."""
+        return label if self._stored_example is None else formats.label_like(label, self._stored_example)
+
     def _label(self, target: int) -> Any:
         """The label of an item of this class index."""
         transform = getattr(self._owner, "target_transform", None)
         if transform is not None and not self._labels_are_final:
-            return transform(self._names[target] if self._names_are_targets else target)
-        named = isinstance(self._label_example, str)
-        return formats.label_like(self._names[target] if named else target, self._label_example)
+            return transform(self._as_stored(self._names[target] if self._names_are_targets else target))
+        by_index = is_integer(self._label_example)
+        return formats.label_like(target if by_index else self._names[target], self._label_example)
 
 
 def _match_classes(
-    labels: Sequence[Label], dataset_classes: dict[str, int] | None, pool_classes: Sequence[str]
+    labels: Sequence[Label], dataset_classes: Mapping[str, int] | None, pool: Pool
 ) -> tuple[dict[str, int], list[int]]:
     """Class name to index for dataset and pool together, and the index of each pool class."""
-    of_pool = _indices_of_pool_classes(labels, dataset_classes, pool_classes)
-    class_to_idx = dataset_classes or of_pool or {}
-    if of_pool is None or not {*class_to_idx, *class_to_idx.values()}.issuperset(labels):
-        found = sorted(set(labels), key=str) if dataset_classes is None else list(dataset_classes)
-        what = f"the classes of dataset and pool differ: {found} and {list(pool_classes)}"
-        raise UsageError(what, fix="use a pool that was generated from this dataset's training images")
-    return class_to_idx, [of_pool[name] for name in pool_classes]
+    class_to_idx = dict(_numbering(labels, dataset_classes, pool) or {})
+    known = list(class_to_idx)
+    if class_to_idx:
+        _require_known(labels, class_to_idx)
+    names = [match_name(name, known) for name in pool.classes]
+    if None in names or not set(labels) <= {*names, *(class_to_idx[name] for name in names if name is not None)}:
+        found = known if dataset_classes is not None else list(map(str, dict.fromkeys(labels)))
+        what = f"the classes of dataset and pool differ: {listed(found, shown=SHOWN)}; the pool has "
+        what += listed(pool.classes, shown=SHOWN)
+        fix = "use a pool that was generated from this dataset's training images"
+        if dataset_classes is None:
+            fix += "; if it was, pass labels=, those that the items have"
+        raise UsageError(what, fix=fix)
+    return class_to_idx, [class_to_idx[name] for name in names if name is not None]
 
 
-def _indices_of_pool_classes(
-    labels: Sequence[Label], dataset_classes: dict[str, int] | None, pool_classes: Sequence[str]
-) -> dict[str, int] | None:
-    """The dataset's index for each pool class, or None if the classes differ.
+def _fits_pool(labels: Sequence[Label], pool: Pool) -> bool:
+    """Whether these labels of a dataset without class names can be those of the pool's classes."""
+    with suppress(UsageError):
+        numbering = _numbering(labels, None, pool) or {}
+        return set(labels) <= {*numbering, *numbering.values()}
+    return False
 
-    Classes are matched by name if the dataset has names, where the folder name of a class is one of its names; else by
-    the number in the name of a pool class, since "10" sorts before "2".
-    """
+
+def _require_known(labels: Sequence[Label], class_to_idx: Mapping[str, int]) -> None:
+    unknown = set(labels) - {*class_to_idx, *class_to_idx.values()}
+    if unknown:
+        what = f"label {min(unknown, key=str)!r} of the dataset is none of its classes: {dict(class_to_idx)}"
+        raise UsageError(what, fix="pass classes=, the names in the order of the labels, or correct labels=")
+
+
+def _numbering(
+    labels: Sequence[Label], dataset_classes: Mapping[str, int] | None, pool: Pool
+) -> Mapping[str, int] | None:
+    """Class name to label: of the dataset, or of the one that the pool was made from; else by names or numbers."""
     if dataset_classes is not None:
-        by_folder = {storage.safe_names([name])[name]: index for name, index in dataset_classes.items()}
-        return next((names for names in (dataset_classes, by_folder) if set(names) == set(pool_classes)), None)
-    numbers = {name: int(name) for name in pool_classes if name.isdecimal()}
-    if len(set(numbers.values())) == len(pool_classes):
-        return numbers
+        return dataset_classes
     if isinstance(labels[0], str):
-        return {name: index for index, name in enumerate(pool_classes)}
-    if max(map(int, labels)) + 1 != len(pool_classes):
+        return pool.class_to_idx
+    if pool.dataset_class_to_idx is not None:
+        return pool.dataset_class_to_idx
+    numbers = {name: int(name) for name in pool.classes if name.isascii() and name.isdecimal()}
+    if len(set(numbers.values())) == len(pool.classes):
+        if not integers_are_clear(pool.classes) and set(labels) <= {*range(len(pool.classes))}:
+            what = f"whether label {labels[0]} is the class '{labels[0]}' or a position in a list of them is unknown"
+            by_text = f"classes={sorted(pool.classes)} if they come from an ImageFolder"
+            fix = f"pass classes=range({max(numbers.values()) + 1}) if labels are the numbers themselves, {by_text}"
+            raise UsageError(what, fix=fix)
+        return numbers
+    if max(map(int, labels)) + 1 != len(pool.classes):
         return None
-    what = f"the dataset's labels are numbers, but the pool's classes are named {', '.join(pool_classes)}"
-    raise UsageError(what, fix=f"pass the names in the order of the numbers, such as classes={tuple(pool_classes)}")
+    what = f"the dataset's labels are numbers, but the pool's classes are named {listed(pool.classes, shown=SHOWN)}"
+    raise UsageError(what, fix=f"pass the names in the order of the numbers, such as classes={tuple(pool.classes)}")
 
 
 def _inherited_transform(dataset: Any) -> Callable[..., Any] | None:

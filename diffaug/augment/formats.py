@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -83,12 +83,17 @@ class ImageFormat:
 
 def image_and_label_keys(sample: Any) -> tuple[Any, Any] | None:
     """Where a sample holds image and label: positions or names; None if it is no such sample."""
-    if isinstance(sample, tuple | list) and len(sample) > 1:
-        return 0, 1
     if isinstance(sample, Mapping):
-        image, label = (next((key for key in keys if key in sample), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
-        return None if image is None or label is None else (image, label)
+        return _keys_among(sample)
+    if isinstance(sample, tuple | list) and len(sample) > 1:
+        named = _keys_among(fields := getattr(sample, "_fields", ()))  # of a named tuple, in whatever order
+        return (0, 1) if named is None else (fields.index(named[0]), fields.index(named[1]))
     return None
+
+
+def _keys_among(names: Collection[Any]) -> tuple[Any, Any] | None:
+    image, label = (next((key for key in keys if key in names), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+    return None if image is None or label is None else (image, label)
 
 
 def rebuilt(container: Any, parts: Mapping[Any, Any]) -> Any:
@@ -107,8 +112,8 @@ class _ObservedError(Exception):
     """Ends the reading of an item once its transform is called."""
 
 
-def observe_transform(dataset: Any, index: int) -> tuple[Any, bool] | None:
-    """The image that `dataset.transform` gets for one item, and whether by keyword; None if it is not called.
+def observe_transform(dataset: Any, index: int, name: str = "transform") -> tuple[Any, bool] | None:
+    """What the transform of this name gets for one item, and whether by keyword; None if it is not called.
 
     The dataset is not changed: a shallow copy gets a transform that records its arguments and stops there.
     """
@@ -120,20 +125,46 @@ def observe_transform(dataset: Any, index: int) -> tuple[Any, bool] | None:
 
     with suppress(Exception):  # a dataset that can't be copied or changed is not observed
         probe = copy.copy(dataset)
-        probe.transform = record
+        setattr(probe, name, record)
         probe[index]
     return calls[0] if calls else None
 
 
 def label_like(label: int | str, example: Any) -> Any:
-    """The label in the type of `example`: int, str, float, NumPy or torch scalar, or an array of one element."""
+    """The label in the type of `example`: int, str, float, a NumPy or torch scalar, or an array or list of one element.
+
+    A one-hot example makes a one-hot label, of as many elements.
+    """
+    if isinstance(example, torch.Tensor | np.ndarray | list) and _size(example) > 1:
+        return _one_hot_like(label, example)
+    if isinstance(example, list) and example:
+        return [label_like(label, example[0])]
     if isinstance(example, torch.Tensor) and example.numel() == 1:
         return torch.full_like(example, label)  # type: ignore[arg-type]
     if isinstance(example, np.ndarray) and example.size == 1:
-        return np.full_like(example, label)
+        return np.full(example.shape, label, None if isinstance(label, str) else example.dtype)
     if isinstance(example, np.generic):
         return example.dtype.type(label)
     if isinstance(example, int | float | str):
         return type(example)(label)
     what = f"the dataset's labels are of type {type(example).__name__}, not one class index or name"
     raise UsageError(what, fix="set the dataset's target_transform, which is also applied to synthetic labels")
+
+
+def plain(label: Any) -> Any:
+    """A label as plain Python numbers, texts and lists."""
+    return label.tolist() if hasattr(label, "tolist") else label
+
+
+def _size(example: Any) -> int:
+    return example.numel() if isinstance(example, torch.Tensor) else int(np.size(example))
+
+
+def _one_hot_like(label: int | str, example: Any) -> Any:
+    if not isinstance(label, int) or len(getattr(example, "shape", (1,))) != 1 or not 0 <= label < len(example):
+        raise UsageError(f"class {label!r} has no place in one-hot labels like {example}", fix="return class indices")
+    if isinstance(example, list):
+        return [type(value)(position == label) for position, value in enumerate(example)]
+    made = torch.zeros_like(example) if isinstance(example, torch.Tensor) else np.zeros_like(example)
+    made[label] = 1
+    return made

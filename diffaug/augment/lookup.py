@@ -11,8 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug.augment.formats import ImageFormat
-from diffaug.errors import UsageError
-from diffaug.files import storage
+from diffaug.data.labels import (
+    SHOWN,
+    UnknownLabelError,
+    class_of,
+    integers_are_clear,
+    is_integer,
+    match_name,
+    plain_label,
+)
+from diffaug.data.layouts.entries import listed
+from diffaug.errors import UsageError, did_you_mean
 from diffaug.synthesis.pool.pool import Pool
 
 CACHED_IMAGES = 128
@@ -40,28 +49,52 @@ class PoolLookup:
         """`Pool.read`, cached."""
         return lru_cache(CACHED_IMAGES)(self.pool.read)
 
+    def require_known_names(self, on_unknown: OnProblem) -> None:
+        """Raises UsageError if `class_to_idx` names a class that the pool does not have, unless it may be skipped."""
+        for name in (self._class_to_idx or {}) if on_unknown == "error" else ():
+            if match_name(name, self.pool.classes) is None:
+                classes = listed(self.pool.classes, shown=SHOWN)
+                what = f"class_to_idx names {name!r}, which is not a class of the pool: {classes}"
+                fix = f"{did_you_mean(name, self.pool.classes)} Or set on_unknown_label='skip'"
+                raise UsageError(what, where=NAME, fix=fix)
+
     def candidates(self, label: Any, on_unknown: OnProblem) -> NDArray[np.int64]:
-        """Positions in the pool of the images of a class, given by name or index; none of an unknown, skipped one."""
-        array = np.asarray(label.cpu() if isinstance(label, torch.Tensor) else label)
-        plain = array.item() if array.size == 1 else label  # of a NumPy or torch scalar
-        found = self._indices_of(plain) if isinstance(plain, int | str) else None
-        if found is None and on_unknown == "error":
-            fix = "pass a class name or its index in that order, or set on_unknown_label='skip'"
-            what = f"label {plain!r} is not a class of the pool: {list(self.pool.classes)}"
-            raise UsageError(what, where=NAME, fix=fix)
-        return np.empty(0, np.int64) if found is None else found
+        """Positions in the pool of the images of a label's class; none of an unknown, skipped one.
+
+        For what a label means see `diffaug.data.labels.class_of`. An integer that means another class in another
+        dataset is a UsageError, even where unknown labels are skipped.
+        """
+        try:
+            name = self._cached_class_of(label) if type(label) in (int, str) else self._class_of(label)
+        except UnknownLabelError as error:
+            if on_unknown == "skip":
+                return np.empty(0, np.int64)
+            fix = f"{error.fix}; or set on_unknown_label='skip'"
+            raise UnknownLabelError(error.what, where=NAME, fix=fix) from error
+        return self._positions_of(name)
 
     @cached_property
-    def _indices_of(self) -> Callable[[int | str], NDArray[np.int64] | None]:
-        known = self.pool.class_to_idx
-        names = {index: name for name, index in (self._class_to_idx or known).items()}
+    def _numbering(self) -> Mapping[str, int] | None:
+        return self.pool.dataset_class_to_idx if self._class_to_idx is None else self._class_to_idx
 
-        def look_up(label: int | str) -> NDArray[np.int64] | None:
-            name = label if isinstance(label, str) else names.get(label)
-            spellings = () if name is None else (name, storage.safe_names([name])[name])  # also as a folder's name
-            return next((self.pool.indices_of(known[spelling]) for spelling in spellings if spelling in known), None)
+    @cached_property
+    def _cached_class_of(self) -> Callable[[int | str], str]:
+        return lru_cache(None)(self._class_of)
 
-        return lru_cache(None)(look_up)
+    @cached_property
+    def _positions_of(self) -> Callable[[str], NDArray[np.int64]]:
+        return lru_cache(None)(lambda name: self.pool.indices_of(self.pool.classes.index(name)))
+
+    def _class_of(self, label: Any) -> str:
+        classes = self.pool.classes
+        if self._numbering is None and not integers_are_clear(classes) and is_integer(label):
+            example = {name: index for index, name in enumerate(sorted(classes)[:SHOWN])}
+            raise UsageError(
+                f"which class label {label} means in your dataset is unknown; classes: {listed(classes, shown=SHOWN)}",
+                where=NAME,
+                fix=f"pass class_to_idx=dataset.class_to_idx, such as {example} of an ImageFolder, or names as labels",
+            )
+        return class_of(label, classes, self._numbering)
 
 
 def must_skip(stale: Collection[str], reaction: OnProblem) -> bool:
@@ -90,3 +123,18 @@ def pool_path(pool: Any) -> Any:
     if isinstance(pool, Pool):
         return str(pool.root)
     return os.fspath(pool) if isinstance(pool, os.PathLike) else pool
+
+
+def checked_class_to_idx(class_to_idx: Any) -> dict[str, int] | None:
+    """The mapping with plain numbers; a UsageError if it is not one of distinct names to distinct whole numbers."""
+    if class_to_idx is None:
+        return None
+    try:
+        plain = {plain_label(name): plain_label(index) for name, index in dict(class_to_idx).items()}
+    except (TypeError, ValueError, UnknownLabelError):
+        plain = {}
+    checked = {str(name): index for name, index in plain.items() if isinstance(index, int)}
+    if not checked or not len(set(checked.values())) == len(checked) == len(class_to_idx):
+        what = f"class_to_idx must map class names to distinct whole numbers, not be {class_to_idx!r}"
+        raise UsageError(what, where=NAME, fix="pass dataset.class_to_idx, such as {'cat': 0, 'dog': 1}")
+    return checked

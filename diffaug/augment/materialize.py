@@ -1,89 +1,114 @@
-"""Writes a labeled torch Dataset as class folders of PNG, from which a catalog is built as usual."""
+"""Writes a labeled dataset as class folders of PNG, from which a catalog is built as usual."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from diffaug.augment.labels import get_class_to_idx
-from diffaug.data.decoding.decode import decode_image, pixel_sha256
+from diffaug.augment.formats import image_and_label_keys, what_is_held
+from diffaug.augment.labels import checked_labels, get_class_to_idx, label_of, require_map_style, stored_targets
+from diffaug.augment.pixels import Values, pixels_of
+from diffaug.data.labels import Label, UnknownLabelError, class_of, is_integer
+from diffaug.data.layouts.scan import FOLDERS
 from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
 
-DIRECT_MODES = ("L", "RGB", "F")  # of Pillow, with the values of a gray or RGB array
 
+@dataclass(frozen=True)
+class DatasetFolder:
+    """Where the images of a dataset belong on disk.
 
-def folder_of_dataset(dataset: Any, study: Path) -> Path:
-    """The folder of a dataset's images: beside the study, named by their classes and pixels, all of which are read.
-
-    So images of different datasets are never mixed, and the data folder of a study identifies its dataset.
+    Attributes:
+        root: The folder of the class folders, named by the content of the dataset, so that images of different
+            datasets are never mixed and the data folder of a study identifies its dataset.
+        folders: Folder of each class by name.
+        class_to_idx: Class name to label; None if labels are names themselves.
     """
-    contents = [[name, pixel_sha256(pixels)] for name, pixels in _items(dataset)]
-    return study.parent / f"{study.name}-images-{storage.fingerprint(contents)}" / "images"
+
+    root: Path
+    folders: dict[str, str]
+    class_to_idx: dict[str, int] | None
 
 
-def materialize(dataset: Any, folder: Path) -> None:
-    """Writes every item of a map-style dataset as PNG to the `folder_of_dataset`, unless that is complete.
+def folder_of_dataset(dataset: Any, study: Path) -> DatasetFolder:
+    """The folder for the images of a dataset, beside the study; all items are read.
 
-    Items are (image, label). The image is PIL, a uint8 array (H, W[, C]) or a tensor (C, H, W); floats lie in [0, 1].
-    Labels are indices by the dataset's `class_to_idx` or `classes`, or anything printable.
+    Raises:
+        UsageError: This is no map-style dataset.
+        DataError: It has no items, or one that is not an image with a single class.
     """
-    home, contents = folder.parent, []
+    require_map_style(dataset)
+    if not len(dataset):
+        raise DataError("the dataset has no items", fix="pass the training images")
+    contents = [(name, _hash(pixels)) for name, pixels in _named_images(dataset)]
+    names = sorted({name for name, _ in contents})
+    class_to_idx = get_class_to_idx(dataset)
+    if class_to_idx is None and is_integer(label_of(dataset[0], 0)):
+        class_to_idx = {name: int(name) for name in names}
+    folder = study.parent / f"{study.name}-images-{storage.fingerprint(contents)}" / "images"
+    return DatasetFolder(folder, storage.safe_names(names), class_to_idx)
+
+
+def materialize(dataset: Any, target: DatasetFolder) -> None:
+    """Writes every item of a dataset as PNG to its folder, unless that is complete.
+
+    An item is (image, label, ...) or a mapping with these. For the image see `pixels_of`, for the label `plain_label`.
+    A file beside the folders holds the names of their classes, so that no name is taken for a split or for masks.
+    """
+    home, contents = target.root.parent, []
     if (home / storage.DONE).is_file():
         return
     if home.exists():
         fix = "move it, or choose another study"
         raise UsageError("the target folder exists and was not created by diffaug", where=home, fix=fix)
     with storage.new_directory(home, {}) as staging:
-        for name, pixels in _items(dataset):
-            storage.write_unfinished(staging / folder.name / name, storage.png_bytes(pixels))
-            contents.append([name, pixel_sha256(pixels)])
+        folder = staging / target.root.name
+        for index, (name, pixels) in enumerate(_named_images(dataset)):
+            contents.append((name, _hash(pixels)))
+            if name in target.folders:
+                file = folder / target.folders[name] / f"{index:06d}.png"
+                storage.write_unfinished(file, storage.png_bytes(pixels))
+        storage.write_json(folder / FOLDERS, {folder: name for name, folder in target.folders.items()})
         if not home.name.endswith(storage.fingerprint(contents)):
             fix = "pass it without random transforms; diffaug augments by itself"
             raise DataError("the dataset returns different images each time it is read", fix=fix)
 
 
-def _items(dataset: Any) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """File name below the folder and pixels of every item."""
-    names = {index: name for name, index in (get_class_to_idx(dataset) or {}).items()}
+def _hash(pixels: Values) -> str:
+    return storage.sha256_bytes(repr((pixels.shape, pixels.dtype.str)).encode() + pixels.tobytes())
+
+
+def _named_images(dataset: Any) -> Iterator[tuple[str, Values]]:
+    """Class name and pixels of every item."""
+    class_to_idx, stored, labels = get_class_to_idx(dataset), stored_targets(dataset), []
     for index in range(len(dataset)):
-        image, label = _pair(dataset[index], index)
-        name = _class_name(label.item() if hasattr(label, "item") else label, names, index)
-        yield f"{storage.safe_names([name])[name]}/{index:06d}.png", _pixels(image, index)
+        item = dataset[index]
+        keys = image_and_label_keys(item)
+        if keys is None:
+            what = f"item {index} of the dataset is no image with a label: {what_is_held(item)}"
+            raise DataError(what, fix="wrap the dataset to return (image, label)")
+        label = label_of(item, index)
+        if class_to_idx is not None and stored is not None:
+            _require_same(label, stored[index], class_to_idx, index)
+        labels.append(label)
+        yield _class_name(label, class_to_idx, index), pixels_of(item[keys[0]], index)
+    checked_labels(labels, named=class_to_idx is not None)
 
 
-def _pair(item: Any, index: int) -> tuple[Any, Any]:
-    if isinstance(item, tuple | list) and len(item) == 2:
-        return item[0], item[1]
-    if isinstance(item, dict) and {"image", "label"} <= item.keys():
-        return item["image"], item["label"]
-    what = f"item {index} of the dataset is not an (image, label) pair"
-    raise DataError(what, fix="wrap the dataset to return such pairs")
+def _require_same(label: Label, stored: Label, class_to_idx: Mapping[str, int], index: int) -> None:
+    """A `target_transform` that renumbers classes leaves their names behind."""
+    if class_to_idx.get(str(label), label) != class_to_idx.get(str(stored), stored):
+        what = f"item {index} has label {label!r}, but the dataset's own list of labels says {stored!r}"
+        fix = "remove the target_transform, which class names do not follow, or wrap the dataset without names"
+        raise DataError(what, fix=fix)
 
 
-def _class_name(label: Any, names: Mapping[int, str], index: int) -> str:
-    if not names or label in names.values():
-        return str(label)
-    if label not in names:
-        raise DataError(f"item {index} of the dataset has label {label!r}, which is not one of its classes: {names}")
-    return names[label]
-
-
-def _pixels(image: Any, index: int) -> NDArray[np.uint8]:
-    if isinstance(image, Image.Image) and image.mode not in DIRECT_MODES:
-        image = decode_image(image).pixels
-    array = np.asarray(image)
-    if hasattr(image, "detach") and array.ndim == 3:
-        array = np.moveaxis(array, 0, -1)
-    if array.dtype.kind == "f":
-        if array.min() < 0 or array.max() > 1:
-            found = f"item {index} of the dataset has values from {array.min():.2g} to {array.max():.2g}"
-            fix = "remove the normalization from the dataset's transform"
-            raise DataError(f"{found}; images as floats must lie in [0, 1]", fix=fix)
-        array = np.rint(array * 255).astype(np.uint8)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3)):
-        raise DataError(f"item {index} of the dataset is not an image: {array.dtype} {array.shape}")
-    return np.ascontiguousarray(array)
+def _class_name(label: Label, class_to_idx: Mapping[str, int] | None, index: int) -> str:
+    """The name of the class, composed, since a folder of either Unicode form is the same class."""
+    if class_to_idx is None:
+        return unicodedata.normalize("NFC", str(label))
+    try:
+        return unicodedata.normalize("NFC", class_of(label, list(class_to_idx), class_to_idx))
+    except UnknownLabelError as error:
+        raise DataError(f"item {index} of the dataset: {error.what}", fix=error.fix) from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from diffaug.augment.dataset import AugmentedDataset
+from diffaug.data.labels import class_of
 from diffaug.errors import UsageError
 from diffaug.runtime.seeding import numpy_generator
 
@@ -42,7 +43,7 @@ class MixedBatchSampler(Sampler[list[int]]):
         synthetic_fraction: Of each batch, in [0, 1); with `equal_classes`, of the draws of each class that has
             synthetic items.
         equal_classes: Whether all classes, instead of all real items, are equally likely.
-        without: Names of classes that get no synthetic items.
+        without: Classes that get no synthetic items, by name or by label of the dataset.
         drop_last: Omit the last batch if it is short; else it may hold a single item.
         seed: The same on all replicas.
         num_replicas: Processes that train together. All have equally many batches, and in each step theirs make up
@@ -105,13 +106,13 @@ class MixedBatchSampler(Sampler[list[int]]):
             if number % self.num_replicas == self.rank:
                 yield batch.tolist()
 
-    def _choose_items(self, dataset: AugmentedDataset, without: Collection[str], equal_classes: bool) -> None:
+    def _choose_items(self, dataset: AugmentedDataset, without: Collection[Any], equal_classes: bool) -> None:
         """Which items are drawn and how often; from here on the fraction is that of all draws."""
-        unknown = sorted(set(without) - set(dataset.class_to_idx))
-        if unknown:
-            raise UsageError(f"without= names unknown classes {unknown}", fix=f"classes: {dataset.classes}")
+        if isinstance(without, str):
+            raise UsageError(f"without={without!r} is one text, not a list of classes", fix=f"without=[{without!r}]")
+        names = [class_of(label, dataset.classes, dataset.class_to_idx, where="without=") for label in without]
         labels, is_synthetic = np.asarray(dataset.targets), dataset.is_synthetic
-        allowed = is_synthetic & ~np.isin(labels, [dataset.class_to_idx[name] for name in without])
+        allowed = is_synthetic & ~np.isin(labels, [dataset.class_to_idx[name] for name in names])
         self._real_labels = labels[~is_synthetic]
         self._real_weights = np.ones(len(self._real_labels))
         self._groups = [np.flatnonzero(allowed)]  # each is drawn from equally often

@@ -11,7 +11,16 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from diffaug.augment.formats import ImageFormat, image_and_label_keys, rebuilt, what_is_held
-from diffaug.augment.lookup import NAME, OnProblem, PoolLookup, must_skip, pool_path, replaceable_format
+from diffaug.augment.lookup import (
+    NAME,
+    OnProblem,
+    PoolLookup,
+    checked_class_to_idx,
+    must_skip,
+    pool_path,
+    replaceable_format,
+)
+from diffaug.data.labels import UnknownLabelError, plain_label
 from diffaug.errors import UsageError
 from diffaug.synthesis.pool.pool import Pool
 
@@ -33,9 +42,9 @@ class SyntheticReplace(v2.Transform):  # type: ignore[misc]
     Args:
         pool: A pool, or the path of one or of its study.
         p: Probability of replacing, in [0, 1].
-        class_to_idx: Class name to label index of your dataset. Default: labels are indices into the pool's classes.
-            Class names always work.
-        on_unknown_label: What to do with a label that is not a class of the pool.
+        class_to_idx: Class name to label of your dataset, as in `dataset.class_to_idx`. Default: that of the dataset
+            that the pool was made from. Class names as labels need none, nor do classes 0 to 9 or fewer.
+        on_unknown_label: What to do with a label, or a name in `class_to_idx`, that is not a class of the pool.
         on_annotations: What to do with boxes, masks and further images, which would no longer match a replaced image:
             `tv_tensors` that are not empty, and PIL images. "skip" keeps the sample unchanged.
 
@@ -60,10 +69,11 @@ class SyntheticReplace(v2.Transform):  # type: ignore[misc]
                 raise UsageError(f"{name} must be 'error' or 'skip', not {reaction!r}", where=NAME)
         self.pool = str(pool_path(pool))
         self.p = p
-        self.class_to_idx = None if class_to_idx is None else dict(class_to_idx)
+        self.class_to_idx = checked_class_to_idx(class_to_idx)
         self.on_unknown_label, self.on_annotations = on_unknown_label, on_annotations
         self._lookup = PoolLookup(self.pool, self.class_to_idx)
         Pool.open(self.pool)  # a wrong path fails here and not in a worker
+        PoolLookup(self.pool, self.class_to_idx).require_known_names(on_unknown_label)
 
     def forward(self, *inputs: Any) -> Any:
         """The sample with its image replaced, or unchanged."""
@@ -124,7 +134,11 @@ def _labels(image: Any, label: Any) -> list[Any]:
     """One label per image."""
     if not (isinstance(image, torch.Tensor) and image.ndim == 4):
         return [label]
-    if np.ndim(label) != 1 or len(label) != len(image):
-        what = f"a batch of {len(image)} images needs as many labels, not shape {np.shape(label)}"
-        raise UsageError(what, where=NAME, fix="place it before MixUp and CutMix, which mix labels")
-    return list(label.tolist() if isinstance(label, torch.Tensor) else label)
+    rows = list(label.tolist() if hasattr(label, "tolist") else label) if np.ndim(label) else []
+    try:
+        if len(rows) == len(image):
+            return [plain_label(row) if isinstance(row, list) else row for row in rows]  # one-hot, or (N, 1)
+    except UnknownLabelError:
+        pass
+    what = f"a batch of {len(image)} images needs as many labels, not shape {np.shape(label)}"
+    raise UsageError(what, where=NAME, fix="place it before MixUp and CutMix, which mix labels")

@@ -6,14 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from diffaug.errors import UsageError, did_you_mean
 
 
+class _Loader(yaml.SafeLoader):
+    """Keeps names as they are written.
+
+    YAML reads a class named `no` as false, `010` as 8 and `2020-01-01` as a date. So keys and the elements of lists,
+    which may be names, stay text; settings turn text into numbers themselves. A key that is there twice is an error.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(None, None, "a key must be a text", key.start_mark)
+            if key.value in seen:
+                raise ConstructorError(None, None, f"the key '{key.value}' is there twice", key.start_mark)
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
+
+    def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
+        return [self._written(item) for item in node.value]
+
+    def _written(self, node: yaml.Node) -> Any:
+        return node.value if isinstance(node, yaml.ScalarNode) else self.construct_object(node, deep=True)
+
+
 def parse_value(text: str, *, where: str | os.PathLike[str]) -> Any:
-    """Parses YAML; `where` is the file, variable or option that an error names."""
+    """Parses YAML; `where` is the file, variable or option that an error names. Names stay text, see `_Loader`."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"not valid YAML: {error}", where=where) from error
 

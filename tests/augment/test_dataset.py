@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from diffaug.augment.dataset import AugmentedDataset
+from diffaug.augment.formats import plain
 from diffaug.augment.labels import get_class_to_idx, get_targets
 from diffaug.errors import UsageError
 from diffaug.files import storage
@@ -97,13 +98,81 @@ def test_numbers_without_names_are_not_guessed(pool: Pool) -> None:
     assert torch.equal(augmented[3][1], torch.tensor(1))
 
 
-def test_classes_called_by_numbers_are_matched_by_them(make_pool: Any, tmp_path: Path) -> None:
-    names = sorted(str(number) for number in range(12))  # 0, 1, 10, 11, 2, ...
-    pool = make_pool(tmp_path, names, [(k, np.full((8, 8, 1), int(name), np.uint8)) for k, name in enumerate(names)])
-    augmented = AugmentedDataset(TensorDataset(torch.zeros(2, 1, 8, 8), torch.tensor([11, 2])), pool)
-    assert augmented.class_to_idx["10"] == 10
+@pytest.mark.parametrize(
+    ("numbers", "labels", "numbering", "classes", "refused"),
+    [
+        (range(12), [11, 2], {str(k): k for k in range(12)}, None, False),  # made from such a dataset
+        (range(12), [11, 2], None, range(12), False),
+        (range(12), [11, 2], None, None, True),  # 2 is "10" in an ImageFolder
+        (range(10), [9, 2], None, None, False),
+        (range(1, 13), [12, 2], None, None, False),  # 12 is no position
+        ([0, 5, 20], [0, 5], None, None, False),
+        ([0, 5, 20], [0, 0], None, None, True),
+        ([0, 5, 20], [0, 0], None, range(21), False),
+    ],
+)
+def test_classes_called_by_numbers_are_matched_by_them(
+    make_pool: Any, tmp_path: Path, numbers: Any, labels: list[int], numbering: Any, classes: Any, refused: bool
+) -> None:
+    names = sorted(map(str, numbers))  # 0, 1, 10, 11, 2, ...
+    images = [(k, np.full((8, 8, 1), int(name), np.uint8)) for k, name in enumerate(names)]
+    pool = make_pool(tmp_path, names, images, {"dataset_class_to_idx": numbering})
+    real = TensorDataset(torch.zeros(2, 1, 8, 8), torch.tensor(labels))
+    if refused:
+        with pytest.raises(UsageError, match=r"position[\s\S]*classes=range"):
+            AugmentedDataset(real, pool)
+        return
+    augmented = AugmentedDataset(real, pool, classes=classes)
     for image, label in (augmented[index] for index in range(2, len(augmented))):
         assert round(float(image.mean()) * 255) == label
+
+
+RENUMBERED = {
+    "from one": ([1, 2], lambda label: label - 1, None),
+    "names": ([0, 1], ["cat", "dog"].__getitem__, None),
+    "of names": (["cat", "dog"], {"cat": 0, "dog": 1}.get, None),
+    "as MedMNIST": (np.array([[0], [1]]), lambda label: int(label[0]), None),
+    "as MedMNIST, with names": (np.array([[0], [1]]), lambda label: label.item(), ["cat", "dog"]),
+    "one-hot": ([0, 1], lambda label: torch.eye(2)[label], None),
+    "exchanged": ([0, 1], lambda label: 1 - label, "refused"),
+    "exchanged, with names": ([0, 1], lambda label: 1 - label, ["dog", "cat"]),
+}
+
+
+@pytest.mark.parametrize("kind", RENUMBERED)
+def test_a_target_transform_never_makes_another_class_of_a_synthetic_image(
+    make_pool: Any, tmp_path: Path, kind: str
+) -> None:
+    """The first item is of the pool's first class."""
+
+    class Stored(Items):
+        def __getitem__(self, index: int) -> Any:
+            return torch.zeros(1, 8, 8), self.target_transform(self.targets[index])
+
+    stored, transform, names = RENUMBERED[kind]
+    dataset = Stored([None] * 2, targets=stored, target_transform=transform)
+    returned = [plain(dataset[index][1]) for index in range(2)]
+    classes = returned if isinstance(returned[0], str) else ["0", "1"]
+    about = None if isinstance(returned[0], str) else {"dataset_class_to_idx": {"0": 0, "1": 1}}
+    images = [(k, np.full((8, 8, 1), k * 9, np.uint8)) for k in (0, 1)]
+    if names == "refused":
+        with pytest.raises(UsageError, match="renumbers"):
+            AugmentedDataset(dataset, make_pool(tmp_path / "pool", classes, images, about))
+        names = ["1", "0"]
+        augmented = AugmentedDataset(dataset, Pool.open(tmp_path / "pool"), classes=names)
+        assert [label for _, label in (augmented[2], augmented[3])] == [0, 1]
+        return
+    if names is not None:
+        classes, about = ["cat", "dog"], {"dataset_class_to_idx": {name: k for k, name in enumerate(names)}}
+        dataset.classes = names
+    augmented = AugmentedDataset(dataset, make_pool(tmp_path / "pool", classes, images, about))
+    by_class = returned if names != ["dog", "cat"] else returned[::-1]
+    assert [plain(label) for _, label in (augmented[2], augmented[3])] == by_class
+
+
+def test_a_class_of_the_dataset_without_items_may_be_missing_in_the_pool(pool: Pool) -> None:
+    augmented = AugmentedDataset(labeled(BLACK, classes=["cat", "dog", "horse"]), pool)
+    assert augmented.targets[REAL:] == [0, 0, 1, 1, 1, 1]
 
 
 def test_a_class_is_also_known_by_its_folder_name(make_pool: Any, tmp_path: Path) -> None:
@@ -123,15 +192,15 @@ def test_items_labeled_by_name_get_names(pool: Pool) -> None:
     assert [augmented[index]["label"] for index in (2, 4)] == ["cat", "dog"]
 
 
-OTHER_CLASSES = r"differ: \[.*\] and \['cat', 'dog'\]"
+OTHER_CLASSES = "differ: .* the pool has cat, dog"
 
 
 @pytest.mark.parametrize(
     ("real", "message"),
     [
-        (labeled(BLACK, classes=["cat", "dog", "horse"]), OTHER_CLASSES),
-        (named([(BLACK, 2)], targets=[2]), OTHER_CLASSES),
-        (named([(BLACK, "horse")], targets=["horse"]), OTHER_CLASSES),
+        (named([(BLACK, 0), (BLACK, 2)], targets=[0, 2], classes=["cat", "dog", "horse"]), OTHER_CLASSES),
+        (named([(BLACK, 2)], targets=[2]), "label 2 .* none of its classes"),
+        (named([(BLACK, "horse")], targets=["horse"]), "'horse' .* none of its classes"),
         (named([BLACK], targets=[1]), "one image with one label"),
         (named([(BLACK, 0, "id")], targets=[1]), "one image with one label"),
         (named([{"image": 0, "box": 1}], targets=[1]), "one image with one label"),

@@ -1,6 +1,6 @@
-from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_tensors_have_labels_and_names_stay_names() -> None:
     [
         {"labels": ["cat", "dog"]},  # the names of the classes
         {"targets": [{"boxes": []}] * 4},  # annotations of a detection set
-        {"targets": torch.eye(4)},  # one-hot
+        {"targets": torch.ones(4, 4)},  # several classes
         {"targets": [0.5, 1.5, 2.5, 3.5]},  # regression
         {"labels": lambda: LABELS},
         {"targets": [None] * 4},
@@ -94,15 +94,15 @@ def test_last_resort_reads_every_item_and_says_so(items: list[Any]) -> None:
 
 
 def test_items_without_a_label_are_a_data_error() -> None:
-    with pytest.warns(UserWarning), pytest.raises(DataError, match="no single class label"):
-        get_targets(Items([(None, [0.0, 1.0]), (None, [1.0, 0.0])]))
+    with pytest.warns(UserWarning), pytest.raises(DataError, match=r"item 1 .* several values"):
+        get_targets(Items([(None, [0.0, 1.0]), (None, [0.5, 0.5])]))
 
 
 def test_given_labels_win_and_are_checked_and_a_stream_is_refused() -> None:
     dataset = blank(targets=[0, 0, 0, 0])
     assert get_targets(dataset, np.array(LABELS)) == LABELS
     assert get_targets(Subset(dataset, [3]), ["cat"]) == ["cat"]
-    for wrong in (LABELS[:3], [[1, 0]] * 4, [0.5] * 4):
+    for wrong in (LABELS[:3], [[1, 1]] * 4, [0.5] * 4):
         with pytest.raises(UsageError, match="4 items"):
             get_targets(dataset, wrong)
     with pytest.raises(UsageError, match="length"):
@@ -117,11 +117,40 @@ def test_given_labels_win_and_are_checked_and_a_stream_is_refused() -> None:
         ({}, None),
         ({"classes": [("tench", "Tinca tinca"), ("goldfish",)]}, None),
         ({"classes": ["a", "a"]}, None),
+        ({"class_to_idx": {}, "classes": ["b", "a"]}, {"b": 0, "a": 1}),
+        ({"class_to_idx": {0: "b", 1: "a"}}, {"b": 0, "a": 1}),
+        ({"class_to_idx": {10: 0, 5: 1}}, {"10": 0, "5": 1}),
+        ({"class_to_idx": {"b": torch.tensor(0), "a": 1.0}}, {"b": 0, "a": 1}),
+        ({"class_to_idx": {"b": None}}, None),
+        ({"classes": {0: "b", 1: "a"}}, {"b": 0, "a": 1}),
+        ({"idx_to_class": {1: "a", 0: "b"}}, {"b": 0, "a": 1}),
+        ({"idx_to_class": ["b", "a"]}, {"b": 0, "a": 1}),
+        ({"info": {"label": {"0": "2", "1": "0"}}}, {"2": 0, "0": 1}),
+        ({"classes": [0, 1, 2], "targets": LABELS}, None),
+        ({"classes": np.array([1, 2, 3]), "targets": [3, 1, 2, 2]}, None),
+        ({"classes": [10, 20, 30], "targets": LABELS}, {"10": 0, "20": 1, "30": 2}),
+        ({"classes": [10, 20], "targets": ["20", "10", "20", "10"]}, {"10": 0, "20": 1}),
         ({"classes": ["tench", "goldfish"], "class_to_idx": {"tench": 0, "Tinca tinca": 0, "goldfish": 1}}, None),
     ],
 )
 def test_class_names_are_found_where_they_are_plain(attributes: dict[str, Any], expected: Any) -> None:
-    assert get_class_to_idx(SimpleNamespace(**attributes)) == expected
+    assert get_class_to_idx(blank(**attributes)) == expected
+
+
+@pytest.mark.parametrize("attributes", [{}, {"targets": LABELS}, {"targets": [7, 8, 9, 9]}])
+def test_classes_that_are_numbers_in_another_order_are_refused_with_both_readings(attributes: dict[str, Any]) -> None:
+    dataset = blank(classes=[2, 0, 1], **attributes)
+    with pytest.raises(UsageError, match=r"one of them or its position[\s\S]*\{'2': 0, '0': 1, '1': 2\} if"):
+        get_class_to_idx(dataset)
+    dataset.class_to_idx = {2: 0, 0: 1, 1: 2}
+    assert get_class_to_idx(dataset) == {"2": 0, "0": 1, "1": 2}
+
+
+def test_a_column_of_hugging_face_is_read_as_it_was_before_a_transform() -> None:
+    features = datasets.Features({"label": datasets.ClassLabel(names=["b", "a"])})
+    stored = datasets.Dataset.from_dict({"label": [1, 0]}, features=features)
+    renamed = stored.with_transform(lambda batch: {"labels": batch["label"]})
+    assert get_targets(renamed) == [1, 0]
 
 
 def test_joined_parts_must_number_their_classes_alike() -> None:

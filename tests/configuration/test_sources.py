@@ -198,6 +198,7 @@ def test_an_unknown_key_names_the_nearest_and_its_source(combined, source, wrong
         ("seed", -1, "greater than or equal to 0"),
         ("seed", "many", "integer"),
         ("data.test_fraction", 1, "less than 1"),
+        ("data.intensity_range", [9, 9], "black must be below"),
         ("data.channels", 2, "1 or 3"),
         ("advanced.base_channels", 40, "multiple of 16"),
         (MINUTES, 0, "greater than 0"),

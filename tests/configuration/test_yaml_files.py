@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from diffaug.configuration.settings import Config
-from diffaug.configuration.sources import resolve
+from diffaug.configuration.sources import resolve, to_yaml
 from diffaug.configuration.yaml_files import load_recipe, parse_value, read_yaml, recipe_names, recipe_text
 from diffaug.errors import UsageError
 
@@ -79,3 +79,49 @@ def test_an_unusable_file_is_named(tmp_path, content):
     with pytest.raises(UsageError) as caught:
         read_yaml(path)
     assert caught.value.where == str(path)
+
+
+WRITTEN = ["no", "yes", "on", "010", "1_000", "0x1F", "1:30", "2020-01-01", "null", "~", "1e3", ".5", "1.0", "true"]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_class_names_stay_as_they_are_written(name):
+    for text in (f"{{{name}: 40}}", f"? {name}\n: 40", f"{{'{name}': 40}}", f'{{"{name}": 40}}'):
+        assert parse_value(text, where="here") == {name: 40}
+    for text in (f"[{name}, x]", f"- {name}\n- x"):
+        assert parse_value(text, where="here") == [name, "x"]
+    strategy = {"synthesis.sampling_strategy": parse_value(f"{{{name}: 1_000}}", where="here")}
+    config = resolve(strategy, environment={}).config
+    assert config.synthesis.sampling_strategy == {name: 1000}
+    assert resolve(base=yaml.safe_load(to_yaml(config)), environment={}).config == config
+
+
+def test_lists_of_numbers_are_still_numbers():
+    text = "{synthesis: {guidance_scale: [1, 2.5]}, advanced: {synthetic_fraction_grid: [0, .3]}}"
+    config = resolve(base=parse_value(text, where="here"), environment={}).config
+    assert (config.synthesis.guidance_scale, config.advanced.synthetic_fraction_grid) == ((1.0, 2.5), (0.0, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{a: 1, a: 2}", r"(?s)'a' is there twice.*line 1"),
+        ("a: 1\nb: 2\n'a': 3", r"(?s)'a' is there twice.*line 3"),
+        ("{[a, b]: 1}", "a key must be a text"),
+        ("{{a: 1}: 1}", "a key must be a text"),
+        ("!!python/object/apply:os.system [ls]", "not valid YAML"),
+    ],
+)
+def test_mappings_that_would_lose_a_class_are_refused_with_the_line(text, words):
+    with pytest.raises(UsageError, match=words):
+        parse_value(text, where="here")
+
+
+def test_a_merged_key_may_be_overruled():
+    assert parse_value("{<<: {a: 1, b: 2}, a: 3}", where="here") == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize("strategy", ["yes", "no", "null", "[[a]]", "{a: x}", "{a: }"])
+def test_what_yaml_makes_no_strategy_of_is_refused(strategy):
+    with pytest.raises(UsageError, match=r"synthesis\.sampling_strategy"):
+        resolve({"synthesis.sampling_strategy": parse_value(strategy, where="here")}, environment={})

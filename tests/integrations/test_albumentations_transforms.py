@@ -23,7 +23,8 @@ CLASSES = ("cat", "dog", "empty")
 def pool(make_pool, tmp_path_factory) -> Pool:
     """Twenty flat 6 x 4 RGB images: cats are 0 to 9, dogs 100 to 109, in all three channels."""
     images = [(k, np.full((6, 4, 3), 100 * k + i, np.uint8)) for k in (0, 1) for i in range(10)]
-    return make_pool(tmp_path_factory.mktemp("study") / "pool", CLASSES, images)
+    about = {"dataset_class_to_idx": {"cat": 0, "dog": 1, "empty": 2}}
+    return make_pool(tmp_path_factory.mktemp("study") / "pool", CLASSES, images, about)
 
 
 @pytest.fixture
@@ -143,6 +144,8 @@ def test_replay_repeats_the_image_and_records_only_its_position(pool, always):
         for _ in range(5):
             again = A.ReplayCompose.replay(first["replay"], image=real(), label=0)
             np.testing.assert_array_equal(again["image"], first["image"])
+        with pytest.raises(UsageError, match="replayed image is of the class 'cat', not 1"):
+            A.ReplayCompose.replay(first["replay"], image=real(), label=1)
 
 
 def test_settings_survive_dict_yaml_and_pickle_which_takes_no_opened_pool(pool, tmp_path):

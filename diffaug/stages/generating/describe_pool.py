@@ -108,9 +108,9 @@ def _membership(generator: Generator, held: LabeledImages, trained: LabeledImage
     held, trained = held.select(chosen_held), trained.select(chosen_trained)
 
     def errors(images: LabeledImages) -> NDArray[np.float64]:
-        pixels, labels = torch.from_numpy(np.array(images.pixels)), torch.from_numpy(images.labels)
-        x0 = generator.normalization.to_network(pixels.to(generator.device))
-        return denoising_errors(generator.denoiser, x0, labels.to(generator.device), seed=seed)
+        framing, labels = generator.framing(images.boxes), torch.from_numpy(images.labels)
+        x0 = generator.framed(np.array(images.pixels), framing)
+        return denoising_errors(generator.denoiser, x0, labels.to(generator.device), seed=seed, masks=framing.masks)
 
     return MembershipErrors(errors(held), held.labels, errors(trained), trained.labels)
 

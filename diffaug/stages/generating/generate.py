@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffaug.classifiers.encoders import Encoder
 from diffaug.data.catalog import Catalog
@@ -25,7 +26,7 @@ def generate_pool(
     catalog: Catalog,
     generator: Generator,
     *,
-    more: Mapping[str, int] | None = None,
+    more: Mapping[Any, int] | None = None,
     encoder: Encoder | None = None,
 ) -> Pool:
     """Fills the pool of the study, resumes an interrupted one, extends the finished one by `more`, or opens it.
@@ -39,6 +40,7 @@ def generate_pool(
     with group.main_first(), job.study.in_turn():
         job.journal.refresh()
         state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
+        job.accept()
         if state == "new":
             (job.study.chunks / EXTENSION).unlink(missing_ok=True)
         targets = current_targets(job, request, finished=state == "finished")
@@ -92,7 +94,8 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
         return Pool.open(folder)
     shape = {"image_size": list(generator.image_size), "channels": generator.channels}
     made_of = {"settings": request.stored, "inputs": request.inputs, "chunks": filling.store.folder.name}
-    metadata = {**made_of, "targets": filling.targets, "classes": list(generator.classes), **shape}
+    classes = {"classes": list(generator.classes), "dataset_class_to_idx": generator.dataset_class_to_idx}
+    metadata = {**made_of, "targets": filling.targets, **classes, **shape}
     old = Pool.open(folder) if before else None
     with storage.new_directory(folder, metadata) as staging:
         names = filling.maker.filters.score_names

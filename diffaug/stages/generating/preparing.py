@@ -72,7 +72,7 @@ def held_out(catalog: Catalog, generator: Generator) -> NDArray[np.bool_]:
     """Whether each training image was held out from the generator's training, by pixels, whatever its file name."""
     rows = generator.rows()
     hashes = set() if rows is None else set(rows.loc[rows["part"] == HELD_OUT, "pixel_sha256"])
-    return np.array([item.pixel_sha256 in hashes for item in catalog.items("train")], dtype=bool)
+    return catalog.rows("train")["pixel_sha256"].isin(hashes).to_numpy(bool)
 
 
 def _prepare_filters(job: Job, catalog: Catalog, encoder: Encoder | None) -> CalibratedFilters:

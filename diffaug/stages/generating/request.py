@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
 from diffaug.files.temporaries import is_temporary, remove_leftovers
 from diffaug.stages.job import Job
-from diffaug.synthesis.pool.targets import resolve_targets
+from diffaug.synthesis.pool.targets import named_strategy, resolve_targets
 
 EXTENSION, REACHED = "extension.json", "targets.json"
 
@@ -35,15 +36,12 @@ _REQUEST = TypeAdapter(PoolRequest)
 
 
 def pool_request(
-    job: Job, catalog: Catalog, generator: Generator, more: Mapping[str, int], encoder: Encoder | None
+    job: Job, catalog: Catalog, generator: Generator, more: Mapping[Any, int], encoder: Encoder | None
 ) -> PoolRequest:
     """Checks the request for a pool, extended by `more`, and that the generator was trained on these images."""
     settings, advanced = job.config.synthesis, job.config.advanced
     generator.require_guide(settings.guidance_method)
-    for label, number in more.items():
-        generator.class_index(label)
-        if number < 1:
-            raise UsageError(f"can't add {number} images to class '{label}'", fix="give a number above 0")
+    more = _named_additions(generator, more)
     targets = requested_targets(job, catalog)
     trained_on = (storage.recorded_metadata(job.study.generator) or {})["inputs"]["catalog"]
     if trained_on != catalog.fingerprint:
@@ -58,7 +56,20 @@ def pool_request(
         **advanced.model_dump(mode="json", include={"chunk_size", "filter_max_steps"}),
     }
     stored |= {"encoder": encoder.name} if encoder else {}
-    return PoolRequest(stored, pool_inputs(catalog, generator), targets, dict(more))
+    return PoolRequest(stored, pool_inputs(catalog, generator), targets, more)
+
+
+def _named_additions(generator: Generator, more: Mapping[Any, int]) -> dict[str, int]:
+    """The images to add by class name."""
+    named: dict[str, int] = {}
+    for label, number in more.items():
+        name = generator.class_of(label)
+        if not isinstance(number, Integral) or number < 1:
+            raise UsageError(f"can't add {number!r} images to class '{name}'", fix="give a whole number above 0")
+        if name in named:
+            raise UsageError(f"class '{name}' is named twice in more=", fix="add the two numbers")
+        named[name] = int(number)
+    return named
 
 
 def pool_inputs(catalog: Catalog, generator: Generator) -> dict[str, str]:
@@ -66,12 +77,28 @@ def pool_inputs(catalog: Catalog, generator: Generator) -> dict[str, str]:
     return {"catalog": catalog.fingerprint, "generator": generator.weights_sha256}
 
 
+def with_class_names(job: Job, catalog: Catalog) -> Job:
+    """The job with every class in its sampling strategy by name, as it is saved; a wrong one is left for its stage."""
+    config, counts = job.config, catalog.counts_by_name("train")
+    try:
+        strategy = named_strategy(config.synthesis.sampling_strategy, counts, job.study.record.class_to_idx)
+    except UsageError:
+        return job
+    synthesis = config.synthesis.model_copy(update={"sampling_strategy": strategy})
+    return replace(job, resolved=replace(job.resolved, config=config.model_copy(update={"synthesis": synthesis})))
+
+
 def requested_targets(job: Job, catalog: Catalog) -> dict[str, int]:
     """Images to add per class by the settings, without any extension; a UsageError names the setting's origin."""
     settings, key = job.config.synthesis, "synthesis.sampling_strategy"
     counts = catalog.counts_by_name("train")
     try:
-        return resolve_targets(counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio)
+        return resolve_targets(
+            counts,
+            settings.sampling_strategy,
+            max_synthetic_ratio=settings.max_synthetic_ratio,
+            class_to_idx=job.study.record.class_to_idx,
+        )
     except UsageError as error:
         origin = job.resolved.origins.get(key, "default")
         raise UsageError(error.what, where=f"{key}, from {origin}", fix=error.fix) from error

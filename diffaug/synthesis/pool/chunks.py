@@ -154,14 +154,20 @@ class ChunkMaker:
             guidance_method=self.settings.guidance_method,
             guidance_scale=plan.guidance_scale,
         )
-        parts = []
+        parts, name = [], self.generator.classes[class_index]
         if plan.sampled:
-            parts.append(self.generator.draw_samples(class_index, plan.sampled, sampling, self.seed))
+            parts.append(self.generator.draw_samples(name, plan.sampled, sampling, self.seed))
         if plan.varied:
-            images = np.asarray(self.sources.pixels[varied])
+            chosen = self.sources.select(varied)
             parts.append(
                 self.generator.draw_variations(
-                    images, class_index, plan.varied, strength=plan.strength, sampling=sampling, seed=self.seed
+                    np.asarray(chosen.pixels),
+                    name,
+                    plan.varied,
+                    strength=plan.strength,
+                    sampling=sampling,
+                    seed=self.seed,
+                    boxes=chosen.boxes,
                 )
             )
         return Decoded(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -26,7 +26,7 @@ def class_merges(maker: ChunkMaker, targets: Mapping[str, int]) -> list[ClassMer
     """The merges of all classes before any chunk, for targets by class name."""
     size, attempts = maker.chunk_size, maker.settings.max_attempts
     return [
-        ClassMerge(label, maker.generator.class_index(label), target, chunk_size=size, max_attempts=attempts)
+        ClassMerge(label, maker.generator.classes.index(label), target, chunk_size=size, max_attempts=attempts)
         for label, target in targets.items()
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,12 +64,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Pool:
-    """A finished pool on disk, of all classes of the generator, and images of (height, width) px."""
+    """A finished pool on disk, of all classes of the generator, and images of (height, width) px.
+
+    Attributes:
+        dataset_class_to_idx: Class name to label of the dataset that the real images came from; None if they have no
+            such numbering, as images in a folder.
+    """
 
     root: Path
     classes: tuple[str, ...]
     image_size: tuple[int, int]
     channels: int
+    dataset_class_to_idx: Mapping[str, int] | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Pool:
@@ -82,7 +88,8 @@ class Pool:
         if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
         height, width = record["image_size"]
-        return cls(root, tuple(record["classes"]), (height, width), record["channels"])
+        numbering = record.get("dataset_class_to_idx")
+        return cls(root, tuple(record["classes"]), (height, width), record["channels"], numbering)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -112,7 +119,7 @@ class Pool:
 
     @property
     def class_to_idx(self) -> dict[str, int]:
-        """Class name to index."""
+        """Class name to position in `classes`, as in the manifest."""
         return {name: index for index, name in enumerate(self.classes)}
 
     @cached_property

@@ -236,7 +236,7 @@ def test_a_generator_of_another_split_is_refused(study: Path) -> None:
     [
         (["--more", "5"], "not CLASS=COUNT", "--more defect=500"),
         (["--more", "dark=5", "--more", "dark=3"], "twice", "add the two numbers"),
-        (["--more", "brigt=5"], "has no class 'brigt'", "did you mean 'bright'?"),
+        (["--more", "brigt=5"], "no class 'brigt'", "did you mean 'bright'?"),
         (["--more", "dark=5"], "no finished pool to extend", "diffaug generate"),
         (["--shard", "9/8"], "there is no shard 9 of 8", "1/8 to 8/8"),
         (["--shard", "3"], "--shard 3: this is not K/N", "--shard 3/8"),

@@ -38,8 +38,8 @@ def test_totals_mean_what_they_mean_in_imbalanced_learn(counts, data):
     totals = {name: counts[name] + data.draw(st.integers(0, 50)) for name in chosen}
     expected = by_imbalanced_learn(totals, counts)
     by_index = {list(counts).index(name): total for name, total in totals.items()}
-    by_text = {str(index): np.int64(total) for index, total in by_index.items()}
-    for strategy in (totals, by_index, by_text, lambda counted: totals if counted == counts else {}):
+    by_scalar = {np.int64(index): np.int64(total) for index, total in by_index.items()}
+    for strategy in (totals, by_index, by_scalar, lambda counted: totals if counted == counts else {}):
         assert resolve_targets(counts, strategy, max_synthetic_ratio=0.1) == expected  # totals have no limit
 
 
@@ -69,7 +69,7 @@ def test_fractions_lists_and_numbers_lift_the_classes_they_mean():
     assert resolve_targets(COUNTS, 1) == resolve_targets(COUNTS, "auto")
     assert resolve_targets(COUNTS, ["cat"]) == {"ant": 0, "bee": 0, "cat": 93}
     assert resolve_targets(COUNTS, np.array(["cat", "bee"])) == resolve_targets(COUNTS, "auto")
-    assert resolve_targets(COUNTS, [2, "1"]) == resolve_targets(COUNTS, "auto")
+    assert resolve_targets(COUNTS, [2, np.int8(1)]) == resolve_targets(COUNTS, "auto")
     assert resolve_targets(COUNTS, []) == dict.fromkeys(COUNTS, 0)
     # a number is the class of that name before that of that index
     assert resolve_targets({"1": 5, "2": 5, "3": 5}, {1: 9, "2": 6}) == {"1": 4, "2": 1, "3": 0}
@@ -95,7 +95,9 @@ def test_the_cap_limits_what_is_derived(counts, strategy, ratio):
         ({"cow": 9}, "'cow'"),
         ({3: 200}, "3"),
         ({True: 200}, "True"),
-        ({1.0: 200}, "1.0"),
+        ({1.5: 200}, "1.5"),
+        ({"1": 200}, "'1'"),
+        ({1: 200, "bee": 300}, "'bee' twice"),
         (["cow"], "'cow'"),
         ({"ant": 99}, "asks for 99 images of class 'ant', which has 100 already"),
         ({"cat": 10.5}, "not a whole number"),
