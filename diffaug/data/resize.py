@@ -1,6 +1,10 @@
-"""The working size, and how an image is brought to it."""
+"""The working shape, and how an image is brought to it."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,39 +12,113 @@ from PIL import Image
 
 from diffaug.configuration.settings import DataSettings
 
-MAX_AUTOMATIC_SIDE = 64  # px; larger images train for long on a laptop, so the user chooses them
+Resize = Literal["squeeze", "pad", "crop"]
 
-
+MAX_UNMEASURED_SIDE = 64  # px; the short side where it is neither set nor measured
 SQUARE_TOLERANCE = 1.1
+MUCH = 0.9  # of the detail that squeezing keeps; with less, padding is a choice worth naming
+MAX_ASPECT = 4.0  # longer shapes are squeezed along their long side; chosen by hand
 
 
-MAX_ASPECT = 2.0
+@dataclass(frozen=True)
+class ResizeChoice:
+    """How images are brought to the working shape.
+
+    Attributes:
+        resize: squeeze: the whole image, its axes scaled apart. pad: the same for classifiers and files, but the
+            generator sees each image in its own proportions. crop: the center.
+        squeeze_detail: Mean fraction of an image's pixels that squeezing keeps, see `detail_kept`.
+        pad_detail: The same for padding.
+        reason: Why, in one sentence.
+    """
+
+    resize: Resize
+    squeeze_detail: float
+    pad_detail: float
+    reason: str
 
 
 def choose_image_size(sizes: Sequence[tuple[int, int]], settings: DataSettings) -> tuple[int, int]:
-    """The working height and width in px of images of these heights and widths.
+    """The working height and width in px of upright images of these heights and widths, if no side was measured.
 
-    The short side is `settings.image_size`, or the median one, at most 64. The aspect ratio is the median one, between
-    1:2 and 2:1; within 10 % of square it is square.
+    The short side is `settings.image_size`, or the median one, at most 64. For the long side see `working_shape`.
+    """
+    return working_shape(sizes, settings.image_size or min(median_side(sizes), MAX_UNMEASURED_SIDE))
+
+
+def median_side(sizes: Sequence[tuple[int, int]]) -> int:
+    """The median short side in px of images of these heights and widths."""
+    return round(float(np.median(np.min(sizes, axis=1))))
+
+
+def working_shape(sizes: Sequence[tuple[int, int]], side: int) -> tuple[int, int]:
+    """The height and width in px with this short side that fit images of these heights and widths best.
+
+    The aspect ratio is the geometric median, between 1:4 and 4:1; within 10 % of square it is square.
     """
     heights, widths = np.array(sizes, dtype=np.float64).T
-    median_side = round(float(np.median(np.minimum(heights, widths))))
-    short = settings.image_size or min(median_side, MAX_AUTOMATIC_SIDE)
-    aspect = float(np.median(widths / heights))
+    aspect = float(np.exp(np.median(np.log(widths / heights))))
     if 1 / SQUARE_TOLERANCE <= aspect <= SQUARE_TOLERANCE:
-        return short, short
-    long = round(short * min(max(aspect, 1 / aspect), MAX_ASPECT))
-    return (short, long) if aspect > 1 else (long, short)
+        return side, side
+    long = round(side * min(max(aspect, 1 / aspect), MAX_ASPECT))
+    return (side, long) if aspect > 1 else (long, side)
 
 
-def fit_to_size(pixels: NDArray[np.uint8], image_size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scales an image (H, W, C) to cover `image_size`, antialiased, and crops its center to (h, w, C)."""
+def choose_resize(
+    sizes: Sequence[tuple[int, int]], image_size: tuple[int, int], settings: DataSettings
+) -> ResizeChoice:
+    """Decides between squeezing and padding by the detail that each keeps, unless the settings say how."""
+    squeeze, pad = detail_kept(sizes, image_size)
+    figures = f"squeezing keeps {_share(squeeze)} of the pixels, padding {_share(pad)}"
+    if squeeze == pad:
+        figures = f"{_share(squeeze)} of the pixels and the proportions are kept"
+    if settings.resize != "auto":
+        return ResizeChoice(settings.resize, squeeze, pad, f"{settings.resize}, as set; {figures}")
+    # Squeezing never keeps less: each axis has a scale of its own. Padding is for classes that differ in proportions.
+    advice = "" if pad > MUCH * squeeze else "; --set data.resize=pad if the true proportions tell classes apart"
+    return ResizeChoice("squeeze", squeeze, pad, figures + advice)
+
+
+def _share(part: float) -> str:
+    return f"{part:.0%}" if part >= 0.01 else "less than 1%"
+
+
+def detail_kept(sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]) -> tuple[float, float]:
+    """Mean fraction of an image's pixels, in (0, 1], that stay distinct when it is squeezed, and when it is padded.
+
+    At scales s and t of its axes an image keeps min(s, 1) min(t, 1) of its pixels. Padding scales both by the smaller.
+    """
+    scales = np.minimum(np.array(image_size) / np.array(sizes, dtype=np.float64), 1)
+    return float(scales.prod(axis=1).mean()), float((scales.min(axis=1) ** 2).mean())
+
+
+def boxes_of(sizes: NDArray[np.int64], image_size: tuple[int, int]) -> NDArray[np.int64]:
+    """The largest centered boxes with the proportions of images of these heights and widths; all in px, int64 (N, 2).
+
+    They are as far from the upper edge of the working size as from the lower one, so that mirroring keeps them.
+    """
+    frame = np.array(image_size)
+    exact = sizes * (frame / sizes).min(axis=1, keepdims=True)
+    margins = np.minimum(np.rint((frame - exact) / 2), (frame - 1) // 2)
+    return np.asarray(frame - 2 * margins, np.int64)
+
+
+def fit_to_size(
+    pixels: NDArray[np.uint8], image_size: tuple[int, int], resize: Resize | Literal["auto"] = "squeeze"
+) -> NDArray[np.uint8]:
+    """Brings an image (H, W, C) to `image_size`, antialiased, as (h, w, C).
+
+    The whole image is squeezed, also for "pad", which concerns the generator alone. "crop" scales it to cover the
+    size and keeps its center.
+    """
     height, width, channels = pixels.shape
     if (height, width) == image_size:
         return pixels
     h, w = image_size
-    scale = max(h / height, w / width)
-    left, top = max(0.0, (width - w / scale) / 2), max(0.0, (height - h / scale) / 2)
+    left = top = 0.0
+    if resize == "crop":
+        scale = max(h / height, w / width)
+        left, top = max(0.0, (width - w / scale) / 2), max(0.0, (height - h / scale) / 2)
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     resized = image.resize((w, h), Image.Resampling.BICUBIC, box=(left, top, width - left, height - top))
     return np.asarray(resized, dtype=np.uint8).reshape(h, w, channels)

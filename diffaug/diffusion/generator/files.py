@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffaug._version import __version__
+from diffaug.decoding.intensity import IntensityRange
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
@@ -32,7 +34,10 @@ class GeneratorRecord:
     Attributes:
         train_counts: Training images of each class by name, in class order.
         training: Facts for the model card: images seen, seconds, loss, seed.
+        intensity: Which values of the training files black and white are; None if these held 8 bits.
         guide: Whether the averaged weights early in the training were kept, for autoguidance.
+        dataset_class_to_idx: Class name to label of the dataset that the images came from, if it has names.
+        boxes: Of the training images, if each was learned in its own proportions.
     """
 
     network: NetworkConfig
@@ -40,6 +45,9 @@ class GeneratorRecord:
     train_counts: dict[str, int]
     training: dict[str, str | int]
     guide: bool = False
+    intensity: IntensityRange | None = None
+    dataset_class_to_idx: dict[str, int] | None = None
+    boxes: ClassBoxes | None = None
     diffaug: str = __version__
     schema_version: int = SCHEMA_VERSION
 

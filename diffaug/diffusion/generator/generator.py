@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -14,15 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffaug.configuration.sampling import GuidanceMethod, Sampling, SamplingOptions
+from diffaug.data.labels import class_of
+from diffaug.decoding.intensity import IntensityRange
 from diffaug.diffusion.generator.files import GUIDE, ROWS, WEIGHTS, load_denoiser, read_record
 from diffaug.diffusion.network.denoiser import Denoiser
+from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.normalization import Decoded, Normalization
 from diffaug.diffusion.process.process import karras_sigmas
 from diffaug.diffusion.sampling.class_noise import ClassNoise
 from diffaug.diffusion.sampling.editing import inpaint, require_images, require_masks, vary
+from diffaug.diffusion.sampling.framing import Framing
 from diffaug.diffusion.sampling.guidance import DenoiseFunction, autoguidance, classifier_free
 from diffaug.diffusion.sampling.samplers import run_solver
-from diffaug.errors import UsageError, did_you_mean
+from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.runtime.devices import repeatable_kernels
 
@@ -33,10 +37,15 @@ class Generator:
 
     Attributes:
         denoiser: The network with averaged weights, in evaluation mode.
-        classes: Class names. A label is a position here.
+        classes: Class names. For what a label means see `diffaug.data.labels.class_of`.
         weights_sha256: Names the weights; part of every sample's provenance.
         guide: The same network after less training, for autoguidance. None if none was kept.
         folder: Where it was loaded from, or None.
+        dataset_class_to_idx: Class name to label of the dataset that the images came from; None if they have no such
+            numbering, as images in a folder.
+        intensity: Which values of the training files black and white are, and the way back; None for 8-bit files.
+        boxes: Of the training images, if it learned each in its own proportions. All images that it takes and gives
+            fill the frame nevertheless; each is brought to a box of its class and back.
     """
 
     denoiser: Denoiser
@@ -45,6 +54,9 @@ class Generator:
     weights_sha256: str
     guide: Denoiser | None = None
     folder: Path | None = None
+    dataset_class_to_idx: Mapping[str, int] | None = None
+    intensity: IntensityRange | None = None
+    boxes: ClassBoxes | None = None
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Generator:
@@ -61,6 +73,9 @@ class Generator:
             storage.sha256_file(folder / WEIGHTS),
             load_denoiser(record.network, folder / GUIDE, device) if record.guide else None,
             folder,
+            record.dataset_class_to_idx,
+            record.intensity,
+            record.boxes,
         )
 
     @property
@@ -87,7 +102,7 @@ class Generator:
     def sample(
         self, label: str | int, indices: Sequence[int], *, seed: int = 0, **options: Unpack[SamplingOptions]
     ) -> NDArray[np.uint8]:
-        """Samples images of one class, by name or index, from noise; for the options see `Sampling`.
+        """Samples images of one class from noise; for the label see `class_of`, for the options `Sampling`.
 
         Image i of `indices` depends on (seed, class, i) alone. On one machine the same call gives the same bytes.
         Another set of indices may change the last bit, since convolutions round differently by batch size.
@@ -148,16 +163,19 @@ class Generator:
             raise UsageError(f"resamplings must be 0 or more, got {resamplings}", fix="0 repeats nothing; 4 is usual")
         sampling = Sampling.of(**options)
         noise = self._noise("inpaint", seed, label, indices)
-        denoise, replaced = self._denoise(noise, sampling), torch.from_numpy(masks[:, None]).to(self.device)
-        made = inpaint(denoise, self._normalized(images), replaced, noise, sampling, resamplings=resamplings)
-        return np.where(masks[..., None], self.normalization.to_pixels(made).pixels, images)
+        framing = self._framing(noise)
+        denoise, replaced = self._denoise(noise, sampling, framing), framing.boxed_masks(masks).to(self.device)
+        known = self.framed(images, framing)
+        made = inpaint(denoise, known, replaced, noise, sampling, resamplings=resamplings)
+        return np.where(masks[..., None], framing.squeezed(self.normalization.to_pixels(made)).pixels, images)
 
     @repeatable_kernels()
     def draw_samples(self, label: str | int, indices: Sequence[int], sampling: Sampling, seed: int) -> Decoded:
         """As `sample`, with the mask of finite images."""
         noise = self._noise("sample", seed, label, indices)
-        sigmas = karras_sigmas(sampling.num_inference_steps)
-        return self.normalization.to_pixels(run_solver(sampling, self._denoise(noise, sampling), noise, sigmas))
+        framing = self._framing(noise)
+        denoise, sigmas = self._denoise(noise, sampling, framing), karras_sigmas(sampling.num_inference_steps)
+        return framing.squeezed(self.normalization.to_pixels(run_solver(sampling, denoise, noise, sigmas)))
 
     @repeatable_kernels()
     def draw_variations(
@@ -169,20 +187,27 @@ class Generator:
         strength: float,
         sampling: Sampling,
         seed: int,
+        boxes: NDArray[np.int64] | None = None,
     ) -> Decoded:
-        """As `variations`, with the mask of finite images."""
+        """As `variations`, with the mask of finite images, and the images' own boxes (N, 2) if they are known."""
         images = require_images(images, (len(indices), *self.image_size, self.channels))
         noise = self._noise("variation", seed, label, indices)
-        denoise = self._denoise(noise, sampling)
-        return self.normalization.to_pixels(vary(denoise, self._normalized(images), noise, sampling, strength))
+        framing = self._framing(noise) if boxes is None else self.framing(boxes)
+        denoise, known = self._denoise(noise, sampling, framing), self.framed(images, framing)
+        return framing.squeezed(self.normalization.to_pixels(vary(denoise, known, noise, sampling, strength)))
 
-    def class_index(self, label: str | int) -> int:
-        """The index of a class given by name or index; a UsageError if there is none."""
-        if isinstance(label, str) and label in self.classes:
-            return self.classes.index(label)
-        if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(self.classes):
-            return int(label)
-        raise UsageError(f"the generator has no class {label!r}", fix=did_you_mean(str(label), self.classes))
+    def framing(self, boxes: NDArray[np.int64] | None) -> Framing:
+        """How images with these boxes (N, 2) lie in the frame; all of it, if the generator knows no boxes."""
+        return Framing(None if self.boxes is None else boxes, self.image_size, self.device)
+
+    def framed(self, images: NDArray[np.uint8], framing: Framing) -> Tensor:
+        """Images (N, H, W, C) as the network sees them, normalized (N, C, H, W), zero outside of their boxes."""
+        known = self.normalization.to_network(torch.from_numpy(framing.framed(images)).to(self.device))
+        return known if framing.masks is None else known * framing.masks
+
+    def class_of(self, label: Any) -> str:
+        """The class that a label means, see `diffaug.data.labels.class_of`; a UsageError if there is none."""
+        return class_of(label, self.classes, self.dataset_class_to_idx, where="the generator")
 
     def require_guide(self, method: GuidanceMethod) -> None:
         """Raises a UsageError if the method is autoguidance and no guide was kept."""
@@ -195,12 +220,18 @@ class Generator:
 
     def _noise(self, purpose: str, seed: int, label: str | int, indices: Sequence[int]) -> ClassNoise:
         shape = (self.channels, *self.image_size)
-        return ClassNoise(seed, purpose, self.class_index(label), indices, shape, self.device)
+        return ClassNoise(seed, purpose, self.classes.index(self.class_of(label)), indices, shape, self.device)
 
-    def _normalized(self, images: NDArray[np.uint8]) -> Tensor:
-        return self.normalization.to_network(torch.from_numpy(images).to(self.device))
+    def _framing(self, noise: ClassNoise) -> Framing:
+        """A box for each image, drawn from those of its class."""
+        if self.boxes is None:
+            return self.framing(None)
+        return self.framing(self.boxes.draw(noise.class_index, noise.indices, noise.seed, noise.purpose))
 
-    def _denoise(self, noise: ClassNoise, sampling: Sampling) -> DenoiseFunction:
+    def _denoise(self, noise: ClassNoise, sampling: Sampling, framing: Framing) -> DenoiseFunction:
+        return framing.inside(self._guided(noise, sampling))
+
+    def _guided(self, noise: ClassNoise, sampling: Sampling) -> DenoiseFunction:
         self.require_guide(sampling.guidance_method)
         labels = torch.full((len(noise.indices),), noise.class_index, device=self.device)
         scale = sampling.guidance_scale

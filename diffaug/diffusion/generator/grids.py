@@ -30,6 +30,7 @@ def sample_sheet(generator: Generator, *, columns: int, seed: int, num_inference
     count = len(generator.classes)
     shown = np.unique(np.linspace(0, count - 1, min(count, MAX_ROWS)).round().astype(int)).tolist()
     rows = [
-        generator.sample(index, range(columns), seed=seed, num_inference_steps=num_inference_steps) for index in shown
+        generator.sample(generator.classes[index], range(columns), seed=seed, num_inference_steps=num_inference_steps)
+        for index in shown
     ]
     return contact_sheet(np.concatenate(rows), columns)

@@ -18,7 +18,7 @@ class Preset:
     """A size of network and how it is trained.
 
     Attributes:
-        grid: Images are folded until neither side of what the UNet works on is longer than this.
+        grid: Images are folded until the UNet works on no more positions than a square of this side has.
         base_channels: Width of the first level; at most twice as wide where images fold into more channels.
     """
 
@@ -85,9 +85,7 @@ def make_plan(
     """Decides everything except the length, which needs a measured speed."""
     height, width, channels = images.pixels.shape[1:]
     preset = PRESETS[choose_preset(len(images), settings, device)]
-    patch = 1
-    while max(height, width) / patch > preset.grid:
-        patch *= 2
+    patch = fold(height * width, preset.grid)
     # The width is that of what images fold into, but at most twice the preset's; see `UNet.gain`.
     width_of_fold = min(channels * patch**2 // 16 * 16, 2 * preset.base_channels)
     network = NetworkConfig(
@@ -115,6 +113,14 @@ def make_plan(
         device=device,
         horizontal_flip=settings.horizontal_flip,
     )
+
+
+def fold(pixels: int, grid: int) -> int:
+    """Side of the squares, a power of 2, that images of so many pixels fold into channels, see `Preset.grid`."""
+    patch = 1
+    while pixels > (grid * patch) ** 2:
+        patch *= 2
+    return patch
 
 
 def enough_images(images: LabeledImages) -> int:

@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
-from diffaug.diffusion.planning.planning import Plan, choose_preset, min_minutes, planned_minutes
+from diffaug.diffusion.planning.planning import (
+    PRESETS,
+    Plan,
+    choose_preset,
+    fold,
+    min_minutes,
+    planned_minutes,
+)
 from diffaug.runtime.console import duration
 
+FINE_SIDE = 64
+"""The largest square in px, short side, that a CPU's network sees in folds of 4 px. Time grows with the positions."""
 QUALITY_GRAY = (
     (100_000, "clear simple shapes, torn where patterns are fine"),
     (30_000, "recognizable shapes with speckles and holes"),
@@ -28,10 +37,25 @@ def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> t
     return (*_data_and_network(plan, settings, images), *_methods(plan, settings), *_length(plan, settings, images))
 
 
+def cost_of_size(plan: Plan, settings: DiffusionSettings, num_images: int) -> str | None:
+    """What the size costs on a CPU, in one sentence, if details are folded away that smaller images would keep."""
+    network, speed = plan.network, plan.images_per_second
+    kept = fold(FINE_SIDE**2, PRESETS[choose_preset(num_images, settings, plan.device)].grid)
+    if plan.device != "cpu" or not speed or network.patch <= kept:
+        return None
+    height, width = network.image_size
+    seconds = plan.recommended_images / speed
+    return (
+        f"{width} x {height} px is more than a CPU learns well: with details as fine as at {FINE_SIDE} px a training "
+        f"takes about {duration(seconds * (network.patch / kept) ** 2)}; --image-size {FINE_SIDE} takes "
+        f"{duration(seconds)}, and this training shows coarse patches"
+    )
+
+
 def _data_and_network(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> Iterator[str]:
     network, (height, width) = plan.network, plan.network.image_size
     name = choose_preset(len(images), settings, plan.device)
-    grid = math.ceil(max(height, width) / network.patch)
+    grid = f"{math.ceil(width / network.patch)} x {math.ceil(height / network.patch)} px (patch {network.patch})"
     why = "as set"
     if not settings.preset:
         minutes = f" and {settings.minutes:g} minutes" if settings.minutes else ""
@@ -40,9 +64,7 @@ def _data_and_network(plan: Plan, settings: DiffusionSettings, images: LabeledIm
         f"images: {width} x {height} px, {'RGB' if network.channels == 3 else 'gray'}, "
         f"{len(images)} for training in {len(images.classes)} classes"
     )
-    yield (
-        f"network: UNet '{name}' of width {network.base_channels}, working on {grid} px (patch {network.patch}), {why}"
-    )
+    yield (f"network: UNet '{name}' of width {network.base_channels}, working on {grid}, {why}")
     yield (
         f"a class of n images is drawn in proportion to n^{defaults.CLASS_TEMPERATURE:g}, and no image of a rare class "
         f"more than {defaults.MAX_REPEATS_PER_IMAGE} times"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffaug.diffusion.process.boxes import image_mean
 from diffaug.diffusion.process.discrete import DiscreteProcess, cosine_betas, gather
 from diffaug.diffusion.process.edm import Losses
 from diffaug.diffusion.process.normalization import Normalization
@@ -73,16 +74,20 @@ class Ddpm:
         t = (draws * len(process)).long().clamp(max=len(process) - 1)
         return process.sigmas[t].float()
 
-    def losses(self, target: Tensor, x: Tensor, sigma: Tensor, output: Tensor) -> Losses:
-        """L_simple, and lambda T L_t with lambda = .001, whose gradient reaches v alone."""
+    def losses(self, target: Tensor, x: Tensor, sigma: Tensor, output: Tensor, masks: Tensor | None = None) -> Losses:
+        """L_simple, and lambda T L_t with lambda = .001, whose gradient reaches v alone.
+
+        With masks, bool (N, 1, H, W), only the pixels inside count.
+        """
         process, bins = self._on(x.device)
         noise, v = output.to(x.dtype).chunk(2, dim=1)
         squared = (noise - (x - target) / per_image(sigma)).square()
         t = process.timestep_of(sigma).round().long()
         x_t = gather(process.alpha_bars.sqrt(), t, x) * x
         denoised = x - per_image(sigma) * noise
-        bound = variational_bound(target, denoised, x_t, t, v, process=process, bins=bins)
-        return Losses(squared.flatten(1).mean(dim=1), VARIATIONAL_WEIGHT * len(process) * bound)
+        nats = variational_bound(target, denoised, x_t, t, v, process=process, bins=bins)
+        bound = image_mean(nats, masks) / math.log(2)
+        return Losses(image_mean(squared, masks), VARIATIONAL_WEIGHT * len(process) * bound)
 
     def _on(self, device: torch.device) -> tuple[DiscreteProcess, PixelBins]:
         if device not in self._on_devices:  # copied once, so that no step waits for the device
@@ -93,7 +98,7 @@ class Ddpm:
 def variational_bound(
     x0: Tensor, denoised: Tensor, x_t: Tensor, t: Tensor, v: Tensor, *, process: DiscreteProcess, bins: PixelBins
 ) -> Tensor:
-    """L_t of DDPM eq. 5 in bits per dimension (N,): a KL for t > 0, the discretized likelihood at t = 0.
+    """L_t of DDPM eq. 5 in nats of each pixel (N, C, H, W): a KL for t > 0, the discretized likelihood at t = 0.
 
     The mean is held fixed: no gradient reaches `denoised`, the estimate of x0. x_t is in DDPM's coordinates, t is
     int64 (N,), and v is the place in the range of log variances.
@@ -104,8 +109,7 @@ def variational_bound(
     log_variance = log_variance_of_range(v, gather(process.betas, t, x0), clipped)
     divergence = gaussian_kl(true_mean, clipped, mean, log_variance)
     likelihood = discretized_gaussian_log_likelihood(x0, mean, log_variance, bins)
-    nats = torch.where((t == 0).view(-1, 1, 1, 1), -likelihood, divergence)
-    return nats.flatten(1).mean(dim=1) / math.log(2)
+    return torch.where((t == 0).view(-1, 1, 1, 1), -likelihood, divergence)
 
 
 def log_variance_of_range(v: Tensor, betas: Tensor, posterior_log_variance: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffaug.diffusion.process.boxes import image_mean
 from diffaug.diffusion.process.process import Moments, per_image, precondition, stratified_draws
 
 LOG_SIGMA_MEAN = -1.2
@@ -47,14 +48,17 @@ class Edm:
         log_sigma: Tensor = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.special.ndtri(quantiles)
         return log_sigma.exp()
 
-    def losses(self, target: Tensor, x: Tensor, sigma: Tensor, output: Tensor) -> Losses:
-        """The weighted denoising error, about 1 before training (EDM eq. 8), and the variance's likelihood."""
+    def losses(self, target: Tensor, x: Tensor, sigma: Tensor, output: Tensor, masks: Tensor | None = None) -> Losses:
+        """The weighted denoising error, about 1 before training (EDM eq. 8), and the variance's likelihood.
+
+        With masks, bool (N, 1, H, W), only the pixels inside count.
+        """
         factors = precondition(sigma)
         raw, log_variance = _halves(output)
         # (D - x0) / c_out: the same as the weighted error of D, since the weight is 1 / c_out^2.
         error = (raw - (target - per_image(factors.c_skip) * x) / per_image(factors.c_out)).square()
         likelihood = log_variance + error.detach() * (-log_variance).exp()
-        return Losses(error.flatten(1).mean(dim=1), 0.5 * VARIANCE_WEIGHT * likelihood.flatten(1).mean(dim=1))
+        return Losses(image_mean(error, masks), 0.5 * VARIANCE_WEIGHT * image_mean(likelihood, masks))
 
 
 def _halves(output: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,14 +25,20 @@ TRANSLATION_UNIT = 0.125
 
 
 def augment(
-    images: Tensor, probability: float, generator: torch.Generator, *, flips: bool, strength: float = 1.0
+    images: Tensor,
+    probability: float,
+    generator: torch.Generator,
+    *,
+    flips: bool,
+    strength: float = 1.0,
+    boxes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Transforms images (N, C, H, W) at random, without waiting for the device; see `draw_conditions`.
+    """Transforms images (N, C, H, W) at random, without waiting for the device; see `draw_conditions` and `warp`.
 
     Also returns the conditions. Untouched images stay bit for bit, and exactly theirs are zero.
     """
     conditions = draw_conditions(len(images), probability, generator, flips=flips, strength=strength)
-    return warp(images, conditions), conditions
+    return warp(images, conditions, boxes), conditions
 
 
 def draw_conditions(
@@ -67,13 +73,16 @@ def draw_conditions(
     )
 
 
-def warp(images: Tensor, conditions: Tensor) -> Tensor:
+def warp(images: Tensor, conditions: Tensor, boxes: Tensor | None = None) -> Tensor:
     """Applies the transformations that `conditions` (N, 9) describe, as one affine map and one bicubic resampling.
 
-    Around the border the image is mirrored, and no value leaves its channel's own range. Images (N, C, H, W) with
-    conditions of zero stay bit for bit.
+    Around the border, or that of the boxes, int64 (N, 2), the image is mirrored, and no value leaves its channel's own
+    range. Images (N, C, H, W) with conditions of zero stay bit for bit.
     """
     grid = _source_grid(conditions.to(images.dtype), *images.shape[-2:])
+    if boxes is not None:
+        ends = torch.stack([boxes[:, 1] / images.shape[3], boxes[:, 0] / images.shape[2]], dim=1)
+        grid = _mirrored(grid, ends.to(grid.dtype)[:, None, None])
     warped = functional.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
     warped = warped.clamp(images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True))
     touched = conditions.any(dim=1)[:, None, None, None]
@@ -92,6 +101,12 @@ def _source_grid(conditions: Tensor, height: int, width: int) -> Tensor:
     inverse = inverse * ((1 - 2 * mirrored) * torch.exp(-LOG_SCALE_UNIT * scaling))[..., None]
     xx, xy, yx, yy = inverse.reshape(-1, 4, 1, 1).unbind(dim=1)
     return torch.stack([(xx * x + xy * y) * (2 / width), (yx * x + yy * y) * (2 / height)], dim=3)
+
+
+def _mirrored(places: Tensor, ends: Tensor) -> Tensor:
+    """Brings places beyond -ends or ends back as a mirror there does."""
+    turned = (places + ends).remainder(4 * ends)
+    return torch.minimum(turned, 4 * ends - turned) - ends
 
 
 def _centered(size: int, like: Tensor) -> Tensor:

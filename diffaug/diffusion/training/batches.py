@@ -16,6 +16,7 @@ from diffaug.data.splits import choose_holdout
 from diffaug.diffusion.network.denoiser import objective_of
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.process.boxes import ClassBoxes, box_masks, put_in_boxes
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.diffusion.training.augmentation import augment
 from diffaug.runtime import seeding
@@ -36,21 +37,23 @@ class Holdout:
 
 def hold_out(catalog: Catalog, *, fraction: float, seed: int) -> Holdout:
     """Holds out a fraction of each class of at least 20 images; groups stay whole."""
-    images = catalog.images("train")
-    chosen = choose_holdout(catalog.items("train"), fraction=fraction, smallest=SMALLEST_CLASS, seed=seed)
-    held = np.array([path in chosen for path in images.ids], dtype=bool)
-    groups = catalog.groups("train")[~held]
-    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), groups)
+    images, groups = catalog.images("train"), catalog.groups("train")
+    held = choose_holdout(catalog.rows("train"), groups, fraction=fraction, smallest=SMALLEST_CLASS, seed=seed)
+    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), groups[~held])
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training images, uint8 (N, H, W, C), on the device, or beside it where its memory is short."""
+    """The training images, uint8 (N, H, W, C), on the device, or beside it where its memory is short.
+
+    With boxes, int64 (N, 2) on the device, each image has its own proportions inside its box, see `put_in_boxes`.
+    """
 
     pixels: Tensor
     labels: Tensor
     draw_probabilities: NDArray[np.float64]
     normalization: Normalization
+    boxes: Tensor | None = None
 
     @classmethod
     def of(cls, images: LabeledImages, device: str, images_seen: int = 0) -> TrainingData:
@@ -60,12 +63,14 @@ class TrainingData:
         The length of the training, `images_seen`, limits repeats; 0 sets no limit.
         """
         limit = defaults.MAX_REPEATS_PER_IMAGE / max(1, images_seen)
-        pixels = torch.from_numpy(np.require(images.pixels, requirements=["C", "W"]))
+        squeezed, boxes = np.require(images.pixels, requirements=["C", "W"]), images.boxes
+        pixels = torch.from_numpy(squeezed if boxes is None else put_in_boxes(squeezed, boxes))
         return cls(
             pixels.to(device) if pixels.nbytes <= MAX_MEMORY_FRACTION * free_bytes(device) else pixels,
             torch.from_numpy(images.labels).to(device),
             draw_probabilities(images.labels, defaults.CLASS_TEMPERATURE, limit),
             Normalization.of(np.asarray(images.pixels)),
+            None if boxes is None else torch.from_numpy(boxes).to(device),
         )
 
     @property
@@ -77,6 +82,12 @@ class TrainingData:
     def is_on_device(self) -> bool:
         """Whether the pixels lie there, too."""
         return self.pixels.device == self.device
+
+    def class_boxes(self, num_classes: int) -> ClassBoxes | None:
+        """The boxes of each class, or None without boxes."""
+        if self.boxes is None:
+            return None
+        return ClassBoxes.of(self.boxes.cpu().numpy(), self.labels.cpu().numpy(), num_classes)
 
     def pixels_at(self, positions: Tensor) -> Tensor:
         """Pixels uint8 (B, H, W, C) of positions int64 (B,) on the CPU, without waiting for the device."""
@@ -92,6 +103,7 @@ class Batch(NamedTuple):
         x0: Clean images, normalized.
         labels: Some of them the null label.
         conditions: How the images were augmented, float32 (B, 9).
+        masks: Which pixels are inside of the boxes, bool (B, 1, H, W). Outside, images and noise are zero. None: all.
     """
 
     x0: Tensor
@@ -99,6 +111,16 @@ class Batch(NamedTuple):
     sigma: Tensor
     noise: Tensor
     conditions: Tensor
+    masks: Tensor | None = None
+
+    def part(self, images: slice) -> Batch:
+        """Some of the images."""
+        return Batch(*(None if column is None else column[images] for column in self))  # type: ignore[arg-type]
+
+    def split(self, parts: int) -> list[Batch]:
+        """Nearly equal parts, in order; see `torch.tensor_split`."""
+        columns = ([None] * parts if column is None else column.tensor_split(parts) for column in self)
+        return [Batch(*part) for part in zip(*columns, strict=True)]
 
 
 def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
@@ -115,12 +137,16 @@ def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
     sigma = objective_of(plan.network).draw_sigmas(plan.batch_size, randomness)
     noise = torch.randn(x0.shape, generator=randomness, device=device)
     conditions = x0.new_zeros(plan.batch_size, plan.network.conditions)
+    boxes = None if data.boxes is None else data.boxes[chosen.to(device, non_blocking=True)]
     if plan.augmentation:
         flips, strength = defaults.AUGMENTATION_MIRRORS, defaults.AUGMENTATION_STRENGTH
-        x0, conditions = augment(x0, plan.augmentation, randomness, flips=flips, strength=strength)
+        x0, conditions = augment(x0, plan.augmentation, randomness, flips=flips, strength=strength, boxes=boxes)
     labels = data.labels[chosen.to(device, non_blocking=True)]
     labels = labels.masked_fill(hidden.to(device, non_blocking=True), plan.network.null_label)
-    return Batch(x0, labels, sigma, noise, conditions)
+    if boxes is None:
+        return Batch(x0, labels, sigma, noise, conditions)
+    masks = box_masks(boxes, plan.network.image_size)
+    return Batch(x0 * masks, labels, sigma, noise * masks, conditions, masks)
 
 
 def draw_probabilities(labels: NDArray[np.int64], temperature: float, limit: float) -> NDArray[np.float64]:

@@ -49,7 +49,7 @@ class TrainingLoss(nn.Module):
         sigma = batch.sigma
         x = diffuse(batch.x0, sigma, batch.noise)
         output = self.denoiser.output(x, sigma, batch.labels, batch.conditions)
-        denoising, variance = self.denoiser.objective.losses(batch.x0, x, sigma, output)
+        denoising, variance = self.denoiser.objective.losses(batch.x0, x, sigma, output, batch.masks)
         total = denoising
         if self.uncertainty is not None:
             log_error = self.uncertainty(sigma)

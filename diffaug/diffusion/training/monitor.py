@@ -20,7 +20,9 @@ from diffaug.configuration.sampling import DEFAULT_SAMPLING
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.process import diffuse, karras_sigmas, precondition
+from diffaug.diffusion.sampling.framing import Framing
 from diffaug.diffusion.sampling.guidance import conditional
 from diffaug.diffusion.sampling.samplers import integrate
 from diffaug.diffusion.training.batches import SMALLEST_CLASS, Holdout, TrainingData
@@ -121,9 +123,10 @@ class MemorizationMonitor:
         counts: Images of each class, int64 (K,), held-out ones included.
         features: Of the trained images, mirrored ones too if these are trained on, (N, F).
         groups: int64 (N,), see `neighbor_ratios`.
-        held: Held-out images to compare, as (uint8 (P, H, W, C), int64 (P,)).
+        held: Held-out images to compare.
         matched: As many trained images of the same classes.
         real: Copies among real images of the deciding classes.
+        boxes: Of the trained images, if each has its own proportions.
     """
 
     data: TrainingData
@@ -131,10 +134,11 @@ class MemorizationMonitor:
     counts: NDArray[np.int64]
     features: Tensor
     groups: Tensor
-    held: tuple[Tensor, Tensor]
-    matched: tuple[Tensor, Tensor]
+    held: LabeledImages
+    matched: LabeledImages
     real: Share
     precision: str = "float32"
+    boxes: ClassBoxes | None = None
 
     @classmethod
     def of(
@@ -144,21 +148,21 @@ class MemorizationMonitor:
         device = data.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
         own = torch.from_numpy(holdout.groups).to(device)
-        features = [_features(data, data.pixels)]
+        trained = data.pixels if data.boxes is None else _tensor(holdout.trained.pixels)
+        features = [_features(data, trained)]
         if mirrored:
-            features.append(_features(data, data.pixels, mirrored=True))
+            features.append(_features(data, trained, mirrored=True))
         references, groups = torch.cat(features), own.repeat(len(features))
         draws = seeding.numpy_generator(seed, "watched images")
         held = draws.permutation(len(holdout.held))[:pairs]
         matched = _matching(holdout.held.labels[held], holdout.trained.labels, draws)
         deciding = np.flatnonzero(np.isin(holdout.trained.labels, _deciding(counts)))
         positions = torch.from_numpy(draws.permutation(deciding)[:MAX_PAIRS]).to(device)
-        left_out = _on(device, holdout.held, np.arange(len(holdout.held)))[0]
-        queries = torch.cat([features[0][positions], _features(data, left_out)])
-        query_groups = torch.cat([own[positions], own.new_full((len(left_out),), GENERATED)])
+        queries = torch.cat([features[0][positions], _features(data, _tensor(holdout.held.pixels))])
+        query_groups = torch.cat([own[positions], own.new_full((len(holdout.held),), GENERATED)])
         real = copies_among(neighbor_ratios(queries, query_groups, references, groups))
-        images = _on(device, holdout.held, held), _on(device, holdout.trained, matched)
-        return cls(data, seed, counts, references, groups, *images, real, precision)
+        images, boxes = (holdout.held.select(held), holdout.trained.select(matched)), data.class_boxes(len(counts))
+        return cls(data, seed, counts, references, groups, *images, real, precision, boxes)
 
     @torch.no_grad()
     def check(self, denoiser: nn.Module, step: int) -> CopyCheck:
@@ -169,8 +173,8 @@ class MemorizationMonitor:
             labels = self._labels(step)
             samples = self._sample(denoiser, labels, step)
             gaps: tuple[float, ...] = ()
-            if len(self.held[1]):
-                held, trained = (self._errors(denoiser, *images) for images in (self.held, self.matched))
+            if len(self.held):
+                held, trained = (self._errors(denoiser, images) for images in (self.held, self.matched))
                 gaps = tuple((held / trained - 1).tolist())
         ratios = neighbor_ratios(
             _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.groups
@@ -187,25 +191,39 @@ class MemorizationMonitor:
         return torch.from_numpy(np.resize(order, NUM_SAMPLES)).to(self.data.device)
 
     def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
-        """Samples of these labels, uint8 (N, H, W, C)."""
+        """Samples of these labels, uint8 (N, H, W, C), that fill the frame."""
         noise = self._noise(len(labels), "watch samples", step)
         sigmas = karras_sigmas(DEFAULT_SAMPLING.num_inference_steps)
-        images = integrate(conditional(denoiser, labels), noise * float(sigmas[0]), sigmas)
-        return torch.from_numpy(self.data.normalization.to_pixels(images).pixels).to(labels.device)
+        framing = self._framing(self._boxes(labels, step))
+        images = integrate(framing.inside(conditional(denoiser, labels)), noise * float(sigmas[0]), sigmas)
+        return torch.from_numpy(framing.squeezed(self.data.normalization.to_pixels(images)).pixels).to(labels.device)
 
-    def _errors(self, denoiser: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    def _boxes(self, labels: Tensor, step: int) -> NDArray[np.int64] | None:
+        if self.boxes is None:
+            return None
+        drawn = enumerate(labels.tolist())
+        return np.concatenate([self.boxes.draw(label, [i], self.seed, f"watch {step}") for i, label in drawn])
+
+    def _framing(self, boxes: NDArray[np.int64] | None) -> Framing:
+        _, height, width, _ = self.data.pixels.shape
+        return Framing(boxes, (height, width), self.data.device)
+
+    def _errors(self, denoiser: nn.Module, images: LabeledImages) -> Tensor:
         """EDM's weighted denoising error at each of `SIGMAS`, (S,), on the same noise in every check."""
-        x0 = self.data.normalization.to_network(pixels)
-        noise = self._noise(len(x0), "watch noise")
+        framing, device = self._framing(images.boxes), self.data.device
+        x0 = self.data.normalization.to_network(_tensor(framing.framed(images.pixels)).to(device))
+        inside = x0.new_ones(len(x0), 1, 1, 1) if framing.masks is None else framing.masks.to(x0.dtype)
+        columns = x0 * inside, torch.from_numpy(images.labels).to(device), self._noise(len(x0), "watch noise"), inside
+        count = inside.expand_as(x0).sum()
         errors = []
         for level in SIGMAS:
             total = x0.new_zeros(())
-            for part in zip(*(torch.split(column, CHUNK_IMAGES) for column in (x0, labels, noise)), strict=True):
-                clean, chosen, drawn = part
+            for part in zip(*(torch.split(column, CHUNK_IMAGES) for column in columns), strict=True):
+                clean, chosen, drawn, seen = part
                 sigma = clean.new_full((len(clean),), level)
-                mean = denoiser(diffuse(clean, sigma, drawn), sigma, chosen).mean
-                total += (mean - clean).square().sum()
-            errors.append(total / x0.numel() / precondition(x0.new_tensor(level)).c_out.square())
+                mean = denoiser(diffuse(clean, sigma, drawn) * seen, sigma, chosen).mean
+                total += ((mean - clean) * seen).square().sum()
+            errors.append(total / count / precondition(x0.new_tensor(level)).c_out.square())
         return torch.stack(errors)
 
     def _noise(self, count: int, purpose: str, *index: int) -> Tensor:
@@ -239,6 +257,5 @@ def _matching(wanted: NDArray[np.int64], labels: NDArray[np.int64], draws: np.ra
     return chosen
 
 
-def _on(device: torch.device, images: LabeledImages, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    part = images.select(positions)
-    return torch.from_numpy(np.array(part.pixels)).to(device), torch.from_numpy(part.labels).to(device)
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))

@@ -180,7 +180,7 @@ class _Gradients:
 
     def compute(self, batch: Batch) -> Tensor:
         """Runs forward and backward; returns the whole batch's mean denoising error."""
-        whole, part = len(batch.labels), Batch._make(column[self.group.share(len(batch.labels))] for column in batch)
+        whole, part = len(batch.labels), batch.part(self.group.share(len(batch.labels)))
         self.state.micro_batches = min(self.state.micro_batches, len(part.labels))
         if self.group.size == 1:
             return self._in_parts(part, whole)
@@ -225,9 +225,9 @@ class _Gradients:
         device = batch.x0.device.type
         self.state.optimizer.zero_grad(set_to_none=False)
         logged = torch.zeros((), device=batch.x0.device)
-        parts = list(zip(*(column.tensor_split(self.state.micro_batches) for column in batch), strict=True))
+        parts = batch.split(self.state.micro_batches)
         with seeding.torch_global_seed(self.seed, "dropout", self.state.step, self.group.rank):
-            for number, part in enumerate(map(Batch._make, parts), start=1):
+            for number, part in enumerate(parts, start=1):
                 with nullcontext() if number == len(parts) else self.group.apart(self.module):
                     with torch.autocast(device, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
                         loss, denoising = self.module(part)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from diffaug.data.size_choice import SizeChoice
 from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice
 from diffaug.evaluation.report.svg import COLORS, both_widths, shortened
 from diffaug.evaluation.statistics.crossed import Estimate
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LABEL_PX, LABEL_COLUMNS, NARROW_LABEL_COLUMNS = 230, 30, 44
 ROW_PX, NARROW_ROW_PX = 30, 46
 AXIS_PX, EDGE_PX = 26, 14
-MIX_PX = 270
+MIX_PX, SIZE_PX = 270, 220
 MARKERS = {  # shape, color and color inside
     "baseline": ("o", "real", "real"),
     "candidate": ("D", "synthetic", "synthetic"),
@@ -96,6 +97,28 @@ def mix_chart(choice: MixChoice) -> Markup:
 
     description = "Balanced accuracy on validation images over the synthetic fraction of each batch"
     return both_widths("mix", description, (MIX_PX, MIX_PX), draw)
+
+
+def size_chart(choice: SizeChoice) -> Markup:
+    """Cross-validated balanced accuracy over the short side of the images, the chosen size in a circle."""
+    sides = [score.side for score in choice.scores]
+    means = [100 * score.balanced_accuracy for score in choice.scores]
+
+    def draw(figure: Figure, wide: bool) -> None:
+        axes = _axes(figure, wide, left=46, bottom=44)
+        axes.grid(axis="y")
+        errors = [100 * score.standard_error for score in choice.scores]
+        axes.errorbar(range(len(sides)), means, errors, color=COLORS["real"], marker="o", elinewidth=1)
+        if choice.side in sides:
+            place = sides.index(choice.side)
+            axes.plot(place, means[place], "o", markersize=15, markerfacecolor="none", markeredgecolor=COLORS["ink"])
+        axes.set_xticks(range(len(sides)), [str(side) for side in sides])
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101))
+        axes.set_xlabel("short side in px")
+        axes.margins(x=0.05)
+
+    description = "Cross-validated balanced accuracy in percent over the short side of the images in px"
+    return both_widths("size", description, (SIZE_PX, SIZE_PX), draw)
 
 
 def mix_points(choice: MixChoice) -> list[MeasuredMix]:

@@ -75,7 +75,7 @@ def write_report(
         "command": command,
         "not_repeated": list(not_repeated),
     }
-    page = _environment().get_template("page.html.j2")
+    page = environment().get_template("page.html.j2")
     html = page.render(
         report=report,
         real=real,
@@ -110,16 +110,17 @@ def _pool(pool: PoolOverview, real: LabeledImages, synthetic: LabeledImages, bud
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates, with the filters and values that they use."""
+    made = Environment(
         loader=PackageLoader("diffaug.evaluation.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= FILTERS | {"data_uri": images.data_uri}
-    environment.globals |= {
+    made.filters |= FILTERS | {"data_uri": images.data_uri}
+    made.globals |= {
         "limit": images.IMAGES_PER_SIDE,
         "open_classes": OPEN_CLASSES,
         "reasons": REASONS,
@@ -128,4 +129,4 @@ def _environment() -> Environment:
         "charts": charts,
         "mix_in_words": mix_in_words,
     }
-    return environment
+    return made

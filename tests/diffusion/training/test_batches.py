@@ -36,7 +36,8 @@ def test_a_long_training_draws_every_image_equally_often(blobs) -> None:
 
 def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, plan) -> None:
     big = dataclasses.replace(plan, batch_size=4000)
-    x0, labels, sigma, noise, _ = draw_batch(data, big, seed=0, step=0)
+    x0, labels, sigma, noise, _, masks = draw_batch(data, big, seed=0, step=0)
+    assert masks is None
     hidden = (labels == 2).float().mean().item()
     assert hidden == pytest.approx(0.1, abs=4 * (0.09 / 4000) ** 0.5)
     lit_on_top = (x0[:, 0, :3].mean((1, 2)) > x0[:, 0, 3:].mean((1, 2))).long()

@@ -1,13 +1,12 @@
-from unittest.mock import Mock
-
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from diffaug.configuration.settings import DataSettings, DiffusionSettings
-from diffaug.data.catalog import Catalog, build_catalog
-from diffaug.data.images import LabeledImages
-from diffaug.data.splits import Item
+from diffaug.data.building.build import build_catalog
+from diffaug.data.catalog import Catalog
+from diffaug.data.splits import choose_holdout
 from diffaug.diffusion.planning.planning import make_plan
 from diffaug.diffusion.training.batches import TrainingData, draw_batch, hold_out
 
@@ -26,7 +25,7 @@ def catalog(tmp_path_factory) -> Catalog:
             group = f"track {number // 2}" if label == "tracks" else ""
             rows.append(f"{name},{label},{group},{'train' if number < count else 'test'}")
     (folder / "labels.csv").write_text("\n".join(rows))
-    return build_catalog(folder, DataSettings(), seed=0)
+    return build_catalog(folder, DataSettings(), directory=tmp_path_factory.mktemp("study") / "catalog", seed=0)
 
 
 def test_larger_classes_give_their_share_and_small_ones_nothing(catalog) -> None:
@@ -39,11 +38,9 @@ def test_larger_classes_give_their_share_and_small_ones_nothing(catalog) -> None
 
 
 def test_5_percent_of_a_large_class_are_held_out_however_many_that_is() -> None:
-    paths, labels = tuple(f"{number}.png" for number in range(8_000)), np.zeros(8_000, np.int64)
-    images = LabeledImages(np.zeros((8_000, 1, 1, 1), np.uint8), labels, ("large",), paths)
-    catalog = Mock(**{"images.return_value": images, "groups.return_value": np.arange(8_000)})
-    catalog.items.return_value = [Item(path, "large", "", path, "") for path in paths]
-    assert len(hold_out(catalog, fraction=0.05, seed=0).held) == 400  # more than any check compares
+    rows = pd.DataFrame({"path": [f"{number}.png" for number in range(8_000)], "label": "large", "group": ""})
+    chosen = choose_holdout(rows, np.arange(8_000), fraction=0.05, smallest=20, seed=0)
+    assert chosen.sum() == 400  # more than any check compares
 
 
 @pytest.mark.parametrize("seed", range(20))

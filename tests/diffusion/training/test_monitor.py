@@ -127,10 +127,11 @@ def test_the_gap_of_a_blind_denoiser_is_that_of_the_images(noise_images) -> None
 
     trained, held = noise_images
     monitor = monitor_of(trained, held)
-    (held_pixels, held_labels), (matched, matched_labels) = monitor.held, monitor.matched
-    assert torch.equal(held_labels, matched_labels)
-    assert {bytes(image) for image in matched.numpy()} <= {bytes(image) for image in trained.pixels}
-    energies = [monitor.data.normalization.to_network(pixels).square().mean() for pixels in (held_pixels, matched)]
+    compared = monitor.held, monitor.matched
+    assert np.array_equal(monitor.held.labels, monitor.matched.labels)
+    assert {bytes(image) for image in monitor.matched.pixels} <= {bytes(image) for image in trained.pixels}
+    to_network = monitor.data.normalization.to_network
+    energies = [to_network(torch.from_numpy(images.pixels)).square().mean() for images in compared]
     expected = float(energies[0] / energies[1] - 1)
     assert monitor.check(blind, 1).loss_gaps == pytest.approx((expected,) * 8, abs=1e-5)
 
