@@ -18,6 +18,7 @@ class LabeledImages:
     labels: NDArray[np.int64]  # (N,), positions in `classes`
     classes: tuple[str, ...]  # a class may have no image here
     ids: tuple[str, ...]  # N paths relative to the data folder or to the pool
+    boxes: NDArray[np.int64] | None = None  # (N, 2), see `resize.boxes_of`; None: true proportions do not matter
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +36,8 @@ class LabeledImages:
     def select(self, positions: NDArray[np.int64]) -> LabeledImages:
         """The images at `positions`, in that order."""
         ids = tuple(self.ids[position] for position in positions)
-        return LabeledImages(np.asarray(self.pixels[positions]), self.labels[positions], self.classes, ids)
+        boxes = None if self.boxes is None else self.boxes[positions]
+        return LabeledImages(np.asarray(self.pixels[positions]), self.labels[positions], self.classes, ids, boxes)
 
 
 def count_by_name(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:

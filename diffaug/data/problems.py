@@ -6,22 +6,26 @@ from pathlib import Path
 import pandas as pd
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.decoding.decode import DecodeStatus
-from diffaug.data.layouts.entries import SPLITS, listed, tally
+from diffaug.data.layouts.entries import PAGE, SPLITS, listed, tally
+from diffaug.data.leaks import Leak
 from diffaug.data.splits import images_needed
+from diffaug.decoding.formats.recognition import READ
+from diffaug.decoding.result import DecodeStatus
 from diffaug.errors import DataError
 
-MOST_COMPARED = 20_000
 FEW_TRAINING_IMAGES = 8  # below it a generator mostly repeats what it was shown
+MANY_ALIKE = 8  # images of one picture; a series of one object is mostly shorter
 
 _MEANING: dict[DecodeStatus, str] = {
-    "not an image": "that are not PNG, JPEG, WebP, BMP or TIFF images",
+    "not an image": f"that are not {READ} images",
+    "unsupported format": "of a format that is not read",
     "truncated": "that are cut short or damaged",
     "too large": "that are too large",
     "too small": "that are too small",
-    "unsupported mode": "whose values have no agreed black and white, such as floats",
+    "unsupported mode": "whose values can't be shown",
     "unreadable": "that cannot be read from the disk",
 }
+_EXPLAINED: tuple[DecodeStatus, ...] = ("unsupported format", "unsupported mode")  # whose notes say what to do
 
 
 def split_counts(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -31,19 +35,22 @@ def split_counts(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return counts.reindex(index=list(classes), columns=list(SPLITS), fill_value=0)
 
 
-def find_problems(table: pd.DataFrame, classes: Sequence[str], settings: DataSettings) -> list[str]:
-    """Sentences on the `table` of a catalog."""
+def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[Leak]) -> list[str]:
+    """Sentences on the `table` of a catalog and the `leaks` between its splits."""
     ok = table[table["status"] == "ok"]
     counts = split_counts(table, classes)
     few = [f"{name} {count}" for name, count in counts["train"].items() if count < FEW_TRAINING_IMAGES]
     untested = [str(name) for name, count in counts["test"].items() if not count]
-    repeated, left_out = ok.duplicated(["label", "pixel_sha256"]), ok["split"] == ""
+    repeated, unlabeled = ok.duplicated(["label", "pixel_sha256"]), ok["label"] == ""
     return [
         *_unusable(table),
+        *_noted(ok),
         *tally("files that repeat the pixels of another one of their class", ok["path"][repeated]),
-        *_near_duplicates(ok, settings),
-        *_conflicts(ok),
-        *tally("files left out because the test or val split holds the same picture (leakage)", ok["path"][left_out]),
+        *_near_duplicates(ok),
+        *_of_one_picture(ok[~unlabeled]),
+        *_conflicts(ok[~unlabeled]),
+        *tally("unlabeled images left out because they show a test or val image", ok["path"][ok["split"] == ""]),
+        *_leaks(leaks),
         *_crossing_groups(ok),
         *tally(f"classes with under {FEW_TRAINING_IMAGES} training images, which a generator may copy", few),
         *tally("classes without a test image, which prevents an evaluation", untested),
@@ -59,9 +66,11 @@ def require_two_classes(classes: Sequence[str], root: Path) -> None:
 
 def require_images(table: pd.DataFrame, root: Path) -> None:
     """Raises DataError when no file could be decoded."""
-    if not (table["status"] == "ok").any():
-        fix = "give PNG, JPEG, WebP, BMP or TIFF files of at most 64 Mpx"
-        raise DataError(f"no image can be used: {'; '.join(_unusable(table))}", where=root, fix=fix)
+    if (table["status"] == "ok").any():
+        return
+    no_image = table["status"].isin(["not an image", "unsupported format"]).all()
+    fix = f"give {READ} files" if no_image else "save the files anew without these faults, or give others"
+    raise DataError(f"no image can be used: {'; '.join(_unusable(table))}", where=root, fix=fix)
 
 
 def require_training_images(
@@ -76,29 +85,64 @@ def require_training_images(
     if not test_was_given:
         total = images_needed(settings.min_train_images, settings.test_fraction)
         needed += f", that is {total} images in all with {settings.test_fraction:.0%} held out for testing"
-    unusable = int(((table["status"] != "ok") & table["label"].isin(short.index)).sum())
-    hint = f" ({unusable} of their files can't be used)" if unusable else ""
+    unusable = _unusable(table[table["label"].isin(short.index)])
+    hint = f" ({'; '.join(unusable)})" if unusable else ""
     what = f"too few training images: {', '.join(f'{name} has {count}' for name, count in short.items())}{hint}"
     raise DataError(what, where=root, fix=f"{needed}; add images, or remove the class")
 
 
 def _unusable(table: pd.DataFrame) -> list[str]:
-    groups = ((f"files {meaning}", table["path"][table["status"] == status]) for status, meaning in _MEANING.items())
-    return [sentence for what, paths in groups for sentence in tally(what, paths)]
+    sentences = []
+    for status, meaning in _MEANING.items():
+        rows = table[table["status"] == status]
+        if status in _EXPLAINED:
+            for note, paths in rows.groupby("note")["path"]:
+                sentences += tally(f"files {meaning} ({note})", paths)
+        else:
+            sentences += tally(f"files {meaning}", rows["path"])
+    return sentences
 
 
-def _near_duplicates(ok: pd.DataFrame, settings: DataSettings) -> list[str]:
-    if settings.near_duplicates and len(ok) > MOST_COMPARED:
-        return [f"with more than {MOST_COMPARED} images, those that show nearly the same picture are not searched for"]
+def _noted(ok: pd.DataFrame) -> list[str]:
+    """What was done to files that are used all the same."""
+    notes = ok.set_index("path")["note"].str.split("; ").explode()
+    first = notes.index[notes.str.startswith("first of ")]
+    all_are_read = ok["path"].str.contains(PAGE, regex=False).any()
+    others = notes[(notes != "") & ~notes.str.startswith("first of ")]
+    what = "files of several pages, of which the first is read (data.pages=all reads each)"
+    return [
+        *tally(what, () if all_are_read else first),
+        *(line for note, files in others.groupby(others) for line in tally(f"files of which {note}", files.index)),
+    ]
+
+
+def _near_duplicates(ok: pd.DataFrame) -> list[str]:
     again = (ok["picture"] != "") & (ok["picture"] != ok["path"]) & ~ok.duplicated("pixel_sha256")
-    what = "files that show nearly the same picture as another one, and are kept on its side of a split"
+    what = "files that show nearly the same picture as another one, which stay together in splits that are made"
     return tally(what, ok["path"][again])
+
+
+def _of_one_picture(ok: pd.DataFrame) -> list[str]:
+    """Classes that can hardly be split, since most of their images count as one picture."""
+    total = ok["label"].value_counts()
+    largest = ok[ok["picture"] != ""].groupby("label")["picture"].agg(lambda shown: shown.value_counts().max())
+    pairs = zip(largest.index, largest, total[largest.index], strict=True)
+    names = [f"{name} {alike} of {count}" for name, alike, count in pairs if alike >= max(MANY_ALIKE, count / 2)]
+    what = "classes of which most images show nearly the same picture and are not split"
+    return tally(f"{what} (data.near_duplicates=false, if what differs is what matters)", names)
+
+
+def _leaks(leaks: Sequence[Leak]) -> list[str]:
+    near = {f"{leak.test_id} = {leak.seen_id}" for leak in leaks if leak.how != "same group"}
+    what = "test images that show what a training image shows, which an evaluation refuses (leakage)"
+    return tally(what, near)
 
 
 def _conflicts(ok: pd.DataFrame) -> list[str]:
     picture = ok["picture"].where(ok["picture"] != "", ok["pixel_sha256"])
     labels = ok.groupby(picture)["label"].transform("nunique")
-    same = ok[labels > 1].groupby(picture)["path"]
+    one_each = ok.assign(picture=picture)[labels > 1].drop_duplicates(["picture", "label"])
+    same = one_each.groupby("picture")["path"]
     return tally("pictures that have two labels", [" = ".join(paths) for _, paths in same])
 
 

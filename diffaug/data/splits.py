@@ -1,81 +1,71 @@
-"""Which image is for training, for testing, or in which fold, so that no model is tested on what it was trained on."""
+"""Which image is for training, for testing, or in which fold, so that no model is tested on what it was trained on.
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+Images are rows of a table with the columns path, label, group, pixel_sha256 and picture. Rows that share a group,
+pixels or a picture, unless it is empty, belong together: they stay on one side of every split.
+"""
+
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
 
 from diffaug.runtime.seeding import derive_seed, numpy_generator
 
 FOLDS = 3
 ALWAYS_TRAINED_ON = -1
+SHARED = ("group", "pixel_sha256", "picture")
 
 
-@dataclass(frozen=True)
-class Item:
-    """One usable image; items that share a group, pixels or a picture, unless it is empty, stay on one side."""
+def units_of(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """The number of the unit of each row, int64 (N,): rows that belong together, also through others, share one."""
+    from scipy.sparse.csgraph import connected_components  # slow to import
 
-    path: str
-    label: str
-    group: str
-    pixel_sha256: str
-    picture: str = ""
-
-
-@dataclass(frozen=True)
-class _Unit:  # items that are assigned as a whole
-    name: str
-    counts: Counter[str]  # images by class
-    paths: tuple[str, ...]
+    rows = rows.reset_index(drop=True)
+    pairs = [np.empty((0, 2), np.int64)]
+    for column in SHARED:
+        named = rows[column][rows[column] != ""]
+        first = named.index.to_series().groupby(named.to_numpy()).transform("min")
+        pairs.append(np.column_stack([named.index, first]).astype(np.int64))
+    joined = np.concatenate(pairs)
+    graph = coo_array((np.ones(len(joined), np.bool_), joined.T), shape=(len(rows), len(rows)))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def choose_test(items: Sequence[Item], *, test_fraction: float, seed: int) -> set[str]:
-    """Paths of the items held out for testing, stratified by class.
+def choose_test(rows: pd.DataFrame, units: NDArray[np.int64], *, test_fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows are held out for testing, bool (N,), stratified by class.
 
-    The items of a class are ranked by a hash of (seed, group or path) and the first ones taken, so that adding
+    The units of a class are ranked by a hash of (seed, group or path) and the first ones taken, so that adding
     an image moves at most a few others. Every class keeps something to train on, and gives at least one
-    image to the test unless all its images are one group.
+    image to the test unless all its images are one unit.
     """
-    groups = sorted(_groups(items), key=lambda group: (derive_seed(seed, "test split", group.name), group.name))
-    totals = Counter(item.label for item in items)
-    wanted = {label: held_out_count(total, test_fraction) for label, total in totals.items()}
-    held: Counter[str] = Counter()
-    chosen: set[str] = set()
-    # Rare classes first: they have the fewest groups to choose from.
-    for label in sorted(totals, key=lambda name: (totals[name], name)):
-        for group in (group for group in groups if group.counts[label] and group.name not in chosen):
-            if all(held[name] + count <= wanted[name] for name, count in group.counts.items()):
-                chosen.add(group.name)
-                held += group.counts
-        if not held[label] and (spare := _smallest_spare(groups, label, totals - held)):
-            chosen.add(spare.name)
-            held += spare.counts
-    return {path for group in groups if group.name in chosen for path in group.paths}
+    totals = rows["label"].value_counts()
+    wanted = {str(label): held_out_count(int(total), test_fraction) for label, total in totals.items()}
+    draw = _Draw(rows, units, wanted, seed, "test split")
+    # Rare classes first: they have the fewest units to choose from.
+    for label in sorted(wanted, key=lambda name: (totals[name], name)):
+        draw.take(label)
+        if not draw.held(label):
+            draw.take_smallest(label)
+    return draw.chosen[draw.unit_of_row]
 
 
-def choose_holdout(items: Sequence[Item], *, fraction: float, smallest: int, seed: int) -> set[str]:
-    """Paths of the training items that a generator is not trained on, to watch it for copying.
+def choose_holdout(
+    rows: pd.DataFrame, units: NDArray[np.int64], *, fraction: float, smallest: int, seed: int
+) -> NDArray[np.bool_]:
+    """Which training rows a generator is not trained on, bool (N,), to watch it for copying.
 
     Taken as in `choose_test`, but only from classes that can spare some: the share is never exceeded, not even
-    to keep a group whole, so a class of few or large groups may give nothing. Nor does one below `smallest`.
+    to keep a unit whole, so a class of few or large units may give nothing. Nor does one below `smallest`.
     """
-    totals = Counter(item.label for item in items)
-    givers = {name: total for name, total in totals.items() if fraction and total >= smallest}
-    wanted = Counter({name: max(1, round(total * fraction)) for name, total in givers.items()})
-    held: Counter[str] = Counter()
-    chosen: set[str] = set()
-    for group in sorted(_groups(items), key=lambda group: (derive_seed(seed, "holdout", group.name), group.name)):
-        if all(held[name] + count <= wanted[name] for name, count in group.counts.items()):
-            chosen.update(group.paths)
-            held += group.counts
-    return chosen
-
-
-def group_names(items: Sequence[Item]) -> dict[str, str]:
-    """For each path a name that all items share which belong together by group, equal pixels or the same picture."""
-    return {path: group.name for group in _groups(items) for path in group.paths}
+    totals = rows["label"].value_counts()
+    givers = {str(name): int(total) for name, total in totals.items() if fraction and total >= smallest}
+    wanted = {name: max(1, round(total * fraction)) for name, total in givers.items()}
+    draw = _Draw(rows, units, wanted, seed, "holdout")
+    for label in sorted(wanted):
+        draw.take(label)
+    return draw.chosen[draw.unit_of_row]
 
 
 def held_out_count(total: int, test_fraction: float) -> int:
@@ -108,45 +98,72 @@ def assign_folds(labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
     return folds
 
 
-def leaks(pictures: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """For each split, the pictures that must leave it since a stricter split holds them: test, then val, then train."""
-    seen: set[str] = set()
-    result: dict[str, set[str]] = {}
-    for split in ("test", "val", "train"):
-        own = set(pictures.get(split, ()))
-        result[split] = own & seen
-        seen |= own
-    return result
+class _Draw:
+    """Takes whole units, in the order of a hash, while no class gives more images than wanted."""
+
+    def __init__(
+        self, rows: pd.DataFrame, units: NDArray[np.int64], wanted: Mapping[str, int], seed: int, purpose: str
+    ) -> None:
+        self._labels, codes = np.unique(rows["label"].to_numpy(object), return_inverse=True)
+        _, self.unit_of_row = np.unique(units, return_inverse=True)
+        number = int(self.unit_of_row.max(initial=-1)) + 1
+        shape = number, len(self._labels)
+        ones = np.ones(len(rows), np.int64)
+        self._counts: csr_array = coo_array((ones, (self.unit_of_row, codes)), shape=shape).tocsr()
+        self._members = self._counts.tocsc()
+        names = _names(rows, self.unit_of_row)
+        seeds = [derive_seed(seed, purpose, name) for name in names]
+        self._rank = np.empty(number, np.int64)
+        self._rank[sorted(range(number), key=lambda unit: (seeds[unit], names[unit]))] = np.arange(number)
+        self._wanted = np.array([wanted.get(str(label), 0) for label in self._labels], np.int64)
+        self._held = np.zeros(len(self._labels), np.int64)
+        self._totals = np.bincount(codes, minlength=len(self._labels))
+        self.chosen = np.zeros(number, np.bool_)
+
+    def held(self, label: str) -> int:
+        """Images of a class that were taken so far."""
+        return int(self._held[self._column(label)])
+
+    def take(self, label: str) -> None:
+        """Takes units with this class."""
+        column = self._column(label)
+        for unit in self._units(column):
+            if self._held[column] >= self._wanted[column]:
+                return
+            classes, counts = self._content(unit)
+            if not self.chosen[unit] and (self._held[classes] + counts <= self._wanted[classes]).all():
+                self._take(unit)
+
+    def take_smallest(self, label: str) -> None:
+        """Takes the smallest unit with this class that can go while each of its classes keeps a training image."""
+        left = self._totals - self._held
+        spare = []
+        for unit in self._units(self._column(label)):
+            classes, counts = self._content(unit)
+            if not self.chosen[unit] and (left[classes] > counts).all():
+                spare.append((int(counts.sum()), unit))
+        if spare:
+            self._take(min(spare, key=lambda pair: pair[0])[1])
+
+    def _take(self, unit: int) -> None:
+        classes, counts = self._content(unit)
+        self.chosen[unit] = True
+        self._held[classes] += counts
+
+    def _column(self, label: str) -> int:
+        return int(np.flatnonzero(self._labels == label)[0])
+
+    def _units(self, column: int) -> Iterator[int]:
+        begin, end = self._members.indptr[column : column + 2]
+        found = self._members.indices[begin:end]
+        yield from found[np.argsort(self._rank[found])].tolist()
+
+    def _content(self, unit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        begin, end = self._counts.indptr[unit : unit + 2]
+        return self._counts.indices[begin:end], self._counts.data[begin:end]
 
 
-def _smallest_spare(groups: Sequence[_Unit], label: str, training: Counter[str]) -> _Unit | None:
-    """The smallest group with `label` that can go while each of its classes keeps a training image."""
-    candidates = (group for group in groups if group.counts[label])
-    spare = [group for group in candidates if all(training[name] > n for name, n in group.counts.items())]
-    return min(spare, key=lambda group: group.counts.total(), default=None)
-
-
-def _groups(items: Sequence[Item]) -> list[_Unit]:
-    """Connected components of the items under 'same group', 'same pixels' and 'same picture'."""
-    parent: dict[str, str] = {}
-
-    def find(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = key = parent[parent[key]]
-        return key
-
-    for item in items:
-        for kind, name in (("group", item.group), ("pixels", item.pixel_sha256), ("picture", item.picture)):
-            if name:
-                parent[find(f"{kind} {name}")] = find(f"path {item.path}")
-    members: defaultdict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        members[find(f"path {item.path}")].append(item)
-    return [
-        _Unit(
-            name=min(f"group {item.group}" if item.group else f"path {item.path}" for item in group),
-            counts=Counter(item.label for item in group),
-            paths=tuple(item.path for item in group),
-        )
-        for group in members.values()
-    ]
+def _names(rows: pd.DataFrame, unit_of_row: NDArray[np.int64]) -> list[str]:
+    """A name for each unit: that of its first group, or else path, in alphabetical order."""
+    names = ("path " + rows["path"]).where(rows["group"] == "", "group " + rows["group"])
+    return names.groupby(unit_of_row).min().tolist()

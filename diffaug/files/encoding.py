@@ -7,6 +7,8 @@ import io
 import json
 import math
 import os
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,28 @@ if TYPE_CHECKING:
 
 
 def png_bytes(pixels: np.ndarray[Any, Any]) -> bytes:
-    """Encodes uint8 pixels (H, W), (H, W, 1) or (H, W, 3) as PNG without metadata."""
+    """Encodes uint8 or uint16 pixels (H, W), (H, W, 1) or (H, W, 3) as PNG without metadata."""
     from PIL import Image
 
     buffer = io.BytesIO()
     squeezed = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    if squeezed.ndim == 3 and squeezed.dtype.itemsize == 2:
+        return _color_png_16(squeezed)
     Image.fromarray(squeezed).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _color_png_16(pixels: np.ndarray[Any, Any]) -> bytes:
+    """A PNG of uint16 pixels (H, W, 3), which Pillow does not write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    chunks = [
+        b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT" + zlib.compress(rows),
+        b"IEND",
+    ]
+    parts = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def sha256_bytes(content: bytes) -> str:

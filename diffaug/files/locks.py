@@ -1,6 +1,7 @@
 """Locks of the operating system, which are released when the process that holds them dies."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,33 +14,37 @@ from portalocker import LockFlags
 from diffaug.errors import UsageError
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+ATTEMPTS = 100  # to open a lock file that others remove
 _ALONE_AT_ONCE = LockFlags.EXCLUSIVE | LockFlags.NON_BLOCKING
 
 
 @contextmanager
 def _locked(path: Path, *, flags: LockFlags, optional: bool = False) -> Iterator[None]:
     """Holds a lock, or raises UsageError; `optional` continues without it where the file system has no locks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            is_mine = _acquire(file, flags)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            if not optional:
+    for attempts_left in reversed(range(ATTEMPTS)):
+        with _opened(path, attempts_left) as file:
+            try:
+                is_mine = file is not None and _acquire(file, flags)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                if not optional:
+                    raise UsageError(
+                        "this file system has no locks, which the command needs",
+                        where=path.parent,
+                        fix="copy the study to a disk that has them; only diffaug generate --shard works without",
+                    ) from error
+                is_mine = True
+            if file is None or (is_mine and not _is_at(file, path)):
+                continue  # whoever had the lock before removed the file
+            if not is_mine:
                 raise UsageError(
-                    "this file system has no locks, which the command needs",
+                    "another diffaug process is using this study",
                     where=path.parent,
-                    fix="copy the study to a disk that has them; only diffaug generate --shard works without",
-                ) from error
-            is_mine = True
-        if not is_mine:
-            raise UsageError(
-                "another diffaug process is using this study",
-                where=path.parent,
-                fix="wait for it, stop it, or choose another --study",
-            )
-        yield
+                    fix="wait for it, stop it, or choose another --study",
+                )
+            yield
+            return
 
 
 exclusive_lock = partial(_locked, flags=_ALONE_AT_ONCE)
@@ -78,3 +83,25 @@ def _acquire(file: IO[str], flags: LockFlags) -> bool:
             raise cause from None
         raise
     return True
+
+
+@contextmanager
+def _opened(path: Path, attempts_left: int) -> Iterator[IO[str] | None]:
+    """The open lock file, made with its folder; None if another process removes the folder meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = path.open("a")
+    except FileNotFoundError:
+        if not attempts_left:
+            raise
+        yield None
+        return
+    with file:
+        yield file
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that `path` leads to now."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False

@@ -40,6 +40,17 @@ def begin_stage(
     UsageError, as damaged files raise DamagedError, unless `overwrite`, which verifies every byte and clears both.
     "resumed" is returned if `directory` holds what an interrupted run left.
     """
+    state = stage_state(directory, settings, inputs, overwrite=overwrite)
+    if state == "new":
+        storage.discard_directory(directory)
+        write_record(directory / BEGUN, _STAGE_RECORD, StageRecord(dict(settings), dict(inputs)))
+    return state
+
+
+def stage_state(
+    directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], *, overwrite: bool = False
+) -> StageState:
+    """What `begin_stage` would return or raise; writes nothing."""
     wanted, begun = StageRecord(dict(settings), dict(inputs)), None
     with _ignoring_damage(overwrite):
         begun = _read_stage(directory, storage.committed_metadata(directory, verify=overwrite))
@@ -48,8 +59,6 @@ def begin_stage(
             require_same_settings(directory, begun.settings, settings)
         if begun == wanted:
             return "finished" if (directory / storage.DONE).is_file() else "resumed"
-    storage.discard_directory(directory)
-    write_record(directory / BEGUN, _STAGE_RECORD, wanted)
     return "new"
 
 
@@ -128,9 +137,13 @@ def begin_extendable_stage(
 def require_extension(
     directory: Path, settings: Mapping[str, Any], inputs: Mapping[str, str], extendable: Collection[str]
 ) -> None:
-    """Raises UsageError if a stage was begun on these inputs with settings that differ in more than `extendable`."""
+    """Raises UsageError if a stage was begun on these inputs with settings that differ in more than `extendable`.
+
+    A stage that failed before it kept anything may begin again with any settings.
+    """
     begun = stage_record(directory)
-    if begun is not None and begun.inputs == inputs:
+    kept = any(path.is_file() and path.name != BEGUN for path in directory.rglob("*"))
+    if begun is not None and begun.inputs == inputs and kept:
         before, after = (
             {name: value for name, value in one.items() if name not in extendable} for one in (begun.settings, settings)
         )

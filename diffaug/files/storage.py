@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -104,6 +104,31 @@ def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     write_bytes(path, buffer.getvalue())
+
+
+@contextmanager
+def array_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray[Any, Any]], object]]:
+    """Yields what appends uint8 values to a .npy file of this shape, which is never in memory whole.
+
+    The file belongs to a directory that `commit_directory` makes durable later.
+    """
+    import numpy as np
+
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        begin = file.tell()
+        yield lambda values: file.write(np.ascontiguousarray(values).data)
+        assert file.tell() - begin == np.prod(shape, dtype=np.int64), "the values do not fill the array"
+
+
+def read_array(path: Path) -> np.ndarray[Any, Any]:
+    """Reads a .npy file; raises DamagedError if it holds something else."""
+    import numpy as np
+
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise DamagedError(f"not an array ({error})", where=path) from error
 
 
 def commit_directory(directory: Path, metadata: Mapping[str, Any]) -> None:

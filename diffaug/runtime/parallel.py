@@ -5,7 +5,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
@@ -18,10 +20,14 @@ MAX_WORKERS = 8
 MEMMAP_BYTES = 100_000  # larger arrays inside a task are shared by all worker processes, memory-mapped
 WATCH_SECONDS = 0.5
 MAX_DEATHS = 2
+THREADS = min(8, os.cpu_count() or 1)
+WAITING_PER_THREAD = 8
 
 Key = TypeVar("Key")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 Stop = Callable[[], bool]
+Progress = Callable[[int, int], None]  # called with what is done, and what there is in all
 
 _one_at_a_time = threading.Lock()  # torch's random generator and number of threads are shared by a process
 
@@ -39,11 +45,28 @@ def one_thread_each() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+    """Like `map`, in threads, in order and only a little ahead; closing it on the way drops what has not begun."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > THREADS * WAITING_PER_THREAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def run_unordered(
     tasks: Mapping[Key, Callable[[], Result]],
     *,
     num_workers: int | None = None,
     stop_requested: Stop = lambda: False,
+    uses_torch: bool = True,
 ) -> Generator[tuple[Key, Result]]:
     """Runs tasks in parallel and yields each result, with its key, as soon as it is finished.
 
@@ -55,6 +78,7 @@ def run_unordered(
             memory-mapped by all workers of this machine instead of copied.
         num_workers: Tasks at a time. Default: one per usable core, at most 8, or what the registered backend says.
         stop_requested: Polled while tasks run.
+        uses_torch: Whether tasks use torch, whose threads are limited then; importing it takes time and memory.
 
     Raises:
         Interrupted: A stop was requested.
@@ -68,14 +92,14 @@ def run_unordered(
     if num_workers == 1 or (len(tasks) < 2 and on_this_machine):
         for key, task in tasks.items():
             _require_no_stop(stop_requested)
-            with one_thread_each():
+            with one_thread_each() if uses_torch else nullcontext():
                 result = task()
             yield key, result
         return
     left = dict(tasks)
     for death in range(1, MAX_DEATHS + 1):
         try:
-            with closing(_run_in_workers(left, num_workers, stop_requested)) as results:
+            with closing(_run_in_workers(left, num_workers, stop_requested, uses_torch)) as results:
                 for key, result in results:
                     del left[key]
                     yield key, result
@@ -90,7 +114,7 @@ def run_unordered(
 
 
 def _run_in_workers(
-    tasks: Mapping[Key, Callable[[], Result]], num_workers: int | None, stop_requested: Stop
+    tasks: Mapping[Key, Callable[[], Result]], num_workers: int | None, stop_requested: Stop, uses_torch: bool
 ) -> Generator[tuple[Key, Result]]:
     from joblib import Parallel, delayed, parallel_config
 
@@ -112,7 +136,7 @@ def _run_in_workers(
             mmap_mode="r",
         )
     numbered = dict(enumerate(tasks))
-    results = parallel(delayed(_call)(number, tasks[key]) for number, key in numbered.items())
+    results = parallel(delayed(_call)(number, tasks[key], uses_torch) for number, key in numbered.items())
     try:
         for number, result in results:
             yield numbered[number], result
@@ -128,8 +152,8 @@ def _run_in_workers(
             results.close()
 
 
-def _call(number: int, task: Callable[[], Result]) -> tuple[int, Result]:
-    with _one_at_a_time, one_thread_each():
+def _call(number: int, task: Callable[[], Result], uses_torch: bool) -> tuple[int, Result]:
+    with _one_at_a_time, one_thread_each() if uses_torch else nullcontext():
         return number, task()
 
 

@@ -1,20 +1,21 @@
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
+
+from diffaug.configuration.settings import DataSettings
+from diffaug.data.building.build import build_catalog
 
 
 @pytest.fixture
-def encoded():
-    """encode(pixels or Pillow image, format, **options) -> bytes."""
+def build(tmp_path):
+    """build(root, seed=0, **settings) -> Catalog, saved outside of the root under a new name."""
+    made = iter(range(1000))
 
-    def encode(image, file_format="PNG", **options) -> bytes:
-        buffer = io.BytesIO()
-        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, file_format, **options)
-        return buffer.getvalue()
+    def make(root, *, seed=0, directory=None, progress=None, measure=None, **settings):
+        directory = directory or tmp_path / "catalogs" / str(next(made)) / "catalog"
+        data = DataSettings(**settings)
+        return build_catalog(root, data, directory=directory, seed=seed, progress=progress, measure=measure)
 
-    return encode
+    return make
 
 
 @pytest.fixture

@@ -1,10 +1,28 @@
 from collections import Counter
+from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffaug.data.splits import Item, choose_test, held_out_count, images_needed, leaks
+from diffaug.data.building.grouping import assign_splits, join_pictures, keep_together
+from diffaug.data.splits import choose_test as chosen_rows
+from diffaug.data.splits import held_out_count, images_needed, units_of
+
+
+class Item(NamedTuple):
+    path: str
+    label: str
+    group: str
+    pixel_sha256: str
+    picture: str = ""
+
+
+def choose_test(items: list[Item], *, test_fraction: float, seed: int) -> set[str]:
+    rows = pd.DataFrame(items, columns=Item._fields, dtype="str")
+    return set(rows["path"][chosen_rows(rows, units_of(rows), test_fraction=test_fraction, seed=seed)])
 
 
 def plain_items(counts: dict[str, int]) -> list[Item]:
@@ -95,6 +113,68 @@ def test_images_needed_is_the_smallest_number_that_suffices(wanted: int, fractio
     assert images_needed(wanted, fraction) == min(total for total, train in left.items() if train >= wanted)
 
 
-def test_leaks_leave_the_less_strict_split() -> None:
-    found = leaks({"train": ["a", "b", "c", "d"], "val": ["b", "c", "x"], "test": ["c", "d", "x"]})
-    assert found == {"test": set(), "val": {"c", "x"}, "train": {"b", "c", "d"}}
+def table(*rows: str) -> pd.DataFrame:
+    """Rows of 'label split group pixels picture', '-' standing for nothing; paths are numbers."""
+    values = [[value.replace("-", "") for value in row.split()] for row in rows]
+    columns = ["label", "split", "group", "pixel_sha256", "picture"]
+    return pd.DataFrame(values, columns=columns, dtype="str").assign(path=[str(n) for n in range(len(rows))])
+
+
+@pytest.mark.parametrize(
+    ("rows", "splits"),
+    [
+        # labeled images stay where the layout puts them; unlabeled ones must show no test or validation image
+        (["a test - p x", "a train - q x", "a val - r x", "- unlabeled - s x"], ["test", "train", "val", ""]),
+        (["a val - p -", "a train - p -", "- unlabeled - p -"], ["val", "train", ""]),
+        (["a train - p -", "- unlabeled - p -"], ["train", "unlabeled"]),
+        (["a test g p -", "a train g q -", "- unlabeled g r -"], ["test", "train", ""]),
+        # nothing is empty by itself
+        (["a test - p -", "a train - q -", "- unlabeled - r -"], ["test", "train", "unlabeled"]),
+    ],
+)
+def test_only_unlabeled_images_leave_given_splits(rows: list[str], splits: list[str]) -> None:
+    assert assign_splits(table(*rows), test_fraction=None, seed=0).tolist() == splits
+
+
+any_rows = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", ""]),
+        st.sampled_from(["", "g1", "g2"]),
+        st.integers(0, 9).map(lambda number: f"pixels{number}"),
+        st.sampled_from(["", "", "x", "y"]),
+    ),
+    min_size=2,
+    max_size=40,
+).map(lambda rows: pd.DataFrame([(str(n), *row) for n, row in enumerate(rows)], columns=Item._fields, dtype="str"))
+
+
+@settings(deadline=None, max_examples=150)
+@given(any_rows, st.floats(0.1, 0.5))
+def test_no_made_split_shares_anything_with_training(rows: pd.DataFrame, fraction: float) -> None:
+    rows = rows.assign(split=np.where(rows["label"] == "", "unlabeled", ""))
+    split = assign_splits(rows, test_fraction=fraction, seed=0)
+    assert set(split[rows["label"] == ""]) <= {"unlabeled", ""}
+    assert set(split[rows["label"] != ""]) <= {"train", "test"}  # no labeled image is lost
+    for column in ("group", "pixel_sha256", "picture"):
+        values = {name: set(rows[column][split == name]) - {""} for name in ("train", "test", "unlabeled")}
+        assert not values["test"] & (values["train"] | values["unlabeled"])
+
+
+@settings(deadline=None, max_examples=100)
+@given(any_rows, st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=4))
+def test_joined_pictures_are_one_unit_and_nothing_comes_apart(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> None:
+    rows["picture"] = rows["path"].where(rows["picture"] != "", "").groupby(rows["picture"]).transform("first")
+    rows = rows.assign(picture=rows["picture"].where(rows["picture"].duplicated(keep=False), ""))
+    joined = rows.assign(
+        picture=join_pictures(rows, [(rows["path"][one], rows["path"][other]) for one, other in pairs])
+    )
+    before, after = units_of(rows), units_of(joined)
+    assert all(after[one] == after[other] for one, other in pairs)
+    assert all(len(set(after[before == unit])) == 1 for unit in set(before))
+    moved = keep_together(joined.assign(split=["test", "train"] * (len(rows) // 2) + ["test"] * (len(rows) % 2)))
+    assert all(len(set(moved[after == unit])) == 1 for unit in set(after))
+
+
+def test_units_join_through_others() -> None:
+    rows = table("a - g p -", "a - - p x", "a - - q x", "a - h r -", "a - h s -", "a - - t -")
+    assert units_of(rows).tolist() == [0, 0, 0, 1, 1, 2]

@@ -79,3 +79,20 @@ def test_a_claim_is_given_once_and_leaves_no_file(tmp_path):
     with locks.claim(path) as first, locks.claim(path) as second:
         assert (first, second) == (True, False)
     assert not path.exists()
+
+
+def test_a_lock_whose_folder_is_removed_by_its_holder_still_shuts_others_out(tmp_path, monkeypatch):
+    """Whoever had opened the file before must not take a lock that nobody else can see."""
+    path, acquire, removals = tmp_path / "study" / ".lock", locks._acquire, []
+
+    def acquire_late(file, flags):
+        if len(removals) < 3:
+            removals.append(path.unlink())
+            path.parent.rmdir()
+        return acquire(file, flags)
+
+    monkeypatch.setattr(locks, "_acquire", acquire_late)
+    refused = pytest.raises(UsageError, match="another diffaug process")
+    with locks.exclusive_lock(path), refused, locks.exclusive_lock(path):
+        pytest.fail("two have the lock")
+    assert len(removals) == 3

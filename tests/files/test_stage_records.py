@@ -177,3 +177,13 @@ def test_parts_of_a_damaged_stage_are_kept_by_nobody(with_parts):
     with pytest.raises(DamagedError, match="parts/1"):
         extended(with_parts, {**SETTINGS, "steps": 50})
     assert extended(with_parts, {**SETTINGS, "steps": 50}, overwrite=True) == [records.BEGUN]
+
+
+def test_a_stage_that_failed_before_it_kept_anything_begins_again_with_any_settings(stage):
+    begun(stage)
+    other = {**SETTINGS, "cap": 7}
+    extended(stage, other)
+    assert records.stage_settings(stage) == other
+    storage.write_text(stage / "parts" / "1", "x")
+    with pytest.raises(UsageError, match="cap 7 -> 8"):
+        extended(stage, {**SETTINGS, "cap": 8})

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ import pytest
 
 from diffaug.errors import DataError, DiffaugError, Interrupted, UsageError
 from diffaug.runtime import parallel
-from diffaug.runtime.parallel import run_unordered
+from diffaug.runtime.parallel import in_threads, run_unordered
 from tests.conftest import eventually
 
 pytestmark = pytest.mark.e2e
@@ -61,7 +61,7 @@ def test_one_worker_or_one_task_runs_in_this_process():
 def test_there_are_as_many_workers_as_cores_up_to_eight(monkeypatch, cores, workers):
     started = []
 
-    def run_in_workers(tasks, count, stop_requested):
+    def run_in_workers(tasks, count, *_):
         started.append(count)
         yield from dict.fromkeys(tasks, count).items()
 
@@ -188,3 +188,18 @@ def test_a_backend_that_the_user_registered_is_used():
 
     with joblib.parallel_config("threading", n_jobs=2):
         assert dict(run_unordered({0: thread, 1: thread})) == dict.fromkeys(range(2), (os.getpid(), False))
+
+
+def test_threads_keep_the_order_and_drop_what_has_not_begun() -> None:
+    begun: list[int] = []
+
+    def double(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.001)
+        return 2 * number
+
+    assert list(in_threads(double, range(300))) == list(range(0, 600, 2))
+    begun.clear()
+    with closing(in_threads(double, range(10_000))) as results:
+        assert next(results) == 0
+    assert len(begun) < 200

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from diffaug.classifiers.training_set import TrainingSet
 from diffaug.data.images import LabeledImages
+from diffaug.data.labels import class_of
 from diffaug.errors import UsageError
 from diffaug.evaluation.experiment.arms import Arm, resolve_arm, training_set
 from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.files.storage import fingerprint
 
 TrainFunction = Callable[[TrainingSet, NDArray[np.uint8], int], Any]
-"""The user's own training: (training set, test pixels uint8 (N, H, W, C), seed) to labels (N,) or probabilities."""
+"""The user's own training: (training set, test pixels uint8 (N, H, W, C), seed) to labels (N,) or probabilities.
+
+Labels are class names or positions in the training set's `images.classes`."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,7 @@ def perform(task: TrainingTask, train: Callable[..., Any], device: str, trained_
     pixels = np.asarray(task.eval_images.images().pixels)
     with torch.cuda.device(device) if device.startswith("cuda:") else nullcontext():
         answer = train(training, pixels, seed=task.seed)
-    return Outcome(
-        _checked(answer, len(pixels), len(training.images.classes), trained_by), time.perf_counter() - started
-    )
+    return Outcome(_checked(answer, len(pixels), training.images.classes, trained_by), time.perf_counter() - started)
 
 
 def call_train_function(training: TrainingSet, pixels: NDArray[np.uint8], *, seed: int, train_fn: TrainFunction) -> Any:
@@ -104,20 +105,30 @@ def call_train_function(training: TrainingSet, pixels: NDArray[np.uint8], *, see
     return train_fn(training, pixels, seed)
 
 
-def _checked(answer: Any, count: int, classes: int, trained_by: str) -> NDArray[Any]:
+def _checked(answer: Any, count: int, classes: Sequence[str], trained_by: str) -> NDArray[Any]:
     """The answer as an array; UsageError if it is not one label or one row of probabilities per image."""
     try:
-        array = np.asarray(answer)
-        problem = _problem(array, count, classes)
+        array = _positions_of_names(np.asarray(answer), classes, trained_by)
+        problem = _problem(array, count, len(classes))
     except (ValueError, TypeError, RuntimeError) as error:
         problem = f"no array ({error})"
     if problem:
         raise UsageError(
             f"the answer is {problem}",
             where=trained_by,
-            fix=f"return labels, integers of shape ({count},), or probabilities, floats of shape ({count}, {classes})",
+            fix=f"return labels, class names or their positions in training_set.images.classes, of shape ({count},), "
+            f"or probabilities, floats of shape ({count}, {len(classes)})",
         )
     return array
+
+
+def _positions_of_names(answer: NDArray[Any], classes: Sequence[str], trained_by: str) -> NDArray[Any]:
+    """Labels given as class names as positions in `classes`; anything else as it is."""
+    if answer.dtype.kind != "U" or answer.ndim != 1:
+        return answer
+    names, inverse = np.unique(answer, return_inverse=True)
+    positions = [classes.index(class_of(name, classes, where=trained_by)) for name in names]
+    return np.array(positions, np.int64)[inverse]
 
 
 def _problem(answer: NDArray[Any], count: int, classes: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from diffaug.configuration.arms import Role
-from diffaug.data.layouts.entries import listed
+from diffaug.data.layouts.entries import listed, sorted_classes
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.predictions.table import Table
@@ -47,7 +47,7 @@ def read_predictions(
 
     Args:
         path: The CSV, UTF-8.
-        classes: Class names (K,). Default: those in `label`, sorted.
+        classes: Class names (K,). Default: those in `label`, in the order of `sorted_classes`.
         test_ids: Names of the test images (N,). A file name matches a whole name, or the base name of exactly one.
             Default: the file names in the CSV.
         labels: True classes of the test images (N,), positions in `classes`. Default: from `label`.
@@ -60,7 +60,7 @@ def read_predictions(
     ids = tuple(test_ids) if test_ids is not None else tuple(table.column("file_name").map(_normal).unique())
     images = _positions(table, (*ids, *ignored))
     table, images = Table(path, table.text[images < len(ids)]), images[images < len(ids)]
-    names = tuple(classes) if classes is not None else tuple(sorted(table.column("label").unique()))
+    names = tuple(classes) if classes is not None else sorted_classes(table.column("label").unique())
     truth = _true_classes(table, images, names, ids, labels)
     probabilities = _probabilities(table, names)
     arms, predicted = table.column("arm").to_numpy(), table.codes("predicted", names)

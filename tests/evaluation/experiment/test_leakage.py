@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from diffaug.data.images import LabeledImages
+from diffaug.data.leaks import copied_by
 from diffaug.errors import DataError
-from diffaug.evaluation.experiment.leakage import Leak, near_copies, require_unseen, same_pixels
+from diffaug.evaluation.experiment.leakage import Leak, require_unseen, same_pixels
 
 ROWS = pd.DataFrame({"id": ["a/1", "a/2", "b/1"], "pixel_sha256": ["11", "22", "33"], "part": ["trained"] * 3})
 
@@ -55,24 +56,22 @@ def test_the_same_pixels_are_found_under_any_name():
 def test_a_changed_copy_of_a_seen_image_is_found_and_named(change):
     seen, new = scenes(60, 0), scenes(10, 1)
     copies = np.stack([CHANGES[change](picture) for picture in seen[[3, 41]]])
-    leaks = near_copies(labeled(np.concatenate([new, copies]), "test"), labeled(seen, "train"), np.arange(60))
-    assert [(leak.test_id, leak.seen_id) for leak in leaks] == [("test/10", "train/3"), ("test/11", "train/41")]
+    assert copied_by(np.concatenate([new, copies]), seen, np.arange(60)) == {10: 3, 11: 41}
 
 
 def test_new_images_of_a_real_data_set_are_not_taken_for_copies(digits):
-    seen, test = labeled(digits[0][:400], "train"), labeled(digits[0][400:700], "test")
-    assert len(near_copies(test, seen, np.arange(400))) <= 1
+    assert len(copied_by(digits[0][400:700], digits[0][:400], np.arange(400))) <= 1
 
 
 def test_leaks_are_refused_by_name_or_left_out_unless_a_class_would_be_lost():
     test = labeled(scenes(5, 0), "test")
-    with pytest.raises(DataError, match=r"1 of 5 test images were seen .*test/2 = a/1") as error:
+    with pytest.raises(DataError, match=r"1 of 5 test images show .*test/2 = a/1") as error:
         require_unseen(test, [Leak("test/2", "a/1", "near copy"), Leak("test/2", "a/1", "same pixels")], drop=False)
-    assert "evaluation.drop_leaked=true" in error.value.fix
+    assert "evaluate(drop_leaked=True)" in error.value.fix
     assert require_unseen(test, [], drop=False) is test
     rest = require_unseen(test, [Leak("test/2", "a/1", "near copy"), Leak("test/3", "a/2", "same pixels")], drop=True)
     assert rest.ids == ("test/0", "test/1", "test/4")
     assert (rest.pixels == test.pixels[[0, 1, 4]]).all()
     lost = [Leak(f"test/{i}", "b/1", "same pixels") for i in (1, 3)]
-    with pytest.raises(DataError, match="all test images of class b were seen"):
+    with pytest.raises(DataError, match="all test images of class b show"):
         require_unseen(test, lost, drop=True)

@@ -1,0 +1,1 @@
+"""A data folder becomes a catalog, and is compared with it later."""

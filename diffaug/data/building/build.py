@@ -1,0 +1,149 @@
+"""A data folder becomes a catalog: scan, read each file once, group, split, choose a size, write pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffaug.configuration.settings import DataSettings
+from diffaug.data import problems
+from diffaug.data.building.changes import scan_fingerprint, stamps_beside, text_fingerprint
+from diffaug.data.building.layout import Layout
+from diffaug.data.building.proposals import propose_groups
+from diffaug.data.catalog import COLUMNS, PICTURES, PIXELS, About, Catalog, save_catalog
+from diffaug.data.layouts.entries import Entry
+from diffaug.data.layouts.scan import Scan, scan
+from diffaug.data.reading.first_pass import STAMP, Reader, Source, first_pass
+from diffaug.data.reading.headers import all_pages, file_of, find_intensity
+from diffaug.data.reading.pictures import Pictures
+from diffaug.data.reading.sources import save_stamps
+from diffaug.data.resize import choose_resize
+from diffaug.data.size_choice import MeasureSize, SizeChoice
+from diffaug.files import storage
+from diffaug.files.temporaries import remove
+from diffaug.runtime.parallel import Progress
+
+
+def build_catalog(
+    root: Path,
+    settings: DataSettings,
+    *,
+    directory: Path,
+    seed: int,
+    recorded: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    comparing: Progress | None = None,
+    measure: MeasureSize | None = None,
+    device: str = "cpu",
+) -> Catalog:
+    """Reads a data folder in one of the layouts of `scan`, and saves its catalog.
+
+    What an interrupted call left beside `directory` is used; it is removed at the end.
+
+    Args:
+        root: The data folder.
+        settings: How to read it.
+        directory: Where the catalog is committed.
+        seed: Of the split.
+        recorded: Settings to record with the catalog.
+        progress: Called with the number of images read.
+        comparing: Called with the number of images compared in the search for near-duplicates.
+        measure: Finds the working size if it is not set. Without, it is that of the images, at most 64 px.
+        device: Where images are compared.
+
+    Raises:
+        UsageError: `root` is missing or a file.
+        DataError: No layout fits, one class only, no usable image, or classes with too few training images.
+    """
+    found = scan(root, settings)
+    problems.require_two_classes(found.classes, root)
+    parts = directory.with_name(f"{directory.name}-parts")
+    images = _read(root, found, settings, parts, progress or (lambda done, total: None))
+    problems.require_images(images.table, root)
+    stamps = images.table[STAMP][images.table["page"] == 0].to_numpy(np.int64)
+    metadata: dict[str, Any] = {"settings": dict(recorded or {}), "inputs": {"root": str(root)}}
+    with storage.new_directory(directory, metadata) as staging:
+        layout = Layout(
+            images.table, images.pictures, images.reader, settings, staging / PIXELS, seed=seed, device=device
+        )
+        if settings.near_duplicates:
+            layout.group(comparing)
+        layout.split()
+        size = layout.choose_size(found.classes, measure)
+        table = layout.finish(staging / PICTURES)
+        given = layout.test_was_given
+        problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
+        about = _about(found, images, layout, table, settings=settings, root=root, size=size)
+        save_catalog(staging, about, table[list(COLUMNS)])
+        metadata["fingerprint"] = about.fingerprint
+        stamps_beside(directory).unlink(missing_ok=True)  # it belongs to the catalog that is replaced now
+    save_stamps(stamps_beside(directory), stamps)
+    remove(parts)
+    del images, layout, table  # before the same is read from the disk
+    return Catalog.load(directory)
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    table: pd.DataFrame
+    pictures: Pictures
+    reader: Reader
+    remarks: list[str]
+
+
+def _read(root: Path, found: Scan, settings: DataSettings, parts: Path, progress: Progress) -> _Images:
+    """Reads every page of every file that was found."""
+    pages = list(all_pages(root, found.entries)) if settings.pages == "all" else [(entry, 0) for entry in found.entries]
+    sources = [Source(file_of(entry, page), page) for entry, page in pages]
+    intensity, remarks = find_intensity(root, found.entries, settings)
+    reader = Reader(root, intensity, settings.image_size or 0)
+    read = first_pass(reader, sources, parts, progress)
+    if intensity is None and read.table["is_deep"].any():  # too rare for the sample of headers
+        intensity, remarks = find_intensity(root, found.entries, settings, sure=True)
+        reader = replace(reader, intensity=intensity)
+        read = first_pass(reader, sources, parts, progress)
+    table = pd.concat([_table_of([entry for entry, _ in pages]), read.table], axis=1)
+    return _Images(table, read.pictures(), reader, remarks)
+
+
+def _about(
+    found: Scan,
+    images: _Images,
+    layout: Layout,
+    table: pd.DataFrame,
+    *,
+    settings: DataSettings,
+    root: Path,
+    size: SizeChoice | None,
+) -> About:
+    return About(
+        classes=found.classes,
+        image_size=layout.image_size,
+        channels=layout.channels,
+        root=root.resolve(),
+        reading=found.reading,
+        resize=choose_resize(layout.sizes, layout.image_size, settings),
+        size=size,
+        intensity=images.reader.intensity,
+        proposal=propose_groups(found.entries, layout.usable) if settings.near_duplicates else None,
+        leaks=layout.leaks,
+        problems=[*found.remarks, *images.remarks, *problems.find_problems(table, found.classes, layout.leaks)],
+        fingerprint=_fingerprint(table, layout, images.reader),
+        scan_fingerprint=scan_fingerprint(found),
+    )
+
+
+def _table_of(entries: Sequence[Entry]) -> pd.DataFrame:
+    rows = [(entry.path, entry.label, entry.split or "", entry.group or "", entry.mask or "") for entry in entries]
+    return pd.DataFrame(rows, columns=["path", "label", "split", "group", "mask"], dtype="str").assign(picture="")
+
+
+def _fingerprint(table: pd.DataFrame, layout: Layout, reader: Reader) -> str:
+    made = (*layout.image_size, layout.channels, layout.resize, reader.rule)
+    return text_fingerprint(chain(map(str, made), *(table[name] for name in ("path", "sha256", "label", "split"))))

@@ -1,0 +1,54 @@
+"""How a data folder differs from the catalog that was made of it; nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from diffaug.configuration.settings import DataSettings
+from diffaug.data.catalog import Catalog
+from diffaug.data.layouts.entries import listed
+from diffaug.data.layouts.scan import Scan, scan
+from diffaug.data.reading.sources import changed_files, load_stamps, save_stamps
+from diffaug.files import storage
+
+
+def stamps_beside(directory: Path) -> Path:
+    """The file beside a catalog that holds the stamps of its files."""
+    return directory.with_name(f"{directory.name}-stamps.npy")
+
+
+def describe_changes(catalog: Catalog, root: Path, settings: DataSettings, stamps_file: Path) -> str:
+    """How the folder differs from the catalog, in one sentence; empty if it does not.
+
+    Of the files that are in the catalog only those are read that were touched since `stamps_file` was written, which is
+    brought up to date.
+    """
+    found = scan(root, settings)
+    is_first_page = catalog.table["page"] == 0
+    files, sha256 = (catalog.table[column][is_first_page].tolist() for column in ("file", "sha256"))
+    now, before = {entry.path for entry in found.entries}, set(files)
+    known = load_stamps(stamps_file, len(files))
+    changed, stamps = changed_files(root, files, sha256, known)
+    if (stamps != known).any():
+        save_stamps(stamps_file, stamps)
+    kinds = {"added": now - before, "removed": before - now, "changed": set(changed) & now}
+    parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
+    if parts:
+        return f"files since the catalog was made: {', '.join(parts)}"
+    same = scan_fingerprint(found) == catalog.scan_fingerprint
+    return "" if same else "labels, groups, splits or class folders were changed since the catalog was made"
+
+
+def scan_fingerprint(found: Scan) -> str:
+    """Changes with any path, label, group, mask or given split, and with the classes."""
+    entries = ((e.path, e.label, e.split or "", e.group or "", e.mask or "") for e in found.entries)
+    return text_fingerprint(chain(found.classes, [""], chain.from_iterable(entries)))
+
+
+def text_fingerprint(texts: Iterable[str]) -> str:
+    """A short stable hash of many texts in their order."""
+    texts = list(texts)
+    lengths = ",".join(map(str, map(len, texts)))
+    return storage.sha256_bytes(f"{lengths};{''.join(texts)}".encode(errors="surrogateescape"))[:16]

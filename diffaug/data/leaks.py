@@ -1,0 +1,53 @@
+"""Test images that show a training image: what an evaluation refuses."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+How = Literal["same pixels", "near copy", "same group"]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A test image that was seen, and the training image with the same content."""
+
+    test_id: str
+    seen_id: str
+    how: How
+
+
+def copied_by(
+    test: NDArray[np.uint8], seen: NDArray[np.uint8], groups: NDArray[np.int64], *, device: str = "cpu"
+) -> dict[int, int]:
+    """Positions of test images (N, H, W, C) that are copies of a seen one (M, H, W, C), with the position of that one.
+
+    The distance of a copy to the nearest seen image is below a third of the distance to the next one of another group
+    (Gu et al. 2023, arXiv 2310.02664): images that are merely similar have several neighbors. Seen images of one group
+    or with equal pixels share a number in `groups`, int64 (M,).
+    """
+    from diffaug.similarity.copies import CopyDetector
+    from diffaug.similarity.thresholds import COPY_RATIO
+
+    if not len(test) or not len(seen):
+        return {}
+    matches = CopyDetector(seen, groups, device).match(test)
+    return {image: int(matches.nearest[image]) for image in np.flatnonzero(matches.ratios < COPY_RATIO).tolist()}
+
+
+def shared(test: pd.DataFrame, train: pd.DataFrame) -> list[Leak]:
+    """Test images with the pixels, picture or group of a training image, each once; rows as in a catalog's table."""
+    leaks: dict[str, Leak] = {}
+    kinds: tuple[tuple[str, How], ...] = (
+        ("pixel_sha256", "same pixels"),
+        ("picture", "near copy"),
+        ("group", "same group"),
+    )
+    for column, how in kinds:
+        seen = train[train[column] != ""].drop_duplicates(column).set_index(column)["path"]
+        found = test[test[column].isin(seen.index)]
+        for path, other in zip(found["path"], seen[found[column]], strict=True):
+            leaks.setdefault(path, Leak(path, other, how))
+    return list(leaks.values())
