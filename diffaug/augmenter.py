@@ -20,7 +20,7 @@ from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.console import ConsoleNarrator, SilentNarrator
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, given_flags, root_of
-from diffaug.stages.evaluating.checks import require_evaluable
+from diffaug.stages.evaluating.checks import require_evaluable, require_known_classifier
 from diffaug.stages.evaluating.evaluate import evaluate_study, read_evaluation
 from diffaug.stages.evaluating.predictions import evaluate_predictions
 from diffaug.stages.evaluating.replicates import prepare_together
@@ -32,8 +32,8 @@ from diffaug.stages.generating.generate import generate_pool, generate_shard
 from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job, open_job
 from diffaug.stages.session import Session
-from diffaug.study import Study, default_study_path, open_or_create_study, open_study
-from diffaug.synthesis.export.export import Export, ExportSettings
+from diffaug.study import Study, default_study_path, open_study, plan_study
+from diffaug.synthesis.export.export import Depth, Export, ExportSettings
 from diffaug.synthesis.export.items import Only
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.tracking.delivery import logged_links
@@ -84,10 +84,9 @@ class DiffusionAugmenter:
         self._session = Session(narrator, flags, opening)
 
     @classmethod
-    def open(cls, study: str | Path, *, record: bool = True, **arguments: Any) -> Self:
-        """Continues an existing study; `record` is whether to save settings and log in it, which needs locks."""
+    def open(cls, study: str | Path, **arguments: Any) -> Self:
+        """Continues an existing study."""
         augmenter = cls(study=study, **arguments)
-        augmenter._session.record = record
         augmenter._session.open(open_study(Path(study)))
         return augmenter
 
@@ -95,8 +94,8 @@ class DiffusionAugmenter:
         """Trains the generator on the training split of `data`, resumes its training, or keeps the finished one.
 
         Args:
-            data: A folder (class folders, train/val/test folders, or a CSV of file_name,label), or a labeled
-                torch Dataset, whose images are written as PNG into `<study>-images-<their hash>`.
+            data: A folder of images in any usual layout (class folders, splits of them, or a table beside the images),
+                or a labeled torch Dataset, whose images are written as PNG into `<study>-images-<their hash>`.
 
         Raises:
             DataError: The images can't be used as they are.
@@ -117,43 +116,42 @@ class DiffusionAugmenter:
 
     def _fit(self) -> Self:
         with self._session.working(logs=True):
-            catalog = self._session.prepare_catalog()
+            catalog = self._session.prepare_named_catalog()
+            require_known_classifier(self.job)
             requested_targets(self.job, catalog)  # raises for a wrong strategy before hours of training
             fit_generator(self.job, catalog)
             self._session.load_generator()
         return self
 
     def attach(self, data: str | Path | Dataset[Any]) -> Self:
-        """Begins or opens the study for `data` without training anything."""
+        """Opens the study of `data`, or makes it begin once a stage has something to keep."""
         if isinstance(data, str | Path):
-            root = root_of(data)
-            path = self._study_path or default_study_path(root)
+            study = plan_study(self._study_path or default_study_path(root_of(data)), root_of(data))
         else:
             path = self._study_path or default_study_path(Path("dataset"))
-            root = folder_of_dataset(data, path)
+            images = folder_of_dataset(data, path)
+            study = plan_study(path, images.root, images.class_to_idx)  # before any are written
             with current().main_first():
-                if path.exists():  # a study of other images is refused before any are written
-                    open_or_create_study(path, root)
-                materialize(data, root)
-        with current().main_first():
-            self._session.open(open_or_create_study(path, root))
+                materialize(data, images)
+        self._session.open(study)
         return self
 
     def plan(self) -> Plan:
-        """The plan of `fit` at the speed measured here; nothing is trained."""
-        with self._session.working():
-            return plan_training(self.job, self._session.prepare_catalog().images("train"), measure=True)
+        """The plan of `fit` at the speed measured here; nothing is trained, and no study begins."""
+        with self._session.looking():
+            images = self._session.prepare_catalog().images("train")
+            return plan_training(self.job, images, measure=True, renew=not self.study.has_begun)
 
     def inspect(self) -> Catalog:
-        """Reads the images; the catalog holds counts, the status of every file and the problems found."""
-        with self._session.working():
+        """Reads the images; the catalog holds counts, statuses of files and problems found. No study begins."""
+        with self._session.looking():
             return self._session.prepare_catalog()
 
     def generate(
         self,
         sampling_strategy: Strategy = None,
         *,
-        more: Mapping[str, int] | None = None,
+        more: Mapping[Any, int] | None = None,
         encoder: Encoder | None = None,
         **settings: Any,
     ) -> Pool:
@@ -161,7 +159,7 @@ class DiffusionAugmenter:
 
         Args:
             sampling_strategy: As in imbalanced-learn. Default: as configured, `"auto"` at first.
-            more: Images to add to a finished pool by class name, such as `{"defect": 500}`; existing images stay byte
+            more: Images to add to a finished pool by class, such as `{"defect": 500}`; existing images stay byte
                 for byte. Each finished call adds; an interrupted one is resumed.
             encoder: Features for the filters, such as `diffaug.ModuleEncoder(module, "mine")` or
                 `diffaug.timm_encoder("resnet18")`. Default: a classifier trained on the training images.
@@ -242,6 +240,7 @@ class DiffusionAugmenter:
         splits: Sequence[str] = (),
         shard_size: int = 1000,
         overwrite: bool = False,
+        depth: Depth = "8",
     ) -> Export:
         """Writes the real and synthetic images in a format of another library.
 
@@ -252,8 +251,10 @@ class DiffusionAugmenter:
             splits: Which splits. Default: all. Synthetic images belong to `train`.
             shard_size: Images per shard, for webdataset.
             overwrite: Replace an older export in `out`.
+            depth: `source` writes 16-bit values as in the files, if those hold more than 8 bits.
         """
-        settings = ExportSettings(Path(out), format, only, tuple(splits), shard_size, self.config.seed, overwrite)
+        seed = self.config.seed
+        settings = ExportSettings(Path(out), format, only, tuple(splits), shard_size, seed, overwrite, depth)
         with self._session.working():
             return export_study(self.job, self._session.prepare_catalog(), settings)
 

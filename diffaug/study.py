@@ -1,32 +1,46 @@
-"""The study: one directory that holds everything of one job."""
+"""The study: one directory that holds everything of one job.
+
+It begins when a stage has something to keep. Before, the directory holds at most the catalog of the images that were
+looked at, which binds its name to no data.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 from pydantic import TypeAdapter
 
 from diffaug._version import __version__
 from diffaug.errors import DamagedError, UsageError
-from diffaug.files import locks
+from diffaug.files import locks, storage
 from diffaug.files.records import read_record, write_record
 from diffaug.files.temporaries import is_temporary
 from diffaug.runtime.distributed import current
 
 DEFAULT_ROOT = Path("runs")
 RECORD = "study.json"
+LOCK, TURN_LOCK = LOCKS = (".lock", ".turn.lock")
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What is recorded when a study is made: the data folder and the version of diffaug."""
+    """What is recorded when a study begins.
+
+    Attributes:
+        data: The data folder.
+        diffaug: The version of diffaug.
+        class_to_idx: Class name to label of the dataset whose images are in the data folder; None if it has no names,
+            or the images were given as a folder.
+    """
 
     data: Path
-    diffaug: str
+    diffaug: str = __version__
+    class_to_idx: dict[str, int] | None = None
 
 
 _STUDY_RECORD = TypeAdapter(StudyRecord)
@@ -34,22 +48,32 @@ _STUDY_RECORD = TypeAdapter(StudyRecord)
 
 @dataclass(frozen=True)
 class _Inside:
-    """A place in the folder of a study."""
+    """A place in the folder of a study; of the class itself, the place without a folder."""
 
     name: str
 
-    def __get__(self, study: Study, owner: object) -> Path:
-        return study.path / self.name
+    @overload
+    def __get__(self, study: None, owner: object) -> _Inside: ...
+
+    @overload
+    def __get__(self, study: Study, owner: object) -> Path: ...
+
+    def __get__(self, study: Study | None, owner: object) -> Path | _Inside:
+        return self if study is None else study.path / self.name
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where the outputs of one job live. Of processes started together, the main one holds the locks for all."""
+    """Where the outputs of one job live. Of processes started together, the main one holds the locks for all.
+
+    Attributes:
+        planned: What `begin` records; None for a study that was opened as one.
+    """
 
     path: Path
+    planned: StudyRecord | None = field(default=None, compare=False)
 
     catalog = _Inside("catalog")  # table and pixels of the images
-    sources = _Inside("sources.json")  # size, times and hash of each file of the data folder when it was last read
     generator = _Inside("generator")
     chunks = _Inside("chunks")  # the parts of the pool, kept so that it can be extended
     pool = _Inside("pool")  # synthetic images with their manifest
@@ -68,14 +92,53 @@ class Study:
 
     @property
     def record(self) -> StudyRecord:
-        """What was recorded when the study was made."""
-        return read_record(self.path / RECORD, _STUDY_RECORD)
+        """What was recorded when the study began, or will be."""
+        return self.planned or read_record(self.path / RECORD, _STUDY_RECORD)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether this is a study of its data already."""
+        owner = _owner(self.path)
+        return owner is not None and (self.planned is None or owner.data == self.planned.data)
+
+    @property
+    def keeps_something(self) -> bool:
+        """Whether a stage has kept something: a generator or a checkpoint of one, images, results."""
+        kept = (self.generator / storage.DONE, self.chunks, self.pool, self.evaluation, self.predictions)
+        return any(path.exists() for path in kept) or any(self.generator.glob("checkpoints/*"))
+
+    def require_free(self) -> None:
+        """Raises UsageError if the folder has become a study of other data."""
+        if self.planned is not None:
+            _require_free(self.path, self.planned.data)
+
+    def begin(self) -> None:
+        """Makes this a study of its data, unless it is one; what a failed attempt with other data left is removed.
+
+        The caller holds a lock.
+
+        Raises:
+            UsageError: Another process has made it a study of other data meanwhile.
+        """
+        if self.planned is None or self.has_begun:
+            return
+        self.require_free()
+        if (self.path / RECORD).exists():
+            keep = [item.name for item in self.path.iterdir() if _is_of_looking(item)]
+            storage.clear_directory(self.path, keep=keep)
+        write_record(self.path / RECORD, _STUDY_RECORD, self.planned)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other diffaug processes out while the block runs; raises UsageError if one is working."""
-        with locks.exclusive_lock(self.path / ".lock") if current().is_main else nullcontext():
+        if not current().is_main:
             yield
+            return
+        with locks.exclusive_lock(self.path / LOCK):
+            try:
+                yield
+            finally:
+                self._leave_nothing()
 
     @contextmanager
     def shared(self, *, optional: bool = False) -> Iterator[None]:
@@ -84,56 +147,86 @@ class Study:
         Args:
             optional: Whether to continue where the file system has no locks.
         """
-        with locks.shared_lock(self.path / ".lock", optional=optional) if current().is_main else nullcontext():
+        with locks.shared_lock(self.path / LOCK, optional=optional) if current().is_main else nullcontext():
             yield
+
+    def _leave_nothing(self) -> None:
+        """Removes the folder of a study that has not begun, if nothing but locks is in it."""
+        if self.has_begun or not all(item.name in LOCKS for item in self.path.iterdir()):
+            return
+        with suppress(OSError):  # Windows keeps open files; another process may be waiting here
+            for name in LOCKS:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     @contextmanager
     def in_turn(self, *, optional: bool = False) -> Iterator[None]:
         """Lets processes that share the study run a block one after another, such as to write settings."""
-        with locks.waiting_lock(self.path / ".turn.lock", optional=optional) if current().is_main else nullcontext():
+        with locks.waiting_lock(self.path / TURN_LOCK, optional=optional) if current().is_main else nullcontext():
             yield
 
 
 def open_study(path: Path) -> Study:
-    """Opens an existing study; raises UsageError if there is none."""
+    """Opens a study that has begun; raises UsageError if there is none."""
     if not (path / RECORD).is_file():
         fix = "make one with: diffaug fit DATA"
         if path.exists():
-            fix = f"if it holds images: diffaug run {shlex.quote(str(path))}"
+            is_looked_at = (path / Study.catalog.name).exists()
+            quoted = shlex.quote(str(path))
+            fix = f"{fix} --study {quoted}" if is_looked_at else f"if it holds images: diffaug run {quoted}"
         raise UsageError("this is not a study", where=path, fix=fix)
     return Study(path)
 
 
-def open_or_create_study(path: Path, data: Path) -> Study:
-    """Opens the study at `path` for the images in `data`, or begins it.
+def plan_study(path: Path, data: Path, class_to_idx: Mapping[str, int] | None = None) -> Study:
+    """The study at `path` for the images in `data`, which has begun or can begin there; writes nothing.
+
+    `class_to_idx` numbers the classes of the dataset that the images came from.
 
     Raises:
         UsageError: The study belongs to other data, or the folder holds something else.
     """
-    file = path / RECORD
     if path.resolve().is_relative_to(data.resolve()):
         raise UsageError(
             "the study folder is inside the data folder, where it would be read as a class",
             where=path,
             fix="run from another folder, or choose one outside with --study",
         )
-    if file.is_file():
-        try:
-            owner = read_record(file, _STUDY_RECORD).data
-        except DamagedError as error:
-            what = "this file is not the record of a study"
-            raise UsageError(what, where=file, fix="choose another --study") from error
-        if owner.resolve() != data.resolve():
+    _require_free(path, data)
+    planned = StudyRecord(data.resolve(), class_to_idx=None if class_to_idx is None else dict(class_to_idx))
+    study = Study(path, planned)
+    return Study(path) if study.has_begun else study
+
+
+def _require_free(path: Path, data: Path) -> None:
+    """Raises UsageError if the folder belongs to other data or is no study."""
+    owner = _owner(path)
+    if owner is not None:
+        if owner.data.resolve() != data.resolve() and Study(path).keeps_something:
             raise UsageError(
-                f"this study belongs to other data: {owner}",
+                f"this study belongs to other data: {owner.data}",
                 where=path,
                 fix=f"choose another folder, such as --study {shlex.quote(f'{path}-2')}",
             )
-    elif path.exists() and (not path.is_dir() or any(not is_temporary(item) for item in path.iterdir())):
+    elif path.exists() and (not path.is_dir() or not all(map(_is_of_looking, path.iterdir()))):
         raise UsageError("the study folder is not empty and not a study", where=path, fix="choose another --study")
-    else:
-        write_record(file, _STUDY_RECORD, StudyRecord(data.resolve(), __version__))
-    return Study(path)
+
+
+def _owner(path: Path) -> StudyRecord | None:
+    """The record of the study; None if it has not begun."""
+    file = path / RECORD
+    if not file.is_file():
+        return None
+    try:
+        return read_record(file, _STUDY_RECORD)
+    except DamagedError as error:
+        what = "this file is not the record of a study"
+        raise UsageError(what, where=file, fix="choose another --study") from error
+
+
+def _is_of_looking(item: Path) -> bool:
+    """Whether this is what looking at images leaves: a catalog and what lies beside it, locks, temporaries."""
+    return item.name.startswith(Study.catalog.name) or item.name in LOCKS or is_temporary(item)
 
 
 def default_study_path(data: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,11 +31,16 @@ from diffaug.runtime.distributed import current
 
 if TYPE_CHECKING:
     from diffaug.augmenter import DiffusionAugmenter
+    from diffaug.data.catalog import Catalog
     from diffaug.evaluation.verdict.result import EvaluationResult
 
 TRAINING = ("diffusion.minutes", "diffusion.images_seen")
+DATA = ("data.image_size", "data.layout", "data.label_column", "data.group_by")
 SYNTHESIS = ("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps")
-EVALUATION = ("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier")
+EVALUATION = (
+    *("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier"),
+    "evaluation.drop_leaked",
+)
 COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
 
 
@@ -44,10 +50,10 @@ def _augmenter(study: Path | None, options: Mapping[str, Any]) -> DiffusionAugme
     return DiffusionAugmenter(study=study, **augmenter_arguments(options))
 
 
-def _opened(study: Path, options: Mapping[str, Any], *, record: bool = True) -> DiffusionAugmenter:
+def _opened(study: Path, options: Mapping[str, Any]) -> DiffusionAugmenter:
     from diffaug.augmenter import DiffusionAugmenter
 
-    return DiffusionAugmenter.open(study, record=record, **augmenter_arguments(options))
+    return DiffusionAugmenter.open(study, **augmenter_arguments(options))
 
 
 @click.command()
@@ -67,23 +73,28 @@ def demo(study: Path, **options: Any) -> None:
 
 
 @click.command()
-@options_on_images(*TRAINING, "data.image_size", *SYNTHESIS, *EVALUATION)
+@options_on_images(*TRAINING, *DATA, *SYNTHESIS, *EVALUATION)
 @evaluation_options
 def run(data: Path, study: Path | None, fail_under: float | None, **options: Any) -> None:
     """Train a generator on DATA, fill up the rare classes, measure the gain and write the report.
 
-    DATA holds one folder per class, or train/, val/ and test/ with such folders, or a CSV of file_name,label. After
-    an interruption, the same command resumes.
+    DATA holds class folders, splits of them, or images with a table of their labels. After an interruption, the same
+    command resumes.
     """
     augmenter = _augmenter(study, options)
     _finish("run", augmenter.run(data), augmenter, fail_under=fail_under)
 
 
 @click.command()
-@options_on_images("data.image_size")
-def inspect(data: Path, study: Path | None, **options: Any) -> None:
-    """Show what is in DATA: counts per class and split, unreadable files, duplicates, leaks between splits."""
+@options_on_images(*DATA)
+@click.option("--html", type=PATH, default=None, help="Page of images to write.  [default: runs/NAME-inspect.html]")
+def inspect(data: Path, study: Path | None, html: Path | None, **options: Any) -> None:
+    """Show what is in DATA: how it is read, classes, splits, sizes, groups, duplicates, leaks, unreadable files.
+
+    The page shows images beside what classifiers and the generator will see of them, and near-duplicates.
+    """
     from diffaug.stages.catalog import show_catalog
+    from diffaug.stages.describe_catalog import results_of
 
     augmenter = _augmenter(study, options).attach(data)
     catalog = augmenter.inspect()
@@ -91,30 +102,51 @@ def inspect(data: Path, study: Path | None, **options: Any) -> None:
     unusable = catalog.table.loc[catalog.table["status"] != "ok", ["path", "status", "note"]].astype(str)
     if len(unusable):
         augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
-    counts = catalog.counts()
-    results = {
-        "counts": {str(split): {str(name): int(n) for name, n in counts[split].items()} for split in counts},
-        "image_size": list(catalog.image_size),
-        "channels": catalog.channels,
-        "statuses": catalog.table["status"].astype(str).value_counts().to_dict(),
-        "problems": catalog.problems,
-        "unusable": unusable.to_dict("records"),
-    }
-    print_result("inspect", study=augmenter.study.path, results=results, next_step=in_study("run", data, study))
+    results = {**results_of(catalog), "page": _write_page(html, augmenter, catalog)}
+    next_step = _run_without_leaks(catalog, in_study("run", data, study, options))
+    print_result("inspect", study=augmenter.study.path, results=results, next_step=next_step)
+
+
+def _run_without_leaks(catalog: Catalog, command: str) -> str:
+    """The command with the groups that file names and near-duplicates agree on, and without leaked test images."""
+    if catalog.proposal and catalog.proposal.confirmed:
+        command += f" --group-by {shlex.quote(catalog.proposal.pattern)}"
+    return command + (" --drop-leaked" if catalog.leaks else "")
+
+
+def _write_page(html: Path | None, augmenter: DiffusionAugmenter, catalog: Catalog) -> str | None:
+    """Writes the page of images; where its default place can't be written, that is only said."""
+    from diffaug.evaluation.report.contact_sheet import write_contact_sheet
+    from diffaug.stages.describe_catalog import facts_of
+
+    study, job = augmenter.study.path, augmenter.job
+    path = html or study.with_name(f"{study.name}-inspect.html")
+    try:
+        write_contact_sheet(path, catalog, facts=facts_of(catalog), seed=job.config.seed)
+    except OSError as error:
+        if html is not None:
+            raise UsageError(f"the page can't be written: {error.strerror}", where=path, fix="--html FILE") from error
+        job.narrator.warn(
+            f"no page of images was written to {path} ({error.strerror}); --html FILE writes it elsewhere"
+        )
+        return None
+    note(f"images, and what is seen of them: {path}")
+    return str(path)
 
 
 @click.command()
-@options_on_images(*TRAINING, "data.image_size")
+@options_on_images(*TRAINING, *DATA)
 def plan(data: Path, study: Path | None, **options: Any) -> None:
     """Show what fit would do with DATA and how long it would take, measured on this machine."""
     augmenter = _augmenter(study, options).attach(data)
     training = augmenter.plan()
     results = {**asdict(training), "expected_seconds": training.expected_seconds}
-    print_result("plan", study=augmenter.study.path, results=results, next_step=in_study("fit", data, study))
+    next_step = in_study("fit", data, study, options)
+    print_result("plan", study=augmenter.study.path, results=results, next_step=next_step)
 
 
 @click.command()
-@options_on_images(*TRAINING, "data.image_size")
+@options_on_images(*TRAINING, *DATA)
 def fit(data: Path, study: Path | None, **options: Any) -> None:
     """Train a class-conditional generator on the images in DATA.
 
@@ -166,7 +198,7 @@ def generate(study: Path, more: tuple[tuple[str, int], ...], shard: tuple[int, i
     if shard is not None:
         if additions:
             raise UsageError("--shard can't be combined with --more", fix=f"{again} --more ...")
-        missing = _opened(study, options, record=False).generate_shard(*shard)
+        missing = _opened(study, options).generate_shard(*shard)
         results: dict[str, Any] = {"shard": list(shard), "missing": missing}
         next_step = f"when all {shard[1]} shards are done: {again}"
         print_result("generate", study=study, results=results, next_step=next_step)

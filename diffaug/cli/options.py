@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -164,9 +164,21 @@ def quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def in_study(command: str, data: Path, study: Path | None) -> str:
-    """The command on the images, in the study that was named; without one, diffaug names it after the images."""
-    return shlex.join(["diffaug", command, str(data), *(["--study", str(study)] if study else [])])
+def in_study(command: str, data: Path, study: Path | None, values: Mapping[str, Any]) -> str:
+    """The command on the images, with the same settings, in the study that was named; else it is named after them."""
+    named = ["--study", str(study)] if study else []
+    return shlex.join(["diffaug", command, str(data), *named, *_typed_settings(values)])
+
+
+def _typed_settings(values: Mapping[str, Any]) -> Iterator[str]:
+    """The parsed options of `settings_options` as they can be typed, since a command that only looks keeps none."""
+    for key, value in given_settings(values).items():
+        flag = key.rpartition(".")[2].replace("_", "-")
+        yield from [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    for name in ("recipe", "config"):
+        yield from [f"--{name}", str(values[name])] if values[name] else []
+    for key, value in values["assignments"]:
+        yield from ["--set", f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"]
 
 
 def print_result(command: str, *, study: Path | None, results: Mapping[str, Any], next_step: str = "") -> None:

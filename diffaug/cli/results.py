@@ -62,7 +62,7 @@ def sync(study: Path) -> None:
 
     how = narration()
     narrator = ConsoleNarrator() if how["verbose"] else SilentNarrator()
-    job = open_job(open_study(study), narrator, command=how["command"], record=False)
+    job = open_job(open_study(study), narrator, command=how["command"])
     sentences = send_all(job.study, job.config.tracking.model_copy(update={"mlflow": True}), narrator)
     note("\n".join(sentences or ["nothing to send: nothing is pending, or no tracker is installed"]))
     print_result("sync", study=study, results={"trackers": logged_links(job.study)})
@@ -78,6 +78,13 @@ def sync(study: Path) -> None:
     type=click.Choice(["train", "val", "test"]),
     multiple=True,
     help="Only this split; repeatable.  [default: all]",
+)
+@click.option(
+    "--depth",
+    type=click.Choice(["8", "source"]),
+    default="8",
+    show_default=True,
+    help="Bits per value. source: 16-bit values as in the files, if those hold more than 8 bits.",
 )
 @click.option("--shard-size", type=click.IntRange(1), default=1000, help="Images per shard of webdataset.")
 @click.option("--overwrite", is_flag=True, help="Replace an older export in OUT.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -28,25 +30,40 @@ class DataSettings(Settings):
     """How images on disk become a catalog."""
 
     image_size: Annotated[int, Field(ge=4, le=512)] | None = None
-    """Working size in px, short side. Default: the size of the images, at most 64."""
+    """Working size in px, short side. Default: the smallest at which the classes are told apart, measured on the
+    training images."""
     resize: Literal["auto", "squeeze", "pad", "crop"] = "auto"
-    """How an image that does not have the working shape is brought to it. auto: whichever of squeeze and pad keeps more
-    detail. crop cuts away what does not fit."""
+    """How an image that does not have the working shape is brought to it. squeeze, which auto takes: the whole image,
+    each axis scaled for itself. pad: the same, but the generator learns true proportions. crop cuts away what does not
+    fit."""
     channels: Literal[1, 3] | None = None
     """Color channels, 1 for gray and 3 for RGB. Default: detected from the images."""
     intensity_range: tuple[float, float] | None = None
     """Values of 16-bit, float and DICOM images that become black and white. Default: from bit depth or images."""
     pages: Literal["first", "all"] = "first"
     """Pages of a multi-page file to read. all: each page is an image, and the pages of a file are one group."""
+    layout: str = "auto"
+    """How the folder is read: classes (each folder is a class), inner (the folders in each folder are classes), splits
+    (train, test, ...), or the path of the table that gives the labels. auto: found out."""
+    label_column: str | None = None
+    """Column of the table that gives the labels. Default: found by its name, such as label or diagnosis."""
     group_by: str | None = None
-    """Regular expression that finds the group in a path, such as patient(\\d+). Groups stay on one side of a split.
-    Default: none."""
+    """Regular expression that finds the group in a path, such as patient(\\d+), or the column of a table that gives
+    it. Groups stay on one side of a split. Default: the table's column, if it has a usual name."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Fraction of each class held out for testing if the data has no test split."""
     min_train_images: PositiveInt = 2
     """Minimum number of training images per class."""
     near_duplicates: bool = True
-    """Keep images that show nearly the same picture on one side of every split."""
+    """Keep images that show nearly the same picture on one side of every split. false: they only look alike, as sheets
+    of one form do, and a split that diffaug makes may part them."""
+
+    @field_validator("intensity_range")
+    @classmethod
+    def _rising(cls, values: tuple[float, float] | None) -> tuple[float, float] | None:
+        if values is not None and not -math.inf < values[0] < values[1] < math.inf:
+            raise ValueError("the value of black must be below that of white")
+        return values
 
 
 class DiffusionSettings(Settings):
@@ -92,7 +109,7 @@ class DiffusionSettings(Settings):
 class SynthesisSettings(Settings):
     """How the generator fills the pool."""
 
-    sampling_strategy: str | float | dict[str, int] | list[str] = "auto"
+    sampling_strategy: str | float | dict[int | str, int] | list[int | str] = "auto"
     """Images per class, in imbalanced-learn's vocabulary: auto, minority, not minority, all, or totals."""
     max_synthetic_ratio: Positive | None = 10.0
     """Largest number of synthetic images per real image of a class. null sets no limit."""
@@ -114,6 +131,21 @@ class SynthesisSettings(Settings):
     reject. More finds more bad images."""
     max_attempts: PositiveInt = 4
     """Candidates per requested image before a class is given up."""
+
+    @field_validator("sampling_strategy", mode="before")
+    @classmethod
+    def _plain_classes(cls, strategy: Any) -> Any:
+        """Classes given as NumPy scalars and the like; what they mean is decided where the classes are known."""
+
+        def plain(label: Any) -> Any:
+            label = label.item() if hasattr(label, "item") else label
+            return int(label) if isinstance(label, float) and label.is_integer() else label
+
+        if isinstance(strategy, bool):  # YAML reads `no` and `yes` as such
+            raise ValueError(f"a truth value is no strategy; words: {', '.join(SAMPLING_WORDS)}")
+        if isinstance(strategy, Mapping):
+            return {plain(label): plain(total) for label, total in strategy.items()}
+        return [plain(label) for label in strategy] if isinstance(strategy, list | tuple | set) else strategy
 
     @field_validator("sampling_strategy")
     @classmethod
@@ -172,7 +204,7 @@ class EvaluationSettings(Settings):
     workers: PositiveInt | None = None
     """Trainings at a time. Default: one per usable core, at most 8, or one per GPU."""
     drop_leaked: bool = False
-    """Leave out test images that the generator has seen, instead of refusing to evaluate."""
+    """Leave out test images that show what a training image shows, instead of refusing to evaluate."""
 
     @field_validator("arms")
     @classmethod

@@ -3,7 +3,7 @@
 import difflib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,10 @@ def setting_fields() -> dict[str, FieldInfo]:
     return fields
 
 
-def to_yaml(config: Config) -> str:
-    """The whole configuration as YAML that `--config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def to_yaml(config: Config, *, without: Collection[str] = ()) -> str:
+    """The configuration, except for some of its keys, as YAML that `--config` reads back."""
+    content = config.model_dump(mode="json", exclude=set(without))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _flatten(nested: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,13 +1,14 @@
 """Python arguments as settings."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffaug.errors import UsageError
+from diffaug.synthesis.pool.targets import SamplingStrategy, named_strategy
 
-Strategy = str | float | Mapping[Any, int] | list[str] | Callable[..., Any] | None
+Strategy = SamplingStrategy | None
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
 _MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, None: 1.0}
@@ -24,13 +25,14 @@ def given_flags(time_budget: str | float | None, **flags: Any) -> dict[str, Any]
     return {key: value for key, value in values.items() if value is not None}
 
 
-def synthesis_flags(strategy: Strategy, settings: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Settings of the synthesis stage by dotted key; a callable strategy gets the training images of each class."""
-    if callable(strategy):
-        strategy = dict(strategy(dict(counts)))
-    if isinstance(strategy, Mapping):
-        strategy = {str(key): total for key, total in strategy.items()}
-    chosen = {} if strategy is None else {"sampling_strategy": strategy}
+def synthesis_flags(
+    strategy: Strategy, settings: Mapping[str, Any], counts: Mapping[str, int], class_to_idx: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """Settings of the synthesis stage by dotted key, with classes by name.
+
+    A callable strategy gets the training images of each class.
+    """
+    chosen = {} if strategy is None else {"sampling_strategy": named_strategy(strategy, counts, class_to_idx)}
     return {f"synthesis.{key}": value for key, value in {**chosen, **settings}.items()}
 
 

@@ -1,16 +1,18 @@
 """The catalog of a study: read once, and again only if the data folder changed."""
 
 import shlex
-import time
-from dataclasses import replace
 from pathlib import Path
 
+from diffaug.classifiers.working_size import choose_working_size
 from diffaug.configuration.settings import Config
-from diffaug.data.catalog import Catalog, build_catalog, describe_changes
-from diffaug.data.sources import KnownFiles
-from diffaug.errors import DamagedError, UsageError
+from diffaug.data.building.build import build_catalog
+from diffaug.data.building.changes import describe_changes, stamps_beside
+from diffaug.data.catalog import Catalog
+from diffaug.data.size_choice import SizeChoice
+from diffaug.errors import DamagedError, Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import require_same_settings
+from diffaug.stages.describe_catalog import facts_of
 from diffaug.stages.job import Job
 
 MAX_LISTED_PROBLEMS = 8
@@ -26,6 +28,8 @@ def prepare_catalog(job: Job) -> Catalog:
         if not job.overwrite:
             raise
         metadata = None
+    if metadata is not None and not job.study.has_begun and metadata["inputs"]["root"] != str(root):
+        metadata = None  # other images were looked at under this name
     if metadata is not None and not job.overwrite and _is_trained(job):
         require_same_settings(folder, metadata["settings"], settings)
     if metadata is not None and metadata["settings"] == settings:
@@ -33,7 +37,7 @@ def prepare_catalog(job: Job) -> Catalog:
         if not root.is_dir():
             job.narrator.warn(f"the data folder {root} is missing; using the copy in the study")
             return catalog
-        changes = _changes(job, catalog, root)
+        changes = describe_changes(catalog, root, job.config.data, stamps_beside(folder))
         if not changes:
             return catalog
         if _is_trained(job) and not job.overwrite:
@@ -52,41 +56,49 @@ def _catalog_settings(config: Config) -> dict[str, object]:
 
 
 def show_catalog(job: Job, catalog: Catalog) -> None:
-    """Reports counts by class and split, and the problems found."""
+    """Reports how the folder was read, the counts by class and split, the working size, and the problems found."""
+    say, warn = job.narrator.say, job.narrator.warn
+    say(catalog.reading)
     counts = catalog.counts()
     rows = counts.astype(str).reset_index().to_numpy().tolist()
     job.narrator.table("Images", ["class", *map(str, counts.columns)], rows)
+    for sentence in facts_of(catalog):
+        say(sentence)
+    if catalog.size and catalog.size.scores:
+        job.narrator.table("Working size", ["short side", "balanced accuracy", "standard error"], _scores(catalog.size))
     for problem in catalog.problems[:MAX_LISTED_PROBLEMS]:
-        job.narrator.warn(problem)
+        warn(problem)
     more = len(catalog.problems) - MAX_LISTED_PROBLEMS
     if more > 0:
-        job.narrator.warn(f"and {more} more problems: diffaug inspect {shlex.quote(str(catalog.root))} --json")
+        warn(f"and {more} more problems: diffaug inspect {shlex.quote(str(catalog.root))} --json")
 
 
-def _changes(job: Job, catalog: Catalog, root: Path) -> str:
-    """How the data folder differs from the catalog; reads only files that were touched since the last command."""
-    known = KnownFiles.load(job.study.sources)
-    before = replace(known)
-    changes = describe_changes(catalog, root, known)
-    if known != before:
-        known.save(job.study.sources)
-    return changes
+def _scores(size: SizeChoice) -> list[list[str]]:
+    return [[f"{one.side} px", f"{one.balanced_accuracy:.3f}", f"{one.standard_error:.3f}"] for one in size.scores]
 
 
 def _build(job: Job, root: Path) -> Catalog:
-    began = time.time()
-    catalog = build_catalog(
-        root,
-        job.config.data,
-        seed=job.config.seed,
-        progress=lambda done, total: job.narrator.progress("reading images", done, total),
-        comparing=lambda done, total: job.narrator.progress("comparing images", done, total),
-    )
-    catalog.save(job.study.catalog, settings=_catalog_settings(job.config))
-    known = KnownFiles()
-    known.note(root, catalog.content(), began)
-    known.save(job.study.sources)
-    return catalog
+    read = {"done": 0, "total": 0}
+
+    def reading(done: int, total: int) -> None:
+        read.update(done=done, total=total)
+        job.narrator.progress("reading images", done, total)
+
+    try:
+        return build_catalog(
+            root,
+            job.config.data,
+            directory=job.study.catalog,
+            seed=job.config.seed,
+            recorded=_catalog_settings(job.config),
+            progress=reading,
+            comparing=lambda done, total: job.narrator.progress("comparing images", done, total),
+            measure=choose_working_size,
+            device=job.device,
+        )
+    except KeyboardInterrupt as stop:
+        done = f"{read['done']:,} of {read['total']:,} files were read and are kept"
+        raise Interrupted(f"stopped: {done}", where=job.study.path, fix=f"continue with: {job.command}") from stop
 
 
 def _is_trained(job: Job) -> bool:

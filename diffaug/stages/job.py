@@ -32,14 +32,17 @@ class Job:
     Attributes:
         command: What resumes the job after an interruption.
         overwrite: Whether a stage made with other settings may be replaced.
+        lasting: The settings to save in the study, if those of the job hold for one call only.
     """
 
     study: Study
     resolved: Resolved
     narrator: Narrator
     journal: Journal
+    sender: Sender
     command: str
     overwrite: bool = False
+    lasting: Config | None = None
 
     @property
     def config(self) -> Config:
@@ -62,6 +65,27 @@ class Job:
             raise UsageError("device 'cuda' was requested, but torch finds no CUDA device", fix="--device auto")
         return "cuda" if available and self.config.device != "cpu" else "cpu"
 
+    def accept(self) -> None:
+        """Begins the study, unless it has begun, and saves the settings, which a stage has found to be usable.
+
+        The device is not saved, since a study may continue on another machine. The caller holds a lock; of processes
+        that were started together, only the main one writes.
+        """
+        if not current().is_main:
+            return
+        self.study.begin()
+        self.journal.refresh()
+        text, file = to_yaml(self.lasting or self.config, without=("device",)), self.study.config_file
+        is_new = self.journal.status(STUDY_RUN) is None
+        if is_new or not file.is_file() or file.read_text(encoding="utf-8") != text:
+            storage.write_text(file, text)
+            with self.journal.batch():
+                if is_new:
+                    self.journal.start_run(STUDY_RUN, name=self.study.name, tags={"diffaug.kind": "study"})
+                self.journal.log_params(STUDY_RUN, {"seed": self.config.seed, "data": str(self.study.record.data)})
+                self.journal.log_artifact(STUDY_RUN, file)
+        self.sender.start_if_wanted()
+
     def start_run(
         self, key: str, state: StageState, *, name: str, kind: str, params: Mapping[str, Any], **tags: str
     ) -> None:
@@ -78,12 +102,11 @@ class Job:
         if not current().is_main:
             yield sentences
             return
-        sender = Sender(self.study, self.config.tracking, self.narrator)
-        sender.start()
+        self.sender.start()
         try:
             yield sentences
         finally:
-            sentences += sender.flush()
+            sentences += self.sender.flush()
 
 
 def open_job(
@@ -95,31 +118,23 @@ def open_job(
     recipe: str | None = None,
     command: str,
     overwrite: bool = False,
-    record: bool = True,
 ) -> Job:
-    """Resolves the settings, with those of the study as the weakest source, and reports them.
-
-    With `record`, for which the caller must hold a lock, it also writes settings and journal.
-    """
+    """Resolves the settings, with those of the study as the weakest source, and reports them; writes nothing."""
     resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study))
-    journal = Journal(study.journal)
-    if record:
-        storage.write_text(study.config_file, to_yaml(resolved.config))
-        if journal.status(STUDY_RUN) is None:
-            journal.start_run(STUDY_RUN, name=study.name, tags={"diffaug.kind": "study"})
-        journal.log_params(STUDY_RUN, {"seed": resolved.config.seed, "data": str(study.record.data)})
-        journal.log_artifact(STUDY_RUN, study.config_file)
     for warning in resolved.warnings:
         narrator.warn(warning)
     values = resolved.config.model_dump(mode="json")
     for key, origin in sorted(resolved.origins.items()):
         section, _, leaf = key.rpartition(".")
         narrator.say(f"setting {key} = {values[section][leaf] if section else values[leaf]} (from {origin})")
-    return Job(study, resolved, narrator, journal, command, overwrite)
+    sender = Sender(study, resolved.config.tracking, narrator)
+    return Job(study, resolved, narrator, Journal(study.journal), sender, command, overwrite)
 
 
 def _settings_of(study: Study) -> dict[str, Any]:
-    """The settings saved in the study, even by a refused command; for each stage that was begun, those of then."""
+    """The settings that a stage has accepted; for each stage that was begun, those of then."""
+    if not study.has_begun:
+        return {}
     settings = read_yaml(study.config_file) if study.config_file.is_file() else {}
     stages = {
         "data": study.catalog,

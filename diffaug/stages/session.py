@@ -1,8 +1,11 @@
 """One user at work on one study: which settings hold, who else may use the study, what was read already."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from errno import EACCES, EPERM, EROFS
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from diffaug.data.catalog import Catalog
@@ -12,8 +15,11 @@ from diffaug.runtime.console import Narrator, SilentNarrator
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, synthesis_flags
 from diffaug.stages.catalog import prepare_catalog
+from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
 from diffaug.study import Study
+
+READ_ONLY = (EACCES, EPERM, EROFS)
 
 
 @dataclass
@@ -22,18 +28,17 @@ class Session:
 
     Attributes:
         open_job: `stages.job.open_job`, with the arguments that stay the same.
-        record: Whether to save the settings and log in the study.
         trackers: Where the last stage was logged, in sentences.
     """
 
     narrator: Narrator
     flags: Mapping[str, Any]
     open_job: Callable[..., Job]
-    record: bool = True
     trackers: list[str] = field(default_factory=list)
     _job: Job | None = None
     _catalog: Catalog | None = None
     _generator: Generator | None = None
+    _scratch: TemporaryDirectory[str] | None = None
 
     @property
     def job(self) -> Job:
@@ -48,10 +53,10 @@ class Session:
     def catalog(self) -> Catalog:
         """The catalog of the last call, or the one in the study; the data folder is not looked at."""
         if self._catalog is None:
-            try:
-                self._catalog = Catalog.load(self.job.study.catalog)
-            except UsageError as error:
-                raise NotFittedError("the images were not read yet", where=error.where, fix="call fit(data)") from error
+            folder = self.job.study.catalog
+            if not self.job.study.has_begun or not folder.exists():  # before, it may be of other images
+                raise NotFittedError("the images were not read yet", where=folder, fix="call fit(data)")
+            self._catalog = Catalog.load(folder)
         return self._catalog
 
     @property
@@ -66,13 +71,19 @@ class Session:
         """Takes up a study."""
         self._catalog = self._generator = None
         with current().main_first():
-            self._job = self._open_job(study, self.narrator)
+            self._job = self.open_job(study, self.narrator, flags=self.flags)
 
     def prepare_catalog(self) -> Catalog:
         """The catalog, made or brought up to date; see `stages.catalog.prepare_catalog`."""
         with current().main_first():
             self._catalog = prepare_catalog(self.job)
         return self._catalog
+
+    def prepare_named_catalog(self) -> Catalog:
+        """The catalog; from here on the settings hold the names of classes in place of other labels."""
+        catalog = self.prepare_catalog()
+        self._job = with_class_names(self.job, catalog)
+        return catalog
 
     def load_generator(self) -> Generator:
         """The generator as it is in the study now."""
@@ -85,17 +96,46 @@ class Session:
         if not flags:
             yield
             return
-        study = self.job.study
-        self._job = self.open_job(study, self.narrator, flags={**self.flags, **flags}, record=False)
+        outer = self.job
+        inner = self.open_job(outer.study, self.narrator, flags={**self.flags, **flags})
+        self._job = replace(inner, lasting=outer.config)
         try:
             yield
         finally:
-            self._job = replace(self._open_job(study, SilentNarrator()), narrator=self.narrator)
+            self._job = replace(self.open_job(outer.study, SilentNarrator(), flags=self.flags), narrator=self.narrator)
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Keeps other processes out while images are looked at; leaves nothing but the catalog.
+
+        Where the folder of the study can't be written, the catalog lasts as long as this session.
+        """
+        with closing(self.narrator), ExitStack() as held:
+            try:
+                held.enter_context(self.job.study.locked())
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                held.enter_context(self._in_scratch())
+            self.job.study.require_free()
+            yield
+
+    @contextmanager
+    def _in_scratch(self) -> Iterator[None]:
+        """Works in a temporary folder in place of the study's, as if the study had not begun."""
+        study = self.job.study
+        self._scratch = TemporaryDirectory(prefix="diffaug-")
+        self._job = replace(self.job, study=Study(Path(self._scratch.name), study.record))
+        try:
+            yield
+        finally:
+            self._job = replace(self.job, study=study)
 
     @contextmanager
     def working(self, *, logs: bool = False) -> Iterator[None]:
         """Keeps other processes out of the study while a stage works, which may log something for trackers."""
         with closing(self.narrator), self.job.study.locked():
+            self.job.study.require_free()
             self.job.journal.refresh()
             with self.job.sending() if logs else nullcontext(self.trackers) as self.trackers:
                 yield
@@ -109,11 +149,8 @@ class Session:
         study, sending = self.job.study, nullcontext(self.trackers) if is_shard else self.job.sending()
         with closing(self.narrator), study.shared(optional=is_shard), sending as self.trackers:
             with study.in_turn(optional=is_shard):
-                catalog = self.prepare_catalog()
-            with self.configured(synthesis_flags(strategy, settings, catalog.counts_by_name("train"))):
+                catalog = self.prepare_named_catalog()
+            counts, class_to_idx = catalog.counts_by_name("train"), study.record.class_to_idx
+            with self.configured(synthesis_flags(strategy, settings, counts, class_to_idx)):
+                self._job = with_class_names(self.job, catalog)
                 yield catalog
-
-    def _open_job(self, study: Study, narrator: Narrator) -> Job:
-        optional = not self.record
-        with study.shared(optional=optional), study.in_turn(optional=optional):
-            return self.open_job(study, narrator, flags=self.flags, record=self.record and current().is_main)

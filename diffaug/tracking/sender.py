@@ -34,10 +34,19 @@ class Sender:
     def __init__(self, study: Study, settings: TrackingSettings, narrator: Narrator) -> None:
         self._study, self._settings, self._narrator = study, settings, narrator
         self._threads: list[_ChannelThread] = []
+        self._is_wanted = False
 
     def start(self) -> None:
-        """Begins to send unless it has begun. Must be called in the thread whose active MLflow run is to be joined."""
-        if not self._threads:
+        """Begins to send unless it has begun, or there is nothing yet.
+
+        Must be called in the thread whose active MLflow run is to be joined.
+        """
+        self._is_wanted = True
+        self.start_if_wanted()
+
+    def start_if_wanted(self) -> None:
+        """Begins to send what has been recorded since `start`, which found nothing."""
+        if self._is_wanted and not self._threads:
             self._threads = [_ChannelThread(channel) for channel in channels(self._study, self._settings)]
 
     def flush(self) -> list[str]:
@@ -46,7 +55,7 @@ class Sender:
         Returns, for each tracker that is up to date, how to view what was logged.
         """
         self.start()
-        threads, self._threads = self._threads, []
+        threads, self._threads, self._is_wanted = self._threads, [], False
         for thread in threads:
             thread.close()
         for thread in threads:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from diffaug.cli import main
-from diffaug.cli.job import run
+from diffaug.cli.job import fit, run
 from diffaug.cli.options import augmenter_arguments
 from diffaug.configuration.arms import DEFAULT_ARMS
 from diffaug.configuration.sources import resolve
@@ -23,7 +24,7 @@ def test_each_command_does_its_part_and_names_the_next(job) -> None:
     assert answers["plan"]["results"]["expected_seconds"] > 0
     assert answers["generate"]["results"]["by_class"] == {"bright": 11, "dark": 0, "middle": 6}
     assert answers["evaluate"]["results"]["verdict"]["decision"]
-    assert {command: one["next"] for command, one in answers.items()} == {
+    assert {command: one["next"].partition(" --set ")[0] for command, one in answers.items()} == {
         "inspect": f"diffaug run {images} --study {study}",
         "plan": f"diffaug fit {images} --study {study}",
         "fit": f"diffaug generate {study}",
@@ -33,6 +34,25 @@ def test_each_command_does_its_part_and_names_the_next(job) -> None:
     }
     keys = {"schema_version", "command", "status", "study", "results", "next"}
     assert all(set(one) == keys and one["status"] == "ok" for one in answers.values())
+
+
+def test_a_command_that_only_looks_names_the_next_one_with_the_same_settings(answer, images) -> None:
+    flags = "--study s --images-seen 64 --image-size 8 --seed 3 --no-mlflow --recipe demo"
+    settings = ["--set", "diffusion.batch_size=8", "--set", "advanced.base_channels=16"]
+    planned = answer("plan", str(images), *shlex.split(flags), *settings, "--quiet")["next"]
+    typed = shlex.split(planned)
+    assert typed[:3] == ["diffaug", "fit", str(images)]
+    with fit.make_context("fit", typed[2:]) as context:
+        again = augmenter_arguments(context.params)
+    assert again["recipe"] == "demo" and context.params["study"].name == "s"
+    assert again["settings"] == {
+        "diffusion.images_seen": 64,
+        "data.image_size": 8,
+        "seed": 3,
+        "tracking.mlflow": False,
+        "diffusion.batch_size": 8,
+        "advanced.base_channels": 16,
+    }
 
 
 def test_a_changed_image_of_the_pool_is_named_by_verify_and_by_an_evaluation(fails, study) -> None:
@@ -81,6 +101,9 @@ def test_demo_runs_the_whole_job(capsys, tmp_path, quick_options) -> None:
         (["--minutes", "0.5"], "diffusion.minutes", 0.5),
         (["--images-seen", "700"], "diffusion.images_seen", 700),
         (["--image-size", "12"], "data.image_size", 12),
+        (["--layout", "classes"], "data.layout", "classes"),
+        (["--label-column", "dx"], "data.label_column", "dx"),
+        (["--group-by", "p\\d"], "data.group_by", r"p\d"),
         (["--sampling-strategy", "{dark: 30}"], "synthesis.sampling_strategy", {"dark": 30}),
         (["--sampling-strategy", "0.5"], "synthesis.sampling_strategy", 0.5),
         (["--guidance-scale", "[1, 2]"], "synthesis.guidance_scale", [1.0, 2.0]),
@@ -154,8 +177,8 @@ def test_inspect_shows_counts_warnings_and_the_next_command(capsys, tmp_path, im
     assert shown.count("Images") == 1
     assert "DIFFAUG_VERSION is not a setting" in shown
     assert "next: diffaug run 'my images' --study 'my study'" in shown
-    saved = yaml.safe_load((tmp_path / "my study" / "config.yaml").read_text())
-    assert saved["evaluation"]["max_steps"] == 8  # remembered by later commands
+    assert "--set evaluation.max_steps=8" in shown
+    assert not {"config.yaml", "study.json"} & {path.name for path in (tmp_path / "my study").iterdir()}
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["recipes", "list"], 0), (["recipes", "show", "none"], 2)])

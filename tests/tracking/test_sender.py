@@ -241,6 +241,21 @@ def test_events_are_sent_while_the_stage_works(journal, stage, install, monkeypa
 
 
 @pytest.mark.e2e
+def test_a_stage_that_begins_before_its_study_is_sent_from_its_first_event_on(study, narrator, install, monkeypatch):
+    monkeypatch.setattr(sender, "POLL_SECONDS", 0.001)
+    tracker, before = install(ListTracker()), study.journal.read_bytes()
+    study.journal.unlink()
+    stage = Sender(study, SETTINGS, narrator)
+    stage.start_if_wanted()
+    stage.start()
+    storage.write_bytes(study.journal, before)
+    stage.start_if_wanted()
+    assert eventually(lambda: tracker.received)
+    stage.flush()
+    stage.start_if_wanted()
+    assert stage.flush()
+
+
 def test_a_stage_ends_while_a_tracker_hangs_which_gets_everything_later(study, journal, stage, narrator, install):
     tracker = install(HangingTracker())
     stage.start()

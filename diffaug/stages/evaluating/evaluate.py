@@ -58,6 +58,7 @@ def evaluate_study(
     folder, stored = job.study.evaluation, _stored(job, classifier, train_fn)
     finished = finished_pools(job) if is_finished(folder, overwrite=job.overwrite) else []
     if finished and is_stage_of(folder, {**stored, **_further(finished)}, _inputs(catalog, finished[0])):
+        job.accept()
         job.narrator.say(f"evaluation: already finished, kept ({folder})")
         return EvaluationResult.load(folder / RESULT)
     if not job.overwrite:
@@ -78,6 +79,7 @@ def evaluate_study(
         keep=(TRIALS, MIX),
         overwrite=job.overwrite,
     )
+    job.accept()
     report_leaks(job, leaks)
     with stop_requests() as stop:
         trained = {"classifier": classifier, "train_fn": train_fn}

@@ -34,6 +34,7 @@ def evaluate_predictions(file: Path, *, job: Job | None = None, catalog: Catalog
     has_pool = storage.committed_metadata(job.study.pool) is not None
     synthetic = Pool.open(job.study.pool).counts_by_name if has_pool else {}
     result = _summarize(found, train.counts_by_name, synthetic)
+    job.accept()
     result.save(job.study.predictions / f"{file.stem}-{storage.sha256_file(file)[:8]}.json")
     return result
 

@@ -13,8 +13,8 @@ from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.fit import fit_generator
 from diffaug.stages.fitting.plan import PLAN_FILE
 from diffaug.stages.generating.generate import generate_pool
-from diffaug.stages.job import STUDY_RUN, Job
-from diffaug.study import Study, open_or_create_study
+from diffaug.stages.job import Job
+from diffaug.study import Study, plan_study
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.tracking.journal import Journal
 
@@ -85,8 +85,9 @@ def _whole(directory: Path) -> dict[str, Any] | None:
 
 def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
     """A job in a folder inside the study, with the next seed; it logs to no tracker and replaces stale stages."""
-    study = open_or_create_study(_study(job, number).path, catalog.root)
+    study = plan_study(_study(job, number).path, catalog.root, job.study.record.class_to_idx)
     if current().is_main:
+        study.begin()
         share_catalog(job.study, study)
     made = pool.counts_by_name
     totals = {name: count + made[name] for name, count in catalog.counts_by_name("train").items()}
@@ -97,10 +98,8 @@ def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
     }
     sections = {name: getattr(job.config, name).model_copy(update=update) for name, update in changes.items()}
     config = job.config.model_copy(update={"seed": job.config.seed + number, **sections})
-    journal = Journal(study.journal)
-    if current().is_main and journal.status(STUDY_RUN) is None:
-        journal.start_run(STUDY_RUN, name=study.name)
-    return replace(job, study=study, resolved=replace(job.resolved, config=config), journal=journal, overwrite=True)
+    resolved, journal = replace(job.resolved, config=config), Journal(study.journal)
+    return replace(job, study=study, resolved=resolved, journal=journal, lasting=None, overwrite=True)
 
 
 def _study(job: Job, number: int) -> Study:

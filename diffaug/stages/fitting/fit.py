@@ -18,7 +18,7 @@ from diffaug.diffusion.training.monitor import CheckSchedule
 from diffaug.diffusion.training.training import StepRecord, new_state, train
 from diffaug.errors import DiffaugError, Interrupted
 from diffaug.files import storage
-from diffaug.files.stage_records import StageState, begin_stage, finish_stage
+from diffaug.files.stage_records import StageState, begin_stage, finish_stage, stage_state
 from diffaug.runtime.console import duration
 from diffaug.runtime.distributed import current
 from diffaug.stages.catalog import show_catalog
@@ -41,13 +41,21 @@ def fit_generator(job: Job, catalog: Catalog) -> Generator:
     """
     group, folder = current(), job.study.generator
     inputs = {"catalog": catalog.fingerprint}
+    settings = generator_settings(job.config)
+    overwrite = job.overwrite or not job.study.keeps_something  # an attempt that kept nothing binds nobody
     with group.main_first():
-        stage = begin_stage(folder, generator_settings(job.config), inputs, overwrite=job.overwrite)
+        stage = stage_state(folder, settings, inputs, overwrite=overwrite)
     if stage == "finished":
+        with group.main_first():
+            job.accept()
         job.narrator.say(f"generator: already finished, kept ({folder})")
     else:
         show_catalog(job, catalog)
-        run = TrainingRun(job, catalog, plan_training(job, catalog.images("train")))
+        plan = plan_training(job, catalog.images("train"), renew=stage == "new")
+        with group.main_first():  # from here on, the study has something to keep
+            job.accept()
+            stage = begin_stage(folder, settings, inputs, overwrite=overwrite)
+        run = TrainingRun(job, catalog, plan)
         run.train(stage)
         with group.main_first():
             if group.is_main:
@@ -65,7 +73,7 @@ class TrainingRun:
     def __init__(self, job: Job, catalog: Catalog, plan: Plan) -> None:
         self.job, self.catalog, self.plan, self.group = job, catalog, plan, current()
         self.folder, self.seed = job.study.generator, job.config.seed
-        schedule = CheckSchedule.of(plan, len(catalog.items("train")))
+        schedule = CheckSchedule.of(plan, len(catalog.rows("train")))
         # A single check, at the end, can't end the training, so nothing is held out for it.
         fraction = job.config.diffusion.holdout if len(schedule.steps) > 1 else 0.0
         self.holdout = hold_out(catalog, fraction=fraction, seed=self.seed)
@@ -119,7 +127,16 @@ class TrainingRun:
             **self.job.environment,
         }
         counts, guide = self.holdout.trained.counts_by_name, self.state.guide
-        record = GeneratorRecord(self.plan.network, self.data.normalization, counts, training, guide is not None)
+        record = GeneratorRecord(
+            self.plan.network,
+            self.data.normalization,
+            counts,
+            training,
+            guide=guide is not None,
+            dataset_class_to_idx=self.job.study.record.class_to_idx,
+            intensity=self.catalog.intensity,
+            boxes=self.data.class_boxes(len(counts)),
+        )
         rows, held = self.catalog.table.rename(columns={"path": "id"}), self.holdout.held.ids
         rows = rows[rows["id"].isin(self.holdout.trained.ids + held)]
         rows = rows.assign(part=np.where(rows["id"].isin(held), HELD_OUT, TRAINED))
@@ -188,7 +205,8 @@ class TrainingRun:
     def _save_grid(self) -> None:
         seen = self._images(self.state.step)
         classes, normalization = self.holdout.trained.classes, self.data.normalization
-        generator = Generator(self.state.averaged, normalization, classes, weights_sha256="")
+        boxes = self.data.class_boxes(len(classes))
+        generator = Generator(self.state.averaged, normalization, classes, weights_sha256="", boxes=boxes)
         steps = self.job.config.synthesis.num_inference_steps
         sheet = sample_sheet(generator, columns=GRID_COLUMNS, seed=self.seed, num_inference_steps=steps)
         file = self.folder / "samples" / f"images-{seen:09d}.png"

@@ -18,7 +18,7 @@ from diffaug.diffusion.planning.planning import (
     precision_candidates,
     set_length,
 )
-from diffaug.diffusion.planning.reasons import explain
+from diffaug.diffusion.planning.reasons import cost_of_size, explain
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.errors import UsageError
@@ -36,17 +36,18 @@ def generator_settings(config: Config) -> dict[str, Any]:
     return {"seed": config.seed, **diffusion, "base_channels": config.advanced.base_channels}
 
 
-def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> Plan:
+def plan_training(job: Job, images: LabeledImages, *, measure: bool = False, renew: bool = False) -> Plan:
     """The plan that a training with these settings began with, else a new one at the speed measured now.
 
     All processes take part in measuring; the main one's plan counts. With `measure` the speed is measured also if the
-    length is set in images, to report how long it takes; no decision depends on it. More processes than images in a
+    length is set in images, to report how long it takes; no decision depends on it. With `renew` an older plan, made of
+    other images, does not count. More processes than images in a
     batch, or compiling that is set and fails, are a UsageError.
     """
     group = current()
     group.use_device(job.device)
     file = job.study.generator / PLAN_FILE
-    begun = file.is_file() and stage_settings(job.study.generator) == generator_settings(job.config)
+    begun = not renew and file.is_file() and stage_settings(job.study.generator) == generator_settings(job.config)
     stored = group.broadcast(storage.read_json(file) if begun else None)
     if stored is None:
         plan = _new_plan(job, images, measure=measure)
@@ -58,6 +59,8 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False) -> 
     job.narrator.say("plan:")
     for reason in plan.reasons:
         job.narrator.say(f"  {reason}")
+    if cost := cost_of_size(plan, job.config.diffusion, len(images)):
+        job.narrator.warn(cost)
     if group.size > 1:
         job.narrator.say(f"  {group.size} processes share each batch")
     if plan.batch_size < group.size:

@@ -170,7 +170,7 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
         augmenter.run(images)
     assert not augmenter.study.generator.exists()  # refused before training
     augmenter.fit(images).generate()
-    with pytest.raises(DataError, match=r"1 of 6 test images were seen.*test/dark/000.png = train/dark/005.png"):
+    with pytest.raises(DataError, match=r"1 of 6 test images show .*test/dark/000.png = train/dark/005.png"):
         augmenter.evaluate()
     result = augmenter.evaluate(drop_leaked=True)
     assert result.test_counts == {"bright": 2, "dark": 1, "middle": 2}
