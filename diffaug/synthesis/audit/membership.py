@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffaug.diffusion.process.boxes import image_mean
 from diffaug.diffusion.process.process import Moments, diffuse
 from diffaug.diffusion.training.monitor import SIGMAS
 from diffaug.runtime.seeding import numpy_generator, torch_generator
@@ -37,27 +39,34 @@ def pair(held: Labels, trained: Labels, *, seed: int) -> tuple[Labels, Labels]:
 
 
 @torch.no_grad()
-def denoising_errors(denoise: Denoise, images: Tensor, labels: Tensor, *, seed: int) -> NDArray[np.float64]:
+def denoising_errors(
+    denoise: Denoise, images: Tensor, labels: Tensor, *, seed: int, masks: Tensor | None = None
+) -> NDArray[np.float64]:
     """Logarithm of the mean squared denoising error of each image, averaged over 8 noise levels, (N,).
 
     The two draws of noise are the same for all images, so that only the images differ; these are normalized,
-    (N, C, H, W). `denoise` maps (x, sigma, labels) to moments.
+    (N, C, H, W). `denoise` maps (x, sigma, labels) to moments. With masks, bool (N, 1, H, W), only the pixels inside
+    are seen and count.
     """
     drawn = torch_generator(seed, "membership noise")
     noises = torch.randn(NOISES, *images.shape[1:], generator=drawn).to(images.device)
-    parts = [
-        torch.stack([_log_errors(denoise, *part, level, noises) for level in SIGMAS]).mean(dim=0)
-        for part in zip(torch.split(images, CHUNK), torch.split(labels, CHUNK), strict=True)
-    ]
+    parts = []
+    for chosen in torch.split(torch.arange(len(labels), device=labels.device), CHUNK):
+        own = None if masks is None else masks[chosen]
+        errors = partial(_log_errors, denoise, images[chosen], labels[chosen], noises=noises, masks=own)
+        parts.append(torch.stack([errors(level) for level in SIGMAS]).mean(dim=0))
     return torch.cat(parts).double().cpu().numpy() if len(labels) else np.empty(0)
 
 
-def _log_errors(denoise: Denoise, images: Tensor, labels: Tensor, level: float, noises: Tensor) -> Tensor:
+def _log_errors(
+    denoise: Denoise, images: Tensor, labels: Tensor, level: float, *, noises: Tensor, masks: Tensor | None
+) -> Tensor:
     sigma = images.new_full((len(images),), level)
-    errors = [
-        (denoise(diffuse(images, sigma, noise.expand_as(images)), sigma, labels).mean - images).square().mean((1, 2, 3))
-        for noise in noises
-    ]
+    errors = []
+    for noise in noises:
+        x = diffuse(images, sigma, noise.expand_as(images))
+        mean = denoise(x if masks is None else x * masks, sigma, labels).mean
+        errors.append(image_mean((mean - images).square(), masks))
     return torch.stack(errors).mean(dim=0).clamp_min(SMALLEST).log()
 
 

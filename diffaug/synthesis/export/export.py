@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from threading import Lock
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from diffaug._version import __version__
 from diffaug.data.catalog import Catalog
 from diffaug.data.layouts.entries import SPLITS, listed
-from diffaug.data.loading import Progress
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.runtime.parallel import Progress
 from diffaug.synthesis.export.items import Counts, ExportItems, Only, collect_items
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 
 ENTRY_POINT_GROUP, DATASET = "diffaug.exporters", "dataset.json"
+Depth = Literal["8", "source"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,13 @@ class ExportSettings:
     shard_size: int = 1000
     seed: int = 0
     overwrite: bool = False
+    depth: Depth = "8"
 
     def __post_init__(self) -> None:
         if self.only not in get_args(Only):
             raise UsageError(f"unknown value only='{self.only}'", fix=f"one of: {', '.join(get_args(Only))}")
+        if self.depth not in get_args(Depth):
+            raise UsageError(f"unknown value depth='{self.depth}'", fix=f"one of: {', '.join(get_args(Depth))}")
         unknown = [split for split in self.splits if split not in SPLITS]
         if unknown:
             raise UsageError(f"there is no split '{unknown[0]}'", fix=f"splits: {', '.join(SPLITS)}")
@@ -80,19 +84,25 @@ def export_images(
 ) -> Export:
     """Exports real and synthetic images, or only synthetic ones, as one committed directory.
 
-    Real images are exported as decoded, at the working size. `progress` is called with (images done, all images), one
-    call at a time, from any thread.
+    Real images are exported as decoded, at the working size. At the depth of the source, what was more than 8 bits
+    becomes 16-bit values of the source again; `dataset.json` says how to read them.
+
+    `progress` is called with (images done, all images), one call at a time, from any thread.
     """
     exporter = _find_exporter(settings.format)
     out = _require_free(settings.out, overwrite=settings.overwrite, keep_out_of=keep_out_of)
     items = collect_items(catalog, pool, only=settings.only, splits=settings.splits)
-    items = replace(items, read=_reporting(items.read, len(items.table), progress or (lambda done, total: None)))
+    read = _reporting(items.read, len(items.table), progress or (lambda done, total: None))
+    items = replace(items, read=read, intensity=catalog.intensity if settings.depth == "source" else None)
     made_of = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
-    chosen = {"only": settings.only, "splits": list(items.splits), "seed": settings.seed}
+    chosen = {"only": settings.only, "splits": list(items.splits), "seed": settings.seed, "depth": settings.depth}
     facts = {"export": settings.format, **chosen, **made_of}
     counts = items.counts()
     with storage.new_directory(out, facts) as staging:
         about = {"diffaug": __version__, "classes": list(items.classes), "images": counts}
+        if items.intensity is not None:
+            scale, offset = items.intensity.stored
+            about["values"] = f"source value = {offset:.12g} + {scale:.12g} * value in the file"
         storage.write_json(staging / DATASET, {**about, "unsafe_to_publish": list(items.unsafe_to_publish)})
         load = exporter(items, staging, settings)
     return Export(settings.out, counts, load)

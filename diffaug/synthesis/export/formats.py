@@ -17,9 +17,9 @@ import yaml
 from numpy.typing import NDArray
 
 from diffaug._version import __version__
-from diffaug.data.loading import in_threads
 from diffaug.files import storage
 from diffaug.runtime.console import printable
+from diffaug.runtime.parallel import in_threads
 from diffaug.runtime.seeding import numpy_generator
 from diffaug.synthesis.export.export import ExportSettings
 from diffaug.synthesis.export.items import ORIGIN_REAL, ExportItems
@@ -46,7 +46,11 @@ def write_image_folder(items: ExportItems, folder: Path, settings: ExportSetting
     first = items.splits[0]
     lacking = len({(row["split"], row["label"]) for row in rows}) < len(items.splits) * len(items.classes)
     arguments = f"{str(settings.out / first)!r}{', allow_empty=True' if lacking else ''}"
-    return f"from torchvision.datasets import ImageFolder; {first} = ImageFolder({arguments})"
+    if items.intensity is None:
+        return f"from torchvision.datasets import ImageFolder; {first} = ImageFolder({arguments})"
+    # The loader of torchvision would clip values of 16 bits.
+    imports = "from PIL import Image; from torchvision.datasets import ImageFolder"
+    return f"{imports}; {first} = ImageFolder({arguments}, loader=Image.open)"
 
 
 def write_huggingface(items: ExportItems, folder: Path, settings: ExportSettings) -> str:

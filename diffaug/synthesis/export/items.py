@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from diffaug.data.catalog import Catalog
 from diffaug.data.layouts.entries import SPLITS, Split
+from diffaug.decoding.intensity import IntensityRange
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.synthesis.pool.pool import Pool
@@ -34,12 +35,14 @@ class ExportItems:
             names the real image behind it, if any; then the other columns of the manifest, null for real images.
         read: Pixels of a row, uint8 (H, W, C).
         unsafe_to_publish: Reasons against publishing the synthetic images, in sentences.
+        intensity: Which values of the source black and white were, if images are written as such values of 16 bits.
     """
 
     classes: tuple[str, ...]
     table: pa.Table
     read: Callable[[int], NDArray[np.uint8]]
     unsafe_to_publish: tuple[str, ...] = ()
+    intensity: IntensityRange | None = None
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -58,7 +61,8 @@ class ExportItems:
 
     def png(self, position: int) -> bytes:
         """One image as PNG without metadata; may be called from several threads."""
-        return storage.png_bytes(self.read(position))
+        pixels = self.read(position)
+        return storage.png_bytes(pixels if self.intensity is None else self.intensity.to_source_depth(pixels))
 
     def counts(self) -> Counts:
         """Images by split, origin and class; classes without images count 0."""

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import tarfile
 from collections import Counter
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,7 +23,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.catalog import Catalog, build_catalog
+from diffaug.data.building.build import build_catalog
+from diffaug.data.catalog import Catalog
+from diffaug.decoding.decode import decode
+from diffaug.decoding.intensity import IntensityRange
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
@@ -63,7 +68,8 @@ def pool_of(catalog: Catalog, root: Path) -> Pool:
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
-    return build_catalog(write_data(tmp_path_factory.mktemp("data")), DataSettings(), seed=0)
+    root, directory = write_data(tmp_path_factory.mktemp("data")), tmp_path_factory.mktemp("study") / "catalog"
+    return build_catalog(root, DataSettings(), directory=directory, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -443,3 +449,39 @@ def test_the_dataset_card_says_what_is_synthetic_and_why_it_is_unsafe_to_publish
     export_images(catalog, pool, ExportSettings(real_only, "huggingface", splits=("test",)))
     assert storage.read_json(real_only / "dataset.json")["unsafe_to_publish"] == []
     assert "Unsafe" not in (real_only / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kinds"),
+    [
+        (47, 1027, ("integer",)),
+        (-1024, 2000, ("integer",)),
+        (0, 1, ()),
+        (1_234_567_890, 1_234_568_890, ("integer",)),
+        (-1e-7, 3e-7, ()),
+    ],
+)
+def test_values_of_the_source_come_back_in_16_bits(catalog, pool, out, low, high, kinds) -> None:
+    intensity = IntensityRange(low, high, "", kinds=kinds)
+    export_images(catalog, pool, ExportSettings(out / "8"))
+    export = export_images(replace(catalog, intensity=intensity), pool, ExportSettings(out / "16", depth="source"))
+    said = storage.read_json(out / "16" / "dataset.json")["values"]
+    offset, scale = map(float, re.findall(r"-?\d[-+.e\d]*(?= [+*])", said))
+    files = sorted(file.relative_to(out / "8") for file in (out / "8").rglob("*.png"))
+    assert len(files) == len(export)
+    for file in files:
+        shown = decode(out / "8" / file).pixels
+        values = cv2.imread(str(out / "16" / file), cv2.IMREAD_UNCHANGED)[..., ::-1]  # another library as oracle
+        assert values.dtype == np.uint16
+        back = (offset + scale * values - low) / (high - low) * 255
+        assert np.abs(back - shown).max() <= 0.501
+    assert loaded(export)["train"][0][0].size == (8, 6)
+
+
+def test_sets_of_8_bits_have_no_other_depth(catalog, pool, out) -> None:
+    export_images(catalog, pool, ExportSettings(out / "a"))
+    export_images(catalog, pool, ExportSettings(out / "b", depth="source"))
+    files = [file for file in (out / "a").rglob("*") if file.suffix in (".png", ".parquet")]
+    assert all(file.read_bytes() == (out / "b" / file.relative_to(out / "a")).read_bytes() for file in files)
+    with pytest.raises(UsageError, match="depth='16'"):
+        ExportSettings(out, depth="16")
