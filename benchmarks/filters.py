@@ -193,9 +193,9 @@ def read_samples(arguments: argparse.Namespace, train: LabeledImages) -> Labeled
     if not file.is_file():
         chunks = [
             generator.sample(
-                label, range(start, min(start + CHUNK, count)), num_inference_steps=settings.num_inference_steps
+                name, range(start, min(start + CHUNK, count)), num_inference_steps=settings.num_inference_steps
             )
-            for label, count in enumerate(counts)
+            for name, count in zip(generator.classes, counts, strict=True)
             for start in range(0, count, CHUNK)
         ]
         storage.write_array(file, np.concatenate(chunks))

@@ -64,7 +64,7 @@ class Ours:
 
     def sample(self, labels: NDArray[np.int64], steps: int) -> NDArray[np.uint8]:
         """Samples as many images as there are labels; of one class, as `diffaug generate` does."""
-        return self._generator.sample(int(labels[0]), range(len(labels)), num_inference_steps=steps)
+        return self._generator.sample(self._generator.classes[labels[0]], range(len(labels)), num_inference_steps=steps)
 
 
 def count_parameters(plan: Plan) -> int:
@@ -85,7 +85,7 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
     scale = settings.guidance_scale
     chunks = [
         generator.sample(
-            index,
+            name,
             range(start, min(start + CHUNK, per_class)),
             seed=seed,
             solver=settings.solver,
@@ -93,7 +93,7 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
             guidance_method=settings.guidance_method,
             guidance_scale=sum(scale) / 2 if isinstance(scale, tuple) else scale,
         )
-        for index in range(len(generator.classes))
+        for name in generator.classes
         for start in range(0, per_class, CHUNK)
     ]
     return labelled(np.concatenate(chunks), generator.classes)

@@ -1,5 +1,6 @@
 """What all tests share: quiet libraries, one thread, and a small pool on disk."""
 
+import io
 import json
 import os
 
@@ -153,3 +154,15 @@ def make_images():
         return LabeledImages(pixels, labels, classes, tuple(f"{prefix} {i}" for i in range(len(labels))))
 
     return make
+
+
+@pytest.fixture
+def encoded():
+    """encode(pixels or Pillow image, format, **options) -> bytes."""
+
+    def encode(image, file_format="PNG", **options) -> bytes:
+        buffer = io.BytesIO()
+        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, file_format, **options)
+        return buffer.getvalue()
+
+    return encode
