@@ -1,6 +1,6 @@
 """Masks: told from images by the folder they lie in, by their name, or by being binary beside an image.
 
-Nothing is told by a name alone: a folder `masks` may be a class of photos, and so may `shoe_label.png`. A few files
+A name alone proves nothing: a folder `masks` may be a class of photos, and so may `shoe_label.png`. A few files
 of each kind are opened in a small size to see whether they look like masks.
 """
 
@@ -103,7 +103,7 @@ def looks_like_mask(path: Path) -> bool | None:
             size = min(image.width, PEEKED_SIZE), min(image.height, PEEKED_SIZE)
             small = image.resize(size, Image.Resampling.NEAREST)
             pixels = np.asarray(small.convert("L") if small.mode in ("1", "L") else small.convert("RGB"))
-    except Exception:  # whatever is wrong with the file is told when it is decoded
+    except Exception:  # whatever is wrong with the file shows when it is decoded
         return None
     values = pixels.reshape(size[0] * size[1], -1)
     black_or_white = ((values <= 10) | (values >= 245)).all(axis=1)  # JPEG blurs edges

@@ -102,7 +102,7 @@ def _read_named_folders(root: Path) -> Scan | None:
 
 
 def _read(tree: Folder, root: Path, settings: DataSettings, masks: Masks, account: Account) -> tuple[Reading, set[str]]:
-    """Reads the tree and takes the masks that are told by their name out of it; also returns the paths of tables."""
+    """Reads the tree and takes the masks that their names give away out of it; also returns the paths of tables."""
     images = Images(root, tree.all_images())
     bases = {folder.path: folder for folder in [*descent(tree), *chain(tree)]}
     tables = _with_splits(find_tables(tree, bases.values(), images, settings), account)
