@@ -29,12 +29,12 @@ def table_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
     ],
 )  # fmt: skip
 def test_files_are_told_of_with_their_reason(rows: list[tuple[str, str, str]], sentence: str) -> None:
-    assert sentence in find_problems(table_of(*rows), ["cat"], None)
+    assert sentence in find_problems(table_of(*rows), ["cat"], ())
 
 
 def test_files_without_remark_and_pages_that_are_all_read_are_not_told_of() -> None:
     table = table_of(("c", "ok", ""), ("d", "ok", "first of 2 frames"), ("d#page=2", "ok", ""))
-    assert not [sentence for sentence in find_problems(table, ["cat"], None) if sentence.startswith("files of")]
+    assert not [sentence for sentence in find_problems(table, ["cat"], ()) if sentence.startswith("files of")]
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_files_without_remark_and_pages_that_are_all_read_are_not_told_of() -> N
 def test_classes_of_one_picture_are_told_of_with_a_way_out(sizes: list[int], told: list[str]) -> None:
     shown = [f"{n}-0" for n, size in enumerate(sizes) for _ in range(size)]
     table = table_of(*((f"{n}", "ok", "") for n in range(len(shown)))).assign(picture=shown)
-    found = [line for line in find_problems(table, ["cat"], None) if "data.near_duplicates=false" in line]
+    found = [line for line in find_problems(table, ["cat"], ()) if "data.near_duplicates=false" in line]
     assert [line.split(": 1 (")[1].rstrip(")") for line in found] == told
 
 
 def test_a_picture_of_many_files_and_two_labels_is_named_by_one_file_of_each() -> None:
     table = table_of(*((f"{n:02}", "ok", "") for n in range(40))).assign(picture="00", label=["cat", "dog"] * 20)
-    assert "pictures that have two labels: 1 (00 = 01)" in find_problems(table, ["cat", "dog"], None)
+    assert "pictures that have two labels: 1 (00 = 01)" in find_problems(table, ["cat", "dog"], ())

@@ -164,7 +164,7 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
         (images / name).rmdir()
     seen = np.asarray(Image.open(images / "train" / "dark" / "005.png"))
     Image.fromarray(np.clip(seen.astype(int) + 1, 0, 255).astype(np.uint8)).save(images / "test" / "dark" / "000.png")
-    settings = {**small, "evaluation.arms": ARMS, "evaluation.workers": 1, "data.near_duplicates": False}
+    settings = {**small, "evaluation.arms": ARMS, "evaluation.workers": 1, "data.near_duplicates": True}
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False)
     with pytest.raises(DataError, match="1 of 6 test images"):
         augmenter.run(images)
