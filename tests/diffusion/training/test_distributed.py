@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -315,7 +316,7 @@ def test_when_one_process_ends_the_other_ends_with_a_clear_error(tmp_path: Path,
         other.kill()
     other.join(timeout=60)
     main.join(timeout=60)
-    assert main.exitcode == 1
+    assert main.exitcode in (1, -signal.SIGABRT)  # gloo's threads can abort a process that ends with a lost connection
     assert (tmp_path / "error.0").read_text().startswith("process 0 of 2 lost the connection to another one")
     if how == "failed":
         assert (tmp_path / "error.1").read_text() == "no space left"
