@@ -3,7 +3,7 @@
 The first pass goes from the folder to the array at the working size, which is given: 32 px images as they are, photos
 of 512 px at 64 px. The peer decodes and resizes the same files with one worker per core and keeps no pixels. Both take
 turns, each in a process of its own. The search for near-duplicates is a row of its own. The second start opens the
-catalog after looking at every file. Memory is the peak of the process and, added to it, that of its largest child.
+catalog after looking at every file. Memory is the peak of the process and, added to it, that of its largest worker.
 """
 
 from __future__ import annotations
@@ -103,22 +103,31 @@ STEPS: dict[str, Callable[[Path, Path, int], None]] = {
 
 def run_step(step: str, root: Path, study: Path, side: int) -> dict[str, float]:
     """Runs one step in this process; returns its seconds, imports included, and its peak of memory in MB."""
-    import resource
-
     began = time.perf_counter()
     STEPS[step](root, study, side)
     seconds = time.perf_counter() - began
-    if step == FIRST_PASS:
-        _end_workers()
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {"seconds": seconds, "peak_mb": sum(peaks)}
+    own, workers = memory_peaks()
+    return {"seconds": seconds, "peak_mb": own + max(workers, default=0)}
 
 
-def _end_workers() -> None:
-    """Waits for the worker processes, whose memory counts only then."""
-    from joblib.externals.loky import get_reusable_executor
+def memory_peaks() -> tuple[float, list[float]]:
+    """The peak in MB of this process, and of each process that it started and that still runs; Linux only.
 
-    get_reusable_executor().shutdown(wait=True)
+    What the system says of processes that ended counts the memory of the one that started them.
+    """
+    processes = [_status(file) for file in Path("/proc").glob("[0-9]*/status")]
+    started = [process for process in processes if process.get("PPid") == str(os.getpid())]
+    own, *workers = (
+        float(process["VmHWM"].split()[0]) / 1024 for process in (_status(Path("/proc/self/status")), *started)
+    )
+    return own, workers
+
+
+def _status(file: Path) -> dict[str, str]:
+    try:
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in file.read_text().splitlines())}
+    except OSError:  # it ended meanwhile
+        return {}
 
 
 def in_new_process(step: str, root: Path, study: Path, side: int) -> dict[str, float]:
@@ -181,8 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         "second_start_s": max(row["second_start_s"] for row in rows),
         "peak_mb": max(row["peak_mb"] for row in rows),
     }
-    # Not before: a process counts the memory of the one that started it, and this imports torch.
-    from measuring import write_report
+    from measuring import write_report  # imports torch, which the processes of the steps do without
 
     write_report(options.json, summary, rows)
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -187,8 +188,9 @@ def measure(name: str, images: Sequence[Pixels], per_kind: int) -> tuple[list[di
         for number in random.permutation(len(images))[:per_kind]
     ]
     pictures = [*base, *(copy for _, _, copy in planted)]
-    sides = np.repeat([0, 1], [len(base), len(planted)])
-    pairs = np.sort(matching_pairs(pictures, sides), axis=1)
+    origins = np.array([*range(len(base)), *(number for _, number, _ in planted)])
+    pairs = matching_pairs(pictures)
+    with_copies = pairs[pairs.max(axis=1) >= len(base)]
     groups = joined(np.concatenate([pairs, own_pairs]), len(pictures))
     hashes = np.stack([perceptual_hash(picture) for picture in pictures])
     mirror = np.stack([perceptual_hash(picture[:, ::-1]) for picture in pictures])
@@ -199,8 +201,9 @@ def measure(name: str, images: Sequence[Pixels], per_kind: int) -> tuple[list[di
         bits = [min(np.sum(one[place] != hashes[number]) for one in (hashes, mirror)) for place, number in places]
         peer = np.mean(np.array(bits) <= MOST_BITS)
         rows.append({"set": name, "kind": kind, "found": float(found), "perceptual_hash": float(peer), "seconds": None})
-    shared = joined(matching_pairs(base, least_overlap=LEAST_SHARED), len(base))
-    false = sum(shared[first] != shared[planted[copy - len(base)][1]] for first, copy in pairs)
+    with patch("diffaug.similarity.keypoints.search.LEAST_OVERLAP", LEAST_SHARED):
+        shared = joined(matching_pairs(base), len(base))
+    false = np.count_nonzero(shared[origins[with_copies[:, 0]]] != shared[origins[with_copies[:, 1]]])
     repeated = len(base) - len(set(own.tolist()))
     row = {"set": name, "kind": "repeated in the set", "found": repeated / len(base)}
     rows.append(row | {"perceptual_hash": None, "seconds": seconds})

@@ -20,7 +20,7 @@ from diffaug.decoding.formats.color import BECAME_WHITE, read_color, without_nee
 from diffaug.decoding.formats.deep import is_deep, read_deep
 from diffaug.decoding.intensity import IntensityRange, show
 from diffaug.decoding.limits import open_regular
-from diffaug.decoding.reading import hash_of_file, hash_of_page, read_header, read_samples
+from diffaug.decoding.reading import hash_and_file, hash_of_file, hash_of_page, read_header, read_samples
 from diffaug.decoding.result import Decoded, Header, RejectedError, Samples
 
 
@@ -34,11 +34,10 @@ def decode(path: Path, *, page: int = 0, intensity: IntensityRange | None = None
     sha256 = ""
     try:
         with open_regular(path) as file:
-            sha256 = hash_of_page(path, file) if page else hash_of_file(file)
-            result = _finish(read_samples(file, page, path.name), intensity)
+            sha256, content = (hash_of_page(path, file), file) if page else hash_and_file(file)
+            return _finish(read_samples(content, page, path.name), intensity, sha256)
     except RejectedError as rejected:
-        result = rejected.result
-    return replace(result, sha256=sha256)
+        return replace(rejected.result, sha256=sha256)
 
 
 def decode_image(image: Image.Image, intensity: IntensityRange | None = None) -> Decoded:
@@ -89,11 +88,11 @@ def strict_pillow() -> Iterator[None]:
         yield
 
 
-def _finish(samples: Samples, intensity: IntensityRange | None) -> Decoded:
+def _finish(samples: Samples, intensity: IntensityRange | None, sha256: str = "") -> Decoded:
     pixels = show(samples, intensity)
     notes = [*samples.notes, *([BECAME_WHITE] if samples.alpha is not None and samples.alpha.min() < 255 else [])]
     mode, (width, height), is_deep = samples.mode, samples.size, samples.is_deep
     samples.values = pixels  # frees the values
     pixels = np.ascontiguousarray(without_needless_color(pixels))
-    sha256 = pixel_sha256(pixels)
-    return Decoded("ok", pixels, width, height, mode, sha256, note="; ".join(notes), is_deep=is_deep)
+    note = "; ".join(notes)
+    return Decoded("ok", pixels, width, height, mode, pixel_sha256(pixels), sha256, note, is_deep)

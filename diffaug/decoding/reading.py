@@ -1,6 +1,7 @@
 """Reads the samples or the header of a file, whatever its format and its extension."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from diffaug.decoding.formats.pillow_files import header_of, open_page, prepare_
 from diffaug.decoding.limits import open_regular, raise_if_of_machine
 from diffaug.decoding.result import DecodeStatus, Header, RejectedError, Samples
 
-SMALL_FILE = 2**17  # bytes; hashed at once, which is faster
+SMALL_FILE = 2**17  # bytes; read at once, since many small reads take longer
 
 
 def read_file(path: Path, page: int = 0) -> Samples:
@@ -27,18 +28,26 @@ def read_file(path: Path, page: int = 0) -> Samples:
         return read_samples(file, page, path.name)
 
 
-def hash_of_file(file: BufferedReader) -> str:
-    """The sha256 of an open file, which is at its beginning before and after; a RejectedError if the disk fails."""
+def hash_and_file(file: BufferedReader) -> tuple[str, BinaryIO]:
+    """The sha256 of an open file at its beginning, and the file there again, a small one in memory.
+
+    A RejectedError if the disk fails.
+    """
     try:
-        begin = file.read(SMALL_FILE)
-        digest = hashlib.sha256(begin)
-        if len(begin) == SMALL_FILE:
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256")
+        content = file.read(SMALL_FILE)
+        if len(content) < SMALL_FILE:
+            return hashlib.sha256(content).hexdigest(), io.BytesIO(content)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256")
         file.seek(0)
     except OSError as error:
         raise RejectedError("unreadable", str(error.strerror or error).lower()) from error
-    return digest.hexdigest()
+    return digest.hexdigest(), file
+
+
+def hash_of_file(file: BufferedReader) -> str:
+    """The sha256 of an open file at its beginning; a RejectedError if the disk fails."""
+    return hash_and_file(file)[0]
 
 
 def hash_of_page(path: Path, file: BufferedReader) -> str:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffaug.runtime.parallel import one_thread_each
+from diffaug.runtime.parallel import Progress, one_thread_each
 from diffaug.runtime.seeding import numpy_generator
 from diffaug.similarity.registration import (
     COARSE,
@@ -76,11 +76,19 @@ class CopyDetector:
         """Shape (C, h, w) of the `descriptor_maps` of these images."""
         return _map_shape(self._thumbnails)
 
-    def match(self, pixels: NDArray[np.uint8], groups: NDArray[np.int64] | None = None) -> Matches:
+    def match(
+        self,
+        pixels: NDArray[np.uint8],
+        groups: NDArray[np.int64] | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> Matches:
         """The training image that each image shows, or is most like; for training images, outside their own group."""
         own = np.full(len(pixels), GENERATED) if groups is None else groups
         blocks = (slice(start, start + QUERIES_AT_ONCE) for start in range(0, len(pixels), QUERIES_AT_ONCE))
-        parts = [self._match(pixels[block], own[block]) for block in blocks]
+        parts = []
+        for block in blocks:
+            parts.append(self._match(pixels[block], own[block]))
+            progress(min(block.stop, len(pixels)), len(pixels))
         none = (np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
         return Matches(*(np.concatenate(columns) for columns in zip(none, *parts, strict=True)))
 
@@ -120,7 +128,13 @@ def _next_group(distances: Tensor, groups: Tensor, first: Tensor) -> Tensor:
 
 
 def copy_threshold(
-    detector: CopyDetector, pixels: NDArray[np.uint8], groups: NDArray[np.int64], *, share: float, seed: int
+    detector: CopyDetector,
+    pixels: NDArray[np.uint8],
+    groups: NDArray[np.int64],
+    *,
+    share: float,
+    seed: int,
+    progress: Progress = lambda done, total: None,
 ) -> float:
     """The ratio below which an image is a copy, such that at most a share in [0, 1] of new images is taken for one.
 
@@ -129,7 +143,7 @@ def copy_threshold(
     there are too few images for the share to mean one of them.
     """
     chosen = np.sort(numpy_generator(seed, "copy threshold").permutation(len(pixels))[:CALIBRATED_ON])
-    ratios = np.sort(detector.match(pixels[chosen], groups[chosen]).ratios)
+    ratios = np.sort(detector.match(pixels[chosen], groups[chosen], progress).ratios)
     highest = NEW_RATIO if share * len(ratios) < 1 else 1.0
     return min(max(COPY_RATIO, float(ratios[int(share * len(ratios))])), highest)
 

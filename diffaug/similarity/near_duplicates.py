@@ -16,7 +16,6 @@ from scipy.sparse.csgraph import connected_components
 
 from diffaug.similarity.keypoints.search import matched_by_keypoints
 from diffaug.similarity.keypoints.table import describe_pictures
-from diffaug.similarity.thresholds import LEAST_OVERLAP
 from diffaug.similarity.whole_images import matched_as_a_whole
 
 FEW_KEYPOINTS, SMALL = 100, 64 * 64  # with fewer keypoints or px an image is also compared as a whole
@@ -32,34 +31,27 @@ def near_duplicates(pictures: Pictures, progress: Progress | None = None) -> NDA
         pictures: Whole upright images, uint8 (h, w, C), of any shapes. Best not reduced below 128 px, nor much larger.
         progress: Called with the number of images that are done, and of all.
     """
-    pairs = matching_pairs(pictures, progress=progress)
+    pairs = matching_pairs(pictures, progress)
     graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(pictures), len(pictures)))
     _, components = connected_components(graph, directed=False)
     _, first, picture = np.unique(components, return_index=True, return_inverse=True)
     return np.asarray(first[picture], np.int64)
 
 
-def matching_pairs(
-    pictures: Pictures,
-    sides: NDArray[np.int64] | None = None,
-    *,
-    least_overlap: float = LEAST_OVERLAP,
-    progress: Progress | None = None,
-) -> NDArray[np.int64]:
-    """Pairs (P, 2) of images that show the same, enough of them to join all that do.
-
-    If sides (N,) are given, only images of different sides are compared. The overlap is a share of the smaller image.
-    """
+def matching_pairs(pictures: Pictures, progress: Progress | None = None) -> NDArray[np.int64]:
+    """Pairs (P, 2) of images that show the same, enough of them to join all that do."""
     count = len(pictures)
     if count < 2:
         return np.empty((0, 2), np.int64)
     report = progress or (lambda done, total: None)
     table = describe_pictures(pictures, lambda done: report(done // 2, count))
-    by_keypoints = matched_by_keypoints(
-        pictures, table, sides, least_overlap, lambda done: report((count + done) // 2, count)
-    )
     areas = np.array([picture.shape[0] * picture.shape[1] for picture in pictures])
     chosen = np.flatnonzero((table.numbers[:count] < FEW_KEYPOINTS) | (areas < SMALL))
-    pairs = np.concatenate([by_keypoints, matched_as_a_whole(pictures, chosen, sides)])
+
+    def half_and(done: int) -> None:
+        report((count + count * done // (count + len(chosen))) // 2, count)
+
+    by_keypoints = matched_by_keypoints(pictures, table, half_and)
+    pairs = np.concatenate([by_keypoints, matched_as_a_whole(pictures, chosen, lambda done: half_and(count + done))])
     report(count, count)
     return pairs

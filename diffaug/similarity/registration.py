@@ -22,11 +22,12 @@ IMAGES_AT_ONCE = 1024
 def thumbnails(pixels: NDArray[np.uint8], device: str) -> Tensor:
     """uint8 (N, H, W, C) to float (N, C, h, w) of 0 to 255, at most 32 px."""
     height, width = (min(THUMBNAIL, side) for side in pixels.shape[1:3])
-    parts = []
-    for start in range(0, max(1, len(pixels)), IMAGES_AT_ONCE):
-        images = torch.from_numpy(np.array(pixels[start : start + IMAGES_AT_ONCE])).to(device)
-        parts.append(functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), (height, width)))
-    return torch.cat(parts)
+    small = torch.empty((len(pixels), pixels.shape[3], height, width), device=device)
+    for start in range(0, len(pixels), IMAGES_AT_ONCE):
+        part = slice(start, start + IMAGES_AT_ONCE)
+        images = torch.from_numpy(np.array(pixels[part])).to(device)
+        small[part] = functional.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), (height, width))
+    return small
 
 
 def describe(images: Tensor, side: int, windows: Tensor | None = None) -> Tensor:

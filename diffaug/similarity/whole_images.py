@@ -1,6 +1,7 @@
 """Pairs of small or smooth images that show the same, compared as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffaug.runtime.parallel import in_threads, one_thread_each
 from diffaug.similarity.copies import QUERIES_AT_ONCE, either_way
 from diffaug.similarity.registration import (
     COARSE,
@@ -23,14 +25,17 @@ from diffaug.similarity.registration import (
 from diffaug.similarity.thresholds import NEAR_DUPLICATE_DISTANCE, NEAR_DUPLICATE_RATIO, WORTH_REGISTERING
 
 SHORTLIST, BEYOND = 16, 0.05
+MOST_DISTANCES = 2**20  # taken at once, so that memory does not grow with the number of images
 PLAIN_SHARE = 0.05  # of the variance of an image without structure is not that of a plane
 REGISTERED = (SHORTLIST, 6, 4, 4)
 
 
 def matched_as_a_whole(
-    pictures: Sequence[NDArray[np.uint8]], chosen: NDArray[np.int64], sides: NDArray[np.int64] | None = None
+    pictures: Sequence[NDArray[np.uint8]],
+    chosen: NDArray[np.int64],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.int64]:
-    """Pairs (P, 2) of the chosen images, of different sides (N,) if given, that show the same.
+    """Pairs (P, 2) of the chosen images that show the same; `progress` counts the images.
 
     Two images show the same when they hardly differ once registered (`registration`), and when one of them is also
     five times farther from the least similar of the images most like it. The second condition keeps apart what is
@@ -38,15 +43,19 @@ def matched_as_a_whole(
     fifteen pictures, whose first and last one count as one picture even where they differ.
     """
     pairs = [np.empty((0, 2), np.int64)]
-    images = _thumbnails(pictures, chosen) if len(chosen) else torch.empty(0, 1, 1, 1, dtype=torch.uint8)
-    structured = _have_structure(images)
-    images, chosen = images[structured], chosen[structured.numpy()]
-    if len(chosen) > 1:
-        own = torch.arange(len(chosen)) if sides is None else torch.from_numpy(sides[chosen])
-        parts = [part.float() for part in torch.split(images, IMAGES_AT_ONCE)]
-        either = searchable(torch.cat([describe(part, COARSE) for part in (*parts, *(part.flip(3) for part in parts))]))
-        blocks = torch.split(torch.arange(len(images)), QUERIES_AT_ONCE)
-        pairs.extend(chosen[_pairs_of(positions, images, either, own)] for positions in blocks)
+    with one_thread_each():  # operations are so small that the threads of torch would mostly wait for each other
+        images = _thumbnails(pictures, chosen) if len(chosen) else torch.empty(0, 1, 1, 1, dtype=torch.uint8)
+        structured = _have_structure(images)
+        images, chosen = images[structured], chosen[structured.numpy()]
+        if len(chosen) > 1:
+            parts = torch.split(images, IMAGES_AT_ONCE)
+            flipped = (part.flip(3) for part in parts)
+            either = searchable(torch.cat([describe(part.float(), COARSE) for part in chain(parts, flipped)]))
+            blocks = torch.split(torch.arange(len(images)), max(1, min(QUERIES_AT_ONCE, MOST_DISTANCES // len(either))))
+            found = in_threads(lambda positions: _pairs_of(positions, images, either), blocks)
+            for positions, pair in zip(blocks, found, strict=True):
+                pairs.append(chosen[pair])
+                progress(int(positions[-1]) + 1)
     return np.concatenate(pairs)
 
 
@@ -78,11 +87,11 @@ def _have_structure(images: Tensor) -> Tensor:
     return torch.cat([beyond_plane(part) for part in torch.split(images, IMAGES_AT_ONCE)])
 
 
-def _pairs_of(positions: Tensor, images: Tensor, either: Tensor, own: Tensor) -> NDArray[np.int64]:
+def _pairs_of(positions: Tensor, images: Tensor, either: Tensor) -> NDArray[np.int64]:
     """The pairs (P, 2) that begin with one of these images."""
     queries = images[positions].float()
     distances = tangent_distances(tangent_probes(queries) @ either.T).clamp_min(0).sqrt()
-    excluded = (own[positions][:, None] == own).repeat(1, 2)
+    excluded = (positions[:, None] == torch.arange(len(images))).repeat(1, 2)
     nearest, found = distances.masked_fill(excluded, torch.inf).topk(min(SHORTLIST, len(either) - 2), largest=False)
     alike = nearest[:, 0] < WORTH_REGISTERING
     positions, queries, nearest, found = positions[alike], queries[alike], nearest[alike], found[alike]

@@ -138,6 +138,20 @@ def test_sets_of_8_bits_have_no_range_and_a_mixture_is_told(tmp_path: Path) -> N
     assert "classes a hold 8-bit images and classes b deeper ones" in depth_remarks(["a", "b"], [8, 16])[0]
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [(16, 8, "train 16, test 8"), (8, 16, "train 8, test 16"), (16, 16, ""), (16, None, "")],
+)
+def test_given_splits_of_other_depths_are_told_of(tmp_path: Path, train: int, test: int | None, told: str) -> None:
+    entries = []
+    for split, bits in (("train", train), ("test", test)) if test else (("train", train),):
+        entries.append(Entry(f"{split}.png", "cat", split))
+        values = picture(0) * (2**bits - 1)
+        (tmp_path / entries[-1].path).write_bytes(saved(values.astype(np.uint8 if bits == 8 else np.uint16)))
+    _, remarks = find_intensity(tmp_path, entries, DataSettings())
+    assert [f"({told})" in remark for remark in remarks] == [True] * bool(told)
+
+
 def test_a_range_for_files_of_8_bits_is_told_to_have_no_effect(tmp_path: Path) -> None:
     entries = [Entry(f"{n}.png", "cat") for n in range(2)]
     for entry in entries:

@@ -158,14 +158,6 @@ def test_thumbnails_of_one_kind_are_not_chained() -> None:
 
 
 @pytest.mark.e2e
-def test_only_pairs_across_sides_are_looked_for() -> None:
-    one, other = textured(0), textured(1)
-    images, sides = [one, one, other, other[:, ::-1]], np.array([0, 0, 0, 1])
-    assert np.sort(matching_pairs(images, sides)).tolist() == [[2, 3]]
-    assert np.sort(matching_pairs(images)).tolist() == [[0, 1], [2, 3]]
-
-
-@pytest.mark.e2e
 def test_worker_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [textured(seed, 60, 60) for seed in range(80)] + [turned(textured(seed, 60, 60), 30) for seed in range(8)]
     alone = matching_pairs(images)
@@ -177,6 +169,13 @@ def test_progress_ends_with_all_images() -> None:
     seen: list[tuple[int, int]] = []
     near_duplicates([textured(seed, 40, 40) for seed in range(5)], lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5) and seen == sorted(seen)
+
+
+def test_progress_of_small_images_goes_on_while_they_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffaug.similarity.whole_images.QUERIES_AT_ONCE", 2)
+    seen: list[int] = []
+    near_duplicates([textured(seed, 16, 16) for seed in range(8)], lambda done, total: seen.append(done))
+    assert {6, 7} < set(seen) and seen == sorted(seen)
 
 
 @pytest.mark.e2e

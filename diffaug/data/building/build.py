@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,17 @@ from diffaug.configuration.settings import DataSettings
 from diffaug.data import problems
 from diffaug.data.building.changes import scan_fingerprint, stamps_beside, text_fingerprint
 from diffaug.data.building.layout import Layout
-from diffaug.data.building.proposals import propose_groups
+from diffaug.data.building.proposals import propose_groups, rule_of_names
+from diffaug.data.building.unlabeled import MakeDescription
 from diffaug.data.catalog import COLUMNS, PICTURES, PIXELS, About, Catalog, save_catalog
+from diffaug.data.domain import DomainReport
+from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import Entry
+from diffaug.data.layouts.groups import GroupRule
 from diffaug.data.layouts.scan import Scan, scan
-from diffaug.data.reading.first_pass import STAMP, Reader, Source, first_pass
+from diffaug.data.reading.first_pass import STAMP, first_pass
 from diffaug.data.reading.headers import all_pages, file_of, find_intensity
+from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.reading.sources import save_stamps
 from diffaug.data.resize import choose_resize
@@ -40,6 +44,7 @@ def build_catalog(
     progress: Progress | None = None,
     comparing: Progress | None = None,
     measure: MeasureSize | None = None,
+    describe: MakeDescription | None = None,
     device: str = "cpu",
 ) -> Catalog:
     """Reads a data folder in one of the layouts of `scan`, and saves its catalog.
@@ -55,16 +60,19 @@ def build_catalog(
         progress: Called with the number of images read.
         comparing: Called with the number of images compared in the search for near-duplicates.
         measure: Finds the working size if it is not set. Without, it is that of the images, at most 64 px.
+        describe: Makes what tells foreign images among the unlabeled ones. Without, all of them count.
         device: Where images are compared.
 
     Raises:
         UsageError: `root` is missing or a file.
         DataError: No layout fits, one class only, no usable image, or classes with too few training images.
     """
-    found = scan(root, settings)
+    found = scan(root, settings, read_further(root, settings.unlabeled))
     problems.require_two_classes(found.classes, root)
+    named = _Named(scan_fingerprint(found), rule_of_names(found.entries) if settings.near_duplicates else None)
     parts = directory.with_name(f"{directory.name}-parts")
     images = _read(root, found, settings, parts, progress or (lambda done, total: None))
+    found = replace(found, entries=())  # the table holds them in less memory
     problems.require_images(images.table, root)
     stamps = images.table[STAMP][images.table["page"] == 0].to_numpy(np.int64)
     metadata: dict[str, Any] = {"settings": dict(recorded or {}), "inputs": {"root": str(root)}}
@@ -76,10 +84,11 @@ def build_catalog(
             layout.group(comparing)
         layout.split()
         size = layout.choose_size(found.classes, measure)
+        domain = layout.settle_unlabeled(describe)
         table = layout.finish(staging / PICTURES)
         given = layout.test_was_given
         problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
-        about = _about(found, images, layout, table, settings=settings, root=root, size=size)
+        about = _about(found, named, images, layout, table, settings=settings, root=root, size=size, domain=domain)
         save_catalog(staging, about, table[list(COLUMNS)])
         metadata["fingerprint"] = about.fingerprint
         stamps_beside(directory).unlink(missing_ok=True)  # it belongs to the catalog that is replaced now
@@ -87,6 +96,14 @@ def build_catalog(
     remove(parts)
     del images, layout, table  # before the same is read from the disk
     return Catalog.load(directory)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What paths and labels alone tell."""
+
+    fingerprint: str
+    rule: GroupRule | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +116,11 @@ class _Images:
 
 def _read(root: Path, found: Scan, settings: DataSettings, parts: Path, progress: Progress) -> _Images:
     """Reads every page of every file that was found."""
-    pages = list(all_pages(root, found.entries)) if settings.pages == "all" else [(entry, 0) for entry in found.entries]
-    sources = [Source(file_of(entry, page), page) for entry, page in pages]
+    if settings.pages == "all":
+        pages = list(all_pages(root, found.entries))
+        entries, sources = [entry for entry, _ in pages], [Source(file_of(*page), page[1]) for page in pages]
+    else:
+        entries, sources = list(found.entries), [Source(entry.path) for entry in found.entries]
     intensity, remarks = find_intensity(root, found.entries, settings)
     reader = Reader(root, intensity, settings.image_size or 0)
     read = first_pass(reader, sources, parts, progress)
@@ -108,12 +128,13 @@ def _read(root: Path, found: Scan, settings: DataSettings, parts: Path, progress
         intensity, remarks = find_intensity(root, found.entries, settings, sure=True)
         reader = replace(reader, intensity=intensity)
         read = first_pass(reader, sources, parts, progress)
-    table = pd.concat([_table_of([entry for entry, _ in pages]), read.table], axis=1)
+    table = _with_scan(read.table, entries)
     return _Images(table, read.pictures(), reader, remarks)
 
 
 def _about(
     found: Scan,
+    named: _Named,
     images: _Images,
     layout: Layout,
     table: pd.DataFrame,
@@ -121,6 +142,7 @@ def _about(
     settings: DataSettings,
     root: Path,
     size: SizeChoice | None,
+    domain: DomainReport,
 ) -> About:
     return About(
         classes=found.classes,
@@ -128,22 +150,30 @@ def _about(
         channels=layout.channels,
         root=root.resolve(),
         reading=found.reading,
-        resize=choose_resize(layout.sizes, layout.image_size, settings),
+        resize=choose_resize(layout.labeled_sizes, layout.image_size, settings),
         size=size,
         intensity=images.reader.intensity,
-        proposal=propose_groups(found.entries, layout.usable) if settings.near_duplicates else None,
+        proposal=propose_groups(named.rule, layout.usable) if named.rule else None,
         leaks=layout.leaks,
+        domain=domain,
         problems=[*found.remarks, *images.remarks, *problems.find_problems(table, found.classes, layout.leaks)],
         fingerprint=_fingerprint(table, layout, images.reader),
-        scan_fingerprint=scan_fingerprint(found),
+        scan_fingerprint=named.fingerprint,
     )
 
 
-def _table_of(entries: Sequence[Entry]) -> pd.DataFrame:
-    rows = [(entry.path, entry.label, entry.split or "", entry.group or "", entry.mask or "") for entry in entries]
-    return pd.DataFrame(rows, columns=["path", "label", "split", "group", "mask"], dtype="str").assign(picture="")
+def _with_scan(table: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
+    """The table with what the scan tells of each image."""
+    fields = ("path", "label", "split", "group", "mask")
+    columns = {
+        name: pd.Series([getattr(entry, name) or "" for entry in entries], dtype="str", index=table.index)
+        for name in fields
+    }
+    return table.assign(**columns, picture="")
 
 
 def _fingerprint(table: pd.DataFrame, layout: Layout, reader: Reader) -> str:
     made = (*layout.image_size, layout.channels, layout.resize, reader.rule)
-    return text_fingerprint(chain(map(str, made), *(table[name] for name in ("path", "sha256", "label", "split"))))
+    weights = table["weight"].to_numpy()
+    columns = (table[name] for name in ("path", "sha256", "label", "split"))
+    return text_fingerprint(map(str, made), *columns, map(str, weights[weights < 1]))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.catalog import Catalog
+from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import listed
 from diffaug.data.layouts.scan import Scan, scan
 from diffaug.data.reading.sources import changed_files, load_stamps, save_stamps
 from diffaug.files import storage
+
+HASHED_AT_ONCE = 4096  # texts
 
 
 def stamps_beside(directory: Path) -> Path:
@@ -25,9 +29,9 @@ def describe_changes(catalog: Catalog, root: Path, settings: DataSettings, stamp
     Of the files that are in the catalog only those are read that were touched since `stamps_file` was written, which is
     brought up to date.
     """
-    found = scan(root, settings)
+    found = scan(root, settings, read_further(root, settings.unlabeled))
     is_first_page = catalog.table["page"] == 0
-    files, sha256 = (catalog.table[column][is_first_page].tolist() for column in ("file", "sha256"))
+    files, sha256 = (catalog.table[column][is_first_page].to_numpy(object).tolist() for column in ("file", "sha256"))
     now, before = {entry.path for entry in found.entries}, set(files)
     known = load_stamps(stamps_file, len(files))
     changed, stamps = changed_files(root, files, sha256, known)
@@ -43,12 +47,19 @@ def describe_changes(catalog: Catalog, root: Path, settings: DataSettings, stamp
 
 def scan_fingerprint(found: Scan) -> str:
     """Changes with any path, label, group, mask or given split, and with the classes."""
-    entries = ((e.path, e.label, e.split or "", e.group or "", e.mask or "") for e in found.entries)
-    return text_fingerprint(chain(found.classes, [""], chain.from_iterable(entries)))
+    fields = ("path", "label", "split", "group", "mask")
+    columns = ([getattr(entry, name) or "" for entry in found.entries] for name in fields)
+    return text_fingerprint(found.classes, *columns)
 
 
-def text_fingerprint(texts: Iterable[str]) -> str:
-    """A short stable hash of many texts in their order."""
-    texts = list(texts)
-    lengths = ",".join(map(str, map(len, texts)))
-    return storage.sha256_bytes(f"{lengths};{''.join(texts)}".encode(errors="surrogateescape"))[:16]
+def text_fingerprint(*columns: Iterable[str]) -> str:
+    """A short stable hash of columns of texts."""
+    return storage.sha256_bytes("".join(map(_column_hash, columns)).encode())[:16]
+
+
+def _column_hash(column: Iterable[str]) -> str:
+    digest, texts = hashlib.sha256(), iter(column)
+    while some := list(islice(texts, HASHED_AT_ONCE)):
+        lengths = ",".join(map(str, map(len, some)))
+        digest.update(f"{lengths};{''.join(some)};".encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -45,7 +45,8 @@ def assign_splits(usable: pd.DataFrame, *, test_fraction: float | None, seed: in
     units, split = units_of(usable), usable["split"].where(usable["split"] != "", "train")
     if test_fraction is not None:
         free = ((split == "train") & ~_shares(units, split, "val")).to_numpy()
-        held_out = choose_test(usable[free], units[free], test_fraction=test_fraction, seed=seed)
+        rows = usable.loc[free, ["path", "label", "group"]]
+        held_out = choose_test(rows, units[free], test_fraction=test_fraction, seed=seed)
         split[split.index[free][held_out]] = "test"
     return split.mask((split == "unlabeled") & (_shares(units, split, "test") | _shares(units, split, "val")), "")
 

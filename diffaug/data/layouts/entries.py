@@ -23,6 +23,23 @@ class Entry:
     mask: str | None = None  # path of the mask that belongs to the image, relative to the root
 
 
+@dataclass(frozen=True)
+class Further:
+    """Unlabeled images of a further folder.
+
+    Attributes:
+        entries: Their paths are relative to the data folder, such as `../more/1.png`.
+        inside: Path of that folder relative to the data folder, if it lies inside.
+        reading: How it was read, in a few words.
+        remarks: What was left out, in sentences.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    inside: str | None = None
+    reading: str = ""
+    remarks: tuple[str, ...] = ()
+
+
 def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
     """The distinct names in ascending order: as numbers where all are decimal numbers, else as text."""
     distinct = sorted(set(names))

@@ -1,8 +1,11 @@
 """Groups in file names: images of one patient, part or original, which must stay on one side of a split."""
 
+import json
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -46,6 +49,15 @@ _ROBOFLOW = rf"{_START}([^/]+)_(?:jpe?g|png|bmp|webp|tiff?)\.rf\.[0-9a-zA-Z]+\.[
 _FOLDER = r"[^/]+/([^/]+)/[^/]+$"
 _FOLDER_ABOVE = r"([^/]+)/[^/]+/[^/]+$"
 _NUMBERED = rf"{_START}([^/]*\d[^/]*?)[_\-. ]+\d+\.[^./]+$"
+TRIAL_SECONDS = 20
+_RISKY = re.compile(r"\)[*+{]|(?:[*+{].*){4}", re.DOTALL)  # a repeated group, or many repeats
+_TRIAL = """
+import json, re, sys
+expression, paths = json.load(sys.stdin.buffer)
+search = re.compile(expression).search
+for path in paths:
+    search(path)
+"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def with_groups(entries: Sequence[Entry], group_by: str | None) -> tuple[list[En
     The captures of the expression, or else the whole match, name the group. Groups that a table gives win.
 
     Raises:
-        UsageError: The expression is invalid, or matches no path.
+        UsageError: The expression is invalid, takes forever, or matches no path.
     """
     if group_by is None or any(entry.group for entry in entries):
         return list(entries), []
@@ -92,6 +104,7 @@ def with_groups(entries: Sequence[Entry], group_by: str | None) -> tuple[list[En
     except (re.error, OverflowError, RecursionError) as error:
         fix = "give one such as 'patient(\\d+)', in quotes"
         raise UsageError(f"--group-by is no regular expression: {error}", where=group_by, fix=fix) from error
+    _require_quick(group_by, entries)
     groups = [_group(pattern, entry.path) for entry in entries]
     if not any(groups):
         what = f"--group-by matches no path; paths are such as {listed([entry.path for entry in entries])}"
@@ -99,6 +112,26 @@ def with_groups(entries: Sequence[Entry], group_by: str | None) -> tuple[list[En
     unmatched = [entry.path for entry, group in zip(entries, groups, strict=True) if not group]
     grouped = [replace(entry, group=group) for entry, group in zip(entries, groups, strict=True)]
     return grouped, tally("images whose path --group-by does not match, each a group of its own", unmatched)
+
+
+def _require_quick(group_by: str, entries: Sequence[Entry]) -> None:
+    """Tries an expression that can take years, as `(a+)+$` does, in a process that can be ended."""
+    if not _RISKY.search(group_by) or not sys.executable:
+        return
+    paths = json.dumps([group_by, [entry.path for entry in entries]])
+    command = [sys.executable, "-I", "-S", "-c", _TRIAL]
+    try:
+        subprocess.run(command, input=paths.encode(), timeout=TRIAL_SECONDS, check=False, capture_output=True)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        fix = "use few repeats, and repeat no group that repeats something itself: a+ instead of (a+)+"
+        what = f"--group-by did not get through the paths in {TRIAL_SECONDS} s"
+        raise UsageError(what, where=group_by, fix=fix) from error
+
+
+def groups_of(paths: Iterable[str], pattern: str) -> list[str]:
+    """The group of each path by the pattern of a rule; empty where it does not match."""
+    compiled = re.compile(pattern)
+    return [_group(compiled, path) or "" for path in paths]
 
 
 def propose_group_rule(entries: Sequence[Entry]) -> GroupRule | None:

@@ -1,10 +1,11 @@
 """Finds the tables of a folder that name its images, and the images that they name."""
 
 import os
+import re
 import shlex
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,11 @@ from diffaug.data.layouts.entries import Split, listed
 from diffaug.data.layouts.tables import TABLE_SUFFIXES, Table, read_columns, read_table
 from diffaug.data.layouts.walk import IMAGE_SUFFIXES, Folder, stem_of, suffix_of
 from diffaug.data.layouts.words import says_nothing, split_named, split_of_table
+from diffaug.decoding.formats.recognition import HEAD_BYTES
 from diffaug.errors import DataError, UsageError
 
+UNREAD = "spreadsheets and lists without names of columns, not used (write a CSV of file_name,label,split to use them)"
+_SHEETS, _LISTS = {".xlsx", ".xls", ".ods", ".numbers"}, {".txt", ".lst", ".list"}
 LAYOUT_WORDS = ("auto", "classes", "splits", "inner")
 
 
@@ -137,6 +141,37 @@ def find_tables(tree: Folder, bases: Iterable[Folder], images: Images, settings:
         fix = f"there are the columns {listed(names, shown=8)}" if names else "leave out --label-column"
         raise UsageError(what, where=images.root, fix=fix)
     return best
+
+
+def find_unread(bases: Iterable[Folder], images: Images) -> list[str]:
+    """Paths of what may give labels or splits but is not read: spreadsheets, and lists without names of columns."""
+    places = [place for base in bases for place in (base, *(inner for inner in base.folders if not inner.is_filled()))]
+    paths = {place.below(name): place.path for place in places for name in place.others}
+    return [
+        path
+        for path, folder in paths.items()
+        if suffix_of(path) in _SHEETS or (suffix_of(path) in _LISTS and _lists_images(path, folder, images))
+    ]
+
+
+def refuse_unread(paths: Sequence[str], root: Path) -> None:
+    """Raises DataError, which says how to convert them, if there are any."""
+    if paths:
+        fix = "save it as CSV whose first line is file_name,label, or file_name,label,split"
+        raise DataError(f"the images need labels, and {listed(paths)} is not read as a table", where=root, fix=fix)
+
+
+def _lists_images(path: str, folder: str, images: Images) -> bool:
+    """Whether the first line of a text begins with the name of an image, and no name of a column."""
+    if are_usual(read_columns(images.root / path)):
+        return False
+    try:
+        with (images.root / path).open("rb") as file:
+            lines = file.read(HEAD_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return False
+    words = re.split(r"[\s,;|]+", next((line.strip() for line in lines if line.strip()), ""))
+    return images.is_one(words[0], folder)
 
 
 def refuse_tables_of_folders(bases: Iterable[Folder], folders: Set[str], root: Path) -> None:

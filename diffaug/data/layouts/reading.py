@@ -5,18 +5,22 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffaug.data.layouts.entries import Entry, listed
 from diffaug.data.layouts.walk import IMAGE_SUFFIXES, Account, Folder, suffix_of
 from diffaug.data.layouts.words import says_nothing, split_and_rest, split_named, splits_among
+from diffaug.decoding.formats.recognition import HEAD_BYTES, unsupported
 from diffaug.errors import DataError
 
 LAYOUTS = "give a folder that holds one folder per class, or train/ and test/ of those, or a CSV of file_name,label"
 UNLABELED_SPLIT = "images of a split that gives them no labels, read as unlabeled"
 _AS_CLASSES = "add --layout classes to read each folder as a class"
 _MOST_SIBLINGS = 1000
+_MOST_LOOKED_AT = 100  # files
+_OFFICE = {".xlsx", ".docx", ".pptx", ".ods", ".odt"}
 _COPY = re.compile(r"(?:[ _-]+(?:copy|kopie|copie|copia))?(?: ?\(\d+\))?$", re.IGNORECASE)
 _OF_PEOPLE = re.compile(r"(?:patient|pat|subject|subj|sub|participant|case)[_\-. ]?\d.*", re.IGNORECASE)
 
@@ -43,6 +47,21 @@ def without_label(root: Path, folder: Folder, *, can_be_classes: bool = False) -
     images = [path.rpartition("/")[2] for path in folder.all_images()]
     what = f"no folder tells the label of the images: {listed(images)}"
     return DataError(what, where=where, fix=_AS_CLASSES if can_be_classes else _guess_above(where))
+
+
+def refuse_other_formats(paths: Sequence[str], root: Path) -> None:
+    """Says what to do with files of other formats where there are no images.
+
+    Raises:
+        DataError: There are such files.
+    """
+    for path in paths[:_MOST_LOOKED_AT]:
+        if suffix_of(path) in _OFFICE:
+            continue  # which looks like an archive
+        with suppress(OSError), (root / path).open("rb") as file:
+            if advice := unsupported(file.read(HEAD_BYTES)):
+                what = f"there are no images here that can be read; {path} is of another format"
+                raise DataError(what, where=root, fix=advice)
 
 
 def require_no_copy(base: Folder, others: Sequence[Folder], splits: Sequence[str], root: Path) -> None:

@@ -15,14 +15,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.layouts.entries import SPLITS, Entry, listed, sorted_classes
+from diffaug.data.layouts.entries import SPLITS, Entry, Further, listed, sorted_classes
 from diffaug.data.layouts.groups import with_groups
-from diffaug.data.layouts.label_tables import Images, LabelTable, find_tables, folder_split, refuse_tables_of_folders
+from diffaug.data.layouts.label_tables import (
+    UNREAD,
+    Images,
+    LabelTable,
+    find_tables,
+    find_unread,
+    folder_split,
+    refuse_tables_of_folders,
+    refuse_unread,
+)
 from diffaug.data.layouts.labeled_by_folder import descent, read_labeled_by_folder
 from diffaug.data.layouts.labeled_by_table import TableReader
 from diffaug.data.layouts.masks import KEPT, Masks, set_aside_mask_folders, set_aside_masks_by_name
-from diffaug.data.layouts.reading import LAYOUTS, UNLABELED_SPLIT, Reading, chain
-from diffaug.data.layouts.walk import OTHER, Account, Folder, Walk
+from diffaug.data.layouts.reading import LAYOUTS, UNLABELED_SPLIT, Reading, chain, refuse_other_formats
+from diffaug.data.layouts.walk import MAY_HOLD_IMAGES, OTHER, OTHER_FORMAT, Account, Folder, Walk, suffix_of
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.files import storage
 
@@ -41,8 +50,8 @@ class Scan:
     reading: str  # how the folder was read, in one sentence
 
 
-def scan(root: Path, settings: DataSettings) -> Scan:
-    """Finds the labeled and unlabeled images under `root`, which may be a link to a folder.
+def scan(root: Path, settings: DataSettings, further: Further | None = None) -> Scan:
+    """Finds the labeled and unlabeled images under `root`, which may be a link to a folder, and in a further folder.
 
     Hidden and junk entries are ignored; class folders are walked in depth; links are followed, and those that lead back
     are found. Nothing is decoded but a few small files that may be masks.
@@ -54,20 +63,27 @@ def scan(root: Path, settings: DataSettings) -> Scan:
     if not root.is_dir():
         what = "this is a file, not a folder of images" if root.exists() else "there is no such folder"
         raise UsageError(what, where=root, fix=LAYOUTS)
+    further = further or Further()
     named = _read_named_folders(root)
     if named is not None:
-        return named
+        return _with_further(named, further)
     account = Account()
     walk = Walk(root, account)
     tree = walk.tree()
+    tree.take_out(further.inside)
     images = set(tree.all_images())
     others = {folder.below(name) for folder in tree.walk() for name in folder.others}
+    if not images:
+        refuse_other_formats(sorted(others), root)
     masks = set_aside_mask_folders(tree, root, account)
     reading, tables = _read(tree, root, settings, masks, account)
-    account.add(OTHER, others - tables)
+    others -= tables | reading.account.left_out[UNREAD]
+    convertible = {path for path in others if suffix_of(path) in MAY_HOLD_IMAGES}
+    account.add(OTHER_FORMAT, convertible)
+    account.add(OTHER, others - convertible)
     for reason, paths in reading.account.left_out.items():
         account.add(reason, paths)
-    entries = _without_twins(reading.entries, walk.twins, root, account)
+    entries = [*_without_twins(reading.entries, walk.twins, root, account), *further.entries]
     entries, remarks = with_groups(entries, settings.group_by)
     entries = [replace(entry, mask=masks[entry.path]) if entry.path in masks else entry for entry in entries]
     account.add(KEPT, [entry.mask for entry in entries if entry.mask])
@@ -77,9 +93,16 @@ def scan(root: Path, settings: DataSettings) -> Scan:
     return Scan(
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         classes=sorted_classes(reading.classes),
-        remarks=(*account.sentences(), *remarks, *_slips(entries)),
-        reading=f"read as: {reading.described}",
+        remarks=(*account.sentences(), *further.remarks, *remarks, *_slips(entries)),
+        reading="; ".join([f"read as: {reading.described}", *filter(None, [further.reading])]),
     )
+
+
+def _with_further(found: Scan, further: Further) -> Scan:
+    """Images whose layout is known, and unlabeled ones of another folder."""
+    entries = tuple(sorted([*found.entries, *further.entries], key=lambda entry: entry.path))
+    reading = "; ".join(filter(None, (found.reading, further.reading)))
+    return replace(found, entries=entries, remarks=(*found.remarks, *further.remarks), reading=reading)
 
 
 def _read_named_folders(root: Path) -> Scan | None:
@@ -113,7 +136,7 @@ def _read(tree: Folder, root: Path, settings: DataSettings, masks: Masks, accoun
     if any(table.columns.are_labeled for table in tables):
         reading = _read_tables(reader, tables, tree, root, settings)
     else:
-        reading = _read_folders(tree, root, settings, tables)
+        reading = _read_folders(tree, images, settings, tables)
     return _with_groups_of(reader, reading), {table.path for table in tables}
 
 
@@ -136,17 +159,22 @@ def _with_splits(tables: list[LabelTable], account: Account) -> list[LabelTable]
     return [table for table in tables if table not in odd]
 
 
-def _read_folders(tree: Folder, root: Path, settings: DataSettings, tables: Sequence[LabelTable]) -> Reading:
+def _read_folders(tree: Folder, images: Images, settings: DataSettings, tables: Sequence[LabelTable]) -> Reading:
     """Reads class folders; if there are not several, and tables name the images, says what the tables lack."""
-    bases = descent(tree)
+    bases, root = descent(tree), images.root
+    unread = find_unread(bases, images) if settings.layout == "auto" else []
     try:
         reading = read_labeled_by_folder(bases[-1], root, settings.layout)
     except DataError:
         for table in tables:
             table.require_label(root)
+        refuse_unread(unread, root)
         raise
-    for table in tables if len(reading.classes) < 2 else ():
-        table.require_label(root)
+    if len(reading.classes) < 2:
+        for table in tables:
+            table.require_label(root)
+        refuse_unread(unread, root)
+    reading.account.add(UNREAD, unread)
     if settings.layout == "auto":
         refuse_tables_of_folders(bases, reading.classes, root)
     reading.account.add("tables without a column of labels, not used for labels", [table.path for table in tables])

@@ -18,6 +18,9 @@ IMAGE_SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif"),
     *(".dcm", ".dicom", ".nii", ".nii.gz"),
+    # Not read, but each is told how to convert it.
+    *(".psd", ".psb", ".xcf", ".exr", ".jxl", ".fits", ".nrrd", ".mha", ".czi", ".dds", ".qoi"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
 }
 _OTHER_SUFFIXES = {
     *(".csv", ".db", ".h5", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".parquet", ".toml", ".tsv"),
@@ -34,6 +37,8 @@ _SYSTEM = re.compile(r"/(?:proc|sys|dev(?!/shm))(?:/|$)")
 _INDEX_OF_DICOM = "dicomdir"  # lists the files of a medium, and begins as they do
 
 OTHER = "files that are not images, skipped"
+OTHER_FORMAT = "files of other formats, skipped (convert them to PNG or TIFF if they are images)"
+MAY_HOLD_IMAGES = {".svg", ".eps", ".pdf", ".h5", ".hdf5"}
 _BAD_NAME = "files and folders whose names are not valid UTF-8, skipped"
 _SPECIAL = "broken links and special files, skipped"
 _LOOP = "links that lead back to a folder around them, skipped"
@@ -73,6 +78,11 @@ class Folder:
         yield self
         for folder in self.folders:
             yield from folder.walk()
+
+    def take_out(self, path: str | None) -> None:
+        """Removes the folder at this path from the tree."""
+        for parent in self.walk() if path else ():
+            parent.folders = [inner for inner in parent.folders if inner.path != path]
 
     def filled(self) -> list["Folder"]:
         """The folders directly below that hold an image at any depth."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.layouts.entries import PAGE, Entry
+from diffaug.data.layouts.entries import PAGE, Entry, Split
 from diffaug.decoding.decode import peek, strict_pillow
 from diffaug.decoding.intensity import IntensityRange
 from diffaug.decoding.intensity_of_set import choose_intensity, depth_remarks
@@ -57,7 +58,25 @@ def find_intensity(
     if chosen is None:
         return None, _without_effect(settings)
     labeled = [(entry.label, header.bits) for _, entry, header in known if entry.label]
-    return chosen, depth_remarks([label for label, _ in labeled], [bits for _, bits in labeled])
+    remarks = depth_remarks([label for label, _ in labeled], [bits for _, bits in labeled])
+    return chosen, [*remarks, *_depths_of_splits((entry.split, header.bits) for _, entry, header in known)]
+
+
+def _depths_of_splits(split_and_bits: Iterable[tuple[Split | None, int]]) -> list[str]:
+    """A sentence if a given split holds images of depths that train has none of."""
+    depths: defaultdict[Split, set[int]] = defaultdict(set)
+    for split, bits in split_and_bits:
+        depths[split or "train"].add(bits)
+    odd = {split: depths[split] - depths["train"] for split in ("val", "test", "unlabeled") if depths[split]}
+    shown = [f"{split} {_bits(found)}" for split, found in odd.items() if found and depths["train"]]
+    if not shown:
+        return []
+    found = ", ".join([f"train {_bits(depths['train'])}", *shown])
+    return [f"splits differ in bits per value ({found}), so some may become brighter or darker; save all the same way"]
+
+
+def _bits(depths: Iterable[int]) -> str:
+    return " and ".join(map(str, sorted(depths)))
 
 
 def _without_effect(settings: DataSettings) -> list[str]:

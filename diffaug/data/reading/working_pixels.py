@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from diffaug.data.reading.first_pass import Reader, Source
+from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures, Pixels
 from diffaug.data.resize import Resize, fit_to_size, to_channels
 from diffaug.decoding.decode import strict_pillow
@@ -17,7 +18,7 @@ from diffaug.errors import DataError
 from diffaug.files import storage
 from diffaug.runtime.parallel import in_threads
 
-BLOCK_BYTES = 8 * 2**20  # of pixels made at once
+BLOCK_BYTES = 2 * 2**20  # of pixels made at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,7 @@ class Originals:
 
     Attributes:
         reader: Reads the files again.
-        sources: The files, N.
-        sha256: Of each file's content when its picture was made.
+        files: With the columns file, page, and the sha256 of the file's content when its picture was made; N rows.
         sizes: Height and width of the upright images in px, int64 (N, 2).
         pictures: The small images.
         resize: How they are brought to a size.
@@ -35,8 +35,7 @@ class Originals:
     """
 
     reader: Reader
-    sources: Sequence[Source]
-    sha256: Sequence[str]
+    files: pd.DataFrame
     sizes: NDArray[np.int64]
     pictures: Pictures
     resize: Resize
@@ -77,12 +76,12 @@ class Originals:
         return load_all
 
     def _decode(self, position: int) -> Pixels:
-        source = self.sources[position]
-        decoded = self.reader.decode(source)
-        if decoded.pixels is None or decoded.sha256 != self.sha256[position]:
+        file, page, sha256 = (self.files[name].iloc[position] for name in ("file", "page", "sha256"))
+        decoded = self.reader.decode(Source(file, int(page)))
+        if decoded.pixels is None or decoded.sha256 != sha256:
             raise DataError(
                 "the file was changed while the images were read",
-                where=self.reader.root / source.file,
+                where=self.reader.root / file,
                 fix="repeat the command once nothing writes to the folder",
             )
         return decoded.pixels

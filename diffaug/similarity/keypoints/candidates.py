@@ -29,8 +29,8 @@ class Candidates:
         return self.images[:, :CANDIDATES]
 
 
-def blocks_of_candidates(table: KeypointTable, sides: NDArray[np.int64] | None = None) -> Iterator[Candidates]:
-    """The candidates of each row that has keypoints; of another side than its own if `sides` (N,) are given."""
+def blocks_of_candidates(table: KeypointTable) -> Iterator[Candidates]:
+    """The candidates of each row that has keypoints."""
     base = table.signatures[0, : table.count].astype(np.float32).T
     empty = table.numbers[: table.count] == 0
     filled = np.flatnonzero(table.numbers)
@@ -40,8 +40,6 @@ def blocks_of_candidates(table: KeypointTable, sides: NDArray[np.int64] | None =
         likeness = np.maximum(plain, mirrored)
         likeness[:, empty] = -np.inf
         likeness[np.arange(len(rows)), table.images[rows]] = -np.inf
-        if sides is not None:
-            likeness[sides[table.images[rows]][:, None] == sides] = -np.inf
         images = _chosen(likeness)
         yield Candidates(rows, images, np.take_along_axis(mirrored > plain, images, axis=1))
 

@@ -45,21 +45,15 @@ class Found:
     unlike: bool  # whether something that may show the same cannot be aligned
 
 
-def matched_by_keypoints(
-    pictures: Pictures,
-    table: KeypointTable,
-    sides: NDArray[np.int64] | None = None,
-    least_overlap: float = LEAST_OVERLAP,
-    progress: Progress = lambda done: None,
-) -> Pairs:
-    """Pairs (P, 2) of images that show the same, as many as join all of them; see `blocks_of_candidates` for sides."""
+def matched_by_keypoints(pictures: Pictures, table: KeypointTable, progress: Progress = lambda done: None) -> Pairs:
+    """Pairs (P, 2) of images that show the same, as many as join all of them."""
     joined = DisjointSet(range(table.count))
     pairs = [np.empty((0, 2), np.int64)]
     with one_native_thread(), ThreadPoolExecutor(threads_to_use()) as threads:
-        found = _found(table, list(blocks_of_candidates(table, sides)), progress)
+        found = _found(table, list(blocks_of_candidates(table)), progress)
         for start in range(0, len(found), COMPARED_AT_ONCE):
             some = found[start : start + COMPARED_AT_ONCE]
-            same = list(threads.map(partial(_same, pictures, table, joined, least_overlap), some))
+            same = list(threads.map(partial(_same, pictures, table, joined), some))
             pairs.extend(_joining(table, zip(some, same, strict=True), joined))
     return np.concatenate(pairs)
 
@@ -100,9 +94,7 @@ def _joining(table: KeypointTable, found: Iterable[tuple[Found, list[int]]], joi
     return [np.array([pair]) for pair in pairs if joined.merge(*pair)]
 
 
-def _same(
-    pictures: Pictures, table: KeypointTable, joined: DisjointSet, least_overlap: float, found: Found
-) -> list[int]:
+def _same(pictures: Pictures, table: KeypointTable, joined: DisjointSet, found: Found) -> list[int]:
     """The images that show the same as a row."""
     own = int(table.images[found.row])
     open_ = [one for one in found.near if not joined.connected(own, one.image)]
@@ -123,7 +115,7 @@ def _same(
     same = {
         one.image
         for one, how, difference in parts
-        if how.overlap > least_overlap and how.correlation > correlation and difference <= largest
+        if how.overlap > LEAST_OVERLAP and how.correlation > correlation and difference <= largest
     }
     return [one.image for one in open_ if one.image in same]
 

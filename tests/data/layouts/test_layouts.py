@@ -15,7 +15,7 @@ from diffaug.data.layouts.scan import Scan, scan
 from diffaug.errors import DataError, DiffaugError
 from tests.data.layouts.trees import grow
 
-TWO = "{cat/{1,2},dog/{1,2,3}}.png"
+TWO = "cat/{1,2}.png dog/{1,2,3}.png"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,26 @@ CASES = {
     ),
     "no images": Case("", "refused: there are no images here"),
     "only other files": Case("", "refused: there are no images here", tables={"cat/readme.txt": "x"}),
+    "only slides": Case("", "refused: data.pdf is of another format", tables={"data.pdf": "%PDF-1.4", "a.md": "x"}),
+    "only an archive of numbers": Case(
+        "", "refused: data.h5 is of another format", tables={"data.h5": b"\x89HDF\r\n\x1a\n", "a.xlsx": "PK\3\4"}
+    ),
+    "formats that are not read": Case("cat/{1,2}.psd dog/{1,2}.jxl dog/3.exr", PLAIN),
+    "drawings beside classes": Case(
+        TWO,
+        PLAIN,
+        tables={"docs/a.svg": "<svg>"},
+        says="PNG or TIFF if they are images): 1 (docs/a.svg)",
+    ),
+    "flat and a spreadsheet": Case("{1,2}.png", "refused: labels.xlsx is not read", tables={"labels.xlsx": "PK\3\4"}),
+    "flat and a list": Case("{1,2}.png", "refused: all.txt is not read", tables={"all.txt": "1.png 0\n2.png 1\n"}),
+    "flat and notes": Case("{1,2}.png", "refused: tells the label", tables={"notes.txt": "one picture each\n"}),
+    "classes and lists of splits": Case(
+        TWO,
+        PLAIN,
+        tables={"lists/train.txt": "cat/1.png 0\n", "lists/test.txt": "\ndog/2 1\n", "notes.txt": "x\n"},
+        says="not used (write a CSV of file_name,label,split to use them): 2 (lists/test.txt, lists/train.txt)",
+    ),
     "flat": Case("{1,2,3}.png", "refused: tells the label of the images: 1.png, 2.png, 3.png"),
     "flat in images/": Case("images/{1,2,3}.png", "refused: tells the label"),
     "one class of several": Case("cat/{1,2}.png dog/{1,2,3}.png", "refused: tells the label", given="cat"),

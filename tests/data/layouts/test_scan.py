@@ -142,6 +142,17 @@ def test_mistakes_in_the_request(tmp_path: Path) -> None:
         read(tmp_path, layout="t.csv")
 
 
+@pytest.mark.e2e
+def test_an_expression_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grow(tmp_path, f"{{cat,dog}}/{'a' * 60}!.png")
+    monkeypatch.setattr("diffaug.data.layouts.groups.TRIAL_SECONDS", 0.5)
+    for endless in ("(a+)+$", "(?:[a-z]|aa)*$", "(.*a){12}b", ".*a.*a.*a.*a.*a.*a.*a.*b"):
+        with pytest.raises(UsageError, match="did not get through the paths"):
+            read(tmp_path, group_by=endless)
+    monkeypatch.undo()
+    assert {entry.group for entry in read(tmp_path, group_by="(?:c|d)(?:[a-z])+").entries} == {"cat", "dog"}
+
+
 def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grow(tmp_path, "{cat,dog}/1.png")
     monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))

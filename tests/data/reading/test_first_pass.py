@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from diffaug.data.reading import first_pass as module
-from diffaug.data.reading.first_pass import STAMP, FirstPass, Reader, Source, first_pass
+from diffaug.data.reading import parts
+from diffaug.data.reading.first_pass import STAMP, FirstPass, first_pass
+from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import MAX_AREA, Pictures, reduced, reduced_size
 from diffaug.data.resize import fit_to_size
 from diffaug.decoding.decode import decode
@@ -40,7 +42,7 @@ def root(make_folder) -> Path:
 @pytest.fixture(autouse=True)
 def _old_files(monkeypatch):
     """Files written a moment ago count as old, and parts are small."""
-    monkeypatch.setattr(module, "is_trusted", lambda stamp, began: True)
+    monkeypatch.setattr(parts, "is_trusted", lambda stamp, began: True)
     monkeypatch.setattr(module, "PART_FILES", 4)
 
 
@@ -84,13 +86,13 @@ def test_processes_find_the_same(root, tmp_path, monkeypatch):
 
 def test_a_stopped_pass_goes_on_with_what_is_left(root, tmp_path, monkeypatch):
     whole = run(root, tmp_path / "whole")
-    for parts in range(1, 6):
-        folder = tmp_path / str(parts)
+    for number in range(1, 6):
+        folder = tmp_path / str(number)
         with pytest.raises(KeyboardInterrupt):
-            run(root, folder, stop_after(4 * parts))
+            run(root, folder, stop_after(4 * number))
         read = count_reads(monkeypatch)
         assert_same(run(root, folder), whole)
-        assert len(read) == 24 - 4 * parts
+        assert len(read) == 24 - 4 * number
 
 
 def stop_after(images: int):
@@ -103,7 +105,7 @@ def stop_after(images: int):
 
 def count_reads(monkeypatch) -> list[Path]:
     read: list[Path] = []
-    monkeypatch.setattr(module, "decode", lambda path, **options: read.append(path) or decode(path, **options))
+    monkeypatch.setattr(parts, "decode", lambda path, **options: read.append(path) or decode(path, **options))
     return read
 
 
@@ -147,7 +149,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(root, tmp_path, monk
         return found
 
     clock = itertools.count(100)
-    monkeypatch.setattr(module, "decode", changing)
+    monkeypatch.setattr(parts, "decode", changing)
     rows = run(root, tmp_path / "parts").table.set_index("file")
     assert rows.loc["cat/0.png", "sha256"] == storage.sha256_bytes(content)
     assert tuple(rows.loc["emu/1.png", ["status", "note"]]) == ("unreadable", "it changes while it is read")
