@@ -1,4 +1,4 @@
-"""Strong classical augmentation of whole batches on the device: TrivialAugment, then MixUp or CutMix.
+"""Augmentation of whole batches on the device: light, or TrivialAugment; then perhaps MixUp.
 
 TrivialAugment (Müller and Hutter 2021, arXiv 2103.10158, section 3, wide space) applies one random transform of random
 strength to each image; none of them mirrors. torchvision's version processes one image at a time with torch's global
@@ -16,23 +16,52 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from diffaug.classifiers.batches import network_input, on_device
+from diffaug.classifiers.training_set import Augmentation
 
 LEVELS = 31
 LARGEST_FACTOR = 0.99
 LARGEST_SHIFT = 32
 LARGEST_ANGLE = 135
-MIXUP_PROBABILITY = 0.5
+LIGHT_ANGLE = 10  # degrees
+LIGHT_SCALE = 0.1
+LIGHT_BRIGHTNESS = 0.2
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 
 
-def strong_augmentation(pixels: Tensor, targets: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """TrivialAugment, then MixUp or CutMix: a network's input, float32 (N, C, H, W) in [-1, 1], and its targets.
+def augment(
+    pixels: Tensor, targets: Tensor, augmentation: Augmentation, random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A network's input, float32 (N, C, H, W) in [-1, 1], and its targets.
 
-    `pixels` are uint8 (N, H, W, C), `targets` float (N, K), class probabilities, possibly times the loss weight.
+    `pixels` are uint8 (N, H, W, C). `targets` are classes (N,); with MixUp, class probabilities (N, K), possibly times
+    the loss weight.
     """
-    augmented = trivial_augment(pixels.permute(0, 3, 1, 2), random)
-    return mix(network_input(augmented.permute(0, 2, 3, 1)), targets, random)
+    images = pixels.permute(0, 3, 1, 2)
+    if augmentation.strength == "light":
+        images = light_augment(images, random)
+    elif augmentation.strength == "trivial on all":
+        images = trivial_augment(images, random)
+    elif augmentation.strength == "trivial on half":
+        chosen = on_device(np.flatnonzero(random.random(len(images)) < 0.5), images.device)
+        images = images.index_copy(0, chosen, trivial_augment(images[chosen], random))
+    inputs = network_input(images.permute(0, 2, 3, 1))
+    return mixup(inputs, targets, random) if augmentation.mixup else (inputs, targets)
+
+
+def light_augment(images: Tensor, random: np.random.Generator) -> Tensor:
+    """Each image rotated by up to 10 degrees, scaled by up to 10 %, and up to 20 % brighter or darker.
+
+    uint8 (N, C, H, W). What lies outside is reflected.
+    """
+    angle, scale, brightness = on_device(random.uniform(-1, 1, (3, len(images))).astype(np.float32), images.device)
+    angle, scale = math.radians(LIGHT_ANGLE) * angle, 1 + LIGHT_SCALE * scale
+    height, width = images.shape[2:]
+    cosine, sine, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros_like(angle)
+    rows = torch.stack([cosine, -sine * height / width, zero]), torch.stack([sine * width / height, cosine, zero])
+    grid = functional.affine_grid(torch.stack(rows).permute(2, 0, 1), list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    return (moved * _by_image(1 + LIGHT_BRIGHTNESS * brightness)).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def trivial_augment(images: Tensor, random: np.random.Generator) -> Tensor:
@@ -58,26 +87,15 @@ def apply_transforms(
     return result
 
 
-def mix(images: Tensor, targets: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mixes images (N, C, H, W) and targets (N, K) with random partners: half by MixUp, half by CutMix, alpha 1.
+def mixup(images: Tensor, targets: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mixes images (N, C, H, W) and targets (N, K) with random partners, alpha 1.
 
-    MixUp: Zhang et al. 2018 (arXiv 1710.09412), eq. 1. CutMix: Yun et al. 2019 (arXiv 1905.04899), eq. 1 and 2.
+    Zhang et al. 2018 (arXiv 1710.09412), eq. 1.
     """
-    count, _, height, width = images.shape
-    partners = on_device(random.permutation(count), images.device)
-    draws = on_device(random.random((4, count)).astype(np.float32), images.device)
-    uses_mixup, ratio, row, column = draws[..., None, None]
-    inside = _within(height, row, ratio)[:, :, None] & _within(width, column, ratio)[:, None, :]
-    kept = torch.where(uses_mixup < MIXUP_PROBABILITY, ratio, (~inside).float())  # (N, H, W)
-    fraction = kept.mean(dim=(1, 2))[:, None]
-    kept = kept[:, None]
-    return kept * images + (1 - kept) * images[partners], fraction * targets + (1 - fraction) * targets[partners]
-
-
-def _within(size: int, center: Tensor, ratio: Tensor) -> Tensor:
-    """Positions (N, size) inside a box of sqrt(1 - ratio) of the side whose center lies at `center` of the side."""
-    distance = torch.arange(size, device=center.device) + 0.5 - (center * size)[:, 0]
-    return distance.abs() < (1 - ratio[:, 0]).sqrt() * size / 2
+    partners = on_device(random.permutation(len(images)), images.device)
+    ratio = on_device(random.random((len(images), 1)).astype(np.float32), images.device)
+    kept = ratio[..., None, None]
+    return kept * images + (1 - kept) * images[partners], ratio * targets + (1 - ratio) * targets[partners]
 
 
 def _blended(degenerate: Callable[[Tensor], Tensor]) -> Transform:

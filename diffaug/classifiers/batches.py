@@ -19,7 +19,7 @@ class Batches:
     """Random batches of a training set, at least one image, on the device; batch k depends on (seed, purpose, k) alone.
 
     Attributes:
-        targets: Classes, int64 (N,), or with strong augmentation their probabilities, float32 (N, K).
+        targets: Classes, int64 (N,), or with MixUp their probabilities, float32 (N, K).
         weights: float32 (N,), weight of each image in the loss. None: 1.
     """
 
@@ -29,7 +29,7 @@ class Batches:
         images, weights = training.images, training.loss_weights
         if not len(images):
             raise DataError("there is no image to train a classifier on")
-        targets = training.soft_labels if training.strong_augmentation else np.array(images.labels)
+        targets = training.soft_labels if training.augmentation.mixup else np.array(images.labels)
         self.pixels = on_device(np.array(images.pixels), device)
         self.targets = on_device(targets, device)
         self.weights = None if weights is None else on_device(np.array(weights, np.float32), device)

@@ -7,6 +7,7 @@ only in what is compared.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Lock
@@ -21,7 +22,7 @@ from torch.nn import functional
 from diffaug.classifiers.batches import Batches, network_input, network_inputs, on_device
 from diffaug.classifiers.identity import identity_of
 from diffaug.classifiers.networks import Backbone, small_cnn
-from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet
+from diffaug.classifiers.training_set import PLAIN, Augmentation, TrainingRecipe, TrainingSet
 from diffaug.runtime.devices import computes_in_bfloat16, use_fast_kernels
 from diffaug.runtime.seeding import numpy_generator, torch_global_seed
 
@@ -61,6 +62,7 @@ def fit_network(
     backbone: Backbone = small_cnn,
     device: str = "cpu",
     exact: bool = False,
+    after_step: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """Trains a network from scratch: float NCHW in [-1, 1] to logits (N, K), in evaluation mode, on `device`.
 
@@ -76,7 +78,9 @@ def fit_network(
         model = backbone(channels, len(training.images.classes), (height, width))
     model = model.to(device).to(memory_format=torch.channels_last).train()
     with nullcontext() if exact else torch_global_seed(seed, "classifier dropout"):
-        _optimize(model, batches, training, mixed_precision=not exact and computes_in_bfloat16(device))
+        _optimize(
+            model, batches, training, mixed_precision=not exact and computes_in_bfloat16(device), after=after_step
+        )
     return model.eval()
 
 
@@ -86,7 +90,9 @@ def predict_probabilities(model: nn.Module, pixels: NDArray[np.uint8], device: s
         return np.concatenate([model(batch).softmax(dim=1).cpu().numpy() for batch in network_inputs(pixels, device)])
 
 
-def _optimize(model: nn.Module, batches: Batches, training: TrainingSet, *, mixed_precision: bool) -> None:
+def _optimize(
+    model: nn.Module, batches: Batches, training: TrainingSet, *, mixed_precision: bool, after: Callable[[], None]
+) -> None:
     recipe, device = batches.recipe, batches.pixels.device
     optimizer = _optimizer(model, recipe)
     rate = _one_cycle if recipe.optimizer == "adamw" else _step_decay
@@ -94,7 +100,7 @@ def _optimize(model: nn.Module, batches: Batches, training: TrainingSet, *, mixe
     log_prior = training.log_prior
     prior = 0.0 if log_prior is None else on_device(np.array(log_prior, np.float32), device)
     for step in range(recipe.updates):
-        inputs, targets, weights = _inputs_and_targets(batches, step, augments=training.strong_augmentation)
+        inputs, targets, weights = _inputs_and_targets(batches, step, training.augmentation)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
             logits = model(inputs)
         loss = functional.cross_entropy(logits.float() + prior, targets, reduction="none")
@@ -103,20 +109,24 @@ def _optimize(model: nn.Module, batches: Batches, training: TrainingSet, *, mixe
         loss.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        after()
 
 
-def _inputs_and_targets(batches: Batches, step: int, *, augments: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _inputs_and_targets(
+    batches: Batches, step: int, augmentation: Augmentation
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A batch: the network's input, targets, and loss weights unless they are all 1 or in the targets."""
     pixels, positions = batches.draw(step)
     targets = batches.targets[positions]
     weights = None if batches.weights is None else batches.weights[positions]
-    if not augments:
+    if augmentation == PLAIN:
         return network_input(pixels), targets, weights
-    from diffaug.classifiers.augmentation import strong_augmentation  # torchvision's transforms take seconds to import
+    from diffaug.classifiers.augmentation import augment  # torchvision's transforms take seconds to import
 
-    # Mixing images mixes their losses and loss weights, so both go into the targets.
-    weighted = targets if weights is None else targets * weights[:, None]
+    if augmentation.mixup and weights is not None:  # mixing images mixes their losses and so their weights
+        targets, weights = targets * weights[:, None], None
     random = numpy_generator(batches.seed, f"{batches.purpose} augmentation", step)
-    return *strong_augmentation(pixels, weighted, random), None
+    return *augment(pixels, targets, augmentation, random), weights
 
 
 def _optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:

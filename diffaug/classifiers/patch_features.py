@@ -20,18 +20,21 @@ SIDE_OF_STRIDE_2 = 64  # px; from here on every second position is enough
 IMAGES_AT_ONCE = 32
 
 
-def patch_features(pixels: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+def patch_features(
+    pixels: NDArray[np.uint8], seed: int, sampled_from: NDArray[np.uint8] | None = None
+) -> NDArray[np.float32]:
     """How much each image resembles random patches of the set, where and at most; float32 (N, D).
 
     Patches are normalized and whitened, and similarities thresholded (Coates & Ng 2011, "The importance of encoding
     versus training with sparse coding and vector quantization"). Their maximum finds a small mark anywhere; their means
-    are those of the four quarters. Images are uint8 (N, H, W, C) of at least 5 px.
+    are those of the four quarters. Images are uint8 (N, H, W, C) of at least 5 px. Patches are those of other images,
+    if these are given.
     """
-    kernel, total, bias = _random_filters(pixels, seed)
+    kernel, total, bias = _random_filters(pixels if sampled_from is None else sampled_from, seed)
     parts = []
     with torch.inference_mode():
         for start in range(0, len(pixels), IMAGES_AT_ONCE):
-            images = torch.from_numpy(np.ascontiguousarray(pixels[start : start + IMAGES_AT_ONCE]))
+            images = torch.from_numpy(np.array(pixels[start : start + IMAGES_AT_ONCE]))
             parts.append(_pooled(images.permute(0, 3, 1, 2).float() / 127.5 - 1, kernel, total, bias))
     return torch.cat(parts).numpy()
 

@@ -1,6 +1,7 @@
 """What a classifier is trained on and how, and the protocol that every classifier follows."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
@@ -9,6 +10,31 @@ from numpy.typing import NDArray
 
 from diffaug.data.images import LabeledImages
 from diffaug.runtime.seeding import numpy_generator
+
+Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+"""Images uint8 (h, w, C), each of its own size, or an array (N, H, W, C)."""
+Strength = Literal["none", "light", "trivial on half", "trivial on all"]
+STRENGTHS: tuple[Strength, ...] = ("none", "light", "trivial on half", "trivial on all")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images beyond small shifts and, where labels survive it, mirroring.
+
+    Attributes:
+        strength: `light`: small rotations, changes of scale and brightness. `trivial`: TrivialAugment, on half of the
+            images or on all.
+        mixup: Whether pairs of images and of labels are mixed.
+    """
+
+    strength: Strength = "none"
+    mixup: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.strength} with MixUp" if self.mixup else self.strength
+
+
+PLAIN = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -21,7 +47,11 @@ class TrainingSet:
         draw_probabilities: (N,), probability of each image in a draw. None: uniform.
         loss_weights: (N,), weight of each image in the loss. None: 1.
         log_prior: (K,), added to the logits in the training loss only: balanced softmax (Ren et al. 2020, eq. 4).
-        strong_augmentation: Whether TrivialAugment and MixUp or CutMix follow the shifts.
+        augmentation: What follows the shifts.
+        features: float32 (N, D), what an encoder makes of the images. None: not needed.
+        pictures: The images in more detail, each uint8 (h, w, C), for a network that looks closer. None: not needed.
+        worth: Images that the set is worth against the penalty of a regression: the real ones and those beside them,
+            each weighed, but not how many different images share the draws. None: all.
     """
 
     images: LabeledImages
@@ -29,7 +59,10 @@ class TrainingSet:
     draw_probabilities: NDArray[np.float64] | None = None
     loss_weights: NDArray[np.float64] | None = None
     log_prior: NDArray[np.float64] | None = None
-    strong_augmentation: bool = False
+    augmentation: Augmentation = PLAIN
+    features: NDArray[np.float32] | None = None
+    pictures: Images | None = None
+    worth: float | None = None
 
     @classmethod
     def real_only(cls, images: LabeledImages, log_prior: NDArray[np.float64] | None = None) -> Self:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import TrivialAugmentWide
 
 from diffaug.classifiers import augmentation
-from diffaug.classifiers.augmentation import LEVELS, TRANSFORMS, apply_transforms, mix
+from diffaug.classifiers.augmentation import LEVELS, TRANSFORMS, apply_transforms, augment, light_augment, mixup
+from diffaug.classifiers.batches import network_input
+from diffaug.classifiers.training_set import PLAIN, STRENGTHS, Augmentation
 
 
 def noise(count, channels=3, size=(32, 36), seed=0):
@@ -62,50 +64,88 @@ def test_most_images_are_changed():
     assert 0.75 < changed < 0.9  # one in 14 is the identity, and some strengths change nothing
 
 
-def test_augmentation_repeats_itself_and_leaves_the_global_generator_and_the_images_alone():
+EVERY = [Augmentation(strength, mixup) for strength in STRENGTHS for mixup in (False, True)]
+
+
+@pytest.mark.parametrize("chosen", EVERY, ids=str)
+def test_augmentation_repeats_itself_and_leaves_the_global_generator_and_the_images_alone(chosen):
     pixels = noise(20, 3).permute(0, 2, 3, 1)
     copy, targets, state = pixels.clone(), torch.eye(20), torch.random.get_rng_state()
-    first, second = (augmentation.strong_augmentation(pixels, targets, np.random.default_rng(5)) for _ in range(2))
-    other = augmentation.strong_augmentation(pixels, targets, np.random.default_rng(6))
+    first, second = (augment(pixels, targets, chosen, np.random.default_rng(5)) for _ in range(2))
+    other = augment(pixels, targets, chosen, np.random.default_rng(6))
     assert all(map(torch.equal, first, second))
-    assert not torch.equal(first[0], other[0])
+    assert torch.equal(first[0], other[0]) == (chosen == PLAIN)
+    assert torch.equal(first[1], targets) != chosen.mixup
     assert torch.equal(pixels, copy)
     assert torch.equal(state, torch.random.get_rng_state())
     assert first[0].shape == (20, 3, 32, 36)
     assert first[0].abs().max() <= 1
 
 
-@given(seed=st.integers(0, 2**32), count=st.integers(1, 9), size=st.tuples(st.integers(3, 20), st.integers(3, 20)))
-@settings(max_examples=60, deadline=None)
-def test_a_label_weighs_what_its_image_has_of_the_pixels(seed, count, size):
+def test_without_any_augmentation_the_input_is_that_of_the_network():
+    pixels = noise(4, 1).permute(0, 2, 3, 1)
+    assert torch.equal(augment(pixels, torch.eye(4), PLAIN, np.random.default_rng(0))[0], network_input(pixels))
+
+
+def test_half_of_the_images_are_left_as_they_are():
+    pixels = noise(400, 1, (8, 8)).permute(0, 2, 3, 1)
+    made, _ = augment(pixels, torch.zeros(400), Augmentation("trivial on half"), np.random.default_rng(0))
+    same = (made == network_input(pixels)).flatten(1).all(dim=1).float().mean()
+    assert 0.5 < same < 0.7  # and about one in six of the others
+
+
+class Fixed:
+    """A random generator that draws what it was told to."""
+
+    def __init__(self, angle, scale, brightness):
+        self.values = np.array([angle, scale, brightness], np.float32)
+
+    def uniform(self, low, high, shape):
+        return np.broadcast_to(self.values[:, None], shape).copy()
+
+
+@pytest.mark.parametrize("size", [(33, 33), (25, 41)])
+@pytest.mark.parametrize("angle", [-1, 1])
+def test_light_augmentation_rotates_in_pixels_about_the_center(size, angle):
+    """A dot at a distance of 10 px moves by 10 px times the sine, whatever the shape of the image."""
+    height, width = size
+    image = torch.zeros(1, 1, height, width, dtype=torch.uint8)
+    image[0, 0, height // 2, width // 2 + 10] = 255
+    turned = light_augment(image, Fixed(angle, 0, 0))[0, 0].float()
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    center = [float((turned * axis).sum() / turned.sum()) for axis in (rows - height // 2, columns - width // 2)]
+    turn = np.radians(10) * -angle
+    np.testing.assert_allclose(center, [10 * np.sin(turn), 10 * np.cos(turn)], atol=0.15)
+
+
+@pytest.mark.parametrize(("scale", "side"), [(-1, 20 / 0.9), (0, 20), (1, 20 / 1.1)])
+def test_light_augmentation_scales_about_the_center(scale, side):
+    image = torch.zeros(1, 1, 60, 60, dtype=torch.uint8)
+    image[0, 0, 20:40, 20:40] = 200
+    area = light_augment(image, Fixed(0, scale, 0)).float().sum() / 200
+    assert float(area) ** 0.5 == pytest.approx(side, abs=0.3)
+
+
+@pytest.mark.parametrize(("brightness", "value"), [(-1, 80), (0, 100), (1, 120)])
+def test_light_augmentation_changes_brightness_and_fills_up_by_reflection(brightness, value):
+    image = torch.full((1, 3, 9, 14), 100, dtype=torch.uint8)
+    assert (light_augment(image, Fixed(1, 1, brightness)) == value).all()
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 9), size=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@settings(max_examples=40, deadline=None)
+def test_a_label_weighs_what_its_image_does(seed, count, size):
     """Image i is 1 in channel i and 0 elsewhere, so the mean of a channel is the share of its image."""
     images = torch.eye(count)[:, :, None, None].expand(count, count, *size)
-    mixed, targets = mix(images, torch.eye(count), np.random.default_rng(seed))
+    mixed, targets = mixup(images, torch.eye(count), np.random.default_rng(seed))
     torch.testing.assert_close(mixed.mean(dim=(2, 3)), targets)
+    torch.testing.assert_close(mixed, targets[:, :, None, None].expand_as(mixed))
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(count))
     assert ((targets > 0).sum(dim=1) <= 2).all()
 
 
-def test_half_is_mixup_half_is_cutmix_and_shares_follow_beta_one_one():
-    count, size = 4000, 16
-    images = torch.arange(count, dtype=torch.float32)[:, None, None, None].expand(count, 1, size, size)
-    mixed, _ = mix(images, torch.arange(count, dtype=torch.float32)[:, None], np.random.default_rng(0))
-    flat = mixed.flatten(1)
-    uniform = (flat.amax(dim=1) - flat.amin(dim=1)) < 1e-3
-    assert 0.47 < uniform.float().mean() < 0.55  # CutMix's box may be empty
-    own = torch.eye(2).repeat(count // 2, 1)
-    _, shares = mix(torch.zeros(count, 1, size, size), own, np.random.default_rng(0))
-    assert shares.mean() == pytest.approx(0.5, abs=0.02)
-    boxes = (flat != images[:, 0, 0, 0][:, None]) & ~uniform[:, None]
-    rows, columns = (boxes.view(count, size, size).any(dim=d).sum(dim=1) for d in (2, 1))
-    assert torch.equal(rows * columns, boxes.sum(dim=1))  # what is pasted is a rectangle
-
-
 def test_mixup_shares_are_uniform():
     count = 4000
-    images = torch.zeros(count, 1, 1, 2)  # too narrow to hold a box of more than two shapes
-    own = mix(images, torch.eye(count), np.random.default_rng(1))[1].diagonal().numpy()
-    between = own[(own > 0) & (own < 1) & (np.abs(own - 0.5) > 1e-6)]
-    assert len(between) > 0.4 * count
-    histogram = np.histogram(between, bins=10, range=(0, 1))[0] / len(between)
+    own = mixup(torch.zeros(count, 1, 1, 1), torch.eye(count), np.random.default_rng(1))[1].diagonal().numpy()
+    histogram = np.histogram(own[own < 1], bins=10, range=(0, 1))[0] / (own < 1).sum()
     np.testing.assert_allclose(histogram, 0.1, atol=0.03)

@@ -1,17 +1,14 @@
 from functools import partial
-from types import SimpleNamespace
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
+from diffaug.classifiers.by_name import QUICK_UPDATES, classifier_by_name, recipe_from_settings
 from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.identity import identity_of
 from diffaug.classifiers.networks import resnet_32, small_cnn
 from diffaug.classifiers.training_set import TrainingRecipe, default_updates
-from diffaug.configuration.settings import EvaluationSettings
-from diffaug.errors import UsageError
+from diffaug.configuration.evaluation import EvaluationSettings
 
 
 def test_settings_name_the_classifier_and_the_recipe():
@@ -22,6 +19,9 @@ def test_settings_name_the_classifier_and_the_recipe():
     assert recipe.updates == default_updates(500)
     assert (recipe.optimizer, recipe.horizontal_flip) == ("sgd", True)
     assert recipe_from_settings(EvaluationSettings(max_steps=7), 500) == TrainingRecipe(7)
+    quick = EvaluationSettings(quick=True)
+    assert recipe_from_settings(quick, 500).updates == QUICK_UPDATES < default_updates(500)
+    assert recipe_from_settings(quick.model_copy(update={"max_steps": 700}), 500).updates == 700
 
 
 def test_weights_are_part_of_the_name(tmp_path):
@@ -44,16 +44,6 @@ def test_a_factory_of_the_users_is_named_by_its_source():
     assert names[0].startswith("small_cnn ")
     assert "Factory " in names[3]
     assert len({identity_of(partial(small_cnn, channels)) for channels in (1, 1, 3)}) == 2
-
-
-def test_features_need_an_encoder():
-    flat = SimpleNamespace(name="flat")
-    settings = EvaluationSettings(classifier="features")
-    assert classifier_by_name(settings, flat).name == "features of flat"
-    with pytest.raises(UsageError, match="encoder"):
-        classifier_by_name(settings)
-    with pytest.raises(UsageError, match="no initial weights"):
-        classifier_by_name(EvaluationSettings(classifier="features", checkpoint="w.pt"), flat)
 
 
 def test_functions_without_source_are_distinguished_by_their_code():

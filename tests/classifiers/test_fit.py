@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from diffaug.classifiers.fit import PURPOSE, fit_network, predict_probabilities
 from diffaug.classifiers.networks import small_cnn
-from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, default_updates
+from diffaug.classifiers.training_set import PLAIN, Augmentation, TrainingRecipe, TrainingSet, default_updates
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.runtime.seeding import numpy_generator, torch_global_seed
 
 RECIPE = TrainingRecipe(6, batch_size=8)
+STRONG = Augmentation("trivial on all", mixup=True)
 
 
 def images(pixels, labels, num_classes=2):
@@ -84,7 +85,7 @@ def test_learns_long_tailed_digits():
         ({"log_prior": np.log([0.8, 0.2])}, 0.5),
         ({"draw_probabilities": np.repeat([1 / 32, 1 / 8], [16, 4])}, 0.5),
         ({"loss_weights": np.repeat([1.0, 2.0], [16, 4])}, 8 / 24),
-        ({"loss_weights": np.repeat([1.0, 2.0], [16, 4]), "strong_augmentation": True}, 8 / 24),
+        ({"loss_weights": np.repeat([1.0, 2.0], [16, 4]), "augmentation": STRONG}, 8 / 24),
     ],
 )
 def test_images_without_information_get_the_prior_that_the_arguments_imply(arguments, minority_probability):
@@ -243,7 +244,7 @@ def test_the_same_seed_repeats_itself_and_leaves_the_global_generator_alone(both
     def with_dropout(channels, num_classes, image_size):
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), linear(channels, num_classes, image_size)[1])
 
-    both, state = replace(both, strong_augmentation=strong), torch.random.get_rng_state()
+    both, state = replace(both, augmentation=STRONG if strong else PLAIN), torch.random.get_rng_state()
     for backbone in (small_cnn, with_dropout):
         first, second = (fit(both, backbone=backbone).state_dict() for _ in range(2))
         assert_same_weights(first, second)
@@ -256,7 +257,7 @@ def test_arms_of_one_seed_share_first_weights_and_shifts_and_differ_in_what_they
     recorders = [Recorder() for _ in range(5)]
     weighted = replace(real, loss_weights=np.linspace(0, 1, 14))
     with_prior = replace(real, log_prior=np.log([0.6, 0.3, 0.1]))
-    variants = [real, with_prior, weighted, replace(real, strong_augmentation=True), both]
+    variants = [real, with_prior, weighted, replace(real, augmentation=STRONG), both]
     for recorder, variant in zip(recorders, variants, strict=True):
         fit(variant, backbone=recorder)
         assert_same_weights(recorder.first_weights, recorders[0].first_weights)

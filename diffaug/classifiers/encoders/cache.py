@@ -1,0 +1,78 @@
+"""Features kept on disk, so that an image is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from diffaug.classifiers.encoders.encoder import Encoder, Images
+from diffaug.files import storage
+from diffaug.runtime.parallel import Progress
+
+BLOCK = 1024  # images; after each, what is done is on disk
+FEATURES, KEYS = "features", "keys"
+
+Kept = dict[bytes, NDArray[np.float32]]
+
+
+def cached_features(
+    encoder: Encoder,
+    images: Images,
+    hashes: Sequence[str] | None,
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+) -> NDArray[np.float32]:
+    """The encoder's features of images, float32 (N, D): what `folder` holds is read, the rest computed and kept.
+
+    Args:
+        encoder: Its name is a part of what features are found by.
+        images: Only those without kept features are read, if there are hashes.
+        hashes: One per image; where they are equal, so are the pixels. None: computed from the pixels.
+        folder: May be shared by encoders and processes.
+        progress: Called after each block with the number of images that are done, and of all.
+    """
+    keys = [storage.sha256_bytes(text.encode()) for text in hashes or map(_hash_of, images)]
+    home = folder / storage.sha256_bytes(encoder.name.encode())[:16]
+    kept = _read_blocks(home)
+    missing = list({key: position for position, key in enumerate(keys) if bytes.fromhex(key) not in kept}.values())
+    for start in range(0, len(missing), BLOCK):
+        block = missing[start : start + BLOCK]
+        features = encoder.features(_selected(images, block))
+        _write_block(home, [keys[position] for position in block], features)
+        kept |= {bytes.fromhex(keys[position]): row for position, row in zip(block, features, strict=True)}
+        progress(len(keys) - len(missing) + start + len(block), len(keys))
+    if not keys:
+        return encoder.features(images)
+    return np.stack([kept[bytes.fromhex(key)] for key in keys])
+
+
+def _hash_of(image: NDArray[np.uint8]) -> str:
+    return f"{image.shape} {storage.sha256_bytes(np.ascontiguousarray(image).tobytes())}"
+
+
+def _selected(images: Images, positions: list[int]) -> Images:
+    return images[np.array(positions)] if isinstance(images, np.ndarray) else [images[one] for one in positions]
+
+
+def _read_blocks(home: Path) -> Kept:
+    kept: Kept = {}
+    for path in sorted(home.glob("*.safetensors")):
+        try:
+            block = load_file(path)
+            kept |= {key.tobytes(): row for key, row in zip(block[KEYS], block[FEATURES], strict=True)}
+        except (SafetensorError, KeyError, ValueError):
+            path.unlink(missing_ok=True)  # cut short by a full disk or the like: computed again
+    return kept
+
+
+def _write_block(home: Path, keys: list[str], features: NDArray[np.float32]) -> None:
+    """Writes a file named by its images, so that processes which compute the same write the same file."""
+    table = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
+    name = storage.sha256_bytes("".join(keys).encode())[:16]
+    content = save({KEYS: np.ascontiguousarray(table), FEATURES: np.ascontiguousarray(features, np.float32)})
+    storage.write_bytes(home / f"{name}.safetensors", content)
