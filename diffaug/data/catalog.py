@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from diffaug.data import problems
-from diffaug.data.images import LabeledImages, count_by_name
+from diffaug.data.domain import DomainReport
+from diffaug.data.images import NO_LABEL, LabeledImages, SeenImages, UnlabeledImages, count_by_name
 from diffaug.data.layouts.entries import ALL_SPLITS, Split
 from diffaug.data.leaks import Leak
 from diffaug.data.reading.pictures import Pictures
@@ -29,6 +30,7 @@ COLUMNS = (
     *("path", "label", "split", "group", "mask", "file", "page", "sha256", "pixel_sha256", "picture"),
     *("width", "height", "mode", "status", "note"),
     *("picture_height", "picture_width", "picture_channels"),  # zero where there is no picture
+    *("weight", "left_out"),
 )
 SHAPE = ["picture_height", "picture_width", "picture_channels"]
 TABLE, PIXELS, PICTURES, ABOUT = "table.parquet", "pixels.npy", "pictures.npy", "catalog.json"
@@ -58,6 +60,7 @@ class About:
     intensity: IntensityRange | None  # None if no image has more than 8 bits
     proposal: GroupProposal | None  # groups to choose, if there are none
     leaks: tuple[Leak, ...]  # test images that show a training image
+    domain: DomainReport  # how far unlabeled images look like the labeled ones
     problems: list[str]  # what a person should know, in sentences
     fingerprint: str  # changes with any file, label, split, and the working size
     scan_fingerprint: str  # changes with any path, label, group, mask or given split
@@ -74,27 +77,52 @@ class Catalog(About):
         table: One row per image, sorted by path, including unusable files. Columns: `COLUMNS`; path is the file's,
             relative to `root`, and ends with `#page=2` for the second page; label is empty for unlabeled images; split,
             group and mask are empty if there is none; picture is the path of the first image that shows nearly the same
-            picture and empty if no other one does; width and height are those of the upright image in px. A row is
-            in use if its split is not empty.
+            picture and empty if no other one does; width and height are those of the upright image in px; weight is how
+            far an unlabeled image looks like the labeled ones, 1 for these; left_out is why an unlabeled image is not
+            used. A row is in use if its split is not empty.
         pixels: uint8 (M, H, W, C), memory-mapped, of the rows `usable`.
         pictures: The same images, each whole and in its own proportions, but small.
+        positions: Where in `pixels` the rows `usable` are, int64; None: in their order.
     """
 
     table: pd.DataFrame
     pixels: NDArray[np.uint8]
     pictures: Pictures
+    positions: NDArray[np.int64] | None = None
 
     def images(self, split: Split) -> LabeledImages:
         """The labeled images of one split, still on the disk. Only those of "train" may reach a generator."""
-        pixels, rows = self.pixels[self._places[split]], self.rows(split)
-        boxes = None
-        if self.resize.resize == "pad":
-            boxes = boxes_of(rows[["height", "width"]].to_numpy(np.int64), self.image_size)
-        return LabeledImages(pixels, self.labels(split), self.classes, tuple(rows["path"]), boxes)
+        pixels, ids = self._pixels_of(split), tuple(self.rows(split)["path"])
+        return LabeledImages(pixels, self.labels(split), self.classes, ids, self._boxes(split))
 
     def unlabeled(self) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Pixels uint8 (N, H, W, C) of the unlabeled images, still on the disk, and their paths."""
-        return self.pixels[self._places["unlabeled"]], tuple(self.rows("unlabeled")["path"])
+        """Pixels uint8 (U, H, W, C) of the unlabeled images, still on the disk, and their paths."""
+        return self._pixels_of("unlabeled"), tuple(self.rows("unlabeled")["path"])
+
+    def unlabeled_images(self) -> UnlabeledImages:
+        """The unlabeled images with their weights, still on the disk; none shows a test or validation image."""
+        weights = self.rows("unlabeled")["weight"].to_numpy(np.float64)
+        return UnlabeledImages(*self.unlabeled(), weights, self._boxes("unlabeled"))
+
+    def seen_images(self, *, unlabeled: bool = True) -> SeenImages:
+        """All images that a generator of this catalog sees: those of train and, if it uses them, the unlabeled ones.
+
+        A sample that shows one of them is a copy, with or without a label.
+        """
+        train, others = self.images("train"), self.unlabeled_images()
+        if not unlabeled or not len(others):
+            return SeenImages(train.pixels, train.ids, train.labels, self.groups("train"))
+        pixels, labels = np.concatenate([train.pixels, others.pixels]), np.full(len(others), NO_LABEL)
+        ids, groups = train.ids + others.ids, self.seen_groups()
+        return SeenImages(pixels, ids, np.concatenate([train.labels, labels]), groups)
+
+    def pictures_of(self, split: Split) -> Pictures:
+        """The pictures of one split, none of more than `MAX_AREA` px, in the order of its images."""
+        return self.pictures[self._places[split]].small()
+
+    def seen_groups(self, *, unlabeled: bool = True) -> NDArray[np.int64]:
+        """The groups of `seen_images`; reads no pixels."""
+        return units_of(pd.concat([self.rows("train"), *([self.rows("unlabeled")] if unlabeled else [])]))
 
     def labels(self, split: Split) -> NDArray[np.int64]:
         """Class index of each labeled image of one split, int64 (N,)."""
@@ -116,23 +144,50 @@ class Catalog(About):
         """Images in use, classes x (train, val, test)."""
         return problems.split_counts(self.table, self.classes)
 
+    def without(self, left_out: NDArray[np.bool_]) -> Catalog:
+        """The catalog without some images of the train split, bool (N,), as if they were not in the data folder.
+
+        Unlabeled images that belong together with one of them are left out, too.
+        """
+        units, train, others = self.seen_groups(), self.rows("train"), self.rows("unlabeled")
+        shown = np.isin(units[len(train) :], units[: len(train)][left_out])
+        paths = pd.concat([train["path"][left_out], others["path"][shown]])
+        kept = np.flatnonzero(~self.usable["path"].isin(paths))
+        return replace(
+            self,
+            table=self.table[~self.table["path"].isin(paths)],
+            pictures=self.pictures.select(kept),
+            positions=kept if self.positions is None else self.positions[kept],
+            fingerprint=storage.fingerprint([self.fingerprint, "without", *paths]),
+        )
+
     @classmethod
     def load(cls, directory: Path) -> Catalog:
         """Reads a saved catalog."""
         if storage.committed_metadata(directory) is None:
             raise UsageError("there is no finished catalog here", where=directory, fix="diffaug inspect DATA")
         about, table = read_record(directory / ABOUT, _ABOUT), pd.read_parquet(directory / TABLE)
-        shapes = in_order_of_use(table)[SHAPE].to_numpy(np.int64)
+        shapes = in_order_of_use(table[["status", "split", *SHAPE]])[SHAPE].to_numpy(np.int64)
         pictures = Pictures.in_one_file(_mapped(directory / PICTURES).reshape(-1), shapes)
         same = not (directory / PIXELS).is_file()
         shape = (-1, *about.image_size, about.channels)
         pixels = pictures.files[0].reshape(shape) if same else _mapped(directory / PIXELS)
         return cls(**vars(about), table=table, pixels=pixels, pictures=pictures)
 
+    def _boxes(self, split: Split) -> NDArray[np.int64] | None:
+        if self.resize.resize != "pad":
+            return None
+        return boxes_of(self.rows(split)[["height", "width"]].to_numpy(np.int64), self.image_size)
+
     @cached_property
     def usable(self) -> pd.DataFrame:
         """The rows whose images are kept: one split after another, then those left out, each in the table's order."""
         return in_order_of_use(self.table)
+
+    def _pixels_of(self, split: Split) -> NDArray[np.uint8]:
+        """On the disk if the images of the split lie there one after another."""
+        place = self._places[split]
+        return self.pixels[place] if self.positions is None else self.pixels[self.positions[place]]
 
     @cached_property
     def _rows(self) -> dict[Split, pd.DataFrame]:
@@ -146,8 +201,9 @@ class Catalog(About):
 
 def indices_of(labels: pd.Series[str], classes: Sequence[str]) -> NDArray[np.int64]:
     """The position in `classes` of each label, int64 (N,)."""
+    codes, names = pd.factorize(labels)
     index = {name: number for number, name in enumerate(classes)}
-    return np.array([index[name] for name in labels], dtype=np.int64)
+    return np.array([index[name] for name in names], dtype=np.int64)[codes]
 
 
 def save_catalog(staging: Path, about: About, table: pd.DataFrame) -> None:
@@ -159,8 +215,14 @@ def save_catalog(staging: Path, about: About, table: pd.DataFrame) -> None:
 def in_order_of_use(table: pd.DataFrame) -> pd.DataFrame:
     """The usable rows of a table: one split after another, then those left out, each in the table's order."""
     usable = table[table["status"] == "ok"]
-    rank = usable["split"].map({split: number for number, split in enumerate((*ALL_SPLITS, ""))})
-    return usable.iloc[np.argsort(rank.to_numpy(), kind="stable")]
+    return usable.iloc[order_of_use(usable["split"])]
+
+
+def order_of_use(split: pd.Series[str]) -> NDArray[np.int64]:
+    """The positions of usable images in the order of `in_order_of_use`, int64 (N,)."""
+    codes, names = pd.factorize(split)
+    rank = np.array([(*ALL_SPLITS, "").index(name) for name in names], np.int64)
+    return np.argsort(rank[codes], kind="stable")
 
 
 def _mapped(file: Path) -> NDArray[np.uint8]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+NO_LABEL = -1
+
 
 @dataclass(frozen=True)
 class LabeledImages:
@@ -38,6 +40,52 @@ class LabeledImages:
         ids = tuple(self.ids[position] for position in positions)
         boxes = None if self.boxes is None else self.boxes[positions]
         return LabeledImages(np.asarray(self.pixels[positions]), self.labels[positions], self.classes, ids, boxes)
+
+
+@dataclass(frozen=True)
+class UnlabeledImages:
+    """Images of one size without labels.
+
+    Attributes:
+        pixels: uint8 (U, H, W, C), may be memory-mapped.
+        ids: Paths relative to the data folder.
+        weights: How far each looks like the labeled images, float64 (U,) in (0, 1].
+        boxes: int64 (U, 2), see `LabeledImages`.
+    """
+
+    pixels: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    weights: NDArray[np.float64]
+    boxes: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, positions: NDArray[np.int64]) -> UnlabeledImages:
+        """The images at `positions`, in that order."""
+        ids = tuple(self.ids[position] for position in positions)
+        boxes = None if self.boxes is None else self.boxes[positions]
+        return UnlabeledImages(np.asarray(self.pixels[positions]), ids, self.weights[positions], boxes)
+
+
+@dataclass(frozen=True)
+class SeenImages:
+    """Images that a generator is trained on or was watched with, the labeled ones first.
+
+    Attributes:
+        pixels: uint8 (N + U, H, W, C).
+        ids: Paths relative to the data folder.
+        labels: int64 (N + U,), positions in the classes; `NO_LABEL` for unlabeled images.
+        groups: int64 (N + U,); images of one group, with equal pixels or of one picture share a number.
+    """
+
+    pixels: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 def count_by_name(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from diffaug.runtime.parallel import in_threads, one_thread_each
+
 How = Literal["same pixels", "near copy", "same group"]
 
 
@@ -28,13 +30,20 @@ def copied_by(
     (Gu et al. 2023, arXiv 2310.02664): images that are merely similar have several neighbors. Seen images of one group
     or with equal pixels share a number in `groups`, int64 (M,).
     """
-    from diffaug.similarity.copies import CopyDetector
+    from diffaug.similarity.copies import QUERIES_AT_ONCE, CopyDetector
     from diffaug.similarity.thresholds import COPY_RATIO
 
     if not len(test) or not len(seen):
         return {}
-    matches = CopyDetector(seen, groups, device).match(test)
-    return {image: int(matches.nearest[image]) for image in np.flatnonzero(matches.ratios < COPY_RATIO).tolist()}
+    starts, found = range(0, len(test), QUERIES_AT_ONCE), dict[int, int]()
+    with one_thread_each():  # operations are so small that the threads of torch would mostly wait for each other
+        detector = CopyDetector(seen, groups, device)
+        blocks = (test[start : start + QUERIES_AT_ONCE] for start in starts)
+        matched = (in_threads if device == "cpu" else map)(detector.match, blocks)
+        for start, matches in zip(starts, matched, strict=True):
+            for image in np.flatnonzero(matches.ratios < COPY_RATIO).tolist():
+                found[start + image] = int(matches.nearest[image])
+    return found
 
 
 def shared(test: pd.DataFrame, train: pd.DataFrame) -> list[Leak]:
@@ -46,8 +55,12 @@ def shared(test: pd.DataFrame, train: pd.DataFrame) -> list[Leak]:
         ("group", "same group"),
     )
     for column, how in kinds:
-        seen = train[train[column] != ""].drop_duplicates(column).set_index(column)["path"]
-        found = test[test[column].isin(seen.index)]
-        for path, other in zip(found["path"], seen[found[column]], strict=True):
-            leaks.setdefault(path, Leak(path, other, how))
+        codes, texts = pd.factorize(pd.concat([test[column], train[column]]))
+        tested, trained = codes[: len(test)], codes[len(test) :]
+        first = np.full(len(texts), len(train))
+        np.minimum.at(first, trained, np.arange(len(train)))
+        is_seen = (first < len(train)) & np.asarray(texts != "")
+        for position in np.flatnonzero(is_seen[tested]).tolist():
+            path = test["path"].iloc[position]
+            leaks.setdefault(path, Leak(path, train["path"].iloc[first[tested[position]]], how))
     return list(leaks.values())

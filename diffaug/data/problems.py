@@ -49,7 +49,7 @@ def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[L
         *_near_duplicates(ok),
         *_of_one_picture(ok[~unlabeled]),
         *_conflicts(ok[~unlabeled]),
-        *tally("unlabeled images left out because they show a test or val image", ok["path"][ok["split"] == ""]),
+        *_left_out(ok),
         *_leaks(leaks),
         *_crossing_groups(ok),
         *tally(f"classes with under {FEW_TRAINING_IMAGES} training images, which a generator may copy", few),
@@ -105,14 +105,25 @@ def _unusable(table: pd.DataFrame) -> list[str]:
 
 def _noted(ok: pd.DataFrame) -> list[str]:
     """What was done to files that are used all the same."""
-    notes = ok.set_index("path")["note"].str.split("; ").explode()
+    noted = ok.loc[ok["note"] != "", ["path", "note"]]
+    notes = noted.set_index("path")["note"].str.split("; ").explode()
     first = notes.index[notes.str.startswith("first of ")]
     all_are_read = ok["path"].str.contains(PAGE, regex=False).any()
-    others = notes[(notes != "") & ~notes.str.startswith("first of ")]
+    others = notes[~notes.str.startswith("first of ")]
     what = "files of several pages, of which the first is read (data.pages=all reads each)"
     return [
         *tally(what, () if all_are_read else first),
         *(line for note, files in others.groupby(others) for line in tally(f"files of which {note}", files.index)),
+    ]
+
+
+def _left_out(ok: pd.DataFrame) -> list[str]:
+    """Unlabeled images that are not used, by reason."""
+    unused = ok[ok["left_out"] != ""]
+    return [
+        line
+        for reason, paths in unused.groupby("left_out")["path"]
+        for line in tally(f"unlabeled images left out because {reason}", paths)
     ]
 
 
@@ -140,6 +151,8 @@ def _leaks(leaks: Sequence[Leak]) -> list[str]:
 
 def _conflicts(ok: pd.DataFrame) -> list[str]:
     picture = ok["picture"].where(ok["picture"] != "", ok["pixel_sha256"])
+    again = picture.duplicated(keep=False)
+    ok, picture = ok.loc[again, ["path", "label"]], picture[again]
     labels = ok.groupby(picture)["label"].transform("nunique")
     one_each = ok.assign(picture=picture)[labels > 1].drop_duplicates(["picture", "label"])
     same = one_each.groupby("picture")["path"]

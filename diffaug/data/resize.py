@@ -13,6 +13,7 @@ from PIL import Image
 from diffaug.configuration.settings import DataSettings
 
 Resize = Literal["squeeze", "pad", "crop"]
+Sizes = Sequence[tuple[int, int]] | NDArray[np.int64]  # height and width in px of each image
 
 MAX_UNMEASURED_SIDE = 64  # px; the short side where it is neither set nor measured
 SQUARE_TOLERANCE = 1.1
@@ -38,7 +39,7 @@ class ResizeChoice:
     reason: str
 
 
-def choose_image_size(sizes: Sequence[tuple[int, int]], settings: DataSettings) -> tuple[int, int]:
+def choose_image_size(sizes: Sizes, settings: DataSettings) -> tuple[int, int]:
     """The working height and width in px of upright images of these heights and widths, if no side was measured.
 
     The short side is `settings.image_size`, or the median one, at most 64. For the long side see `working_shape`.
@@ -46,12 +47,12 @@ def choose_image_size(sizes: Sequence[tuple[int, int]], settings: DataSettings) 
     return working_shape(sizes, settings.image_size or min(median_side(sizes), MAX_UNMEASURED_SIDE))
 
 
-def median_side(sizes: Sequence[tuple[int, int]]) -> int:
+def median_side(sizes: Sizes) -> int:
     """The median short side in px of images of these heights and widths."""
     return round(float(np.median(np.min(sizes, axis=1))))
 
 
-def working_shape(sizes: Sequence[tuple[int, int]], side: int) -> tuple[int, int]:
+def working_shape(sizes: Sizes, side: int) -> tuple[int, int]:
     """The height and width in px with this short side that fit images of these heights and widths best.
 
     The aspect ratio is the geometric median, between 1:4 and 4:1; within 10 % of square it is square.
@@ -64,9 +65,7 @@ def working_shape(sizes: Sequence[tuple[int, int]], side: int) -> tuple[int, int
     return (side, long) if aspect > 1 else (long, side)
 
 
-def choose_resize(
-    sizes: Sequence[tuple[int, int]], image_size: tuple[int, int], settings: DataSettings
-) -> ResizeChoice:
+def choose_resize(sizes: Sizes, image_size: tuple[int, int], settings: DataSettings) -> ResizeChoice:
     """Decides between squeezing and padding by the detail that each keeps, unless the settings say how."""
     squeeze, pad = detail_kept(sizes, image_size)
     figures = f"squeezing keeps {_share(squeeze)} of the pixels, padding {_share(pad)}"
@@ -83,7 +82,7 @@ def _share(part: float) -> str:
     return f"{part:.0%}" if part >= 0.01 else "less than 1%"
 
 
-def detail_kept(sizes: Sequence[tuple[int, int]], image_size: tuple[int, int]) -> tuple[float, float]:
+def detail_kept(sizes: Sizes, image_size: tuple[int, int]) -> tuple[float, float]:
     """Mean fraction of an image's pixels, in (0, 1], that stay distinct when it is squeezed, and when it is padded.
 
     At scales s and t of its axes an image keeps min(s, 1) min(t, 1) of its pixels. Padding scales both by the smaller.

@@ -4,6 +4,8 @@ Images are rows of a table with the columns path, label, group, pixel_sha256 and
 pixels or a picture, unless it is empty, belong together: they stay on one side of every split.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -22,15 +24,22 @@ def units_of(rows: pd.DataFrame) -> NDArray[np.int64]:
     """The number of the unit of each row, int64 (N,): rows that belong together, also through others, share one."""
     from scipy.sparse.csgraph import connected_components  # slow to import
 
-    rows = rows.reset_index(drop=True)
-    pairs = [np.empty((0, 2), np.int64)]
-    for column in SHARED:
-        named = rows[column][rows[column] != ""]
-        first = named.index.to_series().groupby(named.to_numpy()).transform("min")
-        pairs.append(np.column_stack([named.index, first]).astype(np.int64))
+    pairs = [_repeats(rows[column]) for column in SHARED]
+    if not any(map(len, pairs)):
+        return np.arange(len(rows))
     joined = np.concatenate(pairs)
     graph = coo_array((np.ones(len(joined), np.bool_), joined.T), shape=(len(rows), len(rows)))
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+
+def _repeats(column: pd.Series[str]) -> NDArray[np.int64]:
+    """The positions of each text that was there before, unless it is empty, and where it was first, int64 (M, 2)."""
+    codes, texts = pd.factorize(column)
+    positions = np.arange(len(codes))
+    first = np.full(len(texts), len(codes))
+    np.minimum.at(first, codes, positions)
+    again = (first[codes] < positions) & (np.asarray(texts != "")[codes])
+    return np.column_stack([positions[again], first[codes[again]]])
 
 
 def choose_test(rows: pd.DataFrame, units: NDArray[np.int64], *, test_fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -104,7 +113,8 @@ class _Draw:
     def __init__(
         self, rows: pd.DataFrame, units: NDArray[np.int64], wanted: Mapping[str, int], seed: int, purpose: str
     ) -> None:
-        self._labels, codes = np.unique(rows["label"].to_numpy(object), return_inverse=True)
+        codes, labels = pd.factorize(rows["label"], sort=True)
+        self._labels = np.asarray(labels, object)
         _, self.unit_of_row = np.unique(units, return_inverse=True)
         number = int(self.unit_of_row.max(initial=-1)) + 1
         shape = number, len(self._labels)
@@ -112,9 +122,9 @@ class _Draw:
         self._counts: csr_array = coo_array((ones, (self.unit_of_row, codes)), shape=shape).tocsr()
         self._members = self._counts.tocsc()
         names = _names(rows, self.unit_of_row)
-        seeds = [derive_seed(seed, purpose, name) for name in names]
+        seeds = np.fromiter((derive_seed(seed, purpose, name) for name in names), np.int64, number)
         self._rank = np.empty(number, np.int64)
-        self._rank[sorted(range(number), key=lambda unit: (seeds[unit], names[unit]))] = np.arange(number)
+        self._rank[np.argsort(seeds, kind="stable")] = np.arange(number)
         self._wanted = np.array([wanted.get(str(label), 0) for label in self._labels], np.int64)
         self._held = np.zeros(len(self._labels), np.int64)
         self._totals = np.bincount(codes, minlength=len(self._labels))
@@ -165,5 +175,9 @@ class _Draw:
 
 def _names(rows: pd.DataFrame, unit_of_row: NDArray[np.int64]) -> list[str]:
     """A name for each unit: that of its first group, or else path, in alphabetical order."""
-    names = ("path " + rows["path"]).where(rows["group"] == "", "group " + rows["group"])
-    return names.groupby(unit_of_row).min().tolist()
+    names: dict[int, str] = {}
+    columns = (unit_of_row.tolist(), *(rows[column].to_numpy(object) for column in ("group", "path")))
+    for unit, group, path in zip(*columns, strict=True):
+        name = f"group {group}" if group else f"path {path}"
+        names[unit] = min(names.get(unit, name), name)
+    return [names[unit] for unit in range(len(names))]

@@ -10,10 +10,11 @@ def build(tmp_path):
     """build(root, seed=0, **settings) -> Catalog, saved outside of the root under a new name."""
     made = iter(range(1000))
 
-    def make(root, *, seed=0, directory=None, progress=None, measure=None, **settings):
+    def make(root, *, seed=0, directory=None, progress=None, measure=None, describe=None, **settings):
         directory = directory or tmp_path / "catalogs" / str(next(made)) / "catalog"
         data = DataSettings(**settings)
-        return build_catalog(root, data, directory=directory, seed=seed, progress=progress, measure=measure)
+        functions = {"progress": progress, "measure": measure, "describe": describe}
+        return build_catalog(root, data, directory=directory, seed=seed, **functions)
 
     return make
 

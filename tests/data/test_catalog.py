@@ -296,3 +296,27 @@ def test_counting_reads_no_pixels(build, make_folder) -> None:
     unread = dataclasses.replace(catalog, pixels=None)
     assert unread.counts_by_name("train") == images.counts_by_name
     assert unread.labels("val").shape == (0,)
+
+
+def test_a_catalog_without_some_images_is_that_of_a_folder_without_them(tmp_path, make_classes) -> None:
+    root = make_classes(tmp_path / "images", {"a": 9, "b": 7})
+    make_classes(tmp_path / "images" / "unlabeled", {"x": 3}, size=9)
+    whole = build_catalog(root, DataSettings(), directory=tmp_path / "whole", seed=0)
+    left_out = np.zeros(len(whole.rows("train")), np.bool_)
+    left_out[[0, 3, -1]] = True
+    rest = whole.without(left_out)
+    images, fewer = whole.images("train"), rest.images("train")
+    kept = images.select(np.flatnonzero(~left_out))
+    assert fewer.ids == kept.ids
+    np.testing.assert_array_equal(fewer.pixels, kept.pixels)
+    np.testing.assert_array_equal(fewer.labels, kept.labels)
+    for split in ("test", "val"):
+        np.testing.assert_array_equal(rest.images(split).pixels, whole.images(split).pixels)
+    np.testing.assert_array_equal(rest.unlabeled()[0], whole.unlabeled()[0])
+    shown = [pixels for pixels, name in zip(whole.pictures, whole.usable["path"], strict=True) if name in set(kept.ids)]
+    assert all(map(np.array_equal, rest.pictures_of("train"), shown))
+    assert len(rest.pictures) == len(rest.usable) == len(whole.usable) - 3
+    again = rest.without(np.arange(len(kept)) == 1)  # of one that lacks some already
+    np.testing.assert_array_equal(again.images("train").pixels, kept.select(np.delete(np.arange(len(kept)), 1)).pixels)
+    assert len({whole.fingerprint, rest.fingerprint, again.fingerprint}) == 3
+    assert rest.fingerprint == whole.without(left_out).fingerprint

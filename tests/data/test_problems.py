@@ -11,7 +11,7 @@ def table_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["path", "status", "note"])
     table["split"] = table["status"].map(lambda status: "train" if status == "ok" else "")
     table["pixel_sha256"] = table["path"]
-    return table.assign(label="cat", group="", picture="")
+    return table.assign(label="cat", group="", picture="", left_out="")
 
 
 @pytest.mark.parametrize(

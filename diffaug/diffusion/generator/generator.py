@@ -46,6 +46,7 @@ class Generator:
         intensity: Which values of the training files black and white are, and the way back; None for 8-bit files.
         boxes: Of the training images, if it learned each in its own proportions. All images that it takes and gives
             fill the frame nevertheless; each is brought to a box of its class and back.
+        copied_classes: Classes whose samples were significantly often copies of training images.
     """
 
     denoiser: Denoiser
@@ -57,6 +58,7 @@ class Generator:
     dataset_class_to_idx: Mapping[str, int] | None = None
     intensity: IntensityRange | None = None
     boxes: ClassBoxes | None = None
+    copied_classes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "cpu") -> Generator:
@@ -76,6 +78,7 @@ class Generator:
             record.dataset_class_to_idx,
             record.intensity,
             record.boxes,
+            record.copied_classes,
         )
 
     @property

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffaug.classifiers.pseudo_labels import PseudoLabels
 from diffaug.data.catalog import Catalog
-from diffaug.data.images import LabeledImages
+from diffaug.data.images import LabeledImages, UnlabeledImages
 from diffaug.data.splits import choose_holdout
 from diffaug.diffusion.network.denoiser import objective_of
 from diffaug.diffusion.planning import defaults
@@ -28,48 +29,101 @@ MAX_MEMORY_FRACTION = 0.5
 
 @dataclass(frozen=True)
 class Holdout:
-    """The train split in two parts; trained images of one group or of equal pixels share a number."""
+    """The train split in two parts, and the unlabeled images that show nothing of what is held out.
+
+    Attributes:
+        groups: Of the trained images and then the unlabeled ones, int64 (N + U,); images of one group, with equal
+            pixels or of one picture share a number.
+    """
 
     trained: LabeledImages
     held: LabeledImages
     groups: NDArray[np.int64]
+    unlabeled: UnlabeledImages | None = None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All images that are trained on, uint8 (N + U, H, W, C), as `groups` counts them."""
+        return _joined(self.trained.pixels, self.unlabeled)
 
 
-def hold_out(catalog: Catalog, *, fraction: float, seed: int) -> Holdout:
-    """Holds out a fraction of each class of at least 20 images; groups stay whole."""
-    images, groups = catalog.images("train"), catalog.groups("train")
-    held = choose_holdout(catalog.rows("train"), groups, fraction=fraction, smallest=SMALLEST_CLASS, seed=seed)
-    return Holdout(images.select(np.flatnonzero(~held)), images.select(np.flatnonzero(held)), groups[~held])
+def hold_out(catalog: Catalog, *, fraction: float, seed: int, unlabeled: bool = False) -> Holdout:
+    """Holds out a fraction of each class of at least 20 images; groups stay whole.
+
+    Args:
+        catalog: The images.
+        fraction: In [0, 0.5).
+        seed: Of the choice.
+        unlabeled: Whether unlabeled images are trained on, too. Those that belong together with a held-out image are
+            left out.
+    """
+    images, groups = catalog.images("train"), catalog.seen_groups(unlabeled=unlabeled)
+    own, others = groups[: len(images)], groups[len(images) :]
+    held = choose_holdout(catalog.rows("train"), own, fraction=fraction, smallest=SMALLEST_CLASS, seed=seed)
+    trained, apart = (images.select(np.flatnonzero(chosen)) for chosen in (~held, held))
+    if not unlabeled:
+        return Holdout(trained, apart, own[~held])
+    free = ~np.isin(others, own[held])
+    rest = catalog.unlabeled_images().select(np.flatnonzero(free))
+    return Holdout(trained, apart, np.concatenate([own[~held], others[free]]), rest if len(rest) else None)
+
+
+@dataclass(frozen=True)
+class UnlabeledPart:
+    """How unlabeled images take part in a training.
+
+    Attributes:
+        share: Of each batch, in (0, 1/2].
+        labels: Each image is drawn under its label with a probability of its weight, else without; None: without.
+    """
+
+    images: UnlabeledImages
+    share: float
+    labels: PseudoLabels | None = None
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training images, uint8 (N, H, W, C), on the device, or beside it where its memory is short.
+    """The training images, uint8 (N + U, H, W, C), labeled ones first, on the device, or beside it if memory is short.
 
-    With boxes, int64 (N, 2) on the device, each image has its own proportions inside its box, see `put_in_boxes`.
+    With boxes, int64 (N + U, 2) on the device, each image has its own proportions inside its box, see `put_in_boxes`.
+
+    Attributes:
+        labels: int64 (N + U,) on the device; of an unlabeled image its pseudo-label, or the null label.
+        draw_probabilities: How often each image is drawn, float64 (N + U,).
+        normalization: Of the labeled images.
+        label_probabilities: How often each image is drawn with its label, before any is hidden, float64 (N + U,).
+        num_labeled: N.
     """
 
     pixels: Tensor
     labels: Tensor
     draw_probabilities: NDArray[np.float64]
     normalization: Normalization
+    label_probabilities: NDArray[np.float64]
+    num_labeled: int
     boxes: Tensor | None = None
 
     @classmethod
-    def of(cls, images: LabeledImages, device: str, images_seen: int = 0) -> TrainingData:
+    def of(cls, images: LabeledImages, device: str, *, unlabeled: UnlabeledPart | None = None) -> TrainingData:
         """Copies the images to the device once, so that a batch is drawn without touching the host's memory.
 
         Pixels that would take more than half of the device's free memory stay on the CPU, and batches are copied.
-        The length of the training, `images_seen`, limits repeats; 0 sets no limit.
         """
-        limit = defaults.MAX_REPEATS_PER_IMAGE / max(1, images_seen)
-        squeezed, boxes = np.require(images.pixels, requirements=["C", "W"]), images.boxes
+        others = None if unlabeled is None else unlabeled.images
+        squeezed = np.require(_joined(images.pixels, others), requirements=["C", "W"])
+        boxes = images.boxes
+        if boxes is not None and others is not None and others.boxes is not None:
+            boxes = np.concatenate([boxes, others.boxes])
         pixels = torch.from_numpy(squeezed if boxes is None else put_in_boxes(squeezed, boxes))
+        labels, label_probabilities = _labels(images, unlabeled)
         return cls(
             pixels.to(device) if pixels.nbytes <= MAX_MEMORY_FRACTION * free_bytes(device) else pixels,
-            torch.from_numpy(images.labels).to(device),
-            draw_probabilities(images.labels, defaults.CLASS_TEMPERATURE, limit),
+            torch.from_numpy(labels).to(device),
+            _draw_probabilities(images, unlabeled),
             Normalization.of(np.asarray(images.pixels)),
+            label_probabilities,
+            len(images),
             None if boxes is None else torch.from_numpy(boxes).to(device),
         )
 
@@ -87,7 +141,8 @@ class TrainingData:
         """The boxes of each class, or None without boxes."""
         if self.boxes is None:
             return None
-        return ClassBoxes.of(self.boxes.cpu().numpy(), self.labels.cpu().numpy(), num_classes)
+        boxes, labels = (column[: self.num_labeled].cpu().numpy() for column in (self.boxes, self.labels))
+        return ClassBoxes.of(boxes, labels, num_classes)
 
     def pixels_at(self, positions: Tensor) -> Tensor:
         """Pixels uint8 (B, H, W, C) of positions int64 (B,) on the CPU, without waiting for the device."""
@@ -127,8 +182,10 @@ def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
     """The batch of a step, which depends on (seed, step) alone, on the data's device."""
     device = data.device
     draws = seeding.numpy_generator(seed, "batch", step)
-    chosen = torch.from_numpy(draws.choice(len(data.labels), size=plan.batch_size, p=data.draw_probabilities))
-    hidden = torch.from_numpy(draws.random(plan.batch_size) < defaults.LABEL_DROPOUT)
+    positions = draws.choice(len(data.labels), size=plan.batch_size, p=data.draw_probabilities)
+    unsure = 1 - data.label_probabilities[positions]
+    hiding = defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * unsure
+    chosen, hidden = torch.from_numpy(positions), torch.from_numpy(draws.random(plan.batch_size) < hiding)
     mirrored = torch.from_numpy(draws.random(plan.batch_size) < 0.5)
     x0 = data.normalization.to_network(data.pixels_at(chosen))
     if plan.horizontal_flip:
@@ -147,6 +204,30 @@ def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
         return Batch(x0, labels, sigma, noise, conditions)
     masks = box_masks(boxes, plan.network.image_size)
     return Batch(x0 * masks, labels, sigma, noise * masks, conditions, masks)
+
+
+def _joined(pixels: NDArray[np.uint8], unlabeled: UnlabeledImages | None) -> NDArray[np.uint8]:
+    return pixels if unlabeled is None else np.concatenate([pixels, unlabeled.pixels])
+
+
+def _labels(images: LabeledImages, unlabeled: UnlabeledPart | None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The label of each image, and how often it is drawn with it, (N + U,) each."""
+    labels, probabilities = images.labels, np.ones(len(images))
+    if unlabeled is None:
+        return labels, probabilities
+    count, null_label = len(unlabeled.images), len(images.classes)
+    pseudo = unlabeled.labels or PseudoLabels(np.full(count, null_label), np.zeros(count))
+    return np.concatenate([labels, pseudo.labels]), np.concatenate([probabilities, pseudo.weights])
+
+
+def _draw_probabilities(images: LabeledImages, unlabeled: UnlabeledPart | None) -> NDArray[np.float64]:
+    """How often each image is drawn, float64 (N + U,); unlabeled ones in proportion to their weights."""
+    limit = defaults.MAX_REPEATS_PER_IMAGE / defaults.EXPECTED_VIEWS / len(images)
+    labeled = draw_probabilities(images.labels, defaults.CLASS_TEMPERATURE, limit)
+    if unlabeled is None:
+        return labeled
+    weights = unlabeled.images.weights
+    return np.concatenate([(1 - unlabeled.share) * labeled, unlabeled.share * weights / weights.sum()])
 
 
 def draw_probabilities(labels: NDArray[np.int64], temperature: float, limit: float) -> NDArray[np.float64]:
