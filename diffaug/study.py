@@ -24,6 +24,7 @@ from diffaug.runtime.distributed import current
 
 DEFAULT_ROOT = Path("runs")
 RECORD = "study.json"
+PILOT = "pilot"  # the folder of the pilot's study
 LOCK, TURN_LOCK = LOCKS = (".lock", ".turn.lock")
 
 
@@ -105,7 +106,23 @@ class Study:
     def keeps_something(self) -> bool:
         """Whether a stage has kept something: a generator or a checkpoint of one, images, results."""
         kept = (self.generator / storage.DONE, self.chunks, self.pool, self.evaluation, self.predictions)
-        return any(path.exists() for path in kept) or any(self.generator.glob("checkpoints/*"))
+        return any(path.exists() for path in kept) or self.has_training
+
+    @property
+    def has_training(self) -> bool:
+        """Whether there is a generator, a pilot of one, or the beginning of either."""
+        return self.has_pilot or any(
+            (one / storage.DONE).exists() or any(one.glob("checkpoints/*")) for one in (self.generator, self._pilot)
+        )
+
+    @property
+    def has_pilot(self) -> bool:
+        """Whether the pilot is trained."""
+        return (self._pilot / storage.DONE).exists()
+
+    @property
+    def _pilot(self) -> Path:
+        return self.path / PILOT / self.generator.name
 
     def require_free(self) -> None:
         """Raises UsageError if the folder has become a study of other data."""
@@ -184,8 +201,9 @@ def plan_study(path: Path, data: Path, class_to_idx: Mapping[str, int] | None = 
     `class_to_idx` numbers the classes of the dataset that the images came from.
 
     Raises:
-        UsageError: The study belongs to other data, or the folder holds something else.
+        UsageError: The study belongs to other data, the folder holds something else, or `data` is a study.
     """
+    _require_no_study(data)
     if path.resolve().is_relative_to(data.resolve()):
         raise UsageError(
             "the study folder is inside the data folder, where it would be read as a class",
@@ -196,6 +214,19 @@ def plan_study(path: Path, data: Path, class_to_idx: Mapping[str, int] | None = 
     planned = StudyRecord(data.resolve(), class_to_idx=None if class_to_idx is None else dict(class_to_idx))
     study = Study(path, planned)
     return Study(path) if study.has_begun else study
+
+
+def _require_no_study(data: Path) -> None:
+    """Raises UsageError if the folder given for images is a study."""
+    if not (data / RECORD).is_file():
+        return
+    try:
+        images = read_record(data / RECORD, _STUDY_RECORD).data
+    except DamagedError:  # a file of that name among the images
+        return
+    again, quoted = shlex.quote(str(images)), shlex.quote(str(data))
+    fix = f"go on with it: diffaug run {again} --study {quoted}; or read its results: diffaug report {quoted}"
+    raise UsageError("this is a study, not a folder of images", where=data, fix=fix)
 
 
 def _require_free(path: Path, data: Path) -> None:

@@ -175,6 +175,17 @@ def test_the_default_study_is_named_after_the_data(tmp_path, monkeypatch):
     assert default_study_path(Path("/")) == Path("runs/study")
 
 
+def test_a_study_given_as_images_is_refused_with_the_command_that_opens_it(data, tmp_path):
+    study = plan_study(tmp_path / "pets", data)
+    study.begin()
+    for place in (study.path, tmp_path / "new"):
+        with pytest.raises(UsageError, match="a study, not a folder of images") as caught:
+            plan_study(place, study.path)
+        assert f"diffaug run '{data}' --study {study.path}" in caught.value.fix
+    (data / "study.json").write_text("{}")  # of something else
+    assert not plan_study(tmp_path / "other", data).has_begun
+
+
 @pytest.mark.parametrize("place", [".", "runs/a"])
 def test_a_study_among_its_own_images_is_refused(data, place):
     with pytest.raises(UsageError, match="inside the data folder"):

@@ -10,6 +10,9 @@ from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import NUM_CONDITIONS, NetworkConfig
 from diffaug.diffusion.planning import defaults
+from diffaug.diffusion.planning.costs import Costs
+from diffaug.diffusion.planning.length import LEAST_IMAGES_SEEN, PILOT_SHARE, LengthChoice, PilotPlan
+from diffaug.diffusion.planning.sources import InitialWeights, UnlabeledPlan
 from diffaug.runtime.devices import computes_in_bfloat16
 
 
@@ -44,11 +47,20 @@ class Plan:
     """A training that is decided down to the number of images, so that a resumed one ends where it would have.
 
     Attributes:
-        recommended_images: Images seen that would be enough for these images.
-        images_seen: Length of the training in images seen. 0 until it is decided, see `set_length`.
+        recommended_images: Images seen that are usual for these images.
+        images_seen: Length of the training in images seen, the most it may be until the pilot has chosen it. 0 until it
+            is decided, see `set_length`.
         images_per_second: Speed measured on this device; 0 if it was not measured.
         augmentation: Probability of each geometric augmentation.
-        reasons: One sentence per choice. Two plans that differ in nothing else are equal.
+        decays: Whether the learning rate falls to 0 at the end, which makes weights on the way useless as they are.
+        seconds: Deadline of the fit, from the beginning of its pilot on. None: the length alone decides.
+        pilot: What the pilot is trained on and for how long; None: there is none.
+        length: What the pilot chose; None before.
+        unlabeled: How unlabeled images take part; None: not at all.
+        initial: The earlier generator that it continues from; None: random weights.
+        reasons: One sentence per choice.
+        costs: What the whole job is expected to take, if that was measured. Two plans that differ in nothing but this
+            and the reasons are equal.
     """
 
     network: NetworkConfig
@@ -62,7 +74,14 @@ class Plan:
     device: str = "cpu"
     augmentation: float = 0.0
     horizontal_flip: bool = False
+    decays: bool = True
+    seconds: float | None = None
+    pilot: PilotPlan | None = None
+    length: LengthChoice | None = None
+    unlabeled: UnlabeledPlan | None = None
+    initial: InitialWeights | None = None
     reasons: tuple[str, ...] = field(default=(), compare=False)
+    costs: Costs | None = field(default=None, compare=False)
 
     @property
     def steps(self) -> int:
@@ -70,9 +89,16 @@ class Plan:
         return max(1, round(self.images_seen / self.batch_size))
 
     @property
+    def labeled_share(self) -> float:
+        """Share of labeled images in a batch, in [1/2, 1]."""
+        return 1 - self.unlabeled.share if self.unlabeled else 1.0
+
+    @property
     def expected_seconds(self) -> float | None:
-        """Expected duration, or None if the speed was not measured."""
-        return self.images_seen / self.images_per_second if self.images_per_second else None
+        """The longest duration that is expected, with the pilot; None if the speed was not measured."""
+        if not self.images_per_second:
+            return None
+        return (self.images_seen + (self.pilot.images_seen if self.pilot else 0)) / self.images_per_second
 
 
 PLAN = TypeAdapter(Plan)
@@ -124,7 +150,7 @@ def fold(pixels: int, grid: int) -> int:
 
 
 def enough_images(images: LabeledImages) -> int:
-    """Images that a training should see: the commonest class 150 times each, small data sets more often."""
+    """The most images that a training usually sees: the commonest class 150 times each, small data sets more often."""
     counts = np.bincount(images.labels)
     shares = counts[counts > 0].astype(float) ** defaults.CLASS_TEMPERATURE
     share_of_commonest = float(shares.max() / shares.sum())
@@ -175,35 +201,68 @@ def halve_batch_if_too_few_steps(plan: Plan, settings: DiffusionSettings, smalle
     """
     half = plan.batch_size // 2
     fixed = settings.batch_size is not None or plan.device != "cpu" or half < max(defaults.MIN_BATCH_SIZE, smallest)
-    if fixed or _wanted_images(plan, settings) / plan.batch_size >= defaults.ENOUGH_STEPS:
+    expected = min(plan.recommended_images, _wanted_images(plan, settings))  # however much more is allowed
+    if fixed or expected / plan.batch_size >= defaults.ENOUGH_STEPS:
         return plan
     return replace(plan, batch_size=half)
 
 
-def set_length(plan: Plan, settings: DiffusionSettings, num_images: int) -> Plan:
-    """Decides the length, in whole batches, and whether images are augmented."""
-    images_seen = plan.batch_size * max(1, round(_wanted_images(plan, settings) / plan.batch_size))
+def set_length(plan: Plan, settings: DiffusionSettings, num_images: int, pilot: PilotPlan | None = None) -> Plan:
+    """Decides the greatest length, in whole batches, the deadline, and whether images are augmented.
+
+    Args:
+        plan: The plan, with the measured speed unless the length is set in images.
+        settings: Those of the training.
+        num_images: Images to train on.
+        pilot: What the pilot is trained on, if there may be one; its own length is decided here.
+    """
+    images_seen = _in_batches(_wanted_images(plan, settings, with_pilot=pilot is not None), plan)
+    if pilot is not None:
+        half = _in_batches(images_seen * PILOT_SHARE / (1 - PILOT_SHARE), plan)
+        pilot = replace(pilot, images_seen=half) if half >= LEAST_IMAGES_SEEN else None
     augmentation = settings.augmentation
     if augmentation is None:
-        often = images_seen >= defaults.AUGMENTATION_VIEWS * num_images
+        often = plan.labeled_share * images_seen >= defaults.AUGMENTATION_VIEWS * num_images
         augmentation = defaults.AUGMENTATION_PROBABILITY if often else 0.0
-    return replace(plan, images_seen=images_seen, augmentation=augmentation)
+    seconds = None if settings.images_seen is not None else 60 * longest_minutes(settings)
+    return replace(plan, images_seen=images_seen, augmentation=augmentation, seconds=seconds, pilot=pilot)
 
 
-def planned_minutes(plan: Plan, settings: DiffusionSettings) -> float:
-    """Duration of the training in minutes at the measured speed, within limits unless the user set it."""
-    if settings.minutes:
-        return settings.minutes
-    minutes = plan.recommended_images / plan.images_per_second / 60
-    return min(max(minutes, min_minutes(plan.device)), defaults.MAX_MINUTES)
+def plan_of_pilot(plan: Plan) -> Plan:
+    """The plan of the pilot; its learning rate stays, since any of its lengths may be chosen."""
+    assert plan.pilot is not None
+    seconds = None if plan.seconds is None else PILOT_SHARE * plan.seconds
+    return replace(plan, images_seen=plan.pilot.images_seen, decays=False, seconds=seconds, pilot=None, reasons=())
 
 
-def min_minutes(device: str) -> float:
-    """The shortest training on a device unless the user sets another."""
-    return defaults.MIN_MINUTES_CPU if device == "cpu" else defaults.MIN_MINUTES_CUDA
+def with_chosen_length(plan: Plan, length: LengthChoice, num_images: int) -> Plan:
+    """The plan of the training on all images, as many views of each as the pilot chose, within its greatest length.
+
+    Where the pilot was best at its end, nothing speaks against the greatest length.
+    """
+    wanted = plan.images_seen if length.is_longest else min(plan.images_seen, length.views * num_images)
+    return replace(plan, images_seen=_in_batches(wanted, plan), length=length)
 
 
-def _wanted_images(plan: Plan, settings: DiffusionSettings) -> int:
+def longest_minutes(settings: DiffusionSettings) -> float:
+    """The minutes that the fit may take."""
+    return settings.minutes or defaults.MAX_MINUTES
+
+
+def affordable_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool) -> int:
+    """Images that a training sees in its part of the time at the measured speed."""
+    share = 1 - PILOT_SHARE if with_pilot else 1
+    return round(share * 60 * longest_minutes(settings) * plan.images_per_second)
+
+
+def _wanted_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool = False) -> int:
+    """The greatest length. Minutes that the user sets are a limit; only a pilot may find that more helps."""
     if settings.images_seen is not None:
         return settings.images_seen
-    return max(plan.batch_size, round(planned_minutes(plan, settings) * 60 * plan.images_per_second))
+    affordable = affordable_images(plan, settings, with_pilot=with_pilot)
+    enough = affordable if settings.minutes and with_pilot else plan.recommended_images
+    return max(plan.batch_size, min(affordable, enough))
+
+
+def _in_batches(images: float, plan: Plan) -> int:
+    return plan.batch_size * max(1, round(images / plan.batch_size))

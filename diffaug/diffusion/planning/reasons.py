@@ -6,14 +6,8 @@ from collections.abc import Iterator
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
-from diffaug.diffusion.planning.planning import (
-    PRESETS,
-    Plan,
-    choose_preset,
-    fold,
-    min_minutes,
-    planned_minutes,
-)
+from diffaug.diffusion.planning.planning import PRESETS, Plan, affordable_images, choose_preset, fold
+from diffaug.diffusion.planning.sources import explain_sources
 from diffaug.runtime.console import duration
 
 FINE_SIDE = 64
@@ -34,7 +28,12 @@ QUALITY_RGB = (
 
 def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> tuple[str, ...]:
     """One sentence per choice of a plan whose length is set."""
-    return (*_data_and_network(plan, settings, images), *_methods(plan, settings), *_length(plan, settings, images))
+    return (
+        *_data_and_network(plan, settings, images),
+        *explain_sources(plan.unlabeled, plan.initial),
+        *_methods(plan, settings),
+        *_length(plan, settings, images),
+    )
 
 
 def cost_of_size(plan: Plan, settings: DiffusionSettings, num_images: int) -> str | None:
@@ -66,8 +65,8 @@ def _data_and_network(plan: Plan, settings: DiffusionSettings, images: LabeledIm
     )
     yield (f"network: UNet '{name}' of width {network.base_channels}, working on {grid}, {why}")
     yield (
-        f"a class of n images is drawn in proportion to n^{defaults.CLASS_TEMPERATURE:g}, and no image of a rare class "
-        f"more than {defaults.MAX_REPEATS_PER_IMAGE} times"
+        f"a class of n images is drawn in proportion to n^{defaults.CLASS_TEMPERATURE:g}, and no image more than "
+        f"{defaults.MAX_REPEATS_PER_IMAGE / defaults.EXPECTED_VIEWS:g} times as often as the average one"
     )
 
 
@@ -89,25 +88,35 @@ def _methods(plan: Plan, settings: DiffusionSettings) -> Iterator[str]:
 def _length(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> Iterator[str]:
     yield f"computed in {plan.precision}{', compiled' if plan.compiled else ''}"
     yield f"batch size {plan.batch_size}, learning rate {plan.learning_rate:g} with warm-up and cosine decay to 0"
-    speed = plan.images_per_second
-    if settings.images_seen is None:
-        minutes, why = planned_minutes(plan, settings), _why_these_minutes(plan, settings)
-        yield f"{plan.images_seen} images seen: {minutes:.3g} minutes ({why}) at {speed:.0f} images/s, measured here"
-    else:
-        rounded = "" if plan.images_seen == settings.images_seen else ", in whole batches"
-        expected = f": about {duration(plan.images_seen / speed)} at {speed:.0f} images/s" if speed else ""
-        yield f"{plan.images_seen} images seen, as set{rounded}{expected}"
+    speed, most = plan.images_per_second, "at most " if plan.pilot else ""
+    timed = f": {most}{duration(plan.images_seen / speed)} at {speed:.0f} images/s, measured here" if speed else ""
+    yield f"{most}{plan.images_seen} images seen ({_why_this_length(plan, settings)}){timed}"
+    if pilot := plan.pilot:
+        longest = f", in at most {duration(pilot.images_seen / speed)}" if speed else ""
+        yield (
+            f"first a pilot: a generator trained without {pilot.judged} of the images, which chooses the length, and "
+            f"later the amount of synthetic images, on images that it has not seen; it sees at most "
+            f"{pilot.images_seen} images{longest}"
+        )
+    if plan.seconds is not None:
+        yield f"it ends after {duration(plan.seconds)} even if the machine becomes slower; --minutes sets another limit"
     levels = QUALITY_GRAY if plan.network.channels == 1 else QUALITY_RGB
     quality = next(text for least, text in levels if plan.images_seen >= least)
-    yield f"every image is seen about {plan.images_seen / len(images):.0f} times; expect {quality}"
+    views, which = plan.labeled_share * plan.images_seen / len(images), "labeled image" if plan.unlabeled else "image"
+    yield f"every {which} is seen {most or 'about '}{views:.0f} times; expect {quality}"
 
 
-def _why_these_minutes(plan: Plan, settings: DiffusionSettings) -> str:
-    if settings.minutes:
-        return "as set"
-    recommended = plan.recommended_images / plan.images_per_second / 60
-    if recommended < min_minutes(plan.device):
-        return "the minimum unless you set --minutes"
-    if recommended > defaults.MAX_MINUTES:
-        return f"the maximum unless you set --minutes; {plan.recommended_images} images would be better"
-    return "enough for this many images and classes"
+def _why_this_length(plan: Plan, settings: DiffusionSettings) -> str:
+    if settings.images_seen is not None:
+        rounded = "" if plan.images_seen == settings.images_seen else ", in whole batches"
+        return f"as set{rounded}"
+    if affordable_images(plan, settings, with_pilot=plan.pilot is not None) < plan.recommended_images:
+        if settings.minutes:
+            return f"what {settings.minutes:g} minutes allow, as set; {plan.recommended_images} are usual"
+        return (
+            f"what {defaults.MAX_MINUTES:g} minutes allow, the limit unless you set --minutes; "
+            f"{plan.recommended_images} would be better"
+        )
+    if settings.minutes and plan.pilot:
+        return f"what {settings.minutes:g} minutes allow, as set"
+    return "usual for this many images and classes"

@@ -20,7 +20,7 @@ from diffaug.configuration.sampling import DEFAULT_SAMPLING
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.diffusion.process.boxes import ClassBoxes
+from diffaug.diffusion.process.boxes import ClassBoxes, image_mean
 from diffaug.diffusion.process.process import diffuse, karras_sigmas, precondition
 from diffaug.diffusion.sampling.framing import Framing
 from diffaug.diffusion.sampling.guidance import conditional
@@ -87,6 +87,7 @@ class CopyCheck:
         by_class: Copies among the samples of each class, in class order.
         loss_gaps: For each of `SIGMAS`, by how much the denoising error of held-out images exceeds that of
             trained ones, 0.1 being 10 %. Empty if nothing was held out.
+        held_errors: Denoising error of each held-out image that is compared, mean over the noise levels.
     """
 
     step: int
@@ -95,6 +96,7 @@ class CopyCheck:
     by_class: tuple[Share, ...]
     loss_gaps: tuple[float, ...]
     seconds: float
+    held_errors: tuple[float, ...] = ()
 
     @property
     def copying(self) -> bool:
@@ -148,7 +150,7 @@ class MemorizationMonitor:
         device = data.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
         own = torch.from_numpy(holdout.groups).to(device)
-        trained = data.pixels if data.boxes is None else _tensor(holdout.trained.pixels)
+        trained = data.pixels if data.boxes is None else _tensor(holdout.pixels)
         features = [_features(data, trained)]
         if mirrored:
             features.append(_features(data, trained, mirrored=True))
@@ -165,38 +167,46 @@ class MemorizationMonitor:
         return cls(data, seed, counts, references, groups, *images, real, precision, boxes)
 
     @torch.no_grad()
-    def check(self, denoiser: nn.Module, step: int) -> CopyCheck:
+    def check(self, denoiser: nn.Module, step: int, num_samples: int = NUM_SAMPLES) -> CopyCheck:
         """Samples and denoises with a network in evaluation mode, (x, sigma (N,), labels (N,)) -> `Moments`."""
         began = time.perf_counter()
         kind = self.data.device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            labels = self._labels(step)
+            labels = self._labels(step, num_samples)
             samples = self._sample(denoiser, labels, step)
             gaps: tuple[float, ...] = ()
+            errors: tuple[float, ...] = ()
             if len(self.held):
                 held, trained = (self._errors(denoiser, images) for images in (self.held, self.matched))
-                gaps = tuple((held / trained - 1).tolist())
+                gaps = tuple((held.mean(dim=1) / trained.mean(dim=1) - 1).tolist())
+                errors = tuple(held.mean(dim=0).tolist())
         ratios = neighbor_ratios(
             _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.groups
         ).cpu()
         labels = labels.cpu()
         deciding = torch.isin(labels, torch.from_numpy(_deciding(self.counts)))
         by_class = tuple(copies_among(ratios[labels == label]) for label in range(len(self.counts)))
-        return CopyCheck(step, copies_among(ratios[deciding]), self.real, by_class, gaps, time.perf_counter() - began)
+        copies, seconds = copies_among(ratios[deciding]), time.perf_counter() - began
+        return CopyCheck(step, copies, self.real, by_class, gaps, seconds, errors)
 
-    def _labels(self, step: int) -> Tensor:
+    def _labels(self, step: int, count: int) -> Tensor:
         """Classes that have images, equally often. If there are more than samples, others at each step."""
         present = np.flatnonzero(self.counts)
         order = seeding.numpy_generator(self.seed, "watched classes", step).permutation(present)
-        return torch.from_numpy(np.resize(order, NUM_SAMPLES)).to(self.data.device)
+        return torch.from_numpy(np.resize(order, count)).to(self.data.device)
 
     def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
         """Samples of these labels, uint8 (N, H, W, C), that fill the frame."""
-        noise = self._noise(len(labels), "watch samples", step)
+        noise, boxes = self._noise(len(labels), "watch samples", step), self._boxes(labels, step)
         sigmas = karras_sigmas(DEFAULT_SAMPLING.num_inference_steps)
-        framing = self._framing(self._boxes(labels, step))
-        images = integrate(framing.inside(conditional(denoiser, labels)), noise * float(sigmas[0]), sigmas)
-        return torch.from_numpy(framing.squeezed(self.data.normalization.to_pixels(images)).pixels).to(labels.device)
+        parts = []
+        for begin in range(0, len(labels), CHUNK_IMAGES):
+            part = slice(begin, begin + CHUNK_IMAGES)
+            framing = self._framing(None if boxes is None else boxes[part])
+            denoise = framing.inside(conditional(denoiser, labels[part]))
+            images = integrate(denoise, noise[part] * float(sigmas[0]), sigmas)
+            parts.append(framing.squeezed(self.data.normalization.to_pixels(images)).pixels)
+        return torch.from_numpy(np.concatenate(parts)).to(labels.device)
 
     def _boxes(self, labels: Tensor, step: int) -> NDArray[np.int64] | None:
         if self.boxes is None:
@@ -209,21 +219,21 @@ class MemorizationMonitor:
         return Framing(boxes, (height, width), self.data.device)
 
     def _errors(self, denoiser: nn.Module, images: LabeledImages) -> Tensor:
-        """EDM's weighted denoising error at each of `SIGMAS`, (S,), on the same noise in every check."""
+        """EDM's weighted denoising errors at `SIGMAS` of all images, (S, N), on the same noise in every check."""
         framing, device = self._framing(images.boxes), self.data.device
         x0 = self.data.normalization.to_network(_tensor(framing.framed(images.pixels)).to(device))
-        inside = x0.new_ones(len(x0), 1, 1, 1) if framing.masks is None else framing.masks.to(x0.dtype)
+        inside = x0.new_ones(len(x0), 1, 1, 1, dtype=torch.bool) if framing.masks is None else framing.masks
+        inside = inside.expand(-1, 1, *x0.shape[2:])
         columns = x0 * inside, torch.from_numpy(images.labels).to(device), self._noise(len(x0), "watch noise"), inside
-        count = inside.expand_as(x0).sum()
         errors = []
         for level in SIGMAS:
-            total = x0.new_zeros(())
+            parts = []
             for part in zip(*(torch.split(column, CHUNK_IMAGES) for column in columns), strict=True):
                 clean, chosen, drawn, seen = part
                 sigma = clean.new_full((len(clean),), level)
                 mean = denoiser(diffuse(clean, sigma, drawn) * seen, sigma, chosen).mean
-                total += ((mean - clean) * seen).square().sum()
-            errors.append(total / count / precondition(x0.new_tensor(level)).c_out.square())
+                parts.append(image_mean((mean - clean).square(), seen))
+            errors.append(torch.cat(parts).float() / precondition(x0.new_tensor(level)).c_out.square())
         return torch.stack(errors)
 
     def _noise(self, count: int, purpose: str, *index: int) -> Tensor:

@@ -3,13 +3,17 @@
 Everything random in step k depends on (seed, k) alone. So a training that resumes from a checkpoint ends, on one
 machine with one number of threads, in exactly the weights of one that was never stopped.
 
+A training that is behind its deadline is given fewer steps, and its learning rate goes on from where it is to 0 at the
+new end, see `Pace`. Then the result depends on the clock; without a deadline it does not.
+
 Any number of processes train on the same batches, each on its contiguous part. Without dropout every step equals that
 of one process up to the order of summation. Dropout depends on (seed, k, process), so with dropout only the same
 number of processes repeats itself.
 """
 
+from __future__ import annotations
+
 import copy
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,6 +26,7 @@ from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.training.batches import Batch, TrainingData, draw_batch
 from diffaug.diffusion.training.loss import TrainingLoss
+from diffaug.diffusion.training.pace import Pace, ema_decay_at, learning_rate_at
 from diffaug.errors import DiffaugError
 from diffaug.runtime import seeding
 from diffaug.runtime.devices import use_fast_kernels
@@ -32,10 +37,6 @@ ADAM_BETAS = (0.9, 0.99)
 MAX_SKIPPED_STEPS_IN_A_ROW = 16
 MAX_ROLLBACKS = 3
 GUIDE_FRACTION = 1 / 16
-WARM_UP_FRACTION = 0.02
-MIN_WARM_UP_STEPS = 50
-EMA_FRACTION = 0.05
-MAX_EMA_HALF_LIFE_IMAGES = 500_000
 DENOISER = "denoiser"
 
 Weights = dict[str, Tensor]
@@ -54,6 +55,8 @@ class TrainingState:
         micro_batches: Parts in which a process passes its batch through the network; more if memory is short.
         guide: The averaged weights after 1/16 of the steps, for autoguidance (Karras et al. 2024, arXiv 2406.02507).
         safe: The averaged weights at the last check without copying, after `safe_step` steps.
+        pace: None until a deadline has changed what the plan says.
+        seconds: Spent on the fit when the state was saved.
     """
 
     loss: TrainingLoss
@@ -69,6 +72,12 @@ class TrainingState:
     guide: Weights | None = None
     safe: Weights | None = None
     safe_step: int = 0
+    pace: Pace | None = None
+    seconds: float = 0.0
+
+    def pace_of(self, plan: Plan) -> Pace:
+        """The pace of a training by this plan."""
+        return self.pace or Pace(plan.steps)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -125,28 +134,12 @@ def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
     return TrainingState(loss, averaged, trained, average, optimizer, skipped, skipped.clone())
 
 
-def learning_rate_at(step: int, plan: Plan) -> float:
-    """Linear warm-up over 2 % of the steps (at least 50), then a half cosine down to 0 at the end."""
-    warm_up = min(max(MIN_WARM_UP_STEPS, round(WARM_UP_FRACTION * plan.steps)), max(1, plan.steps // 2))
-    if step < warm_up:
-        return plan.learning_rate * (step + 1) / warm_up
-    progress = (step - warm_up) / max(1, plan.steps - warm_up)
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def ema_decay_at(step: int, batch_size: int) -> float:
-    """Decay whose half-life is 5 % of the images seen so far, at most 500,000 images.
-
-    A fixed decay such as .9999 has a half-life of 6931 steps, longer than many a whole training here.
-    """
-    half_life = min(MAX_EMA_HALF_LIFE_IMAGES, EMA_FRACTION * (step + 1) * batch_size)
-    return float(0.5 ** (batch_size / half_life))
-
-
 def train(
     state: TrainingState, data: TrainingData, plan: Plan, seed: int, *, group: ProcessGroup = ALONE
 ) -> Iterator[StepRecord]:
-    """Trains to the end of the plan, yielding after every step, when `state` is complete and may be saved.
+    """Trains to the end of the state's pace, at first that of the plan.
+
+    Yields after every step, when `state` is complete and may be saved.
 
     A step whose gradient is not finite changes nothing. After 16 of them in a row the averaged weights are put
     back and the learning rate is halved; the fourth time the training fails with a DiffaugError. All processes of the
@@ -155,8 +148,8 @@ def train(
     state.loss.train()
     state.denoiser.objective = objective_of(plan.network, data.normalization)
     gradients = _Gradients(state, plan, group, seed)
-    while state.step < plan.steps:
-        rate = learning_rate_at(state.step, plan) * 0.5**state.rollbacks
+    while state.step < state.pace_of(plan).steps:
+        rate = learning_rate_at(state.step, plan, state.pace) * 0.5**state.rollbacks
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = rate
         batch = draw_batch(data, plan, seed, state.step)

@@ -1,10 +1,31 @@
 """Checks a training for copies, reports them, and decides when to end."""
 
+from dataclasses import dataclass
+
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.training.batches import Holdout, TrainingData
-from diffaug.diffusion.training.monitor import SIGMAS, CheckSchedule, CopyCheck, MemorizationMonitor
+from diffaug.diffusion.training.monitor import (
+    NUM_SAMPLES,
+    SIGMAS,
+    CheckSchedule,
+    CopyCheck,
+    MemorizationMonitor,
+)
+from diffaug.diffusion.training.pace import Pace
 from diffaug.diffusion.training.training import TrainingState
+from diffaug.similarity.intervals import Share
 from diffaug.stages.job import FIT_RUN, Job
+
+SAMPLES_PER_CLASS, MOST_SAMPLES = 32, 1024
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What is known about copies at the end of a training: facts for the model card, and copies by class name."""
+
+    facts: dict[str, str | int]
+    copies: dict[str, Share]
+    copied_classes: tuple[str, ...]
 
 
 class MonitorCallback:
@@ -22,17 +43,16 @@ class MonitorCallback:
             )
         else:
             job.narrator.say("the training is too short to check for copies of training images")
-        self._last: CopyCheck | None = None
         self._ended: CopyCheck | None = None
         self._warned = False
         if self.num_held_out:
             job.narrator.say(f"{self.num_held_out} of the training images are held out to detect memorization")
 
-    def ends_training(self, state: TrainingState) -> bool:
+    def ends_training(self, state: TrainingState, pace: Pace) -> bool:
         """Checks if it is time to. Once the generator copies, restores the weights from before and returns True."""
-        if self.monitor is None or state.step not in self.schedule.steps:
+        if self.monitor is None or (state.step not in self.schedule.steps and state.step < pace.steps):
             return False
-        check = self._last = self.monitor.check(state.averaged, state.step)
+        check = self.monitor.check(state.averaged, state.step)
         self._log(check)
         if check.copying:
             self._warn(check, state)
@@ -45,14 +65,13 @@ class MonitorCallback:
             state.keep_safe()
         return check.copying
 
-    def facts(self, state: TrainingState) -> dict[str, str | int]:
-        """Results for the model card. Warns of the classes that are copied."""
+    def report(self, state: TrainingState) -> CopyReport:
+        """Samples enough of each class to tell which ones are copied, and warns of these."""
         facts: dict[str, str | int] = {"images held out": self.num_held_out}
         if self.monitor is None:
-            return {**facts, "copies of training images": "not checked"}
-        check = self._last
-        if check is None or check.step != state.step:
-            check = self.monitor.check(state.averaged, state.step)
+            return CopyReport({**facts, "copies of training images": "not checked"}, {}, ())
+        samples = max(NUM_SAMPLES, min(MOST_SAMPLES, SAMPLES_PER_CLASS * len(self.classes)))
+        check = self.monitor.check(state.averaged, state.step, samples)
         low, high = check.copies.interval
         facts["copies of training images"] = (
             f"{check.copies.count} of {check.copies.total} samples (95 % interval {low:.0%} to {high:.0%}); "
@@ -60,30 +79,19 @@ class MonitorCallback:
         )
         if check.loss_gap is not None:
             facts["denoising error of held-out images"] = f"{check.loss_gap:+.0%} relative to trained ones"
-        facts["copied classes"] = ", ".join(self.classes[label] for label in check.copied_classes) or "none"
-        if check.copied_classes:
+        copied = tuple(self.classes[label] for label in check.copied_classes)
+        facts["copied classes"] = ", ".join(copied) or "none"
+        if copied:
             self.job.narrator.warn(
                 f"the generator copies training images of these classes: {facts['copied classes']}; "
                 "collect more images of them, or do not generate them"
             )
         if self._ended:
             facts["training ended"] = f"because of copies, found after {self._images(self._ended.step)} images seen"
-        return facts
+        return CopyReport(facts, dict(zip(self.classes, check.by_class, strict=True)), copied)
 
     def _log(self, check: CopyCheck) -> None:
-        low, high = check.copies.interval
-        figures = {
-            "copies": check.copies.value,
-            "copies/low": low,
-            "copies/high": high,
-            "copies/real images": check.real.value,
-            "check_seconds": check.seconds,
-        }
-        by_class = zip(self.classes, check.by_class, strict=True)
-        figures |= {f"copies/class/{name}": share.value for name, share in by_class if share.total}
-        if check.loss_gap is not None:
-            figures["loss_gap"] = check.loss_gap
-            figures |= {f"loss_gap/sigma {sigma:g}": gap for sigma, gap in zip(SIGMAS, check.loss_gaps, strict=True)}
+        figures = figures_of(check, self.classes)
         self.job.journal.log_metrics(FIT_RUN, figures, step=self._images(check.step))
 
     def _warn(self, check: CopyCheck, state: TrainingState) -> None:
@@ -108,3 +116,21 @@ class MonitorCallback:
 
     def _images(self, steps: int) -> int:
         return steps * self.plan.batch_size
+
+
+def figures_of(check: CopyCheck, classes: tuple[str, ...]) -> dict[str, float]:
+    """The figures of a check by name."""
+    low, high = check.copies.interval
+    figures = {
+        "copies": check.copies.value,
+        "copies/low": low,
+        "copies/high": high,
+        "copies/real images": check.real.value,
+        "check_seconds": check.seconds,
+    }
+    by_class = zip(classes, check.by_class, strict=True)
+    figures |= {f"copies/class/{name}": share.value for name, share in by_class if share.total}
+    if check.loss_gap is not None:
+        figures["loss_gap"] = check.loss_gap
+        figures |= {f"loss_gap/sigma {sigma:g}": gap for sigma, gap in zip(SIGMAS, check.loss_gaps, strict=True)}
+    return figures

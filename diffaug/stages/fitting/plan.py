@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from diffaug.configuration.settings import Config
+from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
+from diffaug.diffusion.planning.length import PilotPlan
 from diffaug.diffusion.planning.planning import (
     PLAN,
     Plan,
@@ -23,26 +25,31 @@ from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.records import write_record
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
+from diffaug.stages.fitting.judged import possible_pilot
+from diffaug.stages.fitting.sources import with_sources
 from diffaug.stages.job import Job
 
 PLAN_FILE = "plan.json"
+NO_TIME_FOR_PILOT = "no pilot: the training is too short to choose its length"
 
 
 def generator_settings(config: Config) -> dict[str, Any]:
     """The settings that the trained weights depend on."""
     diffusion = config.diffusion.model_dump(mode="json")
-    return {"seed": config.seed, **diffusion, "base_channels": config.advanced.base_channels}
+    advanced = config.advanced.model_dump(mode="json", include={"base_channels", "pilot"})
+    return {"seed": config.seed, **diffusion, **advanced}
 
 
-def plan_training(job: Job, images: LabeledImages, *, measure: bool = False, renew: bool = False) -> Plan:
+def plan_training(job: Job, catalog: Catalog, *, measure: bool = False, renew: bool = False) -> Plan:
     """The plan that a training with these settings began with, else a new one at the speed measured now.
 
     All processes take part in measuring; the main one's plan counts. With `measure` the speed is measured also if the
     length is set in images, to report how long it takes; no decision depends on it. With `renew` an older plan, made of
-    other images, does not count. More processes than images in a
-    batch, or compiling that is set and fails, are a UsageError.
+    other images, does not count. More processes than images in a batch, or compiling that is set and fails, are a
+    UsageError.
     """
     group = current()
     group.use_device(job.device)
@@ -50,7 +57,7 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False, ren
     begun = not renew and file.is_file() and stage_settings(job.study.generator) == generator_settings(job.config)
     stored = group.broadcast(storage.read_json(file) if begun else None)
     if stored is None:
-        plan = _new_plan(job, images, measure=measure)
+        plan = _new_plan(job, catalog, measure=measure)
         plan = PLAN.validate_python(group.broadcast(PLAN.dump_python(plan, mode="json")))
     else:
         plan = PLAN.validate_python(stored)
@@ -59,7 +66,7 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False, ren
     job.narrator.say("plan:")
     for reason in plan.reasons:
         job.narrator.say(f"  {reason}")
-    if cost := cost_of_size(plan, job.config.diffusion, len(images)):
+    if cost := cost_of_size(plan, job.config.diffusion, len(catalog.rows("train"))):
         job.narrator.warn(cost)
     if group.size > 1:
         job.narrator.say(f"  {group.size} processes share each batch")
@@ -71,9 +78,15 @@ def plan_training(job: Job, images: LabeledImages, *, measure: bool = False, ren
     return plan
 
 
-def _new_plan(job: Job, images: LabeledImages, *, measure: bool) -> Plan:
-    settings = job.config.diffusion
+def write_plan(job: Job, plan: Plan) -> None:
+    """Keeps the plan of a training that was begun."""
+    write_record(job.study.generator / PLAN_FILE, PLAN, plan)
+
+
+def _new_plan(job: Job, catalog: Catalog, *, measure: bool) -> Plan:
+    settings, images, pilot = job.config.diffusion, catalog.images("train"), possible_pilot(job, catalog)
     plan = make_plan(images, settings, job.device, base_channels=job.config.advanced.base_channels)
+    plan = with_sources(job, plan, catalog)
     speed, decides = _Speed(job, images), settings.images_seen is None or settings.compile is True
     if decides or measure:
         job.narrator.say("measuring training speed ...")
@@ -82,8 +95,11 @@ def _new_plan(job: Job, images: LabeledImages, *, measure: bool) -> Plan:
     plan = _with_enough_steps(job, plan, speed)
     if measure and not decides:
         plan = speed.fastest([plan])
-    plan = set_length(plan, settings, len(images))
-    return replace(plan, reasons=explain(plan, settings, images))
+    plan = set_length(plan, settings, len(images), pilot if isinstance(pilot, PilotPlan) else None)
+    reasons = explain(plan, settings, images)
+    if plan.pilot is None:
+        reasons += (pilot if isinstance(pilot, str) else NO_TIME_FOR_PILOT,)
+    return replace(plan, reasons=reasons)
 
 
 def _with_enough_steps(job: Job, plan: Plan, speed: _Speed) -> Plan:

@@ -15,6 +15,7 @@ from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import UNet
 from diffaug.diffusion.planning import planning
+from diffaug.diffusion.planning.length import LengthChoice, PilotPlan
 from diffaug.diffusion.planning.reasons import explain
 from diffaug.diffusion.training import measuring
 from diffaug.diffusion.training.measuring import measure_images_per_second
@@ -54,7 +55,9 @@ def test_a_short_training_on_a_cpu_takes_small_batches() -> None:
     quarter = planning.halve_batch_if_too_few_steps(half, settings)
     assert (plan.batch_size, half.batch_size, quarter.batch_size) == (64, 32, 16)
     assert planning.halve_batch_if_too_few_steps(quarter, settings) == quarter
-    assert planning.halve_batch_if_too_few_steps(plan, DiffusionSettings(images_seen=256_000)) == plan
+    longer, settings_of_it = dataclasses.replace(plan, recommended_images=256_000), DiffusionSettings(images_seen=10**6)
+    assert planning.halve_batch_if_too_few_steps(longer, settings_of_it) == longer
+    assert planning.halve_batch_if_too_few_steps(plan, settings_of_it) == half  # the pilot will choose less
     assert planning.halve_batch_if_too_few_steps(half, settings, smallest=20) == half
     assert planning.halve_batch_if_too_few_steps(plan, settings.model_copy(update={"batch_size": 32})) == plan
     on_gpu = planning.make_plan(images(8), settings, "cuda")
@@ -112,14 +115,51 @@ def test_the_length_follows_number_and_imbalance_of_the_images(counts, channels,
 
 
 @pytest.mark.parametrize(
-    ("device", "speed", "chosen", "minutes"),
-    [("cpu", 341, None, 5), ("cpu", 1e4, None, 1), ("cuda", 1e4, None, 10), ("cpu", 10, None, 30), ("cpu", 250, 2, 2)],
+    ("speed", "chosen", "minutes"),
+    [(341, None, 5.0), (10, None, 30), (1e4, None, 0.171), (250, 2, 2), (1e4, 60, 0.171)],
 )
-def test_minutes_become_images_at_the_measured_speed(device: str, speed: float, chosen, minutes: float) -> None:
-    plan = planned(DiffusionSettings(minutes=chosen), device, speed)
-    assert plan.recommended_images == 102_400
-    assert plan.images_seen == plan.batch_size * plan.steps
-    assert plan.expected_seconds == pytest.approx(60 * minutes, rel=0.01)
+def test_time_is_a_limit_and_never_a_reason_to_train_longer(speed: float, chosen, minutes: float) -> None:
+    for device in ("cpu", "cuda"):
+        plan = planned(DiffusionSettings(minutes=chosen), device, speed)
+        assert plan.recommended_images == 102_400
+        assert plan.images_seen == plan.batch_size * plan.steps
+        assert plan.expected_seconds == pytest.approx(60 * minutes, rel=0.01)
+        assert plan.seconds == 60 * (chosen or 30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "speed", "images_seen", "pilot", "seconds"),
+    [
+        ({}, 1e4, 102_400, 51_200, 1800),
+        ({}, 10, 12_000, 6_000, 1800),
+        ({"minutes": 3}, 10, 1_200, None, 180),  # too short for a pilot
+        ({"minutes": 60}, 1e3, 2_400_000, 1_200_000, 3600),  # the pilot may find that more helps
+        ({"images_seen": 40_000}, 0, 40_000, 20_000, None),
+        ({"images_seen": 400_000}, 0, 400_000, 200_000, None),
+    ],
+)
+def test_the_pilot_takes_a_third_of_the_whole(settings, speed, images_seen, pilot, seconds) -> None:
+    chosen = DiffusionSettings(**settings)
+    plan = dataclasses.replace(planning.make_plan(images(8), chosen, "cpu"), images_per_second=float(speed))
+    plan = planning.set_length(plan, chosen, 341, PilotPlan(0, 230, 111))
+    assert (plan.images_seen, plan.seconds) == (pytest.approx(images_seen, abs=64), seconds)
+    if pilot is None:
+        assert plan.pilot is None
+        return
+    assert plan.pilot == PilotPlan(plan.pilot.images_seen, 230, 111)
+    assert plan.pilot.images_seen == pytest.approx(pilot, abs=64)
+    own = planning.plan_of_pilot(plan)
+    assert (own.images_seen, own.decays, own.pilot) == (plan.pilot.images_seen, False, None)
+    assert own.seconds == (None if seconds is None else seconds / 3)
+
+
+@pytest.mark.parametrize(
+    ("views", "is_longest", "expected"), [(100, False, 34_112), (100, True, 40_000), (200, False, 40_000)]
+)
+def test_the_chosen_length_counts_views_and_stays_within_the_limit(views, is_longest, expected) -> None:
+    plan = planned(DiffusionSettings(images_seen=40_000))
+    length = LengthChoice(views, (), 0, is_longest, "", 1.0)
+    assert planning.with_chosen_length(plan, length, 341).images_seen == expected
 
 
 def test_a_length_in_images_is_rounded_to_whole_batches() -> None:
@@ -148,13 +188,15 @@ def test_the_reasons_read_as_in_the_snapshot() -> None:
         "shortest": (DiffusionSettings(), "cpu", 1e4, images(8)),
         "longest": (DiffusionSettings(), "cuda", 10.0, images(64, 3)),
         "minutes set": (DiffusionSettings(minutes=2, horizontal_flip=True), "cpu", 250.0, images(8)),
+        "longest with minutes": (DiffusionSettings(minutes=60), "cuda", 1e4, images(8)),
         "images set": (DiffusionSettings(images_seen=100, objective="ddpm", preset="tiny"), "cpu", 0.0, images(8)),
         "all set": (DiffusionSettings(images_seen=6_400, augmentation=0.3, compile=True), "cuda", 64.0, images(8)),
     }
     lines = []
     for name, (settings, device, speed, shown) in cases.items():
         plan = dataclasses.replace(planning.make_plan(shown, settings, device), images_per_second=speed)
-        lines += [f"{name}:", *explain(planning.set_length(plan, settings, len(shown)), settings, shown), ""]
+        pilot = None if name == "minutes set" else PilotPlan(0, 70, 30)
+        lines += [f"{name}:", *explain(planning.set_length(plan, settings, len(shown), pilot), settings, shown), ""]
     assert "\n".join(lines) == (Path(__file__).parent / "snapshots" / "reasons.txt").read_text()
 
 

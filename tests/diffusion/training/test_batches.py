@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffaug.classifiers.pseudo_labels import PseudoLabels
+from diffaug.data.images import LabeledImages, UnlabeledImages
 from diffaug.diffusion.planning import defaults
-from diffaug.diffusion.training.batches import TrainingData, draw_batch, draw_probabilities
+from diffaug.diffusion.planning.sources import unlabeled_share
+from diffaug.diffusion.training.batches import TrainingData, UnlabeledPart, draw_batch, draw_probabilities
 
 
 @pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.9), (0.5, 0.75), (0.0, 0.5)])
@@ -27,11 +30,81 @@ def test_no_image_is_drawn_more_often_than_the_limit_and_the_rest_goes_to_other_
     assert capped[:60].sum() == pytest.approx(0.4)
 
 
-def test_a_long_training_draws_every_image_equally_often(blobs) -> None:
-    long = TrainingData.of(blobs, "cpu", images_seen=16 * defaults.MAX_REPEATS_PER_IMAGE + 1)
-    assert long.draw_probabilities == pytest.approx(np.full(16, 1 / 16))
-    short = TrainingData.of(blobs, "cpu", images_seen=16)
-    assert short.draw_probabilities[12:].sum() == pytest.approx(2 / (2 + 12**0.5))
+def test_the_limit_is_relative_to_the_average_image(blobs) -> None:
+    many = np.concatenate([np.zeros(12, np.int64), np.zeros(108, np.int64), [1]])
+    images = LabeledImages(blobs.pixels[many], many, ("a", "b"), tuple(map(str, range(len(many)))))
+    drawn = TrainingData.of(images, "cpu").draw_probabilities
+    assert drawn[-1] == pytest.approx(defaults.MAX_REPEATS_PER_IMAGE / defaults.EXPECTED_VIEWS / 121)
+    assert drawn.sum() == pytest.approx(1)
+    few = TrainingData.of(blobs, "cpu").draw_probabilities
+    assert few[12:].sum() == pytest.approx(2 / (2 + 12**0.5))
+
+
+def unlabeled_of(blobs, weights, share: float, labels: PseudoLabels | None = None) -> UnlabeledPart:
+    """Images of one value each, so that they are known again."""
+    pixels = np.full((len(weights), 6, 5, 1), 0, np.uint8)
+    pixels += (np.arange(len(weights)) * 10 + 5).astype(np.uint8)[:, None, None, None]
+    ids = tuple(f"u{number}" for number in range(len(weights)))
+    return UnlabeledPart(UnlabeledImages(pixels, ids, np.array(weights, np.float64)), share, labels)
+
+
+def drawn(data: TrainingData, plan, size: int = 6000) -> tuple[np.ndarray, np.ndarray]:
+    """Which unlabeled image each image of a large batch is, -1 for labeled ones, and its label."""
+    batch = draw_batch(data, dataclasses.replace(plan, batch_size=size), seed=0, step=0)
+    pixels = data.normalization.to_pixels(batch.x0).pixels
+    flat = pixels.max((1, 2, 3)) == pixels.min((1, 2, 3))
+    return np.where(flat, (pixels[:, 0, 0, 0].astype(int) - 5) // 10, -1), batch.labels.numpy()
+
+
+def test_unlabeled_images_get_their_share_by_weight_and_no_label(blobs, plan) -> None:
+    data = TrainingData.of(blobs, "cpu", unlabeled=unlabeled_of(blobs, [1.0, 0.5, 0.5], share=0.4))
+    which, labels = drawn(data, plan)
+    counts = np.bincount(which[which >= 0], minlength=3) / len(which)
+    assert counts == pytest.approx([0.2, 0.1, 0.1], abs=0.02)
+    assert (labels[which >= 0] == plan.network.null_label).all()
+    hidden = (labels[which < 0] == plan.network.null_label).mean()
+    assert hidden == pytest.approx(0.1, abs=0.02)
+    shown = labels[(which < 0) & (labels < 2)]
+    assert (shown == 1).mean() == pytest.approx(2 / (2 + 12**0.5), abs=0.03)  # as without unlabeled images
+
+
+def test_pseudo_labels_are_shown_as_often_as_they_are_sure(blobs, plan) -> None:
+    labels = PseudoLabels(np.array([0, 1, 1]), np.array([1.0, 0.5, 0.0]))
+    data = TrainingData.of(blobs, "cpu", unlabeled=unlabeled_of(blobs, [1, 1, 1], share=0.5, labels=labels))
+    which, found = drawn(data, plan)
+    for image, (label, sure) in enumerate(zip([0, 1, 1], [1.0, 0.5, 0.0], strict=True)):
+        own = found[which == image]
+        assert (own == label).mean() == pytest.approx(0.9 * sure, abs=0.05)
+        assert set(own) <= {label, plan.network.null_label}
+
+
+def test_a_batch_with_unlabeled_images_depends_on_seed_and_step_alone(blobs, plan) -> None:
+    labels = PseudoLabels(np.array([0, 1]), np.array([0.6, 0.3]))
+    data, again = (
+        TrainingData.of(blobs, "cpu", unlabeled=unlabeled_of(blobs, [1, 1], share=0.5, labels=labels)) for _ in range(2)
+    )
+    first, second = draw_batch(data, plan, 0, 7), draw_batch(again, plan, 0, 7)
+    assert all(torch.equal(one, other) for one, other in zip(first[:5], second[:5], strict=True))
+
+
+def test_unlabeled_images_of_another_shape_lie_in_their_own_boxes_and_tell_classes_none(blobs, plan) -> None:
+    images = dataclasses.replace(blobs, boxes=np.tile([6, 3], (16, 1)))
+    part = unlabeled_of(blobs, [1.0], share=0.5, labels=PseudoLabels(np.array([1]), np.array([1.0])))
+    part = dataclasses.replace(part, images=dataclasses.replace(part.images, boxes=np.array([[2, 5]])))
+    data = TrainingData.of(images, "cpu", unlabeled=part)
+    masks = draw_batch(data, dataclasses.replace(plan, batch_size=64), 0, 0).masks
+    assert masks is not None
+    assert {(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks[:, 0]} == {(6, 3), (2, 5)}
+    boxes = data.class_boxes(2)
+    assert boxes is not None
+    assert boxes.by_class == (((6, 3, 12),), ((6, 3, 4),))
+
+
+@pytest.mark.parametrize(
+    ("weights", "labeled", "share"), [([1.0] * 10, 90, 0.1), ([0.5] * 20, 90, 0.1), ([1.0] * 500, 90, 0.5)]
+)
+def test_the_share_is_that_of_all_images_and_at_most_a_half(weights, labeled, share) -> None:
+    assert unlabeled_share(labeled, np.array(weights)) == pytest.approx(share)
 
 
 def test_labels_are_hidden_at_the_set_rate_and_images_match_their_labels(data, plan) -> None:

@@ -39,7 +39,7 @@ class Setup:
     def __init__(self, dropout: float = 0.0) -> None:
         settings = DiffusionSettings(images_seen=STEPS * BATCH, batch_size=BATCH, dropout=dropout, augmentation=0.5)
         self.plan: Plan = set_length(make_plan(two_classes(), settings, "cpu", base_channels=16), settings, 16)
-        self.data = TrainingData.of(two_classes(), "cpu", self.plan.images_seen)
+        self.data = TrainingData.of(two_classes(), "cpu")
         self.state = new_state(self.plan, "cpu", SEED)
 
     def run(self, group: ProcessGroup = ALONE, until: int = STEPS) -> Result:

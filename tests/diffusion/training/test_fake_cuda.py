@@ -154,6 +154,6 @@ def test_the_monitor_checks_images_wherever_they_lie(cuda, monkeypatch, room: in
     holdout = Holdout(IMAGES, IMAGES.select(np.arange(4)), np.arange(12))
     checking = MemorizationMonitor.of(data, holdout, 4, 0, mirrored=True, precision=plan.precision)
     with torch.autocast("cuda", torch.bfloat16):
-        made = checking._sample(state.averaged, checking._labels(0), 0)
+        made = checking._sample(state.averaged, checking._labels(0, 4), 0)
         errors = checking._errors(state.averaged, checking.held)
     assert {checking.features.device.type, made.device.type, errors.device.type} == {"cuda"}

@@ -59,7 +59,7 @@ def test_groups_and_equal_images_stay_together(catalog, seed) -> None:
 def test_held_out_images_never_enter_a_batch(catalog) -> None:
     holdout = hold_out(catalog, fraction=0.3, seed=0)
     plan = make_plan(holdout.trained, DiffusionSettings(batch_size=8), "cpu")
-    data = TrainingData.of(holdout.trained, "cpu", 24 * 8)
+    data = TrainingData.of(holdout.trained, "cpu")
     seen = set()
     for step in range(100):
         batch = draw_batch(data, plan, 0, step)

@@ -21,7 +21,7 @@ def fit(pixels, labels, images: int, patch: int = 1, augmentation: float = 0.0) 
     labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
     network = NetworkConfig(pixels.shape[1:], 1, len(classes), patch, 16, (1,), 1, 0.0, 9)
     plan = Plan(network, 128, 4e-3, images, images, augmentation=augmentation)
-    state, data = new_state(plan, "cpu", 0), TrainingData.of(labeled, "cpu", images)
+    state, data = new_state(plan, "cpu", 0), TrainingData.of(labeled, "cpu")
     for _ in train(state, data, plan, 0):
         pass
     return Generator(for_inference(state.averaged, "cpu"), data.normalization, classes, weights_sha256=""), data

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import diffaug
+from diffaug.diffusion.generator.files import read_record
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.training.monitor import CopyCheck, MemorizationMonitor
 from diffaug.diffusion.training.training import TrainingState, snapshot
@@ -45,9 +46,9 @@ def see(monkeypatch, first: int = 10**9, few: int = 0) -> dict[int, dict[str, to
     whole = MemorizationMonitor.check
     weights: dict[int, dict[str, torch.Tensor]] = {}
 
-    def check(self: MemorizationMonitor, denoiser, step: int) -> CopyCheck:
+    def check(self: MemorizationMonitor, denoiser, step: int, *more: int) -> CopyCheck:
         copies = Share(30 if step >= first else 0, 32)
-        seen = whole(self, denoiser, step)
+        seen = whole(self, denoiser, step, *more)
         weights.setdefault(step, snapshot(denoiser))
         return dataclasses.replace(seen, copies=copies, by_class=(Share(few, 32), copies))
 
@@ -143,6 +144,8 @@ def test_a_copied_small_class_is_named_and_ends_nothing(tmp_path, folder, monkey
     augmenter = fit(folder, tmp_path / "study")
     facts = facts_of(augmenter)["training"]
     assert (facts["images seen"], facts["copied classes"]) == (1280, "few")
+    assert augmenter.generator_.copied_classes == ("few",)
+    assert read_record(augmenter.study.generator).copies == {"few": Share(20, 32), "many": Share(0, 32)}
     assert any(text.startswith("the generator copies training images of these classes: few;") for text in warned)
 
 

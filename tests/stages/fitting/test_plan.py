@@ -3,9 +3,15 @@ from unittest.mock import Mock
 import pytest
 
 from diffaug.augmenter import DiffusionAugmenter
+from diffaug.diffusion.planning.costs import Costs, Seconds
 from diffaug.errors import UsageError
 from diffaug.stages.fitting import plan as planning
 from diffaug.stages.fitting.plan import plan_training
+
+
+@pytest.fixture(autouse=True)
+def costs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffaug.stages.costs.estimate_costs", lambda *_: Costs(*(Seconds(1, 2),) * 3))
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, *speeds: float | Exception) -> None:
@@ -27,7 +33,8 @@ def augmenter_of(images, study, **settings: object) -> DiffusionAugmenter:
 )
 def test_other_work_for_a_moment_does_not_choose_the_precision(images, tmp_path, monkeypatch, speeds, chosen) -> None:
     measured(monkeypatch, *speeds)
-    plan = augmenter_of(images, tmp_path / "study", **{"diffusion.minutes": 20.0}).plan()
+    settings = {"diffusion.minutes": 20.0, "diffusion.batch_size": 64}
+    plan = augmenter_of(images, tmp_path / "study", **settings).plan()
     assert (plan.precision, plan.images_per_second) == chosen
 
 
@@ -42,7 +49,7 @@ def test_a_length_in_images_is_planned_the_same_with_and_without_measuring(image
     augmenter = augmenter_of(images, tmp_path / "study", **{"diffusion.images_seen": 20_000})
     plan = augmenter.plan()
     assert plan.images_per_second == 500
-    without = plan_training(augmenter.job, augmenter.inspect().images("train"))
+    without = plan_training(augmenter.job, augmenter.inspect())
     assert (plan.batch_size, plan.images_seen) == (without.batch_size, without.images_seen) == (16, 20_000)
 
 
@@ -58,6 +65,7 @@ def test_a_network_that_cannot_be_compiled_is_planned_without(images, tmp_path, 
 
     monkeypatch.setattr(planning, "precision_candidates", with_compiled)
     measured(monkeypatch, 1e4, RuntimeError("no compiler\nat all"))
-    plan = augmenter_of(images, tmp_path / "study", **{"diffusion.minutes": 10.0}).plan()
+    settings = {"diffusion.minutes": 10.0, "diffusion.batch_size": 64}
+    plan = augmenter_of(images, tmp_path / "study", **settings).plan()
     assert (plan.compiled, plan.images_per_second) == (False, 1e4)
     assert "not compiled: no compiler" in warned

@@ -1,0 +1,131 @@
+"""Estimates what the stages after the training will take, from a few steps of each kind."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
+from diffaug.classifiers.fit import NetworkClassifier
+from diffaug.classifiers.networks import small_cnn
+from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, default_updates
+from diffaug.configuration.sampling import Sampling
+from diffaug.data.catalog import Catalog
+from diffaug.data.images import LabeledImages
+from diffaug.data.splits import FOLDS
+from diffaug.diffusion.generator.files import for_inference
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.network.denoiser import Denoiser
+from diffaug.diffusion.planning.costs import Costs, Seconds
+from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.process.normalization import Normalization
+from diffaug.runtime.parallel import MAX_WORKERS, one_thread_each
+from diffaug.stages.fitting.plan import plan_training
+from diffaug.stages.generating.request import requested_targets
+from diffaug.stages.job import Job
+
+FEWEST_ATTEMPTS, MOST_ATTEMPTS = 1.0, 2.0
+"""Candidates per accepted image that are counted on."""
+CHOICE_TRAININGS, COMPARED_ARMS = 36, 6
+"""Trainings of networks that a default evaluation takes to choose arm and amount; arms that it tests per seed."""
+LEAST_SHARE, LARGEST_SHARE = 0.6, 1.6
+"""By how much an evaluation differs from its estimate. Set by hand: arms and classifiers cost unlike amounts."""
+ENOUGH_SECONDS = 0.5
+
+
+def plan_job(job: Job, catalog: Catalog, *, renew: bool) -> Plan:
+    """The plan of the training, see `plan_training`, with the costs of the whole job."""
+    plan = plan_training(job, catalog, measure=True, renew=renew)
+    plan = replace(plan, costs=estimate_costs(job, catalog, plan))
+    assert plan.costs is not None
+    job.narrator.say(plan.costs.sentence())
+    return plan
+
+
+def estimate_costs(job: Job, catalog: Catalog, plan: Plan) -> Costs:
+    """The costs of the whole job by a plan whose speed was measured."""
+    images = catalog.images("train")
+    longest = plan.expected_seconds or 0.0
+    if plan.seconds is not None:
+        longest = min(longest, plan.seconds)
+    fitting = Seconds(
+        longest / 4 if plan.pilot else longest, longest
+    )  # a pilot may end early and choose a short length
+    added = sum(requested_targets(job, catalog).values())
+    sampling = added * _seconds_per_sample(job, plan, images)
+    filters = FOLDS * (job.config.advanced.filter_max_steps or default_updates(len(images)))
+    filtering = filters * _seconds_per_step(NetworkClassifier(small_cnn, "small-cnn"), _small_recipe(), job, images)
+    generating = Seconds(FEWEST_ATTEMPTS * sampling + filtering / _workers(job), MOST_ATTEMPTS * sampling + filtering)
+    evaluating = _evaluating(job, images)
+    if plan.pilot:  # its pool is generated in the evaluation
+        evaluating += Seconds(generating.low / 2, generating.high)
+    return Costs(fitting, generating, evaluating)
+
+
+def _evaluating(job: Job, images: LabeledImages) -> Seconds:
+    settings = job.config.evaluation
+    recipe = recipe_from_settings(settings, len(images))
+    trainings = COMPARED_ARMS * settings.repetitions + CHOICE_TRAININGS
+    classifier = NetworkClassifier(small_cnn, "small-cnn")
+    if settings.classifier != "features":
+        named = classifier_by_name(settings)
+        assert isinstance(named, NetworkClassifier)
+        classifier = named
+    seconds = trainings * recipe.updates * _seconds_per_step(classifier, recipe, job, images) / _workers(job)
+    return Seconds(LEAST_SHARE * seconds, LARGEST_SHARE * seconds)
+
+
+def _workers(job: Job) -> int:
+    if job.device != "cpu":
+        return 1
+    from joblib import cpu_count  # slow to import
+
+    return job.config.evaluation.workers or min(MAX_WORKERS, cpu_count())
+
+
+def _small_recipe() -> TrainingRecipe:
+    return TrainingRecipe(updates=1)
+
+
+def _seconds_per_sample(job: Job, plan: Plan, images: LabeledImages) -> float:
+    """Of an untrained network, which takes as long as a trained one."""
+    settings, size = job.config.synthesis, job.config.advanced.chunk_size
+    scale = settings.guidance_scale if isinstance(settings.guidance_scale, float) else settings.guidance_scale[1]
+    sampling = Sampling(
+        solver=settings.solver, num_inference_steps=settings.num_inference_steps, guidance_scale=float(scale)
+    )
+    denoiser = for_inference(Denoiser(plan.network), job.device)
+    normalization = Normalization.of(np.asarray(images.pixels[: len(images) : max(1, len(images) // 64)]))
+    generator = Generator(denoiser, normalization, images.classes, weights_sha256="")
+
+    def sample(count: int) -> None:
+        generator.draw_samples(images.classes[0], range(count), sampling, job.config.seed)
+
+    few = max(1, size // 8)
+    sample(few)  # warms up
+    seconds = _timed(lambda: sample(few))
+    if seconds < ENOUGH_SECONDS:
+        return _timed(lambda: sample(size)) / size
+    return seconds / few
+
+
+def _seconds_per_step(classifier: NetworkClassifier, recipe: TrainingRecipe, job: Job, images: LabeledImages) -> float:
+    """Of one training that has a thread for itself on a CPU."""
+    part = images.select(np.arange(min(len(images), 1024), dtype=np.int64))
+    training = TrainingSet.real_only(part)
+
+    def train(updates: int) -> None:
+        short = TrainingRecipe(updates, recipe.batch_size, optimizer=recipe.optimizer)
+        classifier.fit_predict(training, part.pixels[:1], recipe=short, seed=job.config.seed, device=job.device)
+
+    with one_thread_each():
+        few = _timed(lambda: train(2))
+        more = 4 if few > ENOUGH_SECONDS else 22
+        return max(_timed(lambda: train(more)) - few, few / 10) / (more - 2)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
