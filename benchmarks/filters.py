@@ -1,10 +1,12 @@
 """What the filters of the pool reject of what they should and should not, and whether each makes a better classifier.
 
-    python benchmarks/filters.py DATA [--study STUDY] [--seeds 0 1 2] [--work FOLDER] [--quick] [--json FILE]
+    python benchmarks/filters.py DATA [--study STUDY] [--encoder NAME] [--seeds 0 1 2] [--work FOLDER] [--quick]
+        [--json FILE]
 
 DATA has class folders in `train/` and `test/`. For each seed filters are trained on all of `train/`. They see planted
-copies of training images, planted images of a wrong class (test images under a random other label) and good ones (test
-images under their own): the constants of the filters were chosen on parts of `train/`, so the test images are new.
+copies of training images, planted images of a wrong class (test images under a random other label), noise, blurred
+test images, and good ones (test images under their own label): the constants of the filters were chosen on parts of
+`train/`, so the test images are new. With an encoder the filters use it where it recognizes more held-out images.
 
 STUDY holds a generator that was fitted to the same images. Its samples, the same for all, are filtered in turn by no
 filter, by each alone, by all but each, and by all. Each time a classifier is trained with balanced softmax, three
@@ -26,17 +28,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 import diffaug
 from diffaug.classifiers.by_name import classifier_by_name
+from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
 from diffaug.classifiers.training_set import TrainingRecipe, default_updates
-from diffaug.configuration.settings import FILTER_NAMES, EvaluationSettings, SynthesisSettings
+from diffaug.configuration.evaluation import EvaluationSettings
+from diffaug.configuration.settings import FILTER_NAMES, SynthesisSettings
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.diffusion.training.batches import hold_out
-from diffaug.evaluation.experiment.arms import ARMS, training_set
+from diffaug.evaluation.experiment.arms import ARMS
 from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.training_sets import Examples, training_set
 from diffaug.evaluation.statistics.metrics import classification_metrics
 from diffaug.files import storage
 from diffaug.runtime import seeding
@@ -65,7 +71,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         folder = arguments.work / f"filters-{seed}"
-        filters = prepare_filters(folder, train, groups, settings=SynthesisSettings(), seed=seed, device=device)
+        filters = prepare_filters(
+            folder,
+            train,
+            groups,
+            settings=SynthesisSettings(),
+            seed=seed,
+            device=device,
+            encoder=encoder_by_name(arguments.encoder, device, image_side=typical_side(train.pixels)),
+            only_if_better=True,
+        )
+        print(f"seed {seed}: {filters.encoder_name}, {filters.recognition}", flush=True)
         rows += planted(filters, train, test, seed, arguments.planted)
         if arguments.study:
             samples = read_samples(arguments, train)
@@ -79,6 +95,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder with train/ and test/")
     parser.add_argument("--study", type=Path, help="whose generator is sampled; none: only planted images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--encoder", default="none", help="as the setting `encoder`")
     parser.add_argument("--planted", type=int, help="copies of each kind; 1000")
     parser.add_argument("--updates", type=int, help="of each classifier; none: by the data")
     parser.add_argument("--work", type=Path, default=Path("runs/filters"), help="where filters and samples are kept")
@@ -142,6 +159,11 @@ def planted(
         rows.append(row(seed, "copies", kind, rejections(filters, copies)[COPY].mean(), len(copies)))
     good = rejections(filters, test)
     rows.append(row(seed, "good as copies", "", good[COPY].mean(), len(test)))
+    noise = np.clip(random.normal(127, 60, test.pixels.shape), 0, 255).astype(np.uint8)
+    blurred = gaussian_filter(test.pixels.astype(np.float32), (0, 2, 2, 0)).astype(np.uint8)
+    for kind, pixels in (("noise", noise), ("blurred", blurred)):
+        by_filters = by_any(rejections(filters, replace(test, pixels=pixels)), FILTER_NAMES)
+        rows.append(row(seed, kind, "", by_filters.mean(), len(test)))
     offset = random.integers(1, len(test.classes), len(test))
     swapped = replace(test, labels=(test.labels + offset) % len(test.classes))
     rows.append(row(seed, "wrong class", "", by_any(rejections(filters, swapped), FILTER_NAMES).mean(), len(test)))
@@ -218,8 +240,8 @@ def downstream(
     def accuracy(chosen: tuple[int, ...]) -> float:
         training = training_set(
             ARMS[ARM],
-            train,
-            samples.select(np.array(chosen, np.int64)),
+            Examples(train),
+            Examples(samples.select(np.array(chosen, np.int64))),
             SyntheticMix(SHARE),
             base=ARMS["balanced softmax"],
         )
@@ -282,6 +304,8 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "copies_rejected": min(mean("copies", kind) or 0.0 for kind in KINDS),
         "genuine_rejected": mean("good as copies"),
         "wrong_class_rejected": mean("wrong class"),
+        "noise_rejected": mean("noise"),
+        "blurred_rejected": mean("blurred"),
         "rarest_rejected": mean("good", by_class[-1]),
         "commonest_rejected": mean("good", by_class[0]),
         "better_without": ", ".join(harmful),

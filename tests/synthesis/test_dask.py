@@ -2,7 +2,7 @@ import joblib
 import numpy as np
 import pytest
 
-from diffaug.classifiers.encoders import ClassifierEncoder
+from diffaug.classifiers.encoders.trained import ClassifierEncoder
 from diffaug.data.images import LabeledImages
 from diffaug.data.splits import assign_folds
 from diffaug.synthesis.filters.crossfit import fit_fold_models

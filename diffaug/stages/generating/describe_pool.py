@@ -7,14 +7,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from diffaug.classifiers.encoders import ClassifierOutput
+from diffaug.classifiers.encoders.trained import ClassifierOutput
 from diffaug.data.catalog import Catalog
-from diffaug.data.images import LabeledImages
+from diffaug.data.images import LabeledImages, SeenImages
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, small_pictures
+from diffaug.stages.generating.judging import seen_images
 from diffaug.stages.generating.preparing import held_out
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.membership import MembershipErrors, denoising_errors, pair
@@ -32,14 +33,18 @@ def describe_pool(
 ) -> PoolAudit:
     """Measures, draws, logs and narrates the properties of a pool; the run "generate" is open."""
     real, synthetic = catalog.images("train"), pool.images()
+    job.narrator.progress("measuring the pool", 0, 4, "quality")
     quality = _quality(filters, real, synthetic, job.config.seed)
+    job.narrator.progress("measuring the pool", 1, 4, "comparing with real images")
     audit = _audit(job, catalog, generator, pool, synthetic=synthetic, copy_threshold=filters.copy_threshold)
+    job.narrator.progress("measuring the pool", 3, 4, "drawing sheets")
     folder = job.study.pool_report
     with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
         write_record(staging / QUALITY, POOL_QUALITY, quality)
         audit.save(staging / AUDIT)
-        for name, sheet in _sheets(real, pool, synthetic).items():
+        for name, sheet in _sheets(seen_images(job, catalog), pool, synthetic).items():
             storage.write_bytes(staging / name, storage.png_bytes(sheet))
+    job.narrator.progress("measuring the pool", 4, 4)
     _log(job, folder, quality, audit)
     _narrate(job, quality, audit)
     return audit
@@ -62,24 +67,33 @@ def _quality(filters: CalibratedFilters, real: LabeledImages, synthetic: Labeled
 def _audit(
     job: Job, catalog: Catalog, generator: Generator, pool: Pool, *, synthetic: LabeledImages, copy_threshold: float
 ) -> PoolAudit:
-    images, groups, is_held = catalog.images("train"), catalog.groups("train"), held_out(catalog, generator)
+    images, is_held = catalog.images("train"), held_out(catalog, generator)
     trained, held = images.select(np.flatnonzero(~is_held)), images.select(np.flatnonzero(is_held))
+    seen, held_groups = _trained_on(job, catalog, is_held)
     flip, seed = job.config.diffusion.horizontal_flip, job.config.seed
-    views = [trained.pixels, trained.pixels[:, :, ::-1]] if flip else [trained.pixels]
+    views = [seen.pixels, seen.pixels[:, :, ::-1]] if flip else [seen.pixels]
     return audit_pool(
         Described(small_pictures(synthetic.pixels), synthetic.labels, np.full(len(synthetic), GENERATED, np.int64)),
         tuple(pool.manifest["origin"]),
         check_candidates(pool, copy_threshold),
         trained=Described(
             np.concatenate([small_pictures(view) for view in views]),
-            np.tile(trained.labels, len(views)),
-            np.tile(groups[~is_held], len(views)),
+            np.tile(seen.labels, len(views)),
+            np.tile(seen.groups, len(views)),
         ),
-        held=Described(small_pictures(held.pixels), held.labels, groups[is_held]),
+        held=Described(small_pictures(held.pixels), held.labels, held_groups),
         errors=_membership(generator, held, trained, seed) if len(held) else None,
         classes=synthetic.classes,
         seed=seed,
     )
+
+
+def _trained_on(job: Job, catalog: Catalog, is_held: NDArray[np.bool_]) -> tuple[SeenImages, NDArray[np.int64]]:
+    """All images that the generator was trained on, unlabeled ones included, and the groups of those held out."""
+    seen = seen_images(job, catalog)
+    chosen = np.flatnonzero(~np.pad(is_held, (0, len(seen) - len(is_held))))
+    pixels, ids = np.asarray(seen.pixels[chosen]), tuple(seen.ids[position] for position in chosen)
+    return SeenImages(pixels, ids, seen.labels[chosen], seen.groups[chosen]), seen.groups[: len(is_held)][is_held]
 
 
 def check_candidates(pool: Pool, copy_threshold: float) -> CheckedCandidates:
@@ -115,7 +129,7 @@ def _membership(generator: Generator, held: LabeledImages, trained: LabeledImage
     return MembershipErrors(errors(held), held.labels, errors(trained), trained.labels)
 
 
-def _sheets(real: LabeledImages, pool: Pool, synthetic: LabeledImages) -> dict[str, Pixels]:
+def _sheets(real: SeenImages, pool: Pool, synthetic: LabeledImages) -> dict[str, Pixels]:
     sheets = {}
     if len(synthetic):
         position = {name: number for number, name in enumerate(real.ids)}

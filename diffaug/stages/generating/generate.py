@@ -4,19 +4,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffaug.classifiers.encoders import Encoder
+from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.data.catalog import Catalog
+from diffaug.diffusion.generator.files import read_record
 from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.planning.sources import explain_sources
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.files.stage_records import begin_stage, is_stage_of, require_same_settings, stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.generating.describe_pool import describe_pool
+from diffaug.stages.generating.describe_power import record_power, tell_power
+from diffaug.stages.generating.judging import choose_judge
 from diffaug.stages.generating.log import finish_log, show_targets, start_log, warn_uncalibrated
 from diffaug.stages.generating.preparing import PoolFilling, prepare_filling
 from diffaug.stages.generating.request import EXTENSION, PoolRequest, current_targets, keep_for_extension, pool_request
 from diffaug.stages.job import GENERATE_RUN, Job
+from diffaug.synthesis.audit.memorization import PoolAudit
 from diffaug.synthesis.pool.merging import write_pool
 from diffaug.synthesis.pool.pool import AUDIT, PUBLICATION_CHECK, Pool, PublicationCheck
 
@@ -28,15 +33,19 @@ def generate_pool(
     *,
     more: Mapping[Any, int] | None = None,
     encoder: Encoder | None = None,
+    audited: bool = True,
 ) -> Pool:
     """Fills the pool of the study, resumes an interrupted one, extends the finished one by `more`, or opens it.
+
+    One that nobody but diffaug uses need not be `audited`.
 
     Several processes may do the same at once: they take turns to begin and to finish, and sample together. Of processes
     that torchrun started together, the main one writes everything but the chunks. The caller shares the study.
     """
     group = current()
     group.use_device(job.device)
-    request = pool_request(job, catalog, generator, more or {}, encoder)
+    judge = choose_judge(job, catalog, encoder)
+    request = pool_request(job, catalog, generator, more or {}, judge)
     with group.main_first(), job.study.in_turn():
         job.journal.refresh()
         state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
@@ -47,16 +56,16 @@ def generate_pool(
         if targets is None:
             pool = Pool.open(job.study.pool)
             if group.is_main and job.journal.status(GENERATE_RUN) == "open":  # interrupted before the log entry
-                finish_log(job, pool)
+                finish_log(job, pool, advised=audited)
             return pool
-        filling = prepare_filling(job, catalog, generator, targets, encoder)
+        filling = prepare_filling(job, catalog, generator, targets, judge)
         show_targets(job, filling, catalog)
         if group.is_main:
             start_log(job, state, targets)
     filling.run(job)
     with group.main_first(), job.study.in_turn():
         job.journal.refresh()
-        return _finish(job, catalog, request, filling)
+        return _finish(job, catalog, request, filling, audited=audited)
 
 
 def generate_shard(
@@ -66,7 +75,8 @@ def generate_shard(
     if not 1 <= shard <= shards:
         fix = f"shards are 1/{shards} to {shards}/{shards}" if shards > 0 else "shard 3/8 is the third of eight"
         raise UsageError(f"there is no shard {shard} of {shards}", fix=fix)
-    request = pool_request(job, catalog, generator, {}, encoder)
+    judge = choose_judge(job, catalog, encoder)
+    request = pool_request(job, catalog, generator, {}, judge)
     with job.study.in_turn(optional=True):
         stored = stage_settings(job.study.pool)
         if stored and not job.overwrite:
@@ -76,14 +86,14 @@ def generate_shard(
         targets = current_targets(job, request, finished=finished)
         if targets is None:
             return {}
-        filling = prepare_filling(job, catalog, generator, targets, encoder)
+        filling = prepare_filling(job, catalog, generator, targets, judge)
     missing = filling.run_shard(job, shard, shards)
     lacking = ", ".join(f"'{label}' {number} of {targets[label]}" for label, number in missing.items())
     job.narrator.say(f"shard {shard} of {shards} is done; still missing: {lacking or 'nothing'}")
     return missing
 
 
-def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilling) -> Pool:
+def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilling, *, audited: bool) -> Pool:
     """Merges and commits the pool, unless another process has done so."""
     folder, generator = job.study.pool, filling.maker.generator
     if not is_stage_of(folder, request.stored, request.inputs):
@@ -95,22 +105,32 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
     shape = {"image_size": list(generator.image_size), "channels": generator.channels}
     made_of = {"settings": request.stored, "inputs": request.inputs, "chunks": filling.store.folder.name}
     classes = {"classes": list(generator.classes), "dataset_class_to_idx": generator.dataset_class_to_idx}
-    metadata = {**made_of, "targets": filling.targets, **classes, **shape}
+    trained = read_record(job.study.generator)
+    sources = {"generator_sources": list(explain_sources(trained.unlabeled, trained.initial))}
+    metadata = {**made_of, **sources, "targets": filling.targets, **classes, **shape}
     old = Pool.open(folder) if before else None
     with storage.new_directory(folder, metadata) as staging:
         names = filling.maker.filters.score_names
         write_pool(staging, filling.merges, filling.store, classes=generator.classes, score_names=names)
         if old is not None:
             _require_kept(old, staging)
-        # Measured before it is committed, so that an unsafe pool is marked from the beginning.
+        # Measured before it is committed, so that a pool that is unsafe or of no use is marked from the beginning.
         new = Pool(staging, generator.classes, generator.image_size, generator.channels)
-        audit = describe_pool(job, catalog, generator, filling.maker.filters, new)
-        write_record(staging / AUDIT, PUBLICATION_CHECK, PublicationCheck(audit.unsafe_to_publish, audit.reasons))
+        power = record_power(job, catalog, filling.maker.filters, new)
+        if audited:
+            tell_power(job, power)
+            audit = describe_pool(job, catalog, generator, filling.maker.filters, new)
+            write_record(staging / AUDIT, PUBLICATION_CHECK, _publication_check(audit))
     pool = Pool.open(folder)
-    finish_log(job, pool)
+    finish_log(job, pool, advised=audited)
     warn_uncalibrated(job, filling)
     keep_for_extension(job.study.chunks, request, filling.targets, filling.store.folder)
     return pool
+
+
+def _publication_check(audit: PoolAudit) -> PublicationCheck:
+    checked, unchecked = (tuple(name for name, made in audit.checks.items() if made is one) for one in (True, False))
+    return PublicationCheck(audit.unsafe_to_publish, audit.reasons, checked, unchecked)
 
 
 def _require_kept(old: Pool, extended: Path) -> None:

@@ -1,13 +1,15 @@
 """Narrates and logs how a pool is filled."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 
 from diffaug.data.catalog import Catalog
 from diffaug.files.stage_records import StageState
+from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import GENERATE_RUN, Job
-from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
+from diffaug.synthesis.filters.scores import COPY, DUPLICATE, OUT_OF_DISTRIBUTION, WRONG_CLASS
 from diffaug.synthesis.pool.chunks import expected_origins
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
 
@@ -15,12 +17,19 @@ from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
 def show_targets(job: Job, filling: PoolFilling, catalog: Catalog) -> None:
     """Shows how many images each class will get."""
     counts, maker = catalog.counts_by_name("train"), filling.maker
-    origins = expected_origins(maker.settings, maker.chunk_size, filling.targets, maker.sources.counts_by_name)
+    sources = {name: maker.num_sources(number) for number, name in enumerate(maker.generator.classes)}
+    origins = expected_origins(maker.settings, maker.chunk_size, filling.targets, sources)
     rows = [
         [name, *map(str, (counts[name], *origins[name], counts[name] + added))]
         for name, added in filling.targets.items()
     ]
     job.narrator.table("Planned pool", ["class", "real", "sampled (about)", "variations (about)", "total"], rows)
+    copied = [name for name in maker.generator.copied_classes if filling.targets.get(name)]
+    if copied and not isinstance(job.config.synthesis.sampling_strategy, dict):
+        job.narrator.warn(
+            f"the generator repeats training images of {', '.join(copied)}: these classes get at most one synthetic "
+            "image per real one, and stronger variations"
+        )
 
 
 def start_log(job: Job, state: StageState, targets: Mapping[str, int]) -> None:
@@ -32,8 +41,8 @@ def start_log(job: Job, state: StageState, targets: Mapping[str, int]) -> None:
     job.start_run(GENERATE_RUN, state, name="generate", kind="generate", params=params)
 
 
-def finish_log(job: Job, pool: Pool) -> None:
-    """Logs the finished pool, and warns of classes that could not be filled."""
+def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
+    """Logs the finished pool, and warns of classes that could not be filled, with advice unless it is the pilot's."""
     rejected: Counter[str] = Counter()
     metrics = {"accepted": float(len(pool))}
     for label, summary in pool.summaries.items():
@@ -42,7 +51,7 @@ def finish_log(job: Job, pool: Pool) -> None:
         if summary.accepted < summary.wanted:
             job.narrator.warn(
                 f"class '{label}': only {summary.accepted} of {summary.wanted} images passed the filters "
-                f"({_by_reason(summary.rejected)})"
+                f"({_by_reason(summary.rejected)}){f'. {_advice(job, summary.rejected)}' if advised else ''}"
             )
     metrics |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
     job.journal.log_metrics(GENERATE_RUN, metrics)
@@ -63,6 +72,28 @@ def warn_uncalibrated(job: Job, filling: PoolFilling) -> None:
             f"the filters '{WRONG_CLASS}' and '{OUT_OF_DISTRIBUTION}' were not applied to these classes, which have "
             f"no training image that could be left out for calibration: {', '.join(names)}"
         )
+
+
+def _advice(job: Job, rejected: Mapping[str, int]) -> str:
+    """Why the filter that rejected most did so, probably, and what to do."""
+    reason = max(rejected, key=lambda name: rejected[name], default="")
+    study = shlex.quote(str(job.study.path))
+    if reason == COPY:
+        return (
+            "The generator repeats training images of the class, which happens with few of them; ask for fewer: "
+            f"diffaug generate {study} --set synthesis.max_synthetic_ratio=1 --overwrite"
+        )
+    if reason == DUPLICATE:
+        return (
+            "The generator makes the same image again and again; ask for fewer: "
+            f"diffaug generate {study} --set synthesis.max_synthetic_ratio=1 --overwrite"
+        )
+    causes = {
+        WRONG_CLASS: "The generator mixes the class up with others, probably because it was trained too briefly",
+        OUT_OF_DISTRIBUTION: "The images are unlike real ones, probably because the generator was trained too briefly",
+    }
+    cause = causes.get(reason, "The generator has not learned to make images, probably for want of training")
+    return f"{cause}; train longer: {longer_training(job)}"
 
 
 def _by_reason(counts: Mapping[str, int]) -> str:

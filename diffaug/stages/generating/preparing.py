@@ -1,24 +1,31 @@
 """Prepares filling a pool: filters, chunk store and chunk maker."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug.classifiers.encoders import Encoder
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.files import HELD_OUT
 from diffaug.diffusion.generator.generator import Generator
-from diffaug.errors import DamagedError
 from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
+from diffaug.stages.generating.judging import Judge, train_filters
 from diffaug.stages.generating.request import pool_inputs
 from diffaug.stages.job import Job
-from diffaug.synthesis.filters.calibrated import CalibratedFilters
-from diffaug.synthesis.filters.preparing import prepare_filters
 from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, advance_all, class_merges, fill_pool, fill_shard
 from diffaug.synthesis.pool.merging import ClassMerge
+from diffaug.synthesis.pool.strengths import (
+    CHOSEN_STRENGTHS,
+    STRONG,
+    WEAK,
+    ChosenStrength,
+    choose_strengths,
+    strengths_by_class,
+)
 
 NOT_IN_CHUNKS = {"sampling_strategy", "max_synthetic_ratio", "max_attempts"}
 
@@ -50,21 +57,23 @@ class PoolFilling:
 
 
 def prepare_filling(
-    job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int], encoder: Encoder | None = None
+    job: Job, catalog: Catalog, generator: Generator, targets: Mapping[str, int], judge: Judge
 ) -> PoolFilling:
     """Prepares filling the pool of a study up to `targets`; the caller has its turn in the study."""
     config = job.config
-    filters = _prepare_filters(job, catalog, encoder)
+    filters = train_filters(job, catalog, judge)
+    trained = catalog.images("train").select(np.flatnonzero(~held_out(catalog, generator)))
+    maker = ChunkMaker(generator, filters, trained, config.synthesis, config.advanced.chunk_size, config.seed)
+    maker = _chosen_strengths(job, generator, maker)
     content = {
         "seed": config.seed,
         "settings": config.synthesis.model_dump(mode="json", exclude=NOT_IN_CHUNKS),
         "chunk_size": config.advanced.chunk_size,
         "inputs": pool_inputs(catalog, generator),
         "filters": filters.fingerprint,
+        "strengths": dict(sorted(maker.strengths.items())),
     }
     store = ChunkStore(job.study.chunks / storage.fingerprint(content))
-    trained = catalog.images("train").select(np.flatnonzero(~held_out(catalog, generator)))
-    maker = ChunkMaker(generator, filters, trained, config.synthesis, config.advanced.chunk_size, config.seed)
     return PoolFilling(store, maker, class_merges(maker, targets))
 
 
@@ -75,24 +84,34 @@ def held_out(catalog: Catalog, generator: Generator) -> NDArray[np.bool_]:
     return catalog.rows("train")["pixel_sha256"].isin(hashes).to_numpy(bool)
 
 
-def _prepare_filters(job: Job, catalog: Catalog, encoder: Encoder | None) -> CalibratedFilters:
-    folder, config = job.study.filters, job.config
-    if job.overwrite:
-        try:
-            storage.committed_metadata(folder, verify=True)
-        except DamagedError:
-            storage.discard_directory(folder)
-    job.narrator.say("training and calibrating the filters on the real images ...")
-    return prepare_filters(
-        folder,
-        catalog.images("train"),
-        catalog.groups("train"),
-        settings=config.synthesis,
-        seed=config.seed,
-        device=job.device,
-        encoder=encoder,
-        max_steps=config.advanced.filter_max_steps,
-    )
+def _chosen_strengths(job: Job, generator: Generator, maker: ChunkMaker) -> ChunkMaker:
+    """The maker with the strength of variations chosen per class, once for all processes that fill the pool.
+
+    The choice is kept, since on another machine it might fall otherwise.
+    """
+    about = [generator.weights_sha256, maker.filters.fingerprint, maker.settings.model_dump(mode="json"), maker.seed]
+    file = job.study.chunks / f"strengths-{storage.fingerprint(about)}.json"
+    if file.is_file():
+        chosen = read_record(file, CHOSEN_STRENGTHS)
+    else:
+        progress = partial(job.narrator.progress, "choosing the strength of variations")
+        chosen = choose_strengths(maker, copied=generator.copied_classes, progress=progress)
+        write_record(file, CHOSEN_STRENGTHS, chosen)
+    _tell_strengths(job, chosen)
+    return replace(maker, strengths=strengths_by_class(chosen))
+
+
+def _tell_strengths(job: Job, chosen: Mapping[str, ChosenStrength]) -> None:
+    """Names the classes whose variations are weaker or stronger than usual, or that get none."""
+    why = {
+        WEAK: "weaker variations than usual, since stronger ones lose the class",
+        STRONG: "stronger variations than usual, since the generator repeats training images",
+        None: "no variations, since at each strength they lose the class or repeat training images",
+    }
+    for strength, what in why.items():
+        names = [name for name, one in chosen.items() if one.strength == strength]
+        if names:
+            job.narrator.say(f"{what}: {', '.join(names)}")
 
 
 def _narrate(job: Job, progress: PoolProgress) -> None:

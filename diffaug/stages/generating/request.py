@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from diffaug.classifiers.encoders import Encoder
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
 from diffaug.files.temporaries import is_temporary, remove_leftovers
+from diffaug.stages.generating.judging import Judge
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.targets import named_strategy, resolve_targets
 
@@ -36,13 +36,13 @@ _REQUEST = TypeAdapter(PoolRequest)
 
 
 def pool_request(
-    job: Job, catalog: Catalog, generator: Generator, more: Mapping[Any, int], encoder: Encoder | None
+    job: Job, catalog: Catalog, generator: Generator, more: Mapping[Any, int], judge: Judge
 ) -> PoolRequest:
     """Checks the request for a pool, extended by `more`, and that the generator was trained on these images."""
     settings, advanced = job.config.synthesis, job.config.advanced
     generator.require_guide(settings.guidance_method)
     more = _named_additions(generator, more)
-    targets = requested_targets(job, catalog)
+    targets = _spare_copied(job, catalog, generator, requested_targets(job, catalog))
     trained_on = (storage.recorded_metadata(job.study.generator) or {})["inputs"]["catalog"]
     if trained_on != catalog.fingerprint:
         raise UsageError(
@@ -55,8 +55,22 @@ def pool_request(
         **settings.model_dump(mode="json"),
         **advanced.model_dump(mode="json", include={"chunk_size", "filter_max_steps"}),
     }
-    stored |= {"encoder": encoder.name} if encoder else {}
+    stored |= judge.stored
     return PoolRequest(stored, pool_inputs(catalog, generator), targets, more)
+
+
+def _spare_copied(job: Job, catalog: Catalog, generator: Generator, targets: dict[str, int]) -> dict[str, int]:
+    """At most one synthetic image per real one for a class whose training images the generator repeats.
+
+    Totals that the user has set are kept.
+    """
+    if isinstance(job.config.synthesis.sampling_strategy, dict):
+        return targets
+    counts = catalog.counts_by_name("train")
+    return {
+        name: min(target, counts[name]) if name in generator.copied_classes else target
+        for name, target in targets.items()
+    }
 
 
 def _named_additions(generator: Generator, more: Mapping[Any, int]) -> dict[str, int]:

@@ -33,6 +33,7 @@ class AuditLimits:
 
 
 LIMITS = AuditLimits()
+CHECKS = ("copies among candidates", "distance to training images", "membership")
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,13 @@ class PoolAudit:
     def unsafe_to_publish(self) -> bool:
         """Whether the pool, as a whole or in part, was found to repeat training images."""
         return bool(self.reasons)
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """Whether each measure could be taken for the pool as a whole, by name."""
+        found = self.overall
+        made = (found.copies.total > 0, found.distance_ratio is not None, found.membership is not None)
+        return dict(zip(CHECKS, made, strict=True))
 
     @property
     def metrics(self) -> dict[str, float]:

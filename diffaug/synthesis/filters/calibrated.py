@@ -1,18 +1,20 @@
 """Filters whose thresholds come from the real training images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug.classifiers.encoders import ClassifierOutput
+from diffaug.classifiers.encoders.trained import ClassifierOutput
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.similarity.copies import CopyDetector, Matches, descriptor_maps
 from diffaug.similarity.pool_duplicates import find_duplicates
 from diffaug.synthesis.filters import scores
 from diffaug.synthesis.filters.crossfit import FoldModels, ReferenceFeatures
+from diffaug.synthesis.filters.held_out import HeldOut, judged_by
 from diffaug.synthesis.filters.scores import Calibration
 
 SCORES = (
@@ -36,6 +38,19 @@ class FilterResult:
 
 
 @dataclass(frozen=True)
+class Recognition:
+    """Mean share of the held-out images of a class that classifiers recognize; None for kinds that were not tried.
+
+    Attributes:
+        networks: Trained on the training images.
+        encoder: Linear classifiers on the features of a pretrained encoder.
+    """
+
+    networks: float | None
+    encoder: float | None
+
+
+@dataclass(frozen=True)
 class CalibratedFilters:
     """Decides which candidates enter the pool, calibrated on real images that the models were not trained on.
 
@@ -49,8 +64,11 @@ class CalibratedFilters:
     encoder_name: str
     models: FoldModels
     references: ReferenceFeatures
+    held_out: HeldOut
+    recognition: Recognition
     wrong_class: Calibration  # log-odds of real images against their own class
     distance: Calibration  # distances of real images to their own class
+    farthest: NDArray[np.float32]  # (folds,), absolute distance beyond which an image is like no real one at all
     saturation_limits: NDArray[np.float32]
     detector: CopyDetector
     copy_threshold: float  # distance ratio below which an image is a copy
@@ -82,12 +100,13 @@ class CalibratedFilters:
         distances = _mean([self.references.distances(fold, one.features, label) for fold, one in enumerate(outputs)])
         matches = self.detector.match(pixels)
         saturation = scores.saturation(pixels)
+        is_far_off = self._is_far_off(outputs, label)
         rate = self.false_rejection_rate
         rejected = {
             scores.CONSTANT: scores.constant(pixels),
             scores.SATURATED: saturation > self.saturation_limits[label],
             scores.WRONG_CLASS: self.wrong_class.unusual(log_odds, label, rate) & (log_odds > 0),
-            scores.OUT_OF_DISTRIBUTION: self.distance.unusual(distances, label, rate),
+            scores.OUT_OF_DISTRIBUTION: self.distance.unusual(distances, label, rate) | is_far_off,
             scores.COPY: matches.ratios < self.copy_threshold,
         }
         values = (
@@ -101,10 +120,30 @@ class CalibratedFilters:
         )
         return rejected, dict(zip(SCORES, values, strict=True)), matches
 
+    def _is_far_off(self, outputs: list[ClassifierOutput], label: int) -> NDArray[np.bool_]:
+        """Whether images are farther from the class than any held-out real image from its own, bool (N,)."""
+        relative = [
+            self.references.absolute_distances(fold, one.features, label) / self.farthest[fold]
+            for fold, one in enumerate(outputs)
+        ]
+        return np.asarray(_mean(relative) > 1)
+
     def predict(self, pixels: NDArray[np.uint8]) -> ClassifierOutput:
         """For uint8 (N, H, W, C): features of the first fold's model, mean log-probabilities of all folds."""
         outputs = self.models.predict(pixels)
         return ClassifierOutput(outputs[0].features, _mean([one.log_probabilities for one in outputs]))
+
+    def keeps_class(
+        self, pixels: NDArray[np.uint8], sources: Sequence[str], class_index: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether the source of each variation is recognized, and whether the variation then still is, both (N,).
+
+        The classifier that was not trained on the source judges both. A source that all were trained on is not
+        recognized.
+        """
+        folds, recognized = self.held_out.of_sources(sources)
+        said = judged_by(self.models.predict(pixels), folds).argmax(axis=1)
+        return recognized, recognized & (said == class_index)
 
     def duplicates(self, descriptors: NDArray[np.float32], class_index: int, known: int = 0) -> NDArray[np.bool_]:
         """Marks images that show the same as an earlier image of the class that is no duplicate itself, bool (N,).

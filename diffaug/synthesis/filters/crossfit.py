@@ -1,8 +1,10 @@
 """Classifiers that each leave out a fold of the real images, so that every real image is scored like a new one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from threading import Lock
 
 import joblib
 import numpy as np
@@ -10,12 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffaug.classifiers.encoders import ClassifierEncoder, ClassifierOutput, Encoder
+from diffaug.classifiers.encoders.encoder import Encoder
+from diffaug.classifiers.encoders.trained import ClassifierEncoder, ClassifierOutput
+from diffaug.classifiers.training_set import default_updates
 from diffaug.data.images import LabeledImages
-from diffaug.runtime.parallel import backend_is_registered, one_thread_each, run_unordered
-from diffaug.synthesis.filters.scores import class_distances
+from diffaug.runtime.parallel import Progress, backend_is_registered, one_thread_each, run_unordered
+from diffaug.synthesis.filters.scores import absolute_distances, class_distances
 
 ABSENT_CLASS_LOGIT = -1e4
+
+
+def nothing(done: int, total: int) -> None:
+    """Takes no notice of progress."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,11 @@ class ReferenceFeatures:
             return np.zeros(len(features), np.float32)
         return class_distances(features, references)
 
+    def absolute_distances(self, fold: int, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
+        """`scores.absolute_distances` of features (N, D) of the fold's model; 0 for a class without images."""
+        references = self.features[fold][self.labels[fold] == class_index]
+        return absolute_distances(features, references) if len(references) else np.zeros(len(features), np.float32)
+
 
 def fit_fold_models(
     images: LabeledImages,
@@ -81,23 +94,32 @@ def fit_fold_models(
     device: str,
     encoder: Encoder | None = None,
     max_steps: int | None = None,
+    progress: Progress = nothing,
 ) -> FoldModels:
     """Trains a class-balanced classifier for each fold on the images outside it.
 
     Without an encoder networks are trained on the pixels, by default for a number of steps that the number of images
-    decides. With one, linear classifiers are trained on its features.
+    decides. With one, linear classifiers are trained on its features. `progress` is told the steps of all networks.
     """
-    count = folds.max(initial=0) + 1  # one if no image can be left out
-    parts = [np.flatnonzero(folds != fold) for fold in range(count)]
+    num_folds = folds.max(initial=0) + 1  # one if no image can be left out
+    parts = [np.flatnonzero(folds != fold) for fold in range(num_folds)]
     if encoder is None:
-        return ClassifierFolds(tuple(_fit_networks(images, parts, seed, device, max_steps)))
+        return ClassifierFolds(
+            tuple(_fit_networks(images, parts, seed, device, max_steps=max_steps, progress=progress))
+        )
     features = encoder.features(images.pixels)
     probes = [_probe(features[part], images.labels[part], len(images.classes)) for part in parts]
     return ProbeFolds(encoder, np.stack([weights for weights, _ in probes]), np.stack([bias for _, bias in probes]))
 
 
 def _fit_networks(
-    images: LabeledImages, parts: list[NDArray[np.int64]], seed: int, device: str, max_steps: int | None
+    images: LabeledImages,
+    parts: list[NDArray[np.int64]],
+    seed: int,
+    device: str,
+    *,
+    max_steps: int | None,
+    progress: Progress,
 ) -> list[ClassifierEncoder]:
     """Trains one network per part, through joblib.
 
@@ -105,23 +127,42 @@ def _fit_networks(
     them the images that a pool holds. Without a registered backend the trainings share this process: starting others
     would take longer than most of these trainings. A GPU trains one network after another.
     """
+    steps = [max_steps or default_updates(len(part)) for part in parts]
     tasks = {
-        fold: partial(_fit_network, images, part, seed=seed, purpose=f"fold {fold}", device=device, max_steps=max_steps)
-        for fold, part in enumerate(parts)
+        fold: partial(_fit_network, images, part, seed=seed, purpose=f"fold {fold}", device=device, updates=updates)
+        for fold, (part, updates) in enumerate(zip(parts, steps, strict=True))
     }
     if device == "cpu" and backend_is_registered():
-        trained = dict(run_unordered(tasks))
+        trained = {}
+        for fold, network in run_unordered(tasks):
+            trained[fold] = network
+            progress(len(trained), len(tasks))
         return [trained[fold] for fold in tasks]
+    done, in_turn = count(1), Lock()
+
+    def report() -> None:
+        with in_turn:
+            progress(next(done), sum(steps))
+
     with one_thread_each() as threads:
         side_by_side = joblib.Parallel(n_jobs=threads if device == "cpu" else 1, prefer="threads")
-        return list(side_by_side(joblib.delayed(task)() for task in tasks.values()))
+        return list(side_by_side(joblib.delayed(task)(after_step=report) for task in tasks.values()))
 
 
 def _fit_network(
-    images: LabeledImages, part: NDArray[np.int64], *, seed: int, purpose: str, device: str, max_steps: int | None
+    images: LabeledImages,
+    part: NDArray[np.int64],
+    *,
+    seed: int,
+    purpose: str,
+    device: str,
+    updates: int,
+    after_step: Callable[[], None] = lambda: None,
 ) -> ClassifierEncoder:
     with one_thread_each():
-        return ClassifierEncoder.fit(images.select(part), seed=seed, purpose=purpose, device=device, updates=max_steps)
+        return ClassifierEncoder.fit(
+            images.select(part), seed=seed, purpose=purpose, device=device, updates=updates, after_step=after_step
+        )
 
 
 def load_fold_models(

@@ -65,6 +65,17 @@ def class_distances(features: NDArray[np.float32], references: NDArray[np.float3
     return np.asarray(np.sqrt(nearest).mean(axis=1), dtype=np.float32)
 
 
+def absolute_distances(features: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean distance of features (N, D) to the five nearest of a class (M, D), or to all, float32 (N,).
+
+    Unlike `class_distances` it sees how long features are: for noise they can have a usual direction at any length.
+    """
+    squared = np.square(features).sum(axis=1)[:, None] + np.square(references).sum(axis=1) - 2 * features @ references.T
+    count = min(NEIGHBORS, len(references))
+    nearest = np.partition(squared, count - 1, axis=1)[:, :count].clip(0)
+    return np.asarray(np.sqrt(nearest).mean(axis=1), dtype=np.float32)
+
+
 def unit_vectors(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows scaled to length 1; a row of zeros stays zero."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)

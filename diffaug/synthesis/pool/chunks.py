@@ -8,7 +8,7 @@ import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ SUFFIX, SHA256_BYTES = ".chunk", 32
 SAMPLED, VARIATION = "sampled", "variation"
 RARE_CLASS_FRACTION = 0.25
 RARE_IMAGES, COMMON_IMAGES = 50, 200  # training images of a class
-VARIATION_STRENGTH = (0.4, 0.7)
+Strength = tuple[float, float]
+VARIATION_STRENGTH: Strength = (0.4, 0.7)
 """Range of the strength of variations, from noise levels of 1 to 12; 0 returns the real image, 1 forgets it."""
 
 
@@ -69,7 +70,14 @@ def variations_per_chunk(settings: SynthesisSettings, chunk_size: int, num_sourc
 
 
 def plan_chunk(
-    settings: SynthesisSettings, *, chunk_size: int, seed: int, class_index: int, number: int, num_sources: int
+    settings: SynthesisSettings,
+    *,
+    chunk_size: int,
+    seed: int,
+    class_index: int,
+    number: int,
+    num_sources: int,
+    strengths: Strength = VARIATION_STRENGTH,
 ) -> ChunkPlan:
     """Plans chunk `number` of a class with `num_sources` images to vary; the plan depends on the arguments alone.
 
@@ -81,7 +89,7 @@ def plan_chunk(
     order = numpy_generator(seed, "variation sources", class_index).permutation(num_sources)
     sources = tuple(int(order[turn % num_sources]) for turn in range(number * varied, (number + 1) * varied))
     random = numpy_generator(seed, "chunk", class_index, number)
-    strength = _uniform(VARIATION_STRENGTH, random)
+    strength = _uniform(strengths, random)
     scale = settings.guidance_scale
     guidance_scale = _uniform(scale, random) if isinstance(scale, tuple) else scale
     return ChunkPlan(range(start, end - varied), range(end - varied, end), sources, strength, guidance_scale)
@@ -105,7 +113,11 @@ def expected_origins(
 
 @dataclass(frozen=True)
 class ChunkMaker:
-    """Computes chunks; variations begin from `sources`, real images of the generator's size and classes."""
+    """Computes chunks; variations begin from `sources`, real images of the generator's size and classes.
+
+    `strengths` are of the variations of each class by name, None for a class without variations; a class that is not
+    named has `VARIATION_STRENGTH`.
+    """
 
     generator: Generator
     filters: CalibratedFilters
@@ -113,20 +125,26 @@ class ChunkMaker:
     settings: SynthesisSettings
     chunk_size: int
     seed: int
+    strengths: Mapping[str, Strength | None] = field(default_factory=dict)
+
+    def num_sources(self, class_index: int) -> int:
+        """Real images of a class that variations begin from; 0 if it gets no variations."""
+        return 0 if self._strength(class_index) is None else len(self.positions[class_index])
 
     def make(self, class_index: int, number: int) -> pd.DataFrame:
         """Generates and filters a chunk; one row per candidate, in order of index.
 
         The manifest's columns except `file`, and `reason` (empty if accepted), `png`, `descriptor` (bytes of float32).
         """
-        sources = self._positions[class_index]
+        sources = self.positions[class_index]
         plan = plan_chunk(
             self.settings,
             chunk_size=self.chunk_size,
             seed=self.seed,
             class_index=class_index,
             number=number,
-            num_sources=len(sources),
+            num_sources=self.num_sources(class_index),
+            strengths=self._strength(class_index) or VARIATION_STRENGTH,
         )
         varied = sources[list(plan.sources)]
         images = self._generate(class_index, plan, varied)
@@ -143,17 +161,25 @@ class ChunkMaker:
         }
         return pd.DataFrame(columns)
 
+    def _strength(self, class_index: int) -> Strength | None:
+        return self.strengths.get(self.generator.classes[class_index], VARIATION_STRENGTH)
+
     @cached_property
-    def _positions(self) -> list[NDArray[np.intp]]:
+    def positions(self) -> list[NDArray[np.intp]]:
+        """Positions in `sources` of the images of each class."""
         return [np.flatnonzero(self.sources.labels == index) for index in range(len(self.generator.classes))]
 
-    def _generate(self, class_index: int, plan: ChunkPlan, varied: NDArray[np.intp]) -> Decoded:
-        sampling = Sampling(
+    def sampling(self, guidance_scale: float) -> Sampling:
+        """How images are drawn at a guidance scale."""
+        return Sampling(
             solver=self.settings.solver,
             num_inference_steps=self.settings.num_inference_steps,
             guidance_method=self.settings.guidance_method,
-            guidance_scale=plan.guidance_scale,
+            guidance_scale=guidance_scale,
         )
+
+    def _generate(self, class_index: int, plan: ChunkPlan, varied: NDArray[np.intp]) -> Decoded:
+        sampling = self.sampling(plan.guidance_scale)
         parts, name = [], self.generator.classes[class_index]
         if plan.sampled:
             parts.append(self.generator.draw_samples(name, plan.sampled, sampling, self.seed))

@@ -20,9 +20,11 @@ from diffaug.data.images import LabeledImages, count_by_name
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record
+from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
 
 T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
+POWER, BLIND = "power.json", "blind"
 
 
 def manifest_columns(score_names: Iterable[str]) -> list[str]:
@@ -44,10 +46,17 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class PublicationCheck:
-    """Whether the audit found the pool to repeat training images, and why, in sentences."""
+    """Whether the audit found the pool to repeat training images, and why, in sentences.
+
+    Attributes:
+        checked: The measures that could be taken.
+        unchecked: Those that could not: nothing is known about them.
+    """
 
     unsafe_to_publish: bool
     reasons: tuple[str, ...]
+    checked: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 SUMMARIES = TypeAdapter(dict[str, ClassSummary])
@@ -111,11 +120,23 @@ class Pool:
         file = self.root / SUMMARY
         return read_record(file, SUMMARIES) if file.is_file() else {}
 
+    @cached_property
+    def power(self) -> PoolPower | None:
+        """What the filters can tell about the images; None if it was not measured, as for images of other origin."""
+        file = self.root / POWER
+        return read_record(file, POOL_POWER) if file.is_file() else None
+
     @property
     def unsafe_to_publish(self) -> tuple[str, ...]:
         """Why the pool should not be published, in sentences; empty if it was not found to repeat real images."""
+        check = self.publication_check
+        return check.reasons if check else ()
+
+    @property
+    def publication_check(self) -> PublicationCheck | None:
+        """What the audit found, and what it could not check; None if the pool was not audited."""
         file = self.root / AUDIT
-        return read_record(file, PUBLICATION_CHECK).reasons if file.is_file() else ()
+        return read_record(file, PUBLICATION_CHECK) if file.is_file() else None
 
     @property
     def class_to_idx(self) -> dict[str, int]:
@@ -161,6 +182,16 @@ class Pool:
         for index in range(len(self)):
             pixels[index] = self.read(index)
         return LabeledImages(pixels, self.labels, self.classes, self.files)
+
+
+def blind_classes(pool: Pool) -> tuple[str, ...]:
+    """The classes whose synthetic images nothing confirms; `pool.power.classes[name].blind` has the reasons.
+
+    They are all classes if the generator has not learned the images, and none if the power was not measured.
+    """
+    if pool.power is None:
+        return ()
+    return tuple(name for name, power in pool.power.classes.items() if power.blind or pool.power.unlearned)
 
 
 def read_png(path: Path, sha256: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,12 +18,17 @@ import torch
 
 import diffaug
 from diffaug.cli import main
+from diffaug.configuration.settings import FILTER_NAMES
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
+from diffaug.files.records import write_record
 from diffaug.files.temporaries import host
+from diffaug.stages.generating.log import finish_log
 from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import Job
 from diffaug.study import Study
+from diffaug.synthesis.audit.memorization import CHECKS
+from diffaug.synthesis.pool.pool import SUMMARIES, ClassSummary, blind_classes
 from diffaug.tracking.events import read_events
 
 pytestmark = pytest.mark.e2e
@@ -314,3 +320,41 @@ def test_commands_killed_at_random_make_the_same_pool(fitted: Path, generated: P
     for process in running:
         assert process.wait(300) == 0, process.communicate()[1]
     assert digests(study / "pool") == digests(generated / "pool")
+
+
+def test_a_pool_says_what_its_filters_can_tell(pool: Path) -> None:
+    opened_pool = diffaug.Pool.open(pool)
+    assert set(opened_pool.power.classes) == {"bright", "dark", "middle"}
+    assert opened_pool.power.encoder.startswith("classifier of the training images")
+    blind = set(blind_classes(opened_pool))
+    manifest = opened_pool.manifest
+    assert set(manifest.loc[manifest["blind"], "label"]) == blind & set(manifest["label"])
+    check = opened_pool.publication_check
+    assert set(check.checked) | set(check.unchecked) == set(CHECKS)
+    assert "copies among candidates" in check.checked
+    assert check.reasons == opened_pool.unsafe_to_publish
+
+
+def test_noise_is_called_unlearned_with_the_commands_that_help(study: Path, warned) -> None:
+    """A generator of 128 images seen makes noise, which the only filter here, `constant`, lets pass."""
+    made = opened(study).generate()
+    assert made.power.unlearned
+    assert blind_classes(made) == made.classes
+    [text] = [text for text in warned if text.startswith("the generator has not learned the images yet")]
+    data = Study(study).record.data
+    assert f"diffaug fit {quote(str(data))} --study '{study}' --images-seen 1240 --overwrite" in text
+    assert f"diffaug generate '{study}' --overwrite" in text
+
+
+@pytest.mark.parametrize("reason", [*FILTER_NAMES, "non-finite"])
+def test_few_images_come_with_a_cause_and_a_command(study: Path, pool: Path, warned, reason) -> None:
+    summaries = {"bright": ClassSummary(wanted=10, accepted=1, candidates=40, rejected={reason: 38, "constant": 1})}
+    made = diffaug.Pool.open(pool)
+    write_record(pool / "summary.json", SUMMARIES, summaries)
+    job = opened(study).job
+    job.start_run("generate", "new", name="generate", kind="generate", params={})
+    finish_log(job, made)
+    [text] = warned
+    assert "only 1 of 10 images passed the filters" in text
+    command = "max_synthetic_ratio=1" if reason in {"copy", "duplicate"} else "--images-seen 1240"
+    assert command in text

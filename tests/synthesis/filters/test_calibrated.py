@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffaug.configuration.settings import FILTER_NAMES, SynthesisSettings
-from diffaug.data.images import LabeledImages
+from diffaug.data.images import NO_LABEL, LabeledImages, SeenImages
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.files import storage
 from diffaug.synthesis.filters import preparing, scores
@@ -53,7 +53,7 @@ def filters(parts, folder) -> CalibratedFilters:
 def prepare(folder, images, updates=2, **changes) -> CalibratedFilters:
     arguments = {"settings": SETTINGS, "seed": 0, "device": "cpu", **changes}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffaug.classifiers.encoders.default_updates", lambda count: updates)
+        patch.setattr("diffaug.synthesis.filters.crossfit.default_updates", lambda count: updates)
         return prepare_filters(folder, images, np.arange(len(images)), **arguments)
 
 
@@ -207,3 +207,66 @@ def test_classes_too_small_to_leave_any_out_lose_nothing_to_calibrated_filters(d
     for label in (0, 1):
         reasons = set(shown(filters, pixels[labels == label][10:20], label).reasons)
         assert not reasons & {scores.CONSTANT, scores.SATURATED, scores.WRONG_CLASS, scores.OUT_OF_DISTRIBUTION}
+
+
+class Knowing:
+    """Tells the classes of five digits by heart, since it was shown the images."""
+
+    name = "knowing"
+
+    def __init__(self, images: LabeledImages) -> None:
+        self.known = {pixels.tobytes(): label for pixels, label in zip(images.pixels, images.labels, strict=True)}
+
+    def features(self, pixels):
+        return np.eye(5, dtype=np.float32)[[self.known[one.tobytes()] for one in pixels]]
+
+
+def test_an_encoder_judges_where_it_recognizes_more_held_out_images(parts, tmp_path) -> None:
+    few = parts[0].select(np.arange(0, len(parts[0]), 2))
+    better = prepare(tmp_path / "better", few, encoder=Knowing(few), only_if_better=True)
+    assert better.encoder_name == "knowing"
+    assert better.recognition.encoder == better.held_out.balanced_accuracy == 1 > better.recognition.networks
+    brightness = Brightness()
+    brightness.features = lambda pixels: np.zeros((len(pixels), 2), np.float32)  # sees nothing
+    worse = prepare(tmp_path / "worse", few, updates=40, encoder=brightness, only_if_better=True)
+    assert worse.encoder_name.startswith("classifier of the training images")
+    assert worse.recognition.networks == pytest.approx(worse.held_out.balanced_accuracy)
+    alone = prepare(tmp_path / "alone", few, updates=40)
+    assert alone.recognition.encoder is None
+    for label in range(5):
+        one, other = (shown(which, parts[1].pixels[:20], label).reasons for which in (worse, alone))
+        assert one == other
+
+
+def test_the_copy_filter_knows_unlabeled_images(parts, tmp_path) -> None:
+    few, unlabeled = parts[0].select(np.arange(0, len(parts[0]), 2)), parts[1]
+    ids = few.ids + tuple(f"unlabeled/{name}" for name in unlabeled.ids)
+    labels = np.concatenate([few.labels, np.full(len(unlabeled), NO_LABEL)])
+    seen = SeenImages(np.concatenate([few.pixels, unlabeled.pixels]), ids, labels, np.arange(len(ids)))
+    knowing, unaware = prepare(tmp_path / "knowing", few, seen=seen), prepare(tmp_path / "unaware", few)
+    assert knowing.fingerprint != unaware.fingerprint
+    copies = class_of(unlabeled, 0)
+    assert knowing.rejections(copies, 0)["copy"].mean() >= 0.95
+    assert unaware.rejections(copies, 0)["copy"].mean() <= 0.2
+    assert all(knowing.image_ids[i].startswith("unlabeled/") for i in shown(knowing, copies, 0).nearest)
+
+
+def test_progress_is_reported_to_the_end(parts, tmp_path) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    few = parts[0].select(np.arange(30))
+    prepare(tmp_path, few, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
+    assert list(seen) == ["training the filters", "calibrating the filters"]
+    for steps in seen.values():
+        assert steps == sorted(steps)
+        assert steps[-1][0] == steps[-1][1]
+
+
+def test_noise_is_unlike_any_real_image_whatever_its_direction(filters, parts) -> None:
+    """Of images of any class at most one in 25 is so far off; noise is rejected for its distance."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    for label in range(5):
+        outputs = filters.models.predict(class_of(parts[1], label))
+        assert filters._is_far_off(outputs, label).mean() <= 1 / KEPT_BACK
+        assert filters.rejections(noise, label)[scores.OUT_OF_DISTRIBUTION].mean() >= 0.8
+    longer = [replace(one, features=10 * one.features) for one in filters.models.predict(parts[1].pixels)]
+    assert filters._is_far_off(longer, 0).all()

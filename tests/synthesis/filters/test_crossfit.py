@@ -96,7 +96,7 @@ def test_loaded_models_give_the_same_bits(encoder):
 
 
 def test_on_a_gpu_all_are_trained_in_the_calling_thread_whose_gpu_it_is(monkeypatch):
-    monkeypatch.setattr("diffaug.classifiers.encoders.ClassifierEncoder.fit", lambda *_, **__: get_ident())
+    monkeypatch.setattr("diffaug.classifiers.encoders.trained.ClassifierEncoder.fit", lambda *_, **__: get_ident())
     images = gray_levels((8, 5))
     models = fit_fold_models(images, assign_folds(images.labels, np.arange(13), 0), seed=0, device="cuda")
     assert models.encoders == (get_ident(),) * FOLDS

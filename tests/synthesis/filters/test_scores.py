@@ -95,3 +95,12 @@ def test_only_the_first_reason_is_given():
     rejected = {"a": np.array([False, True, True]), "b": np.array([False, True, False])}
     assert scoring.first_reasons(rejected, 3) == ("", "a", "a")
     assert scoring.first_reasons({}, 2) == ("", "")
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_absolute_distances_are_to_the_five_nearest(count) -> None:
+    random = np.random.default_rng(0)
+    features, references = random.normal(size=(7, 4)).astype(np.float32), random.normal(size=(count, 4)) + 3
+    all_of_them = np.sort(np.linalg.norm(features[:, None] - references[None], axis=2), axis=1)
+    found = scoring.absolute_distances(features, references.astype(np.float32))
+    np.testing.assert_allclose(found, all_of_them[:, :5].mean(axis=1), rtol=1e-4)

@@ -1,0 +1,127 @@
+"""Measures what the filters can tell about the images of a pool, marks the manifest, and tells the user."""
+
+from __future__ import annotations
+
+import shlex
+
+from diffaug.data.catalog import Catalog
+from diffaug.diffusion.generator.files import read_record
+from diffaug.diffusion.planning.planning import PLAN
+from diffaug.files import storage
+from diffaug.files.records import write_record
+from diffaug.similarity.intervals import Share
+from diffaug.stages.fitting.plan import PLAN_FILE
+from diffaug.stages.job import GENERATE_RUN, Job
+from diffaug.synthesis.audit.power import measure_power
+from diffaug.synthesis.filters.calibrated import CalibratedFilters
+from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
+from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
+from diffaug.synthesis.pool.chunks import SAMPLED
+from diffaug.synthesis.pool.pool import BLIND, MANIFEST, POWER, Pool, blind_classes
+
+WARNED = 10  # classes, whose reasons are told in full
+LEAST_VIEWS = 40  # of each training image, from which on generators of digits were good
+LONGER = 4  # times as many images seen, where the generator has not learned the images
+
+
+def record_power(job: Job, catalog: Catalog, filters: CalibratedFilters, pool: Pool) -> PoolPower:
+    """Measures the power of the filters for an uncommitted pool, and records it in the pool and in its manifest."""
+    manifest = pool.manifest
+    power = measure_power(
+        filters,
+        catalog.images("train"),
+        pool.images(),
+        manifest["origin"].tolist(),
+        manifest["source"].fillna("").tolist(),
+        passed=passed_samples(pool),
+        seed=job.config.seed,
+    )
+    write_record(pool.root / POWER, POOL_POWER, power)
+    marked = manifest.assign(**{BLIND: manifest["label"].isin(blind_classes(pool))})
+    storage.write_parquet(pool.root / MANIFEST, marked)
+    return power
+
+
+def passed_samples(pool: Pool) -> list[Share]:
+    """Of each class, the sampled candidates that pass as real images of it: neither of another class nor unlike any."""
+    accepted, rejected = pool.manifest, pool.rejected
+    counted = []
+    for label in range(len(pool.classes)):
+        good = int(((accepted["class_index"] == label) & (accepted["origin"] == SAMPLED)).sum())
+        if rejected is None:
+            counted.append(Share(good, good))
+            continue
+        own = rejected[(rejected["class_index"] == label) & (rejected["origin"] == SAMPLED)]
+        bad = int(own["reason"].isin([WRONG_CLASS, OUT_OF_DISTRIBUTION]).sum())
+        counted.append(Share(good + len(own) - bad, good + len(own)))
+    return counted
+
+
+def tell_power(job: Job, power: PoolPower) -> None:
+    """Shows and logs what the filters can tell, with a warning for all that the evaluation leaves out by default."""
+    of_samples = ["samples that pass", "confirmed", "variations that keep it", "farther"]
+    columns = ["class", "real images recognized", "ranking", *of_samples]
+    rows = [
+        [
+            name,
+            _counted(one.recognized),
+            f"{one.ranking.value:.2f}" if one.ranking else "",
+            _counted(one.passed),
+            _counted(one.confirmed),
+            _counted(one.kept_class),
+            "" if one.farther is None else f"{one.farther:.2f}",
+        ]
+        for name, one in power.classes.items()
+    ]
+    job.narrator.table("What the filters can tell", columns, rows)
+    job.narrator.say(
+        "real images recognized: of those that a classifier was not trained on; ranking: how well they are told from "
+        "other classes, 0.5 is chance; samples that pass: as real images of their class; confirmed: of these, what the "
+        "classifiers assign to the class; farther: probability that a sample is farther from its class than a held-out "
+        "real image, 0.5 if they lie alike"
+    )
+    if not power.unlearned:
+        _warn_of_blind_classes(job, power)
+    else:
+        job.narrator.warn(
+            f"the generator has not learned the images yet: {'; '.join(power.unlearned)}. The evaluation uses none of "
+            f"its images. Train longer: {longer_training(job)}"
+        )
+    job.journal.log_metrics(GENERATE_RUN, {f"power/{name}": value for name, value in power.metrics.items()})
+
+
+def tell_power_of_pilot(job: Job, power: PoolPower) -> None:
+    """Warns of what the evaluation leaves out because of the pilot's pool, on which it chooses."""
+    reasons = {name: one.blind for name, one in power.classes.items() if one.blind}
+    if power.unlearned:
+        job.narrator.warn(
+            f"the pilot has not learned the images yet: {'; '.join(power.unlearned)}. So no amount of synthetic images "
+            f"can be chosen, and none is used. Train longer: {longer_training(job)}"
+        )
+    elif reasons:
+        job.narrator.warn(
+            f"nothing shows that the pilot's images of {', '.join(reasons)} belong to their class. So the evaluation "
+            "can't choose on them and uses no synthetic images of it"
+        )
+
+
+def _warn_of_blind_classes(job: Job, power: PoolPower) -> None:
+    blind = {name: one.blind for name, one in power.classes.items() if one.blind}
+    for name, reasons in list(blind.items())[:WARNED]:
+        job.narrator.warn(f"class '{name}': {'; '.join(reasons)}. The evaluation uses no synthetic images of it")
+    if len(blind) > WARNED:
+        others = ", ".join(list(blind)[WARNED:])
+        job.narrator.warn(f"the same holds for: {others}. The report has the reasons")
+
+
+def longer_training(job: Job) -> str:
+    """The commands that train the generator of the study longer and fill the pool anew."""
+    study, data = shlex.quote(str(job.study.path)), shlex.quote(str(job.study.record.data))
+    seen = PLAN.validate_python(storage.read_json(job.study.generator / PLAN_FILE)).images_seen
+    images = max(LONGER * seen, LEAST_VIEWS * sum(read_record(job.study.generator).train_counts.values()))
+    fit = f"diffaug fit {data} --study {study} --images-seen {images} --overwrite"
+    return f"{fit}, then diffaug generate {study} --overwrite"
+
+
+def _counted(share: Share) -> str:
+    return f"{share.count} of {share.total}" if share.total else ""
