@@ -6,21 +6,74 @@ from typing import Literal
 Role = Literal["baseline", "candidate", "ablation"]
 """`baseline`: real images only. `candidate`: what the verdict is about. `ablation`: shown, never chosen."""
 
+PLAIN_ARM = "real only"
+"""Plain training on the real images as found."""
+
 ARM_ROLES: dict[str, Role] = {
     "real only": "baseline",
-    "strong augmentation": "baseline",
     "oversampling": "baseline",
+    "balanced softmax": "baseline",
+    "tuned augmentation": "baseline",
+    "pretrained features": "baseline",
+    "fine-tuned": "baseline",
+    "pseudo-labels": "baseline",
     "replay": "baseline",
     "prior": "baseline",
-    "balanced softmax": "baseline",
     "real + unfiltered synthetic": "ablation",
     "real + synthetic": "candidate",
     "best real + synthetic": "candidate",
     "synthetic only": "ablation",
 }
 ARM_NAMES = tuple(ARM_ROLES)
-CONTROL_ARMS = ("replay", "prior", "real + unfiltered synthetic", "synthetic only")
-DEFAULT_ARMS = tuple(name for name in ARM_NAMES if name not in CONTROL_ARMS)
+THOROUGH_ARMS = ("replay", "prior", "real + unfiltered synthetic", "real + synthetic", "synthetic only")
+"""Arms that a default evaluation leaves out: the controls, and the candidate that they explain."""
+QUICK_ARMS = ("real only", "balanced softmax", "pretrained features", "best real + synthetic")
+"""The arms of a first answer."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a study has beside labeled images, each of which makes further arms possible.
+
+    Attributes:
+        encoder: A pretrained encoder.
+        fine_tuning: An encoder whose weights can be trained further.
+        gpu: A GPU, on which fine-tuning is cheap.
+        unlabeled: Unlabeled images.
+        pool: Synthetic images.
+        augmentable: A network whose training images diffaug augments; the user's own training may not allow it.
+    """
+
+    encoder: bool = False
+    fine_tuning: bool = False
+    gpu: bool = False
+    unlabeled: bool = False
+    pool: bool = True
+    augmentable: bool = True
+
+    def missing_for(self, arm: str) -> str:
+        """What an arm needs and is not there; empty if nothing is missing."""
+        if arm == "pretrained features" and not self.encoder:
+            return "a pretrained encoder"
+        if arm == "fine-tuned" and not self.fine_tuning:
+            return "a pretrained encoder that can be trained further"
+        if arm == "pseudo-labels" and not self.unlabeled:
+            return "unlabeled images"
+        return "synthetic images" if arm == "synthetic only" and not self.pool else ""
+
+
+def default_arms(resources: Resources, *, quick: bool = False, thorough: bool = False) -> tuple[str, ...]:
+    """The arms that are compared unless the user names some.
+
+    Without synthetic images "best real + synthetic" is the best real arm itself.
+    """
+    left_out = set() if thorough and resources.pool else set(THOROUGH_ARMS)
+    if not resources.gpu:
+        left_out.add("fine-tuned")
+    if not resources.augmentable:
+        left_out.add("tuned augmentation")
+    names = QUICK_ARMS if quick else ARM_NAMES
+    return tuple(name for name in names if name not in left_out and not resources.missing_for(name))
 
 
 @dataclass(frozen=True)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from diffaug.configuration.arms import ARM_NAMES, ARM_ROLES, DEFAULT_ARMS
+from diffaug.configuration.base import BatchShare, Fraction, Positive, PositiveInt, Settings
+from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.configuration.sampling import DEFAULT_SAMPLING, GuidanceMethod, Scale, Solver, Steps
 
 FILTER_NAMES = ("constant", "saturated", "wrong class", "out of distribution", "copy", "duplicate")
 SAMPLING_WORDS = ("auto", "not majority", "minority", "not minority", "all")
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BatchShare = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
 
-
-class Settings(BaseModel):
-    """Base of all settings; numbers are accepted as text, because YAML reads a class named 3 as a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
+def _absolute(path: str | None) -> str | None:
+    """The path as it is meant from any folder, since a study may be continued in another one."""
+    return None if path is None else str(Path(path).expanduser().absolute())
 
 
 class DataSettings(Settings):
@@ -54,9 +50,17 @@ class DataSettings(Settings):
     """Fraction of each class held out for testing if the data has no test split."""
     min_train_images: PositiveInt = 2
     """Minimum number of training images per class."""
+    unlabeled: str | None = None
+    """Further folder of images of the same kind without labels, which train the generator, too. Names of folders and
+    tables in it are not read as labels. Default: the folder unlabeled/ beside the labeled images, if there is one."""
     near_duplicates: bool = True
     """Keep images that show nearly the same picture on one side of every split. false: they only look alike, as sheets
     of one form do, and a split that diffaug makes may part them."""
+
+    @field_validator("unlabeled")
+    @classmethod
+    def _from_anywhere(cls, folder: str | None) -> str | None:
+        return _absolute(folder)
 
     @field_validator("intensity_range")
     @classmethod
@@ -70,9 +74,10 @@ class DiffusionSettings(Settings):
     """How the generator is trained."""
 
     minutes: Positive | None = None
-    """Training time in minutes. Default: chosen from number and imbalance of the images."""
+    """Most minutes that training may take, pilot included. It ends sooner where more does not help. Default: 30."""
     images_seen: PositiveInt | None = None
-    """Training length in images seen, instead of minutes. Default: what fits into the minutes."""
+    """Most images that training may see, instead of minutes; the pilot may choose fewer. Default: chosen from number
+    and imbalance of the images."""
     preset: Literal["tiny", "small", "medium", "large", "huge"] | None = None
     """Size of the UNet. Default: chosen from device, time and number of images."""
     objective: Literal["edm", "ddpm"] = "edm"
@@ -95,9 +100,19 @@ class DiffusionSettings(Settings):
     """Also train on mirrored images. Use it if mirroring does not change labels."""
     holdout: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     """Fraction of each class of 20 images or more that is not trained on, to detect memorization."""
+    unlabeled: Literal["auto", "no label", "pseudo-labels", "ignore"] = "auto"
+    """How unlabeled images are trained on. no label: as images of any class. pseudo-labels: a classifier labels them,
+    and each label counts as often as it is sure. ignore: not at all. auto: no label."""
+    init: str | None = None
+    """Study or generator to continue from, with other classes or another size. Default: random weights."""
     stop_on_copying: bool = True
     """End the training when the generator begins to copy training images, with the weights from before. false: only
     warn."""
+
+    @field_validator("init")
+    @classmethod
+    def _from_anywhere(cls, folder: str | None) -> str | None:
+        return _absolute(folder)
 
     @model_validator(mode="after")
     def _consistent(self) -> DiffusionSettings:
@@ -173,76 +188,6 @@ class SynthesisSettings(Settings):
         return value
 
 
-class EvaluationSettings(Settings):
-    """How the gain of synthetic images is measured."""
-
-    thorough: bool = False
-    """Compare all arms, with ten seeds and two generators."""
-    arms: tuple[str, ...] | None = None
-    """Arms to compare. Default: six arms, or all of them with thorough."""
-    num_seeds: PositiveInt | None = None
-    """Paired repetitions of every arm. Default: 5, or 10 with thorough."""
-    num_generators: PositiveInt | None = None
-    """Generators, each with a pool, that the seeds use in turn. Default: 1, or 2 with thorough."""
-    max_steps: PositiveInt | None = None
-    """Optimizer steps of every training. Default: chosen from the data."""
-    batch_size: PositiveInt = 64
-    """Images per optimizer step."""
-    learning_rate: Positive | None = None
-    """Peak learning rate. Default: 0.003 with adamw, 0.1 with sgd."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """adamw: one cycle. sgd: the recipe of the long-tail literature, momentum 0.9 and two late drops."""
-    classifier: str = "small-cnn"
-    """small-cnn, resnet-32, timm/NAME, or features: logistic regression on features of an encoder that is trained on
-    the real training images, which is fastest."""
-    checkpoint: str | None = None
-    """File with initial weights, .safetensors, .pt or .pth. Default: random weights."""
-    horizontal_flip: bool = False
-    """Mirror half of the training images. Labels must survive it."""
-    synthetic_fraction: BatchShare | None = None
-    """Synthetic fraction of each batch. Default: chosen by cross-validation on training images."""
-    workers: PositiveInt | None = None
-    """Trainings at a time. Default: one per usable core, at most 8, or one per GPU."""
-    drop_leaked: bool = False
-    """Leave out test images that show what a training image shows, instead of refusing to evaluate."""
-
-    @field_validator("arms")
-    @classmethod
-    def _known_arms(cls, arms: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if arms is None:
-            return None
-        unknown = [arm for arm in arms if arm not in ARM_NAMES]
-        if unknown:
-            raise ValueError(f"unknown arms {unknown}; choose from: {', '.join(ARM_NAMES)}")
-        if not {"baseline", "candidate"} <= {ARM_ROLES[arm] for arm in arms} or len(set(arms)) < len(arms):
-            baselines, candidates = (
-                ", ".join(name for name in ARM_NAMES if ARM_ROLES[name] == role) for role in ("baseline", "candidate")
-            )
-            raise ValueError(f"name distinct arms, at least one of {baselines} and at least one of {candidates}")
-        return arms
-
-    @property
-    def compared_arms(self) -> tuple[str, ...]:
-        """Names of the arms to train."""
-        return self.arms or (ARM_NAMES if self.thorough else DEFAULT_ARMS)
-
-    @property
-    def repetitions(self) -> int:
-        """Seeds of every arm."""
-        return self.num_seeds or (10 if self.thorough else 5)
-
-    @property
-    def generator_count(self) -> int:
-        """Generators, including the study's own."""
-        return self.num_generators or (2 if self.thorough else 1)
-
-    @model_validator(mode="after")
-    def _every_generator_is_used(self) -> EvaluationSettings:
-        if self.generator_count > self.repetitions:
-            raise ValueError(f"{self.generator_count} generators need at least as many seeds, not {self.repetitions}")
-        return self
-
-
 class TrackingSettings(Settings):
     """Where results are logged in addition to the study folder."""
 
@@ -263,6 +208,9 @@ class AdvancedSettings(Settings):
     """Time between two checkpoints, each with a grid of samples, in seconds."""
     chunk_size: PositiveInt = 32
     """Number of images sampled together; the images of the pool depend on it."""
+    pilot: bool = True
+    """First train a generator without a third of the images, the pilot, to choose the training length, and the amount
+    of synthetic images, on images that it has not seen. false: train as long as minutes or images_seen say."""
     filter_max_steps: PositiveInt | None = None
     """Optimizer steps of each classifier behind the filters. Default: chosen from the data."""
     synthetic_fraction_grid: Annotated[tuple[BatchShare, ...], Field(min_length=1)] = (0.0, 0.15, 0.3, 0.5)
@@ -276,6 +224,9 @@ class Config(Settings):
     """Random seed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; auto uses CUDA if it is available."""
+    encoder: str = "auto"
+    """Pretrained network that looks at images: efficientnet-lite0, which auto takes if the extra 'encoder' is
+    installed, none, timm/NAME or torchvision/NAME, perhaps with a file of weights: timm/NAME@FILE."""
     data: DataSettings = DataSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
     synthesis: SynthesisSettings = SynthesisSettings()

@@ -116,8 +116,9 @@ def _overruled(values: Mapping[str, Any]) -> Iterator[str]:
     for key, other in itertools.permutations(("diffusion.minutes", "diffusion.images_seen")):
         if values.get(key) is not None:
             yield other
-    if values.get("evaluation.thorough"):
-        yield from ("evaluation.arms", "evaluation.num_seeds", "evaluation.num_generators")
+    for key, other in itertools.permutations(("evaluation.thorough", "evaluation.quick")):
+        if values.get(key):
+            yield from (other, "evaluation.arms", "evaluation.num_seeds", "evaluation.num_generators")
 
 
 def _require_known(key: str, origin: str) -> None:

@@ -1,8 +1,10 @@
 import pytest
 
-from diffaug.configuration.arms import DEFAULT_ARMS
+from diffaug.configuration.arms import ARM_NAMES, Resources
+from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.configuration.settings import Config
 from diffaug.configuration.sources import setting_fields
+from diffaug.errors import UsageError
 
 
 def test_the_settings_are_few():
@@ -24,6 +26,54 @@ def test_settings_cannot_be_changed_in_place():
         Config().seed = 3
 
 
-def test_the_arms_compared_by_default_leave_out_controls_and_ablations():
-    settings = Config().evaluation
-    assert (settings.compared_arms, settings.repetitions, settings.generator_count) == (DEFAULT_ARMS, 5, 1)
+FREE = ("real only", "oversampling", "balanced softmax", "tuned augmentation")
+BEST = "best real + synthetic"
+ALL = Resources(encoder=True, fine_tuning=True, gpu=True, unlabeled=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "resources", "arms"),
+    [
+        ({}, Resources(), (*FREE, BEST)),
+        ({}, Resources(encoder=True, fine_tuning=True), (*FREE, "pretrained features", BEST)),
+        ({}, ALL, (*FREE, "pretrained features", "fine-tuned", "pseudo-labels", BEST)),
+        ({}, Resources(unlabeled=True, augmentable=False), (*FREE[:3], "pseudo-labels", BEST)),
+        ({}, Resources(pool=False), (*FREE, BEST)),
+        ({"quick": True}, ALL, ("real only", "balanced softmax", "pretrained features", BEST)),
+        ({"quick": True}, Resources(), ("real only", "balanced softmax", BEST)),
+        ({"thorough": True}, ALL, ARM_NAMES),
+        ({"thorough": True}, Resources(pool=False), (*FREE, BEST)),
+        ({"arms": ["fine-tuned", BEST]}, Resources(encoder=True, fine_tuning=True), ("fine-tuned", BEST)),
+    ],
+)
+def test_the_compared_arms_are_those_that_the_data_allow_unless_some_are_named(settings, resources, arms):
+    assert EvaluationSettings(**settings).compared_arms(resources) == arms
+
+
+@pytest.mark.parametrize(
+    ("arm", "missing", "fix"),
+    [
+        ("pretrained features", "a pretrained encoder", "diffaug[encoder]"),
+        ("fine-tuned", "trained further", "remove the arm"),
+        ("pseudo-labels", "unlabeled images", "data.unlabeled"),
+        ("synthetic only", "synthetic images", "diffaug generate"),
+    ],
+)
+def test_a_named_arm_without_what_it_needs_is_an_error_that_says_how_to_get_it(arm, missing, fix):
+    with pytest.raises(UsageError, match=f"'{arm}' needs .*{missing}") as error:
+        EvaluationSettings(arms=["real only", arm, BEST]).compared_arms(Resources(pool=False))
+    assert fix in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("settings", "seeds", "generators"),
+    [({}, 5, 1), ({"quick": True}, 2, 1), ({"thorough": True}, 10, 2), ({"quick": True, "num_seeds": 3}, 3, 1)],
+)
+def test_quick_and_thorough_decide_seeds_and_generators(settings, seeds, generators):
+    evaluation = EvaluationSettings(**settings)
+    assert (evaluation.repetitions, evaluation.generator_count) == (seeds, generators)
+
+
+def test_an_evaluation_is_quick_or_thorough_but_not_both():
+    with pytest.raises(ValueError, match="quick or thorough"):
+        EvaluationSettings(quick=True, thorough=True)

@@ -7,12 +7,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug.configuration.arms import ARM_NAMES
 from diffaug.configuration.settings import SECTIONS, Config
 from diffaug.configuration.sources import Resolved, resolve, setting_fields, to_yaml
 from diffaug.errors import UsageError
 
 CANDIDATES = [2, 9, 0.5, 0.03, 64, False, True, [0.25, 0.5], ["constant"], ["real only", "real + synthetic"], "a: Ü"]
+CANDIDATES += [str(Path("a: Ü").absolute())]  # of a folder
 STRENGTH = ("flag", "environment", "file", "recipe", "study")
 MINUTES, IMAGES_SEEN = "diffusion.minutes", "diffusion.images_seen"
 
@@ -116,7 +116,7 @@ def test_every_key_can_be_set_from_every_source(combined, key):
 
 @pytest.mark.parametrize("dropped", [MINUTES, IMAGES_SEEN])
 def test_yaml_reads_back_from_study_and_file(tmp_path, dropped):
-    flags = {key: other_value(key) for key in setting_fields() if key != dropped}
+    flags = {key: other_value(key) for key in setting_fields() if key not in (dropped, "evaluation.quick")}
     config = resolve(flags, environment={}).config
     text = to_yaml(config)
     assert resolve(environment={}, base=yaml.safe_load(text)).config == config
@@ -150,7 +150,7 @@ def test_classes_named_by_numbers_are_names(combined, stored, meant):
     assert config.synthesis.sampling_strategy == meant
 
 
-@pytest.mark.parametrize(("strong", "weak"), itertools.combinations(STRENGTH, 2))
+@pytest.mark.parametrize(("strong", "weak"), list(itertools.combinations(STRENGTH, 2)))
 def test_a_stronger_length_of_training_replaces_a_weaker_one_of_the_other_kind(combined, strong, weak):
     for key, other in itertools.permutations((MINUTES, IMAGES_SEEN)):
         resolved = combined({strong: {key: 5}, weak: {other: 50}})
@@ -178,8 +178,8 @@ def test_an_empty_length_replaces_nothing_of_the_other_kind(combined):
         ("difusion.minutes", "'diffusion.minutes'?"),
         ("data.minutes", "'diffusion.minutes'?"),
         ("sede", "'seed'?"),
-        ("synthesis.learning_rate", "'diffusion.learning_rate' or 'evaluation.learning_rate'?"),
-        ("tracking.qqqqqqqqqqqqqqqq", "known settings: seed, device, data.image_size"),
+        ("synthesis.learning_rate", "'diffusion.learning_rate'?"),
+        ("tracking.qqqqqqqqqqqqqqqq", "known settings: seed, device, encoder, data.image_size"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_and_its_source(combined, source, wrong, meant):
@@ -261,9 +261,12 @@ def test_a_variable_that_is_no_setting_is_ignored_with_a_warning(name, end):
 
 
 def test_thorough_replaces_what_weaker_sources_say_of_arms_and_seeds() -> None:
-    saved = {"evaluation": {"arms": ["real only", "real + synthetic"], "num_seeds": 3, "num_generators": 1}}
+    few = ["real only", "real + synthetic"]
+    saved = {"evaluation": {"arms": few, "num_seeds": 3, "num_generators": 1, "quick": True}}
     chosen = resolve({"evaluation.thorough": True, "evaluation.num_seeds": 4}, environment={}, base=saved).config
     assert (chosen.evaluation.repetitions, chosen.evaluation.generator_count) == (4, 2)
-    assert chosen.evaluation.compared_arms == ARM_NAMES
+    assert (chosen.evaluation.arms, chosen.evaluation.quick) == (None, False)
+    quick = resolve({"evaluation.quick": True}, environment={}, base={"evaluation": {"thorough": True}}).config
+    assert (quick.evaluation.repetitions, quick.evaluation.thorough) == (2, False)
     kept = resolve({"evaluation.thorough": False}, environment={}, base=saved).config
-    assert (kept.evaluation.repetitions, len(kept.evaluation.compared_arms)) == (3, 2)
+    assert (kept.evaluation.repetitions, len(kept.evaluation.arms)) == (3, 2)

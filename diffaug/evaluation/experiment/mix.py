@@ -28,35 +28,19 @@ class SyntheticMix:
 
 @dataclass(frozen=True)
 class MeasuredMix:
-    """Balanced accuracy of a baseline with a mix: the mean over all images left out in turn, and the SD over folds."""
+    """Balanced accuracy of a real arm with a mix, on images that neither classifier nor generator has seen.
+
+    Attributes:
+        how: What was chosen in the arm, in words.
+        sd: Over seeds.
+        gain: Paired difference to the best arm without synthetic images.
+        standard_error: Of the gain.
+    """
 
     arm: str
     mix: SyntheticMix
     mean: float
     sd: float
-
-
-@dataclass(frozen=True)
-class MixChoice:
-    """The choice, and what it was made from.
-
-    Attributes:
-        baselines: The baselines without synthetic images.
-        mixtures: The baselines with the middle one of the mixes.
-        curve: The mixes on the best of these baselines; empty where the fraction was set.
-        refinements: The chosen mix without the classes it made worse, or with other weights or amounts.
-        num_folds: Validation folds; 0 where nothing was measured.
-    """
-
-    base: str
-    mix: SyntheticMix
-    baselines: tuple[MeasuredMix, ...] = ()
-    mixtures: tuple[MeasuredMix, ...] = ()
-    curve: tuple[MeasuredMix, ...] = ()
-    refinements: tuple[MeasuredMix, ...] = ()
-    num_folds: int = 0
-
-    @property
-    def was_set(self) -> bool:
-        """Whether the user set the mix, or there was nothing to choose from."""
-        return not self.curve
+    how: str = ""
+    gain: float = 0.0
+    standard_error: float = 0.0

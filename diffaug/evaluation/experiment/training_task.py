@@ -2,40 +2,50 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffaug.classifiers.training_set import TrainingSet
+from diffaug.classifiers.pseudo_labels import PseudoLabels
+from diffaug.classifiers.training_set import Images, TrainingSet
 from diffaug.data.images import LabeledImages
 from diffaug.data.labels import class_of
 from diffaug.errors import UsageError
-from diffaug.evaluation.experiment.arms import Arm, resolve_arm, training_set
+from diffaug.evaluation.experiment.arms import Arm, Learner, resolve_arm
 from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.training_sets import Examples, PseudoLabeled, training_set
 from diffaug.files.storage import fingerprint
-
-TrainFunction = Callable[[TrainingSet, NDArray[np.uint8], int], Any]
-"""The user's own training: (training set, test pixels uint8 (N, H, W, C), seed) to labels (N,) or probabilities.
-
-Labels are class names or positions in the training set's `images.classes`."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The images of one dataset, which has a hash, at some positions, int64; None: all."""
+    """The images of one dataset, which has a hash, at some positions, int64; None: all.
+
+    Attributes:
+        features: Of all images of the dataset, float32 (N, D); None where no arm needs them.
+        pictures: All images of the dataset in more detail; None where no arm needs them.
+    """
 
     dataset: LabeledImages
     dataset_hash: str
     positions: NDArray[np.int64] | None = None
+    features: NDArray[np.float32] | None = None
+    pictures: Images | None = None
 
-    def images(self) -> LabeledImages:
-        """The images at these positions."""
-        return self.dataset if self.positions is None else self.dataset.select(self.positions)
+    def examples(self) -> Examples:
+        """The images at these positions, with their features."""
+        every = Examples(self.dataset, self.features, self.pictures)
+        return every if self.positions is None else every.select(self.positions)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The classes of these images."""
+        return self.dataset.labels if self.positions is None else self.dataset.labels[self.positions]
 
     def identity(self) -> list[str]:
         """Identifies the content."""
@@ -44,8 +54,32 @@ class Subset:
 
 
 @dataclass(frozen=True)
+class PseudoLabeledSubset:
+    """Unlabeled images with the labels and weights that a classifier gave them."""
+
+    images: Subset
+    given: PseudoLabels
+
+    def examples(self) -> PseudoLabeled:
+        """Those whose label is used."""
+        examples, used = self.images.examples(), self.given.used
+        labeled = replace(examples, images=replace(examples.images, labels=self.given.labels))
+        return PseudoLabeled(labeled.select(np.flatnonzero(used)), self.given.weights[used])
+
+    def identity(self) -> list[str]:
+        """Identifies images, labels and weights."""
+        given = self.given.labels.tobytes() + self.given.weights.tobytes()
+        return [*self.images.identity(), hashlib.sha256(given).hexdigest()]
+
+
+@dataclass(frozen=True)
 class TrainingTask:
-    """One training and the images to predict; `base` is the baseline that an arm `on_best` builds on."""
+    """One training and the images to predict.
+
+    Attributes:
+        base: The real arm that an arm `on_best` builds on.
+        pseudo: What an arm with pseudo-labels is trained on beside the real images; None until they were given.
+    """
 
     arm: Arm
     base: Arm | None
@@ -54,24 +88,33 @@ class TrainingTask:
     synthetic: Subset | None
     eval_images: Subset
     seed: int
+    pseudo: PseudoLabeledSubset | None = None
+
+    @property
+    def resolved(self) -> Arm:
+        """The arm as it is trained."""
+        return resolve_arm(self.arm, self.mix.fraction if self.synthetic else 0.0, self.base)
 
     def training_set(self) -> TrainingSet:
         """The training data."""
-        real = self.real.images()
-        synthetic = self.synthetic.images() if self.synthetic else real.select(np.empty(0, np.int64))
-        return training_set(self.arm, real, synthetic, self.mix, self.base)
+        real = self.real.examples()
+        synthetic = self.synthetic.examples() if self.synthetic else real.select(np.empty(0, np.int64))
+        pseudo = self.pseudo.examples() if self.pseudo else None
+        return training_set(self.arm, real, synthetic, self.mix, base=self.base, pseudo=pseudo)
 
-    def fingerprint(self, context: Any) -> str:
+    def fingerprint(self, context: Mapping[Learner, Any]) -> str:
         """Identifies everything that the outcome depends on; arms with identical trainings share it.
 
-        `context` is all that the task does not hold, JSON-like: classifier, recipe, device.
+        `context` is all that the task does not hold, JSON-like, for each way to learn: classifier, recipe, device.
         """
-        arm = asdict(resolve_arm(self.arm, self.mix.fraction, self.base))
-        how = {name: value for name, value in arm.items() if name not in ("name", "on_best")}
-        mix = asdict(self.mix) if how["synthetic"] != "none" or how["control"] != "none" else None
+        arm = self.resolved
+        how = {name: value for name, value in asdict(arm).items() if name not in ("name", "on_best")}
+        mix = asdict(self.mix) if arm.depends_on_mix else None
         synthetic = self.synthetic.identity() if mix and self.synthetic else None
-        images = [self.real.identity(), synthetic, self.eval_images.identity()]
-        return fingerprint([how, mix, images, self.seed, context])
+        pseudo = self.pseudo.identity() if arm.pseudo_labeling and self.pseudo else None
+        images = [self.real.identity(), synthetic, self.eval_images.identity(), pseudo]
+        seed = None if arm.learner == "features" else self.seed  # a regression has no random draw
+        return fingerprint([how, mix, images, seed, context[arm.learner]])
 
 
 @dataclass(frozen=True)
@@ -90,19 +133,15 @@ class Outcome:
 def perform(task: TrainingTask, train: Callable[..., Any], device: str, trained_by: str) -> Outcome:
     """Trains and predicts; on a GPU with an index, that GPU is torch's current one meanwhile.
 
+    `train` is called with (training set, examples to predict, seed=).
+
     Raises:
         UsageError: What `train`, named by `trained_by`, returned is neither a label nor class probabilities per image.
     """
-    training, started = task.training_set(), time.perf_counter()
-    pixels = np.asarray(task.eval_images.images().pixels)
+    training, others, started = task.training_set(), task.eval_images.examples(), time.perf_counter()
     with torch.cuda.device(device) if device.startswith("cuda:") else nullcontext():
-        answer = train(training, pixels, seed=task.seed)
-    return Outcome(_checked(answer, len(pixels), training.images.classes, trained_by), time.perf_counter() - started)
-
-
-def call_train_function(training: TrainingSet, pixels: NDArray[np.uint8], *, seed: int, train_fn: TrainFunction) -> Any:
-    """Calls the user's own training."""
-    return train_fn(training, pixels, seed)
+        answer = train(training, others, seed=task.seed)
+    return Outcome(_checked(answer, len(others), training.images.classes, trained_by), time.perf_counter() - started)
 
 
 def _checked(answer: Any, count: int, classes: Sequence[str], trained_by: str) -> NDArray[Any]:

@@ -9,19 +9,20 @@ import torch
 from torch import nn
 
 from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
-from diffaug.classifiers.encoders import ModuleEncoder
-from diffaug.classifiers.features import FeatureClassifier
 from diffaug.classifiers.fit import NetworkClassifier
-from diffaug.configuration.arms import ARM_NAMES
-from diffaug.configuration.settings import EvaluationSettings
+from diffaug.configuration.arms import ARM_NAMES as EVERY_NAME
+from diffaug.configuration.arms import Resources
+from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.errors import DataError, Interrupted, UsageError
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.experiment import Experiment, run_experiment
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.mix import SyntheticMix
-from diffaug.evaluation.experiment.synthetic_pools import SyntheticPool
+from diffaug.evaluation.experiment.run import run_experiment
 
-SETTINGS = EvaluationSettings(arms=ARM_NAMES, num_seeds=3, max_steps=2, batch_size=8)
-QUICK = EvaluationSettings(arms=("real only", "real + synthetic"), num_seeds=3, max_steps=2, batch_size=8)
+ARM_NAMES = tuple(name for name in EVERY_NAME if not Resources(unlabeled=False).missing_for(name))
+SETTINGS = EvaluationSettings(arms=ARM_NAMES, num_seeds=3, max_steps=2)
+QUICK = EvaluationSettings(arms=("real only", "real + synthetic"), num_seeds=3, max_steps=2)
 BASE, MIX = ARMS["oversampling"], SyntheticMix(0.3)
 
 
@@ -41,8 +42,7 @@ class Recording:
 @pytest.fixture
 def pool(make_images):
     def pool(counts=(0, 2, 4), seed=2, channels=1):
-        images = make_images(counts, seed=seed, prefix="synthetic", channels=channels)
-        return SyntheticPool(images, ("",) * len(images), ("",) * len(images))
+        return make_images(counts, seed=seed, prefix="synthetic", channels=channels)
 
     return pool
 
@@ -59,7 +59,7 @@ def make(make_images, tmp_path, pool):
 
 
 def run(experiment, mix=MIX):
-    return list(run_experiment(experiment, BASE, mix))
+    return list(run_experiment(experiment, Choice(BASE.name, mix)))
 
 
 def outcomes(trials):
@@ -83,7 +83,7 @@ def test_every_arm_meets_every_seed_in_seed_major_order_with_equal_updates(make)
 def test_a_killed_run_continues_where_it_stopped_with_the_same_outcome(make, tmp_path, monkeypatch):
     first, started, start = make(), [], Experiment.run
     monkeypatch.setattr(Experiment, "run", lambda *given: started.append(start(*given)) or started[-1])
-    interrupted = run_experiment(first, BASE, MIX)
+    interrupted = run_experiment(first, Choice(BASE.name, MIX))
     for _ in range(4):
         next(interrupted)
     interrupted.close()
@@ -134,7 +134,7 @@ def test_arms_that_come_to_the_same_training_are_trained_once(make):
     experiment = make()
     trials = {(trial.seed, trial.arm): trial for trial in run(experiment, SyntheticMix(0.0))}
     assert len(trials) == 30
-    own = {"real only", "strong augmentation", "oversampling", "balanced softmax", "synthetic only"}
+    own = {"real only", "tuned augmentation", "oversampling", "balanced softmax", "synthetic only"}
     assert len(experiment.classifier.done) == 3 * len(own)
     for arm in set(ARM_NAMES) - own:
         partner = "oversampling" if arm == "best real + synthetic" else "real only"
@@ -158,13 +158,12 @@ def linear(scale, channels, num_classes, image_size):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("own", ["network", "lambda", "function of __main__", "features"])
+@pytest.mark.parametrize("own", ["network", "lambda", "function of __main__"])
 def test_trainings_are_the_same_in_one_process_and_in_two(make, tmp_path, monkeypatch, own):
     classifiers = {
         "network": classifier_by_name(QUICK),
         "lambda": NetworkClassifier.of_factory(lambda *given: linear(1, *given)),
         "function of __main__": NetworkClassifier(partial(linear, 1), "linear"),
-        "features": FeatureClassifier(ModuleEncoder(nn.Flatten(), "flat")),
     }
     if own == "function of __main__":
         monkeypatch.setattr(linear, "__module__", "__main__")

@@ -7,14 +7,20 @@ from numpy.testing import assert_allclose, assert_array_equal
 from diffaug.configuration.arms import ARM_NAMES, CONTROLS
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
-from diffaug.evaluation.experiment.arms import ARMS, allowed_positions, training_set
+from diffaug.evaluation.experiment import training_sets
+from diffaug.evaluation.experiment.arms import ARMS
 from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.training_sets import Examples, allowed_positions
 
 REAL = np.array([6, 3, 1])
 MADE = np.array([0, 2, 4])
 MIX = SyntheticMix(0.25)
 MIXED = 0.75 * REAL / 10 + 0.25 * MADE / 6
 BEST = ARMS["best real + synthetic"]
+
+
+def training_set(arm, train, synthetic, mix, base=None, pseudo=None):
+    return training_sets.training_set(arm, Examples(train), Examples(synthetic), mix, base=base, pseudo=pseudo)
 
 
 @pytest.fixture
@@ -41,10 +47,12 @@ def class_draws(training):
     ("name", "expected", "fraction"),
     [
         ("real only", REAL / 10, 0),
-        ("strong augmentation", REAL / 10, 0),
+        ("tuned augmentation", REAL / 10, 0),
         ("oversampling", [1 / 3] * 3, 0),
         ("balanced softmax", REAL / 10, 0),
         ("prior", REAL / 10, 0),
+        ("pretrained features", [1 / 3] * 3, 0),
+        ("pseudo-labels", REAL / 10, 0),
         ("replay", MIXED, 0),
         ("real + synthetic", MIXED, 0.25),
         ("real + unfiltered synthetic", MIXED, 0.25),
@@ -56,17 +64,17 @@ def test_classes_are_drawn_as_the_name_promises(name, expected, fraction, train,
     draws, synthetic_fraction, _ = class_draws(training)
     assert_allclose(draws, expected)
     assert synthetic_fraction == pytest.approx(fraction)
-    assert training.strong_augmentation == (name == "strong augmentation")
+    assert training.augmentation == ARMS[name].augmentation
     assert training.loss_weights is None
 
 
-@pytest.mark.parametrize("base", ["real only", "oversampling", "strong augmentation", "balanced softmax"])
+@pytest.mark.parametrize("base", ["real only", "oversampling", "tuned augmentation", "balanced softmax"])
 def test_the_best_real_arm_keeps_its_ways_when_synthetic_images_are_added(base, train, synthetic):
     training = training_set(BEST, train, synthetic, MIX, ARMS[base])
     draws, fraction, _ = class_draws(training)
     assert_allclose(draws, [1 / 3] * 3 if base == "oversampling" else MIXED)
     assert fraction == pytest.approx(0.25 * (MADE > 0).mean() if base == "oversampling" else 0.25)
-    assert training.strong_augmentation == ARMS[base].strong_augmentation
+    assert training.augmentation == ARMS[base].augmentation
     assert (training.log_prior is not None) == ARMS[base].balanced_softmax
 
 

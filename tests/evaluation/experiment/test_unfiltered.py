@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from diffaug.errors import UsageError
-from diffaug.evaluation.experiment.synthetic_pools import SyntheticPool, unfiltered_pool
+from diffaug.evaluation.experiment.unfiltered import unfiltered_images
 from diffaug.files import storage
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
@@ -47,27 +47,15 @@ def make_pool(tmp_path, store):
     return make
 
 
-def test_a_pool_knows_what_its_images_resemble(make_pool):
-    pool = SyntheticPool.of(make_pool(3))
-    assert pool.images.pixels[:, 0, 0, 0].tolist() == [50, 53, 55]
-    assert pool.nearest == ("near 0", "near 3", "near 5")
-    assert pool.source == ("from 0", "", "")
-    assert pool.unrelated_to({"near 3"}).tolist() == [0, 2]
-    assert pool.unrelated_to({"from 0", "near 5", "unheard of"}).tolist() == [1]
-    assert len(pool) == 3
-
-
 def test_unfiltered_images_are_the_first_of_each_class_whatever_the_filters_said(make_pool, store, tmp_path):
     pool = make_pool(3)
-    unfiltered = unfiltered_pool(store, pool)
-    assert unfiltered.images.pixels.shape == (3, 6, 5, 1)
-    assert unfiltered.images.pixels[:, 0, 0, 0].tolist() == [50, 51, 53]
-    assert (unfiltered.images.labels.tolist(), unfiltered.images.classes) == ([1, 1, 1], CLASSES)
-    assert unfiltered.images.ids == ("b/0", "b/1", "b/3")
-    assert unfiltered.nearest == ("near 0", "near 1", "near 3")
-    assert unfiltered_pool(store, make_pool(5)).images.ids == ("b/0", "b/1", "b/3", "b/4", "b/5")
-    nothing = unfiltered_pool(store, make_pool(0))
-    assert nothing.images.pixels.shape == (0, 6, 5, 1)
-    assert (len(nothing), nothing.source) == (0, ())
+    unfiltered = unfiltered_images(store, pool)
+    assert unfiltered.pixels.shape == (3, 6, 5, 1)
+    assert unfiltered.pixels[:, 0, 0, 0].tolist() == [50, 51, 53]
+    assert (unfiltered.labels.tolist(), unfiltered.classes) == ([1, 1, 1], CLASSES)
+    assert unfiltered.ids == ("b/0", "b/1", "b/3")
+    assert unfiltered_images(store, make_pool(5)).ids == ("b/0", "b/1", "b/3", "b/4", "b/5")
+    nothing = unfiltered_images(store, make_pool(0))
+    assert nothing.pixels.shape == (0, 6, 5, 1)
     with pytest.raises(UsageError, match="chunks of the pool"):
-        unfiltered_pool(ChunkStore(tmp_path / "elsewhere"), pool)
+        unfiltered_images(ChunkStore(tmp_path / "elsewhere"), pool)

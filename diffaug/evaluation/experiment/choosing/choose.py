@@ -1,0 +1,84 @@
+"""Joins what was chosen into one record, and says how many trainings a choice and a test take."""
+
+from __future__ import annotations
+
+from diffaug.evaluation.experiment.arms import ARMS, Arm
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
+from diffaug.evaluation.experiment.choosing.real_arms import (
+    RealArms,
+    choose_real_arms,
+    quick_arms,
+    untuned_arms,
+)
+from diffaug.evaluation.experiment.choosing.validation import JUDGED_SEEDS, Validation, cross_validation
+from diffaug.evaluation.experiment.experiment import Experiment
+from diffaug.evaluation.experiment.trainings import Trainings
+
+TUNING = 11
+"""Trainings of "tuned augmentation" by successive halving: 7 augmentations, then 4, then 2, without plain ones."""
+
+
+def choose_real(trainings: Trainings) -> RealArms:
+    """The real arms by cross-validation, or as they are if there is nothing to choose or nothing to choose on."""
+    experiment = trainings.experiment
+    folds = cross_validation(trainings) if needs_choice(experiment) else None
+    if folds is None:
+        return untuned_arms(experiment)
+    validation, fold_of = folds
+    if experiment.settings.quick:
+        return quick_arms(experiment, Validation(trainings, validation.parts[:1]), fold_of)
+    return choose_real_arms(experiment, validation, fold_of)
+
+
+def needs_choice(experiment: Experiment) -> bool:
+    """Whether an arm has to be tuned, or one of several be chosen to build on."""
+    tuned = {"tuned augmentation", "pretrained features", "pseudo-labels"}
+    names = {arm.name for arm in experiment.arms if arm.role == "baseline" and arm.control == "none"}
+    return bool(tuned & names) or (len(names) > 1 and any(arm.on_best for arm in experiment.arms))
+
+
+def choice_of(real: RealArms, chosen: ChosenMix, *, is_quick: bool = False) -> Choice:
+    """The record of both choices."""
+    by_name = {arm.name: arm for arm in real.arms}
+    features, tuned = by_name.get("pretrained features"), by_name.get("tuned augmentation")
+    return Choice(
+        base=chosen.arm.name,
+        mix=chosen.mix,
+        real=real.measured,
+        mixtures=chosen.mixtures,
+        refinements=chosen.refinements,
+        augmentation=str((tuned or ARMS["real only"]).augmentation),
+        regularization=None if features is None else features.regularization,
+        class_weighted=features is not None and features.draw == "classes",
+        num_folds=real.num_folds,
+        judged_images=chosen.judged_images,
+        reason=chosen.reason,
+        arms=tuple(arm for arm in real.arms if arm != ARMS[arm.name]),
+        based_on=chosen.arm,
+        is_quick=is_quick,
+    )
+
+
+def planned_trainings(experiment: Experiment) -> int:
+    """About how many trainings of networks the choices and the test take; regressions on features count as none."""
+    names = {arm.name for arm in experiment.arms}
+    networks, test = _networks(experiment), planned_tests(experiment)
+    if not needs_choice(experiment):
+        return test
+    if experiment.settings.quick:
+        return test + (len(networks) if experiment.encoder_name else 0)
+    tuned = "tuned augmentation" in names
+    compared = [arm for arm in networks if arm.role == "baseline" and arm.control == "none"]
+    folds = 3 * (max(len(compared), 3) - tuned if tuned else len(compared)) + TUNING * tuned
+    mixed = JUDGED_SEEDS * 7 if experiment.pilot and any(arm.depends_on_mix for arm in experiment.arms) else 0
+    return folds + mixed + test
+
+
+def planned_tests(experiment: Experiment) -> int:
+    """About how many trainings of networks the test takes."""
+    return experiment.settings.repetitions * len(_networks(experiment))
+
+
+def _networks(experiment: Experiment) -> list[Arm]:
+    return [arm for arm in experiment.arms if arm.learner != "features"]

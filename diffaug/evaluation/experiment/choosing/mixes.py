@@ -1,0 +1,183 @@
+"""Chooses which synthetic images to add to which real arm, on images that neither classifier nor generator has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from diffaug.evaluation.experiment.arms import Arm
+from diffaug.evaluation.experiment.choosing.real_arms import RealArms
+from diffaug.evaluation.experiment.choosing.validation import NO_SYNTHETIC, Option, Validation, on_judged_images
+from diffaug.evaluation.experiment.experiment import Experiment
+from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.statistics.crossed import ClassMeans
+
+REFINED_MAX_PER_REAL = 3.0
+HOPELESS = 0.05
+"""A network this far below the best real arm is not tried: no published gain of synthetic images is as large."""
+
+
+@dataclass(frozen=True)
+class ChosenMix:
+    """A real arm, the synthetic images to add to it, and the measurements, as in `Choice`."""
+
+    arm: Arm
+    mix: SyntheticMix
+    reason: str
+    mixtures: tuple[MeasuredMix, ...] = ()
+    refinements: tuple[MeasuredMix, ...] = ()
+    judged_images: int = 0
+
+
+def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float]) -> ChosenMix:
+    """Chooses by measurement, if there is a pilot and something to choose.
+
+    1. Each base, see `bases`, is trained without and with the middle fraction of synthetic images.
+    2. The base of the best of these mixtures is trained with the other fractions too.
+    3. Of all that is about as good as the best, the one with the fewest synthetic images is taken, see `choose_option`.
+    4. Classes that became worse get no synthetic images if that raises balanced accuracy. A thorough evaluation also
+       tries half the loss weight, and at most three synthetic images per real image of a class.
+    """
+    experiment = trainings.experiment
+    set_by_hand = experiment.settings.synthetic_fraction
+    wanted = sorted(set(fractions) if set_by_hand is None else {set_by_hand})
+    blind = experiment.blind_classes if set_by_hand is None else ()  # who sets the fraction decides about all classes
+    mixes = [SyntheticMix(one, excluded_classes=blind) for one in wanted]
+    adding = [mix for mix in mixes if not mix.is_zero]
+    reason = _why_not_measured(experiment, real, adding)
+    if reason or experiment.pilot is None:
+        return ChosenMix(real.best, adding[0] if _can_add(experiment, adding) else NO_SYNTHETIC, reason)
+    validation = on_judged_images(trainings, experiment.pilot)
+    options = _options(validation, real, adding, quick=experiment.settings.quick)
+    measured = measure(validation, options)
+    best = choose_option(measured, allow_none=0.0 in wanted)
+    refined = [] if options[best].mix.is_zero else _refinements(validation, options[best], experiment)
+    refinements = measure(validation, [*options, *refined])[len(options) :]
+    choices = [(measured[best], options[best]), *zip(refinements, refined, strict=True)]
+    one, option = max(choices, key=lambda choice: choice[0].mean)
+    judged = int(experiment.pilot.judged.sum())
+    return ChosenMix(option.arm, option.mix, _reason(one, judged), measured, refinements, judged)
+
+
+def bases(real: RealArms, *, quick: bool = False) -> tuple[Arm, ...]:
+    """What synthetic images may be added to.
+
+    The best real arm; the same with classes drawn equally often, where each class gets the same fraction of synthetic
+    images; and, if the best learns on features and is not far ahead, the best that learns from pixels, which has more
+    to gain from new pixels.
+    """
+    best = real.best
+    found = [best]
+    if best.draw == "images":
+        found.append(replace(best, draw="classes", balanced_softmax=False))
+    if best.learner == "features" and not quick:
+        score = {one.arm: one.mean for one in real.measured}
+        near = [arm for arm in real.arms if arm.learner != "features" and score[best.name] - score[arm.name] < HOPELESS]
+        found += near[:1]
+    return tuple(found)
+
+
+def choose_option(measured: Sequence[MeasuredMix], *, allow_none: bool = True) -> int:
+    """The position of the best; of mixtures within one standard error of it that gain anything, that of the smallest.
+
+    The standard error is that of the best one's paired difference to the best without synthetic images. So fractions
+    that differ by chance alone do not decide (Breiman et al. 1984, section 3.4.3).
+    """
+    allowed = [number for number, one in enumerate(measured) if allow_none or not one.mix.is_zero]
+    best = max(allowed, key=lambda number: measured[number].mean)
+    if measured[best].mix.is_zero:
+        return best
+    limit = measured[best].mean - measured[best].standard_error
+    near = [number for number in allowed if measured[number].mean >= limit and measured[number].gain > 0]
+    return min(near or [best], key=lambda number: (measured[number].mix.fraction, -measured[number].mean))
+
+
+def measure(validation: Validation, options: Sequence[Option]) -> tuple[MeasuredMix, ...]:
+    """Each option with its paired gain over the best one without synthetic images, which is among them."""
+    scores, correct = validation.scores(options), list(map(np.array, validation.correct(options)))
+    alone = [number for number, option in enumerate(options) if option.mix.is_zero]
+    reference = max(alone, key=lambda number: scores[number])
+    measured = []
+    for number, option in enumerate(options):
+        difference = _differences(correct[number], correct[reference], validation).balanced()
+        measured.append(
+            MeasuredMix(
+                option.arm.name,
+                option.mix,
+                scores[number],
+                validation.spread(option),
+                option.arm.how,
+                0.0 if number == reference else difference.mean,
+                0.0 if number == reference else math.sqrt(difference.variance),
+            )
+        )
+    return tuple(measured)
+
+
+def _options(validation: Validation, real: RealArms, adding: Sequence[SyntheticMix], *, quick: bool) -> list[Option]:
+    """All that is compared: every base alone and with the middle fraction, and the best of them with the others."""
+    found, middle = bases(real, quick=quick), adding[(len(adding) - 1) // 2]
+    alone, mixed = [Option(arm) for arm in found], [Option(arm, middle) for arm in found]
+    validation.correct([*alone, *mixed])  # all at once, since they run in parallel
+    base = validation.best(mixed).arm
+    return [*alone, *mixed, *(Option(base, mix) for mix in adding if mix != middle)]
+
+
+def _refinements(validation: Validation, chosen: Option, experiment: Experiment) -> list[Option]:
+    mix, worse = chosen.mix, _worse_classes(validation, chosen, experiment.train.classes)
+    without = tuple(name for name in experiment.train.classes if name in {*worse, *mix.excluded_classes})
+    mixes = [replace(mix, excluded_classes=without)] if worse and len(without) < len(experiment.train.classes) else []
+    if experiment.settings.thorough:
+        mixes += [replace(mix, loss_weight=mix.loss_weight / 2), replace(mix, max_per_real=REFINED_MAX_PER_REAL)]
+    return [Option(chosen.arm, one) for one in mixes]
+
+
+def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str]) -> list[str]:
+    """Classes whose recall fell, compared with the same arm alone, by more than a standard error."""
+    with_mix, alone = map(np.array, validation.correct([chosen, Option(chosen.arm)]))
+    gains = _differences(with_mix, alone, validation).each()
+    judged = np.unique(validation.parts[0].judged.labels).tolist()
+    fell = [gain.mean < -math.sqrt(gain.variance) for gain in gains]
+    return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
+
+
+def _differences(first: np.ndarray, second: np.ndarray, validation: Validation) -> ClassMeans:
+    """Right answers (S, N) of two options, paired, by class; seeds that all agree count as one."""
+    labels = np.unique(validation.parts[0].judged.labels, return_inverse=True)[1]
+    seeds = 1 if (first == first[0]).all() and (second == second[0]).all() else len(first)
+    values = first[:seeds].astype(np.int8) - second[:seeds]
+    return ClassMeans.of(values, labels, np.zeros(seeds, np.int64))
+
+
+def _can_add(experiment: Experiment, adding: Sequence[SyntheticMix]) -> bool:
+    usable = set(experiment.train.classes) - set(adding[0].excluded_classes) if adding else set()
+    return any(pool.counts_by_name[name] for pool in experiment.pools for name in usable)
+
+
+def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[SyntheticMix]) -> str:
+    """Why the mix is not chosen by measurement, in a sentence; empty if it is."""
+    pilot = experiment.pilot
+    is_useless = pilot is None or not pilot.judged.any() or not len(pilot.images)
+    whose = "pilot's " if pilot is not None and set(experiment.train.classes) <= set(pilot.blind_classes) else ""
+    reasons = {
+        "There is no synthetic image.": not any(map(len, experiment.pools)),
+        "The synthetic fraction was set by hand.": experiment.settings.synthetic_fraction is not None,
+        "The grid holds no fraction but zero.": not adding,
+        f"Nothing shows that the {whose}synthetic images of any class belong to it.": not _can_add(experiment, adding),
+        "No arm uses synthetic images.": not any(arm.depends_on_mix for arm in experiment.arms),
+        "A first answer takes the smallest fraction.": experiment.settings.quick and real.best.learner != "features",
+        "No pilot could be trained on a part of the images, so the smallest fraction is taken.": is_useless,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), "")
+
+
+def _reason(chosen: MeasuredMix, judged: int) -> str:
+    on = f"on {judged} training images that neither classifier nor generator had seen"
+    if chosen.mix.is_zero:
+        return f"No synthetic fraction did better than none {on}."
+    gain = f"{100 * chosen.gain:+.1f} points, standard error {100 * chosen.standard_error:.1f}"
+    return f"The smallest fraction within one standard error of the best {on}: {gain}."

@@ -1,0 +1,202 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.choice import MeasuredArm
+from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix, choose_option
+from diffaug.evaluation.experiment.choosing.real_arms import RealArms
+from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
+from tests.evaluation.experiment.choosing.worlds import Scripted, drawn, draws_classes_equally, synthetic_share
+
+GRID = (0.0, 0.15, 0.3, 0.5)
+REAL = RealArms((ARMS["real only"], ARMS["oversampling"]))
+TRAIN = drawn((30, 12, 6), 0, "train")
+
+
+def by_share(*errors, equal_draws=9):
+    """Errs by the synthetic share of the draws, one number per fraction of the grid; in other draws as given."""
+
+    def of(training):
+        if draws_classes_equally(training):
+            return equal_draws
+        return errors[int(np.argmin([abs(synthetic_share(training) - fraction) for fraction in GRID]))]
+
+    return Scripted(TRAIN, of)
+
+
+@pytest.mark.parametrize(
+    ("errors", "fraction"),
+    [
+        ((5, 2, 2, 2), 0.15),  # of equals the smallest
+        ((5, 5, 2, 2), 0.3),  # the smallest is no gain
+        ((2, 5, 5, 5), 0.0),
+        ((2, 2, 2, 2), 0.0),  # no gain at all
+        ((8, 7, 5, 1), 0.5),  # far better than any smaller one
+    ],
+)
+def test_the_smallest_fraction_that_is_about_as_good_as_the_best_is_added(make, errors, fraction):
+    chosen = choose_mix(make(by_share(*errors)), REAL, GRID)
+    assert (chosen.arm.name, chosen.mix) == ("real only", SyntheticMix(fraction))
+    assert chosen.judged_images == 16
+    by_fraction = {one.mix.fraction: one for one in chosen.mixtures if one.how == "as found"}
+    assert sorted(by_fraction) == list(GRID)
+    for wrong, share in zip(errors, GRID, strict=True):
+        one = by_fraction[share]
+        assert one.gain == pytest.approx(one.mean - by_fraction[0.0].mean, abs=1e-9)
+        assert (one.mean < by_fraction[0.0].mean) == (wrong > errors[0])
+
+
+def test_synthetic_images_may_help_most_where_classes_are_drawn_equally_often(make):
+    def errors(training):
+        return {False: 4, True: 1}[bool(training.is_synthetic.any()) and draws_classes_equally(training)]
+
+    chosen = choose_mix(make(Scripted(TRAIN, errors)), REAL, GRID)
+    assert (chosen.arm.name, chosen.arm.draw, chosen.mix.fraction) == ("real only", "classes", 0.15)
+
+
+def mixture(fraction, mean, gain, error=0.02, arm="real only"):
+    return MeasuredMix(arm, SyntheticMix(fraction), mean, 0.01, "", gain, error)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.79, -0.01), mixture(0.3, 0.8, 0.0)], 0),
+        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.89, 0.09), mixture(0.3, 0.9, 0.1)], 1),
+        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.87, 0.07), mixture(0.3, 0.9, 0.1)], 2),
+        ([mixture(0.0, 0.895, 0.0), mixture(0.15, 0.89, -0.005), mixture(0.3, 0.9, 0.005)], 2),
+        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.89, 0.09), mixture(0.15, 0.9, 0.1, arm="b")], 2),
+    ],
+)
+def test_options_within_a_standard_error_of_the_best_count_as_equal(measured, expected):
+    assert choose_option(measured) == expected
+
+
+def test_none_is_not_chosen_where_the_grid_leaves_it_out(make):
+    assert choose_option([mixture(0.0, 0.9, 0.0), mixture(0.3, 0.8, -0.1)], allow_none=False) == 1
+    chosen = choose_mix(make(by_share(0, 5, 5, 5)), REAL, (0.3, 0.5))
+    assert chosen.mix.fraction in (0.3, 0.5)
+
+
+@pytest.mark.parametrize(("blamed", "excluded"), [(True, ("b",)), (False, ())])
+def test_a_class_that_became_worse_gets_none_if_that_helps(make, blamed, excluded):
+    """Any synthetic image mends "c"; "b" suffers from those of "b", or from any."""
+
+    def errors(training):
+        shown = set(training.images.labels[training.is_synthetic].tolist())
+        suffers = 1 in shown if blamed else bool(shown)
+        return [0, 8 if suffers else 0, 0 if 2 in shown else 10]
+
+    chosen = choose_mix(make(Scripted(TRAIN, errors)), REAL, GRID)
+    (fewer,) = chosen.refinements
+    assert fewer.mix.excluded_classes == ("b",)
+    assert chosen.mix == SyntheticMix(0.15, excluded_classes=excluded)
+
+
+@pytest.mark.parametrize(
+    ("liked", "loss_weight", "limit"),
+    [
+        (lambda t: t.loss_weights is not None and t.loss_weights.min() == 0.5, 0.5, None),
+        (lambda t: 0 < (t.is_synthetic & (t.images.labels == 2)).sum() <= 12, 1.0, 3.0),
+        (lambda t: False, 1.0, None),
+    ],
+)
+def test_a_thorough_choice_tries_half_the_weight_and_few_per_real_image(make, liked, loss_weight, limit):
+    classifier = Scripted(TRAIN, lambda t: 0 if liked(t) else 2 if t.is_synthetic.any() else 6)
+    chosen = choose_mix(make(classifier, settings={"thorough": True, "num_generators": 1}), REAL, GRID)
+    assert (chosen.mix.loss_weight, chosen.mix.max_per_real) == (loss_weight, limit)
+    assert [one.mix for one in chosen.refinements] == [SyntheticMix(0.15, 0.5), SyntheticMix(0.15, 1.0, 3.0)]
+
+
+UNMEASURED = {
+    "no pilot": ({"pilot": False}, SyntheticMix(0.15), "No pilot"),
+    "no pool": ({"pool": (0, 0, 0)}, SyntheticMix(0.0), "no synthetic image"),
+    "set": ({"settings": {"synthetic_fraction": 0.2}}, SyntheticMix(0.2), "set by hand"),
+    "set to zero": ({"settings": {"synthetic_fraction": 0.0}}, SyntheticMix(0.0), "set by hand"),
+    "set, though all are blind": (
+        {"settings": {"synthetic_fraction": 0.2}, "blind_classes": ("a", "b", "c")},
+        SyntheticMix(0.2),
+        "set by hand",
+    ),
+    "all are blind": ({"blind_classes": ("a", "b", "c")}, SyntheticMix(0.0), "Nothing shows"),
+    "those with images are blind": ({"blind_classes": ("b", "c")}, SyntheticMix(0.0), "Nothing shows"),
+    "real arms only": (
+        {"settings": {"arms": ("real only", "synthetic only", "best real + synthetic"), "quick": True}},
+        SyntheticMix(0.15),
+        "first answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNMEASURED)
+def test_what_is_not_measured_is_fixed_and_says_why(make, case):
+    options, mix, reason = UNMEASURED[case]
+    trainings = make(**options)
+    chosen = choose_mix(trainings, REAL, GRID)
+    assert (chosen.arm, chosen.mix, chosen.judged_images) == (ARMS["real only"], mix, 0)
+    assert reason in chosen.reason
+    assert trainings.experiment.classifier.done == []
+
+
+def test_the_reason_names_the_pilot_where_its_images_are_the_ones_that_nothing_confirms(make):
+    trainings = make(blind_classes=("a", "b", "c"))
+    pilot = replace(trainings.experiment.pilot, blind_classes=("a", "b", "c"))
+    trainings.experiment = replace(trainings.experiment, pilot=pilot)
+    assert "that the pilot's synthetic images" in choose_mix(trainings, REAL, GRID).reason
+
+
+def test_blind_classes_get_no_synthetic_image_in_any_training(make):
+    trainings = make(by_share(5, 2, 2, 2), blind_classes=("b",))
+    chosen = choose_mix(trainings, REAL, GRID)
+    assert chosen.mix.excluded_classes == ("b",)
+    done = trainings.experiment.classifier.done
+    assert any(training.is_synthetic.any() for training in done)
+    assert all(1 not in training.images.labels[training.is_synthetic] for training in done)
+
+
+FEATURES = replace(ARMS["pretrained features"], regularization=2.0)
+
+
+def ranked(*arms):
+    return RealArms(tuple(arm for arm, _ in arms), tuple(MeasuredArm(arm.name, "", mean, 0.0) for arm, mean in arms))
+
+
+@pytest.mark.parametrize(
+    ("real", "quick", "expected"),
+    [
+        (ranked((ARMS["real only"], 0.9)), False, [("real only", "images"), ("real only", "classes")]),
+        (ranked((ARMS["oversampling"], 0.9), (ARMS["real only"], 0.8)), False, [("oversampling", "classes")]),
+        (
+            ranked((FEATURES, 0.9), (ARMS["oversampling"], 0.86), (ARMS["real only"], 0.85)),
+            False,
+            [("pretrained features", "classes"), ("oversampling", "classes")],
+        ),
+        (ranked((FEATURES, 0.9), (ARMS["real only"], 0.86)), True, [("pretrained features", "classes")]),
+        (ranked((FEATURES, 0.9), (ARMS["real only"], 0.84)), False, [("pretrained features", "classes")]),
+    ],
+)
+def test_what_may_be_built_on(real, quick, expected):
+    assert [(arm.name, arm.draw) for arm in bases(real, quick=quick)] == expected
+
+
+def test_balanced_softmax_is_left_out_where_classes_are_drawn_equally_often():
+    first, second = bases(ranked((ARMS["balanced softmax"], 0.9)))
+    assert (first.balanced_softmax, second.balanced_softmax, second.draw) == (True, False, "classes")
+
+
+def test_the_pool_of_the_test_is_never_looked_at(make):
+    trainings = make(by_share(5, 2, 2, 2))
+    choose_mix(trainings, REAL, GRID)
+    used = {name.split()[0] for training in trainings.experiment.classifier.done for name in training.images.ids}
+    assert used == {"train", "pilot"}
+
+
+def test_a_choice_is_read_from_disk_and_made_of_few_trainings(make):
+    first = make(by_share(5, 2, 2, 2))
+    chosen = choose_mix(first, REAL, GRID)
+    assert len(first.experiment.classifier.done) == 3 * (2 + 2 + 2)
+    again = make(by_share(5, 2, 2, 2))
+    assert choose_mix(again, REAL, GRID) == chosen
+    assert again.experiment.classifier.done == []
