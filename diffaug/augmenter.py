@@ -7,32 +7,32 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from diffaug.augment.materialize import folder_of_dataset, materialize
-from diffaug.classifiers.encoders import Encoder
+from diffaug.augment.materialize import folder_of_unlabeled
+from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.networks import Backbone
 from diffaug.classifiers.training_set import Classifier
 from diffaug.configuration.settings import Config
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.evaluation.experiment.training_task import TrainFunction
+from diffaug.evaluation.experiment.learners import TrainFunction
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.console import ConsoleNarrator, SilentNarrator
 from diffaug.runtime.distributed import current
-from diffaug.stages.arguments import Strategy, given_flags, root_of
+from diffaug.stages.arguments import Strategy, given_flags, study_of
+from diffaug.stages.costs import plan_job
 from diffaug.stages.evaluating.checks import require_evaluable, require_known_classifier
-from diffaug.stages.evaluating.evaluate import evaluate_study, read_evaluation
+from diffaug.stages.evaluating.evaluate import evaluate_study, own_pool, read_evaluation
 from diffaug.stages.evaluating.predictions import evaluate_predictions
 from diffaug.stages.evaluating.replicates import prepare_together
 from diffaug.stages.evaluating.report import write_study_report
 from diffaug.stages.export import export_study
 from diffaug.stages.fitting.fit import fit_generator
-from diffaug.stages.fitting.plan import plan_training
 from diffaug.stages.generating.generate import generate_pool, generate_shard
 from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job, open_job
 from diffaug.stages.session import Session
-from diffaug.study import Study, default_study_path, open_study, plan_study
+from diffaug.study import Study, open_study
 from diffaug.synthesis.export.export import Depth, Export, ExportSettings
 from diffaug.synthesis.export.items import Only
 from diffaug.synthesis.pool.pool import Pool
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from diffaug.data.catalog import Catalog
 
+    Images = str | Path | Dataset[Any]
+
 
 class DiffusionAugmenter:
     """Fits a generator on labeled images, generates what rare classes lack, and measures whether it helps.
@@ -50,8 +52,8 @@ class DiffusionAugmenter:
     Everything is kept in one folder, the study; repeating the same calls resumes where the last ones stopped.
 
     Args:
-        time_budget: Length of the generator's training, such as `"10m"`, `"90s"`, `"1h"` or a number of minutes.
-            Default: `settings["diffusion.images_seen"]`, or chosen from the data.
+        time_budget: Most time that training may take, such as `"10m"`, `"90s"`, `"1h"` or a number of minutes; it ends
+            sooner where more does not help. Default: 30 minutes, unless `settings["diffusion.images_seen"]` limits it.
         study: The study's folder. Default: `runs/<name of the data folder>`.
         settings: Any setting of `diffaug.Config` by dotted key, such as `{"synthesis.guidance_scale": 1.5}`.
         recipe: Name or path of a recipe.
@@ -90,57 +92,55 @@ class DiffusionAugmenter:
         augmenter._session.open(open_study(Path(study)))
         return augmenter
 
-    def fit(self, data: str | Path | Dataset[Any]) -> Self:
+    def fit(self, data: Images, unlabeled: Images | None = None, *, finish: bool = False) -> Self:
         """Trains the generator on the training split of `data`, resumes its training, or keeps the finished one.
 
         Args:
             data: A folder of images in any usual layout (class folders, splits of them, or a table beside the images),
                 or a labeled torch Dataset, whose images are written as PNG into `<study>-images-<their hash>`.
+            unlabeled: A further folder or torch Dataset of images of the same kind, whose labels are not looked at.
+            finish: End a training that was interrupted where it is; after a pilot, all images are trained on as usual.
 
         Raises:
             DataError: The images can't be used as they are.
+            UsageError: There is nothing to finish.
             Interrupted: Stopped by Ctrl-C; a checkpoint was saved.
         """
-        return self.attach(data)._fit()
+        return self.attach(data, unlabeled)._fit(finish=finish)
 
-    def run(self, data: str | Path | Dataset[Any]) -> EvaluationResult:
-        """Runs the whole job on `data` as of `fit`: fit, generate, evaluate, report; finished stages are kept.
+    def run(self, data: Images, unlabeled: Images | None = None) -> EvaluationResult:
+        """Runs the whole job on images as of `fit`: fit, generate, evaluate, report; finished stages are kept.
 
         Raises:
             DataError: As of `fit`; a class has no test image, or training images show test images.
         """
-        self.attach(data)
+        self.attach(data, unlabeled)
         require_evaluable(self.job, self.inspect())
         self._fit().generate()
         return self.evaluate()
 
-    def _fit(self) -> Self:
+    def _fit(self, *, finish: bool = False) -> Self:
         with self._session.working(logs=True):
             catalog = self._session.prepare_named_catalog()
             require_known_classifier(self.job)
             requested_targets(self.job, catalog)  # raises for a wrong strategy before hours of training
-            fit_generator(self.job, catalog)
+            fit_generator(self.job, catalog, finish=finish)
             self._session.load_generator()
         return self
 
-    def attach(self, data: str | Path | Dataset[Any]) -> Self:
+    def attach(self, data: Images, unlabeled: Images | None = None) -> Self:
         """Opens the study of `data`, or makes it begin once a stage has something to keep."""
-        if isinstance(data, str | Path):
-            study = plan_study(self._study_path or default_study_path(root_of(data)), root_of(data))
-        else:
-            path = self._study_path or default_study_path(Path("dataset"))
-            images = folder_of_dataset(data, path)
-            study = plan_study(path, images.root, images.class_to_idx)  # before any are written
-            with current().main_first():
-                materialize(data, images)
+        study = study_of(data, self._study_path)
+        if unlabeled is not None:
+            self._session.add_flag("data.unlabeled", str(folder_of_unlabeled(unlabeled, study.path)))
         self._session.open(study)
         return self
 
     def plan(self) -> Plan:
-        """The plan of `fit` at the speed measured here; nothing is trained, and no study begins."""
+        """The plan of `fit` and the costs of the whole job, as measured here; nothing is trained, no study begins."""
         with self._session.looking():
-            images = self._session.prepare_catalog().images("train")
-            return plan_training(self.job, images, measure=True, renew=not self.study.has_begun)
+            catalog = self._session.prepare_catalog()
+            return plan_job(self.job, catalog, renew=not self.study.has_begun)
 
     def inspect(self) -> Catalog:
         """Reads the images; the catalog holds counts, statuses of files and problems found. No study begins."""
@@ -162,7 +162,8 @@ class DiffusionAugmenter:
             more: Images to add to a finished pool by class, such as `{"defect": 500}`; existing images stay byte
                 for byte. Each finished call adds; an interrupted one is resumed.
             encoder: Features for the filters, such as `diffaug.ModuleEncoder(module, "mine")` or
-                `diffaug.timm_encoder("resnet18")`. Default: a classifier trained on the training images.
+                `diffaug.timm_encoder("resnet18", pretrained=True)`. Default: that of the setting `encoder`, if it
+                recognizes more held-out images than networks trained on the images do, else such networks.
             settings: Other settings of the synthesis stage for this call, such as `guidance_scale=1.5`.
         """
         with self._session.sharing(sampling_strategy, settings) as catalog:
@@ -216,7 +217,7 @@ class DiffusionAugmenter:
             with current().main_first():
                 result = evaluate_study(self.job, catalog, classifier=trained, train_fn=train_fn)
                 if current().is_main:
-                    write_study_report(self.job, catalog, Pool.open(self.study.pool), result)
+                    write_study_report(self.job, catalog, own_pool(self.job), result)
         return result
 
     def evaluate_predictions(self, file: str | Path) -> EvaluationResult:
@@ -227,7 +228,7 @@ class DiffusionAugmenter:
     def report(self) -> Path:
         """Writes the report of a finished evaluation again, unless images or pool changed since; returns its path."""
         with self._session.working(logs=True):
-            catalog, pool = self._session.prepare_catalog(), Pool.open(self.study.pool)
+            catalog, pool = self._session.prepare_catalog(), own_pool(self.job)
             write_study_report(self.job, catalog, pool, read_evaluation(self.job, catalog, pool))
         return self.study.report
 

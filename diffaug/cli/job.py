@@ -1,4 +1,4 @@
-"""The commands that run stages of a job, and the verdict that some of them print."""
+"""The commands that run stages of a job, and how some of them end."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from diffaug.cli.options import (
     settings_options,
     study_argument,
 )
+from diffaug.cli.verdict import print_verdict
 from diffaug.errors import QualityGateError, UsageError
-from diffaug.runtime.console import printable
 from diffaug.runtime.distributed import current
+from diffaug.study import RECORD
 
 if TYPE_CHECKING:
     from diffaug.augmenter import DiffusionAugmenter
     from diffaug.data.catalog import Catalog
     from diffaug.evaluation.verdict.result import EvaluationResult
 
-TRAINING = ("diffusion.minutes", "diffusion.images_seen")
-DATA = ("data.image_size", "data.layout", "data.label_column", "data.group_by")
+TRAINING = ("diffusion.minutes", "diffusion.images_seen", "diffusion.init")
+DATA = ("data.image_size", "data.layout", "data.label_column", "data.group_by", "data.unlabeled")
 SYNTHESIS = ("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps")
 EVALUATION = (
     *("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier"),
     "evaluation.drop_leaked",
 )
-COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
 
 
 def _augmenter(study: Path | None, options: Mapping[str, Any]) -> DiffusionAugmenter:
@@ -58,7 +58,7 @@ def _opened(study: Path, options: Mapping[str, Any]) -> DiffusionAugmenter:
 
 @click.command()
 @click.option("--study", type=PATH, default=Path("runs/demo"), help="Folder of the study.")
-@settings_options(*TRAINING, "evaluation.num_seeds", "evaluation.max_steps")
+@settings_options("diffusion.minutes", "diffusion.images_seen", "evaluation.num_seeds", "evaluation.max_steps")
 def demo(study: Path, **options: Any) -> None:
     """Write scikit-learn's digits as long-tailed class folders and run the whole job on them.
 
@@ -147,13 +147,14 @@ def plan(data: Path, study: Path | None, **options: Any) -> None:
 
 @click.command()
 @options_on_images(*TRAINING, *DATA)
-def fit(data: Path, study: Path | None, **options: Any) -> None:
+@click.option("--finish", is_flag=True, help="End a training that was interrupted where it is.")
+def fit(data: Path, study: Path | None, finish: bool, **options: Any) -> None:
     """Train a class-conditional generator on the images in DATA.
 
     Network, batch size and training length are chosen from the images and the device. Sample grids appear in the
-    study during training. After Ctrl-C, the same command resumes.
+    study during training. After Ctrl-C, the same command resumes, and with --finish it keeps what was learned.
     """
-    augmenter = _augmenter(study, options).fit(data)
+    augmenter = _augmenter(study, options).fit(data, finish=finish)
     generator, path = augmenter.generator_, augmenter.study.path
     results = {"classes": list(generator.classes), "weights_sha256": generator.weights_sha256}
     print_result("fit", study=path, results=results, next_step=f"diffaug generate {quoted(path)}")
@@ -209,7 +210,7 @@ def generate(study: Path, more: tuple[tuple[str, int], ...], shard: tuple[int, i
 
 
 @click.command()
-@click.argument("study", type=PATH, required=False)
+@click.argument("study", type=PATH, required=False, metavar="[STUDY | DATA]")
 @settings_options(*EVALUATION)
 @evaluation_options
 @click.option(
@@ -220,6 +221,9 @@ def generate(study: Path, more: tuple[tuple[str, int], ...], shard: tuple[int, i
 def evaluate(study: Path | None, predictions: Path | None, fail_under: float | None, **options: Any) -> None:
     """Train classifiers with and without the pool of STUDY and compare them on real test images.
 
+    For DATA, a folder of images without a study, or a STUDY without a pool, the ways to train on real images alone are
+    compared. That takes no generator.
+
     With --predictions, your own code has trained them. The true classes come from STUDY or from the column label.
     """
     from diffaug.stages.evaluating.predictions import evaluate_predictions
@@ -229,8 +233,9 @@ def evaluate(study: Path | None, predictions: Path | None, fail_under: float | N
         raise UsageError(f"--predictions trains no classifiers and ignores: {', '.join(unused)}", fix="omit them")
     if predictions is None:
         if study is None:
-            raise UsageError("give a STUDY or --predictions CSV", fix="diffaug evaluate runs/data")
-        augmenter = _opened(study, options)
+            raise UsageError("give a STUDY, DATA or --predictions CSV", fix="diffaug evaluate runs/data")
+        is_data = study.is_dir() and not (study / RECORD).exists()
+        augmenter = _augmenter(None, options).attach(study) if is_data else _opened(study, options)
         _finish("evaluate", augmenter.evaluate(), augmenter, fail_under=fail_under)
     elif study is None:
         _finish("evaluate", evaluate_predictions(predictions), fail_under=fail_under)
@@ -250,12 +255,15 @@ def _finish(
     """Prints the verdict, and where report and logs are if the augmenter made them; fails below `fail_under` points."""
     results: dict[str, Any] = result.to_dict()
     sentences, next_step = [], ""
-    if augmenter is not None:
+    if augmenter is not None and not augmenter.study.report.exists():
+        study, next_step = augmenter.study.path, f"diffaug run {quoted(augmenter.study.record.data)}"
+        sentences = augmenter.trackers_
+    elif augmenter is not None:
         study, report = augmenter.study.path, augmenter.study.report
         results |= {"report": str(report), "trackers": augmenter.runs_}
         sentences, next_step = [f"report: {report}", *augmenter.trackers_], f"open {quoted(report)}"
     if not answers_in_json():
-        _print_verdict(result)
+        print_verdict(result)
         for sentence in sentences:
             note(sentence)
     if fail_under is not None:
@@ -265,23 +273,3 @@ def _finish(
             error.results = results
             raise
     print_result(command, study=study, results=results, next_step=next_step)
-
-
-def _print_verdict(result: EvaluationResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
-    table.add_column("arm", no_wrap=True)
-    table.add_column("role")
-    for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
-    for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
-        figures = [arm.metrics[name] for name in COLUMNS]
-        cells = [f"{f.mean:.3f}" + ("" if f.sd is None else f" ({f.sd:.3f})") for f in figures]
-        table.add_row(arm.name, arm.role, *cells)
-    console.print(table)
-    console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
-    for sentence in (result.verdict.headline, *result.verdict.details):
-        console.print(printable(sentence), markup=False)

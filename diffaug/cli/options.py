@@ -58,7 +58,7 @@ def options(*decorators: Decorator) -> Decorator:
 def settings_options(*keys: str) -> Decorator:
     """Adds a flag for each setting, and the options of all commands that do a part of the job."""
     return options(
-        *map(setting_option, (*keys, "seed", "device", "tracking.mlflow")),
+        *map(setting_option, (*keys, "seed", "device", "encoder", "tracking.mlflow")),
         click.option("--recipe", help="Name or file of a ready configuration; see: diffaug recipes list."),
         click.option("--config", type=PATH, help="YAML file of settings."),
         click.option(
@@ -121,6 +121,7 @@ def _a_number(context: click.Context, parameter: click.Parameter, value: float |
 
 evaluation_options = options(
     setting_option("evaluation.arms"),
+    setting_option("evaluation.quick"),
     setting_option("evaluation.thorough"),
     click.option(
         "--fail-under",

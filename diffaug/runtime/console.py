@@ -37,6 +37,21 @@ class SilentNarrator(Narrator):
     """Reports nothing."""
 
 
+class ProgressOnly(Narrator):
+    """Reports the progress of a part of a stage, whose sentences and warnings are of no use to a person."""
+
+    def __init__(self, narrator: Narrator) -> None:
+        self._narrator = narrator
+
+    def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
+        """Passes it on."""
+        self._narrator.progress(stage, done, total, detail)
+
+    def close(self) -> None:
+        """Passes it on."""
+        self._narrator.close()
+
+
 class ConsoleNarrator(Narrator):
     """Reports on stderr: bars on a terminal, otherwise a line every 15 seconds."""
 

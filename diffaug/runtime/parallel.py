@@ -84,11 +84,9 @@ def run_unordered(
         Interrupted: A stop was requested.
         DiffaugError: Worker processes died twice, such as for lack of memory.
     """
-    from joblib import cpu_count
-
     on_this_machine = not backend_is_registered()
     if num_workers is None and on_this_machine:
-        num_workers = min(MAX_WORKERS, cpu_count())
+        num_workers = usual_workers()
     if num_workers == 1 or (len(tasks) < 2 and on_this_machine):
         for key, task in tasks.items():
             _require_no_stop(stop_requested)
@@ -111,6 +109,13 @@ def run_unordered(
                     where="evaluation.workers",
                     fix="if memory ran out, run fewer tasks at a time: --set evaluation.workers=1",
                 ) from error
+
+
+def usual_workers() -> int:
+    """Tasks at a time unless a number is set: one per usable core, at most 8."""
+    from joblib import cpu_count
+
+    return min(MAX_WORKERS, int(cpu_count()))
 
 
 def _run_in_workers(

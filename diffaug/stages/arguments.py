@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffaug.augment.materialize import folder_of_dataset, materialize
 from diffaug.errors import UsageError
+from diffaug.runtime.distributed import current
+from diffaug.study import Study, default_study_path, plan_study
 from diffaug.synthesis.pool.targets import SamplingStrategy, named_strategy
 
 Strategy = SamplingStrategy | None
@@ -43,3 +46,16 @@ def root_of(data: str | Path) -> Path:
         what = "this is a file, not a folder" if root.exists() else "there is no such folder"
         raise UsageError(what, where=root, fix="give the folder that holds the images")
     return root
+
+
+def study_of(data: Any, path: Path | None) -> Study:
+    """The study of a data folder or labeled dataset, at a path or where it belongs; a dataset's images are written."""
+    if isinstance(data, str | Path):
+        root = root_of(data)
+        return plan_study(path or default_study_path(root), root)
+    path = path or default_study_path(Path("dataset"))
+    images = folder_of_dataset(data, path)
+    study = plan_study(path, images.root, images.class_to_idx)  # before any are written
+    with current().main_first():
+        materialize(data, images)
+    return study

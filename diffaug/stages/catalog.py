@@ -1,13 +1,16 @@
 """The catalog of a study: read once, and again only if the data folder changed."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 
+from diffaug.classifiers.encoders.domain import describe_by
 from diffaug.classifiers.working_size import choose_working_size
 from diffaug.configuration.settings import Config
 from diffaug.data.building.build import build_catalog
 from diffaug.data.building.changes import describe_changes, stamps_beside
 from diffaug.data.catalog import Catalog
+from diffaug.data.domain import Describe, Shown
 from diffaug.data.size_choice import SizeChoice
 from diffaug.errors import DamagedError, Interrupted, UsageError
 from diffaug.files import storage
@@ -22,6 +25,7 @@ def prepare_catalog(job: Job) -> Catalog:
     """The study's catalog, made or brought up to date, unless the images changed under a trained generator."""
     folder, settings = job.study.catalog, _catalog_settings(job.config)
     root = job.study.record.data
+    _require_study_apart(job)
     try:
         metadata = storage.committed_metadata(folder)
     except DamagedError:
@@ -34,8 +38,8 @@ def prepare_catalog(job: Job) -> Catalog:
         require_same_settings(folder, metadata["settings"], settings)
     if metadata is not None and metadata["settings"] == settings:
         catalog = Catalog.load(folder)
-        if not root.is_dir():
-            job.narrator.warn(f"the data folder {root} is missing; using the copy in the study")
+        if missing := next((folder for folder in _folders(job, root) if not folder.is_dir()), None):
+            job.narrator.warn(f"the folder {missing} is missing; using the copy of its images in the study")
             return catalog
         changes = describe_changes(catalog, root, job.config.data, stamps_beside(folder))
         if not changes:
@@ -44,11 +48,25 @@ def prepare_catalog(job: Job) -> Catalog:
             raise UsageError(
                 f"the images changed since this study's generator was trained: {changes}",
                 where=root,
-                fix="add --overwrite to start again with the new images, or choose another --study",
+                fix="add --overwrite to start again with the new images, or use another study",
             )
         if not job.overwrite:
             job.narrator.say(f"the images changed, reading them again: {changes}")
     return _build(job, root)
+
+
+def _folders(job: Job, root: Path) -> list[Path]:
+    """The folders of labeled and of further images."""
+    further = job.config.data.unlabeled
+    return [root, *([Path(further)] if further else [])]
+
+
+def _require_study_apart(job: Job) -> None:
+    """Raises a UsageError if the images of the study would be read as unlabeled ones."""
+    further = job.config.data.unlabeled
+    if further and job.study.path.resolve().is_relative_to(Path(further).resolve()):
+        what = "the study is inside the folder of unlabeled images, where its own images would be read"
+        raise UsageError(what, where=job.study.path, fix="choose a folder outside with --study")
 
 
 def _catalog_settings(config: Config) -> dict[str, object]:
@@ -94,6 +112,7 @@ def _build(job: Job, root: Path) -> Catalog:
             progress=reading,
             comparing=lambda done, total: job.narrator.progress("comparing images", done, total),
             measure=choose_working_size,
+            describe=partial(_describe, job),
             device=job.device,
         )
     except KeyboardInterrupt as stop:
@@ -101,6 +120,11 @@ def _build(job: Job, root: Path) -> Catalog:
         raise Interrupted(f"stopped: {done}", where=job.study.path, fix=f"continue with: {job.command}") from stop
 
 
+def _describe(job: Job, labeled: Shown) -> Describe | None:
+    job.narrator.say("looking for foreign images among the unlabeled ones ...")
+    return describe_by(labeled, encoder=job.config.encoder, device=job.device, seed=job.config.seed)
+
+
 def _is_trained(job: Job) -> bool:
-    """Whether there is a generator of these images, or the beginning of one."""
-    return storage.recorded_metadata(job.study.generator) is not None or any(job.study.generator.glob("checkpoints/*"))
+    """Whether there is a generator of these images, a pilot, or the beginning of either."""
+    return job.study.has_training

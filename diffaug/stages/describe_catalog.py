@@ -18,7 +18,7 @@ def facts_of(catalog: Catalog) -> list[str]:
         _sizes(catalog),
         *([catalog.intensity.describe()] if catalog.intensity else []),
         *_groups(catalog),
-        *_count("unlabeled images", len(catalog.rows("unlabeled"))),
+        *_unlabeled(catalog),
         *_count("images with a mask, which is kept beside them", int((catalog.usable["mask"] != "").sum())),
     ]
 
@@ -40,6 +40,11 @@ def results_of(catalog: Catalog) -> dict[str, Any]:
         "proposed_groups": catalog.proposal and asdict(catalog.proposal),
         "pictures_shown_again": int(_shown(catalog).duplicated().sum()),
         "leaks": [asdict(leak) for leak in catalog.leaks],
+        "unlabeled": {
+            "used": len(catalog.rows("unlabeled")),
+            "left_out": catalog.usable["left_out"][catalog.usable["left_out"] != ""].value_counts().to_dict(),
+            **asdict(catalog.domain),
+        },
         "masks": int((catalog.usable["mask"] != "").sum()),
         "statuses": table["status"].astype(str).value_counts().to_dict(),
         "problems": catalog.problems,
@@ -71,6 +76,19 @@ def _groups(catalog: Catalog) -> list[str]:
         option = f"--group-by {shlex.quote(proposal.pattern)}"
         sentences.append(f"{proposal.evidence}{more}; to keep groups together: {option}")
     return sentences
+
+
+def _unlabeled(catalog: Catalog) -> list[str]:
+    """How many unlabeled images are used, and how much of the other ones they look like."""
+    number, found = len(catalog.rows("unlabeled")), catalog.domain
+    if not number and not found.foreign:
+        return []
+    told = ""
+    if found.measured_by:
+        lighter = f", {found.weighed_down:,} of them count less because they look less like the labeled ones"
+        told = f"{lighter if found.weighed_down else ''}; {found.foreign:,} foreign ones are left out"
+        told += f" (measured by {found.measured_by})"
+    return [f"{number:,} unlabeled images are used{told}"]
 
 
 def _grouped(catalog: Catalog) -> pd.Series[str]:

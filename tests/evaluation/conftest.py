@@ -6,7 +6,8 @@ from scipy.special import expit
 class SimulatedArms:
     """Right and wrong answers: images of varying difficulty, arms that differ on images, seeds paired over arms.
 
-    Half of a seed's effect is common to all arms. A generator's effect is common to all of its seeds.
+    Half of a seed's effect is common to all arms. A generator's effect is common to all of its seeds. A fixed arm
+    has no random draw: it gives one answer for all seeds.
     """
 
     seed_sd = 0.5
@@ -26,12 +27,13 @@ class SimulatedArms:
     def _by_seed(self):
         return self.seed_sd * np.sqrt(0.5) * self.random.normal(size=(self.seeds, self.num_classes))
 
-    def draw(self, effects, generated=()):
+    def draw(self, effects, generated=(), fixed=()):
         """Correctness (S, N) of one arm an effect, and each arm's chance of being right (N,) over all seeds.
 
         Args:
             effects: Added to the log odds of a right answer.
             generated: Positions of the arms that feel the generator; their chances leave it out.
+            fixed: Positions of the arms that give one answer for all seeds.
         """
         count = len(self.labels)
         shared, common = self.random.normal(size=count), self._by_seed()
@@ -41,6 +43,10 @@ class SimulatedArms:
         correct, chances = [], []
         for number, effect in enumerate(effects):
             logits = self._logits(self.labels, effect, shared, self.random.normal(size=count))
+            if number in fixed:
+                chances.append(expit(logits))
+                correct.append(np.repeat((self.random.random(count) < chances[-1])[None], self.seeds, axis=0))
+                continue
             varying = common + self._by_seed() + (generator[self.generators] if number in generated else 0)
             correct.append(self.random.random((self.seeds, count)) < expit(logits + varying[:, self.labels]))
             chances.append(node_weights @ expit(logits + self.seed_sd * nodes[:, None]))
@@ -50,12 +56,16 @@ class SimulatedArms:
         """Mean over classes of the class means."""
         return np.mean([values[self.labels == c].mean() for c in range(self.num_classes)])
 
-    def true_accuracy(self, effect, generated=False):
-        """Balanced accuracy over all seeds, generators and images that there could be."""
-        spread = np.sqrt(1.5**2 + 0.5**2 + self.seed_sd**2 + generated * self.generator_sd**2)
+    def true_recall(self, effect, generated=False, fixed=False):
+        """Recall per class (K,) over all seeds, generators and images that there could be."""
+        varying = 0 if fixed else self.seed_sd**2 + generated * self.generator_sd**2
         nodes, node_weights = np.polynomial.hermite_e.hermegauss(61)
-        chances = expit(self.base[:, None] + effect + spread * nodes) @ node_weights / node_weights.sum()
-        return chances.mean()
+        chances = expit(self.base[:, None] + effect + np.sqrt(1.5**2 + 0.5**2 + varying) * nodes)
+        return chances @ node_weights / node_weights.sum()
+
+    def true_accuracy(self, effect, generated=False, fixed=False):
+        """Balanced accuracy over all seeds, generators and images that there could be."""
+        return self.true_recall(effect, generated, fixed).mean()
 
 
 @pytest.fixture

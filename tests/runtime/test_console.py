@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffaug.runtime import console
-from diffaug.runtime.console import ConsoleNarrator, duration
+from diffaug.runtime.console import ConsoleNarrator, ProgressOnly, duration
 
 TRICKY = ["[red]stop[/red]", "[/]", "\\[bold]", ":smile:", "a[1]", "back\\"]
 
@@ -135,3 +135,13 @@ def test_the_bar_is_taken_down_after_an_error(capsys):
 )
 def test_durations(text, seconds):
     assert {duration(one) for one in seconds} == {text}
+
+
+def test_progress_alone_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(ProgressOnly(ConsoleNarrator())) as narrator:
+        narrator.say("a sentence")
+        narrator.warn("a warning")
+        narrator.table("a table", ["column"], [["cell"]])
+        narrator.progress("generating", 1, 2)
+    said = capsys.readouterr().err
+    assert "generating" in said and not any(word in said for word in ("sentence", "warning", "table", "cell"))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from diffaug.data.size_choice import SizeChoice
-from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.report.choices import curves, is_chosen
 from diffaug.evaluation.report.svg import COLORS, both_widths, shortened
 from diffaug.evaluation.statistics.crossed import Estimate
 
@@ -63,13 +64,10 @@ def rows_chart(name: str, description: str, rows: Sequence[Row], reference: floa
     return both_widths(name, description, heights, draw)
 
 
-def mix_chart(choice: MixChoice) -> Markup:
-    """Balanced accuracy on validation images over the synthetic fraction, one line per loss weight and limit."""
-    points = mix_points(choice)
-    lines: dict[tuple[float, float | None], list[MeasuredMix]] = {}
-    for point in points:
-        lines.setdefault((point.mix.loss_weight, point.mix.max_per_real), []).append(point)
-    main = (choice.mix.loss_weight, choice.mix.max_per_real)
+def mix_chart(choice: Choice) -> Markup:
+    """Balanced accuracy on validation images over the synthetic fraction, a line per real arm, the chosen in color."""
+    lines = curves(choice)
+    main = (choice.base, choice.base_arm.how)
 
     def draw(figure: Figure, wide: bool) -> None:
         axes = _axes(figure, wide, left=46, bottom=44)
@@ -84,14 +82,10 @@ def mix_chart(choice: MixChoice) -> Markup:
                 marker="o",
                 elinewidth=1,
             )
-        for point in points:
-            if (point.arm, point.mix) == (choice.base, choice.mix):
-                place = (100 * point.mix.fraction, 100 * point.mean)
-                axes.plot(*place, "o", markersize=15, markerfacecolor="none", markeredgecolor=COLORS["ink"])
-        for alone in choice.baselines:
-            if alone.arm == choice.base:
-                axes.axhline(100 * alone.mean, color=COLORS["soft"], linewidth=1, linestyle="--")
-        axes.set_xticks(sorted({100 * point.mix.fraction for point in points}))
+        for point in (point for line in lines.values() for point in line if is_chosen(choice, point)):
+            place = (100 * point.mix.fraction, 100 * point.mean)
+            axes.plot(*place, "o", markersize=15, markerfacecolor="none", markeredgecolor=COLORS["ink"])
+        axes.set_xticks(sorted({100 * point.mix.fraction for line in lines.values() for point in line}))
         axes.set_xlabel("% of each batch synthetic")
         axes.margins(x=0.05)
 
@@ -119,12 +113,6 @@ def size_chart(choice: SizeChoice) -> Markup:
 
     description = "Cross-validated balanced accuracy in percent over the short side of the images in px"
     return both_widths("size", description, (SIZE_PX, SIZE_PX), draw)
-
-
-def mix_points(choice: MixChoice) -> list[MeasuredMix]:
-    """What was measured over the synthetic fraction with all classes, the smallest fraction first."""
-    measured = [*choice.curve, *(one for one in choice.refinements if not one.mix.excluded_classes)]
-    return sorted(measured, key=lambda one: one.mix.fraction)
 
 
 def _axes(figure: Figure, wide: bool, *, left: float, bottom: float) -> Axes:

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from diffaug.configuration.arms import CONTROLS
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.report import charts, images, tables
-from diffaug.evaluation.report.format import FILTERS, plain
+from diffaug.evaluation.report import charts, choices, images, tables
+from diffaug.evaluation.report.format import FILTERS, UNKNOWN, plain
 from diffaug.evaluation.report.pool import PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.evaluation.verdict.wording import mix_in_words
@@ -26,8 +26,9 @@ SHARE_OF_IMAGES, SHARE_OF_PAIRS, SHARE_OF_REJECTED = 0.7, 0.2, 0.1
 VERDICTS = {
     "use": {"kind": "good", "symbol": "✓", "word": "Use the synthetic images"},
     "do not use": {"kind": "bad", "symbol": "✕", "word": "Do not use the synthetic images"},
-    "not decidable": {"kind": "open", "symbol": "?", "word": "Not decidable with this test set"},
+    "not decidable": {"kind": "open", "symbol": "?", "word": "Not decidable"},
 }
+NOTHING_TO_JUDGE = {"kind": "open", "symbol": UNKNOWN, "word": "There are no synthetic images"}
 REASONS = {
     "non-finite": "The sampler's result was not a finite number.",
     "constant": "One color everywhere.",
@@ -86,8 +87,7 @@ def write_report(
         pool=pool,
         **_pool(pool, real, synthetic, budget) if pool else {},
         result=result,
-        look=VERDICTS[result.verdict.decision],
-        zero_mix=result.mix is not None and result.mix.mix.is_zero,
+        look=NOTHING_TO_JUDGE if result.has_no_pool else VERDICTS[result.verdict.decision],
     )
     storage.write_bytes(path, html.encode(errors="replace"))  # a file name that is not UTF-8 holds lone surrogates
     content = {**report, "evaluation": result.to_dict(), "pool": pool.to_dict() if pool else None}
@@ -127,6 +127,7 @@ def environment() -> Environment:
         "explanations": {pair.question: pair.explanation for pair in CONTROLS},
         "tables": tables,
         "charts": charts,
+        "choices": choices,
         "mix_in_words": mix_in_words,
     }
     return made

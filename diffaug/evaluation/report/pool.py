@@ -13,7 +13,8 @@ from diffaug.files import storage
 from diffaug.files.records import read_record
 from diffaug.synthesis.audit.memorization import POOL_AUDIT, PoolAudit
 from diffaug.synthesis.audit.quality import POOL_QUALITY, QUALITY, PoolQuality
-from diffaug.synthesis.pool.pool import AUDIT, ClassSummary, Pool, read_png
+from diffaug.synthesis.filters.power import PoolPower
+from diffaug.synthesis.pool.pool import AUDIT, ClassSummary, Pool, PublicationCheck, read_png
 
 PAIRS_PER_CLASS = 4
 SAMPLES_PER_REASON = 24
@@ -57,26 +58,27 @@ class PoolOverview:
     Attributes:
         pairs: Per class with images, the few nearest to a training image, the nearest first.
         rejected: A few rejected candidates per reason, the classes in turn.
-        unsafe_to_publish: Reasons against publishing the pool. None: not audited.
+        publication: Reasons against publishing the pool, and what was checked. None: not audited.
     """
 
     pairs: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
     rejected: Sequence[RejectedSample] = ()
     summaries: Mapping[str, ClassSummary] = field(default_factory=dict)
-    unsafe_to_publish: tuple[str, ...] | None = None
+    publication: PublicationCheck | None = None
     audit: PoolAudit | None = None
     quality: PoolQuality | None = None
+    power: PoolPower | None = None
 
     @classmethod
     def read(cls, pool: Pool, folder: Path) -> Self:
         """Reads everything; the folder `Study.pool_report`, of its quality and audit, need not exist."""
-        reasons = pool.unsafe_to_publish if (pool.root / AUDIT).is_file() else None
+        check = pool.publication_check
         described = storage.committed_metadata(folder) is not None
         audit = read_record(folder / AUDIT, POOL_AUDIT) if described else None
-        if audit and (audit.overall.images != len(pool) or audit.reasons != reasons):
+        if audit and (audit.overall.images != len(pool) or audit.reasons != pool.unsafe_to_publish):
             audit = None  # of an earlier or a later pool
         quality = read_record(folder / QUALITY, POOL_QUALITY) if audit else None
-        return cls(_closest_pairs(pool), _rejected_samples(pool), pool.summaries, reasons, audit, quality)
+        return cls(_closest_pairs(pool), _rejected_samples(pool), pool.summaries, check, audit, quality, pool.power)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with images named by their files."""

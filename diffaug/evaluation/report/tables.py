@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffaug.configuration.arms import Role
 from diffaug.evaluation.report.charts import Row
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import GROUPS, PRIMARY_METRIC
-from diffaug.evaluation.verdict.result import ArmSummary, EvaluationResult, Spread
+from diffaug.evaluation.verdict.arm_summary import ArmSummary, Spread
+from diffaug.evaluation.verdict.result import EvaluationResult
 
 LABELS: dict[str, str] = {
     PRIMARY_METRIC: "Balanced accuracy",
@@ -28,11 +30,16 @@ MAX_MISTAKES = 8
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain in recall of a class, or in mean recall of a group, with the fewest and the most training images."""
+    """The gain in recall of a class, or in mean recall of a group, with the fewest and the most training images.
+
+    Attributes:
+        used: Synthetic images that were trained on, of `available` ones; None where that is not known.
+    """
 
     name: str
     train: tuple[int, int]
-    synthetic: int
+    used: int | None
+    available: int
     test: int
     before: float
     after: float
@@ -55,9 +62,25 @@ class Mistake:
 
 
 def arm_rows(result: EvaluationResult) -> list[Row]:
-    """Balanced accuracy of the arms and one standard deviation to both sides, within 0 and 1."""
-    figures = [(arm, arm.mean(), arm.metrics[PRIMARY_METRIC].sd or 0.0) for arm in result.arms]
-    return [Row(arm.name, Estimate(mean, max(mean - sd, 0), min(mean + sd, 1)), arm.role) for arm, mean, sd in figures]
+    """Balanced accuracy of the arms and one standard deviation to both sides, within 0 and 1.
+
+    Without synthetic images a candidate is a training on real images: it is left out where it is that of a baseline.
+    """
+    return [Row(arm.name, _deviation(arm), _drawn_role(result, arm)) for arm in result.arms if not is_same(result, arm)]
+
+
+def is_same(result: EvaluationResult, arm: ArmSummary) -> bool:
+    """Whether an arm is the training of a baseline under another name."""
+    return bool(arm.same_as) and not result.has_synthetic
+
+
+def _deviation(arm: ArmSummary) -> Estimate:
+    mean, sd = arm.mean(), arm.metrics[PRIMARY_METRIC].sd or 0.0
+    return Estimate(mean, max(mean - sd, 0), min(mean + sd, 1))
+
+
+def _drawn_role(result: EvaluationResult, arm: ArmSummary) -> Role:
+    return "baseline" if arm.role == "candidate" and not result.has_synthetic else arm.role
 
 
 def control_rows(result: EvaluationResult) -> list[Row]:
@@ -78,16 +101,25 @@ def columns(result: EvaluationResult) -> dict[str, str]:
 
 def class_gains(result: EvaluationResult) -> list[Gain]:
     """The gain in recall per class, the rarest class first."""
-    before, after = (arm.recall for arm in _compared_arms(result))
-    gains = result.compared.recall_gain
+    if result.shown is None:
+        return []
+    before, after = (arm.recall for arm in shown_arms(result))
+    gains = result.shown.recall_gain
     names = sorted(gains, key=lambda name: result.train_counts.get(name, 0))
     return [_gain(result, name, [name], (before[name].mean, after[name].mean, gains[name])) for name in names]
 
 
+def advice_by_class(result: EvaluationResult) -> dict[str, str]:
+    """The advice per class; empty if there is none."""
+    return {one.name: one.advice for one in result.class_advice}
+
+
 def group_gains(result: EvaluationResult) -> list[Gain]:
     """The gain in mean recall per group of classes, the rarest group first."""
-    before, after = (arm.group_recall for arm in _compared_arms(result))
-    gains = result.compared.group_gain
+    if result.shown is None:
+        return []
+    before, after = (arm.group_recall for arm in shown_arms(result))
+    gains = result.shown.group_gain
     rows = []
     for group in reversed(GROUPS):
         names = [name for name, own in result.groups.items() if own == group]
@@ -97,26 +129,31 @@ def group_gains(result: EvaluationResult) -> list[Gain]:
     return rows
 
 
-def _compared_arms(result: EvaluationResult) -> tuple[ArmSummary, ArmSummary]:
-    return result.arm(result.verdict.baseline), result.arm(result.verdict.arm)
+def shown_arms(result: EvaluationResult) -> list[ArmSummary]:
+    """The arms that are shown per class, the one that is compared with first; one where nothing is compared."""
+    change = result.shown
+    return [result.arm(name) for name in ((change.baseline, change.arm) if change else (result.verdict.baseline,))]
 
 
 def _gain(result: EvaluationResult, name: str, classes: Sequence[str], recall: tuple[float, float, Estimate]) -> Gain:
-    all_counts = (result.train_counts, result.synthetic_counts, result.test_counts)
-    train, synthetic, test = ([counts.get(one, 0) for one in classes] for counts in all_counts)
-    return Gain(name, (min(train), max(train)), sum(synthetic), sum(test), *recall)
+    train = [result.train_counts.get(one, 0) for one in classes]
+    used = sum(result.used_counts.get(one, 0) for one in classes) if result.used_counts else None
+    available = sum(result.synthetic_counts.get(one, 0) for one in classes)
+    test = sum(result.test_counts.get(one, 0) for one in classes)
+    return Gain(name, (min(train), max(train)), used, available, test, *recall)
 
 
 def confusion_matrices(result: EvaluationResult) -> dict[str, list[list[float]]]:
     """Shares (K, K) of each true class by predicted class, by arm, the baseline first; none for over 20 classes."""
     if len(result.classes) > MAX_MATRIX_CLASSES:
         return {}
-    return {arm.name: _shares(arm).tolist() for arm in _compared_arms(result)}
+    return {arm.name: _shares(arm).tolist() for arm in shown_arms(result)}
 
 
 def common_mistakes(result: EvaluationResult) -> list[Mistake]:
-    """The confusions that are most frequent with either of the two arms, at most 8."""
-    before, after = map(_shares, _compared_arms(result))
+    """The confusions that are most frequent with either of the arms shown, at most 8."""
+    arms = shown_arms(result)
+    before, after = _shares(arms[0]), _shares(arms[-1])
     worst = np.maximum(before, after)
     np.fill_diagonal(worst, 0)
     order = np.argsort(-worst, axis=None, kind="stable")[:MAX_MISTAKES]

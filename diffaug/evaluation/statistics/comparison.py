@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffaug.configuration.arms import CONTROLS, Role
+from diffaug.configuration.arms import CONTROLS, PLAIN_ARM, Role
 from diffaug.evaluation.statistics.crossed import ClassMeans, CrossedMean, Estimate, recall_intervals
 from diffaug.evaluation.statistics.metrics import GROUPS, Group
-from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, tail
+from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, shared, tail
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Answers:
         intervals = recall_intervals(self.correct[arm], self.labels, self._generators(arm))
         return dict(zip(self.classes, intervals, strict=True))
 
+    def accuracy(self, arm: str) -> CrossedMean:
+        """Balanced accuracy over seeds and test images."""
+        correct = self.correct[arm]
+        seeds = 1 if (correct == correct[0]).all() else len(correct)
+        return ClassMeans.of(correct[:seeds].astype(np.int8), self.labels, self._generators(arm)[:seeds]).balanced()
+
     def best_baseline(self) -> str:
         """The baseline of the highest balanced accuracy, the first of equals."""
         weights = 1 / np.bincount(self.labels)[self.labels]
@@ -61,25 +67,37 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A candidate minus the best baseline, in balanced accuracy.
+class Change:
+    """The balanced accuracy of `arm` minus that of `baseline`.
 
     Attributes:
-        difference: With the interval that the verdict is read off, see `compare`; no other interval is adjusted.
+        difference: With its interval, which is adjusted for what was compared.
+        recall_gain: By class, with intervals that hold for all classes at once.
+        group_gain: By group of classes, with intervals that hold for all groups at once.
+    """
+
+    arm: str
+    baseline: str
+    difference: Estimate
+    recall_gain: dict[str, Estimate]
+    group_gain: dict[Group, Estimate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Change):
+    """A candidate minus the best baseline.
+
+    Attributes:
+        difference: With the interval that the verdict is read off, see `compare`.
         seeds_only: With the interval for other seeds on this very test set; None with one seed. With two or three seeds
             it may be the wider one: a variance of so few values is barely known, and the images steady the other.
         p_value: Two-sided, of no difference; `p_value_holm` is adjusted for the number of candidates.
         by_generator: The difference with each generator, where there are several.
     """
 
-    arm: str
-    baseline: str
-    difference: Estimate
     seeds_only: Estimate | None
     p_value: float
     p_value_holm: float
-    recall_gain: dict[str, Estimate]
-    group_gain: dict[Group, Estimate]
     by_generator: tuple[float, ...] = ()
 
 
@@ -101,6 +119,9 @@ def compare(answers: Answers) -> tuple[tuple[Comparison, ...], dict[str, Crossed
     candidate's step (`holm_tails`), so over all candidates without any gain, one lower end above zero occurs in at most
     2.5 % of experiments. It is above zero exactly if the mean is and `p_value_holm` is below 0.05. Its upper end is
     adjusted for the number of baselines, of which the best was chosen on the same test images (`tail`).
+
+    The intervals of the classes hold for all classes of a comparison at once, and their upper ends are adjusted in the
+    same way. So in at most 5 % of experiments one of them excludes the truth.
     """
     baseline = answers.best_baseline()
     by_class = {arm: answers.difference(arm, baseline) for arm in answers.with_role("candidate")}
@@ -109,7 +130,7 @@ def compare(answers: Answers) -> tuple[tuple[Comparison, ...], dict[str, Crossed
     high_tail = tail(len(answers.with_role("baseline")))
     comparisons = []
     for arm, p_value_holm, low_tail in zip(by_class, holm(p_values), holm_tails(p_values), strict=True):
-        difference, means = differences[arm], by_class[arm]
+        difference = differences[arm]
         comparison = Comparison(
             arm=arm,
             baseline=baseline,
@@ -117,12 +138,32 @@ def compare(answers: Answers) -> tuple[tuple[Comparison, ...], dict[str, Crossed
             seeds_only=difference.seeds_only_interval(),
             p_value=difference.p_value,
             p_value_holm=p_value_holm,
-            recall_gain={name: gain.interval() for name, gain in zip(answers.classes, means.each(), strict=True)},
-            group_gain=_group_gain(means, answers),
+            recall_gain=_class_gain(by_class[arm], answers, tail(), high_tail),
+            group_gain=_group_gain(by_class[arm], answers, tail(), high_tail),
             by_generator=difference.by_generator,
         )
         comparisons.append(comparison)
     return tuple(comparisons), differences
+
+
+def lead_of_best(answers: Answers) -> Change | None:
+    """The best baseline minus plain training; None if plain training is the best, or was not run.
+
+    The lower ends are adjusted for the number of other baselines, of which the best was chosen on the same test images.
+    """
+    best = answers.best_baseline()
+    if best == PLAIN_ARM or answers.roles.get(PLAIN_ARM) != "baseline":
+        return None
+    low_tail = tail(len(answers.with_role("baseline")) - 1)
+    return change(answers, best, PLAIN_ARM, low_tail)
+
+
+def change(answers: Answers, arm: str, baseline: str, low_tail: float = tail(), high_tail: float = tail()) -> Change:
+    """The change between two arms, with the probability that the truth lies below and above its interval."""
+    means = answers.difference(arm, baseline)
+    difference = means.balanced().interval(low_tail, high_tail)
+    recall_gain = _class_gain(means, answers, low_tail, high_tail)
+    return Change(arm, baseline, difference, recall_gain, _group_gain(means, answers, low_tail, high_tail))
 
 
 def controls(answers: Answers) -> tuple[Control, ...]:
@@ -135,6 +176,15 @@ def controls(answers: Answers) -> tuple[Control, ...]:
     return tuple(found)
 
 
-def _group_gain(means: ClassMeans, answers: Answers) -> dict[Group, Estimate]:
+def _class_gain(means: ClassMeans, answers: Answers, low_tail: float, high_tail: float) -> dict[str, Estimate]:
+    low, high = (shared(one, len(answers.classes)) for one in (low_tail, high_tail))
+    return {name: gain.interval(low, high) for name, gain in zip(answers.classes, means.each(), strict=True)}
+
+
+def _group_gain(means: ClassMeans, answers: Answers, low_tail: float, high_tail: float) -> dict[Group, Estimate]:
     members = {group: np.array([answers.groups.get(name) == group for name in answers.classes]) for group in GROUPS}
-    return {group: means.average(chosen).interval() for group, chosen in members.items() if chosen.any()}
+    found = {group: means.average(chosen) for group, chosen in members.items() if chosen.any()}
+    return {
+        group: mean.interval(shared(low_tail, len(found)), shared(high_tail, len(found)))
+        for group, mean in found.items()
+    }

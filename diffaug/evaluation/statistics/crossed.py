@@ -12,12 +12,11 @@ that neither explains; therefore
 Seeds that share a generator are correlated. With two generators or more, V_seeds is the larger of the variance over
 seeds and the variance over generators, which has one degree of freedom less than there are generators (Cameron, Gelbach
 & Miller 2008). With one generator the variance between generators is unknown. With one seed V_seeds is unknown; the
-interval is then a bootstrap over the test images and covers other test images only.
+interval then covers other test images only.
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -25,9 +24,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from diffaug.evaluation.statistics.multiplicity import tail
-from diffaug.runtime.seeding import numpy_generator
 
-RESAMPLES = 2000
 # Two values often lie close together by chance. For the degrees of freedom, the variance over two seeds is therefore at
 # least this share of V_noise, which is estimated from many images. Two generators leave at most this many degrees.
 TRUSTED_NOISE = 0.6
@@ -58,7 +55,6 @@ class CrossedMean:
         degrees_of_freedom: Satterthwaite's, of the total variance.
         seeds_degrees_of_freedom: Of `seed_variance`; 0 with one seed.
         by_generator: The mean of each generator's seeds, where there are several generators.
-        resampled: With one seed, the mean on bootstrapped test sets, (2000,).
     """
 
     mean: float
@@ -69,7 +65,6 @@ class CrossedMean:
     degrees_of_freedom: float
     seeds_degrees_of_freedom: int
     by_generator: tuple[float, ...] = ()
-    resampled: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
     @property
     def variance(self) -> float:
@@ -79,18 +74,8 @@ class CrossedMean:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of a true mean of zero; of the bootstrap at least 0.001."""
-        if self.resampled is None:
-            return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.degrees_of_freedom))
-        beyond = min((self.resampled <= 0).sum(), (self.resampled >= 0).sum())
-        return min(1.0, float(2 * (beyond + 1) / (len(self.resampled) + 1)))
-
-    def _beyond(self, tail_probability: float) -> tuple[float, float]:
-        """Ends of the bootstrap interval, which excludes zero exactly if twice the tail exceeds `p_value`."""
-        assert self.resampled is not None
-        ordered = np.sort(self.resampled)
-        rank = math.ceil(tail_probability * (len(ordered) + 1) - 1)
-        return (float(ordered[rank - 1]), float(ordered[-rank])) if rank > 0 else (-1.0, 1.0)
+        """Two-sided, of a true mean of zero."""
+        return float(2 * stats.t.sf(abs(self.mean) / math.sqrt(self.variance), self.degrees_of_freedom))
 
     def quantile(self, probability: float) -> float:
         """Distance, in standard errors, beyond which a normal mean of these degrees of freedom lies on one side."""
@@ -101,8 +86,6 @@ class CrossedMean:
 
         The tails are the probabilities that the truth lies below and above the interval, (0, 0.5].
         """
-        if self.resampled is not None:
-            return Estimate.clipped(self.mean, self._beyond(low_tail)[0], self._beyond(high_tail)[1])
         error = math.sqrt(self.variance)
         low, high = (self.quantile(probability) * error for probability in (low_tail, high_tail))
         return Estimate.clipped(self.mean, self.mean - low, self.mean + high)
@@ -123,7 +106,6 @@ class ClassMeans:
         by_seed: (S, K).
         image_variance: Of each class mean (K,), like `noise_variance`.
         image_counts: Test images of each class, (K,).
-        shares: Share of the values -1, 0 and 1 in each class, (K, 3); used with one seed.
         generators: Number of the generator behind each seed, (S,).
     """
 
@@ -131,7 +113,6 @@ class ClassMeans:
     image_variance: NDArray[np.float64]
     noise_variance: NDArray[np.float64]
     image_counts: NDArray[np.int64]
-    shares: NDArray[np.float64]
     generators: NDArray[np.int64]
 
     @classmethod
@@ -149,7 +130,6 @@ class ClassMeans:
             image_variance=_steadied_variance(image_mean, labels, counts) / counts,
             noise_variance=noise / (seeds * counts),
             image_counts=counts,
-            shares=np.stack([(values == v).mean(axis=0) @ membership / counts for v in (-1, 0, 1)], axis=1),
             generators=generators,
         )
 
@@ -180,25 +160,8 @@ class ClassMeans:
             degrees_of_freedom=math.inf,
             seeds_degrees_of_freedom=seed_df,
             by_generator=tuple(by_generator) if len(by_generator) > 1 else (),
-            resampled=self._resampled @ weights if len(by_seed) == 1 else None,
         )
         return replace(result, degrees_of_freedom=float(max(1.0, result.variance**2 / spread)))
-
-    @cached_property
-    def _resampled(self) -> NDArray[np.float64]:
-        """Class means on bootstrapped test sets, (2000, K).
-
-        The bootstrap is smoothed (Silverman & Young 1987): normal noise adds the variance that `_steadied_variance` has
-        beyond that of resampled images, so that a class of one image, or without any change, varies too.
-        """
-        generator = numpy_generator(0, "test image bootstrap")
-        counts = np.stack(
-            [generator.multinomial(n, p, RESAMPLES) for n, p in zip(self.image_counts, self.shares, strict=True)], 1
-        )
-        spread = self.shares[:, 0] + self.shares[:, 2] - self.by_seed[0] ** 2
-        added = np.sqrt(np.maximum(self.image_variance - spread / self.image_counts, 0))
-        means = (counts[..., 2] - counts[..., 0]) / self.image_counts
-        return np.asarray(means + added * generator.standard_normal(means.shape))
 
 
 def recall_intervals(

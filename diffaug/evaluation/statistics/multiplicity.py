@@ -14,6 +14,11 @@ def tail(selected_from: int = 1) -> float:
     return float(min((1 - CONFIDENCE) / 2, 1 - CONFIDENCE ** (1 / selected_from)))
 
 
+def shared(tail_probability: float, among: int) -> float:
+    """Probability beyond one end of each of several intervals that hold all at once (Bonferroni; Dunn 1961)."""
+    return tail_probability / among
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) step-down adjusted p-values, in the order given."""
     count = len(p_values)

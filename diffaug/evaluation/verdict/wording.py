@@ -1,21 +1,28 @@
 """The verdict in sentences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.mix import MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import RELEVANT_GAIN, Decision, Evidence, Outcome
 
-MAX_NAMED_CLASSES = 3
 ENOUGH_SEEDS = 3
 PARTS = {
     "new content": "new content",
     "more exposure": "rare classes shown more often",
     "shifted prior": "class-prior shift",
 }
+WHAT_TO_DO = (
+    "Check that the labels fit the images: diffaug inspect. If they do, train the classifiers longer "
+    "(--set evaluation.max_steps=N), use larger images (--set data.image_size=N), or collect more of them."
+)
+
+TEST_A_FRACTION = "To test a fraction all the same: --set evaluation.synthetic_fraction=0.15."
+FIRST_ANSWER = "This is a first answer, from few arms and short trainings; without quick it may change."
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,14 @@ class Verdict:
     seeds_needed: int | None = None
 
 
-def in_words(decision: Decision, evidence: Evidence) -> Verdict:
-    """The verdict that states a decision."""
+def in_words(decision: Decision, evidence: Evidence, per_class: Sequence[str] = ()) -> Verdict:
+    """The verdict that states a decision; `per_class` are sentences about single classes."""
     comparison = decision.comparison
+    is_quick = evidence.choice is not None and evidence.choice.is_quick
     return Verdict(
         decision.outcome,
         _headline(decision, evidence),
-        tuple(_details(decision, evidence)),
+        (*_details(decision, evidence, per_class), *([FIRST_ANSWER] if is_quick else [])),
         comparison.arm,
         comparison.baseline,
         decision.test_images_needed,
@@ -65,36 +73,54 @@ def points(fraction: float) -> str:
 
 def change_in_words(difference: Estimate) -> str:
     """The mean in points and its interval."""
-    return f"{points(difference.mean)} {_interval(difference)}"
+    return f"{points(difference.mean)} {interval_in_words(difference)}"
+
+
+def interval_in_words(difference: Estimate) -> str:
+    """The ends of an interval in points."""
+    return f"(95 % interval {100 * difference.low:z.1f} to {100 * difference.high:z.1f})"
 
 
 def _headline(decision: Decision, evidence: Evidence) -> str:
-    comparison = decision.comparison
+    comparison, choice = decision.comparison, evidence.choice
     change = (
-        f"{_images(evidence)} ({_arm(comparison.arm, evidence.mix)}) changed balanced accuracy by "
-        f"{points(comparison.difference.mean)} points {_interval(comparison.difference)} compared with the best "
-        f"baseline ('{comparison.baseline}')"
+        f"{_images(evidence)} ({_arm(comparison.arm, choice)}) changed balanced accuracy by "
+        f"{points(comparison.difference.mean)} points {interval_in_words(comparison.difference)} compared with the "
+        f"best baseline ('{comparison.baseline}')"
     )
+    best = max(accuracy.mean for accuracy in evidence.accuracies.values())
+    judged = f"{choice.judged_images:,} training images" if choice else "training images"
     return {
         "gain": f"Use them: {change}.",
         "no gain": f"Do not use them: {change}, so a gain of {100 * RELEVANT_GAIN:.0f} point is ruled out.",
         "wide interval": f"Not decidable with this test set: {change}.",
-        "no synthetic images": "Nothing to use: the pool holds no synthetic image.",
-        "fraction set to zero": "Do not use them: no synthetic image was used, since the synthetic fraction was set "
-        "to zero.",
-        "no better mix": "Do not use them: on validation images no synthetic fraction did better than none.",
+        "nothing learned": f"Not decidable: no arm learned the task. The best has {best:.3f} balanced accuracy, and "
+        f"guessing has {evidence.chance:.3f}.",
+        "no synthetic images": "Nothing to use: there are no synthetic images.",
+        "none used": "Do not use them: no synthetic image was used.",
+        "no better mix": f"Do not use them: on {judged} that the pilot generator had not seen, no synthetic "
+        "fraction did better than none.",
+        "few judged images": f"Not decidable: on {judged} that the pilot generator had not seen, no synthetic fraction "
+        f"did better than none, but these are too few to rule out a gain of {100 * RELEVANT_GAIN:.0f} point.",
     }[decision.reason]
 
 
-def _details(decision: Decision, evidence: Evidence) -> list[str]:
+def _details(decision: Decision, evidence: Evidence, per_class: Sequence[str]) -> list[str]:
     comparison = decision.comparison
-    advice = [f"Train with '{comparison.baseline}'."] if decision.outcome == "do not use" else []
-    if decision.outcome == "not decidable":
-        advice = [f"{_needed(decision, evidence)} Until then, train with '{comparison.baseline}'."]
-    if decision.reason not in ("gain", "no gain", "wide interval"):
-        return advice
-    sentences = [_changed_classes(comparison), *_sources(evidence.controls), _limits(comparison, evidence)]
-    return [*advice, *filter(None, sentences)]
+    train_with = f"Train with '{comparison.baseline}'."
+    if decision.reason == "nothing learned":
+        return [WHAT_TO_DO]
+    if decision.reason == "few judged images":
+        return [f"{TEST_A_FRACTION} Until then, train with '{comparison.baseline}'."]
+    if decision.reason in ("no synthetic images", "none used", "no better mix"):
+        why = evidence.choice.reason if evidence.choice and decision.reason == "none used" else ""
+        return [*filter(None, [why]), train_with]
+    advice = {
+        "use": [],
+        "do not use": [train_with],
+        "not decidable": [f"{_needed(decision, evidence)} Until then, train with '{comparison.baseline}'."],
+    }[decision.outcome]
+    return [*advice, *per_class, *_sources(evidence.controls), *filter(None, [_limits(comparison, evidence)])]
 
 
 def _needed(decision: Decision, evidence: Evidence) -> str:
@@ -116,32 +142,18 @@ def _needed(decision: Decision, evidence: Evidence) -> str:
 
 
 def _images(evidence: Evidence) -> str:
-    count = evidence.synthetic_images
-    return "synthetic images" if count is None else f"{count:,} synthetic image{'s' * (count != 1)}"
+    used, available = evidence.used_images, evidence.synthetic_images
+    if used is None:
+        return "synthetic images"
+    return f"{used:,} synthetic image{'s' * (used != 1)}" + (f" of {available:,}" if available != used else "")
 
 
-def _arm(arm: str, choice: MixChoice | None) -> str:
+def _arm(arm: str, choice: Choice | None) -> str:
     """The arm, what it builds on, and the mix."""
     if choice is None:
         return f"'{arm}'"
     base = f" on '{choice.base}'" if arm in ARMS and ARMS[arm].on_best else ""
-    return f"'{arm}'{base}, {mix_in_words(choice.mix)}{', set by hand' if choice.was_set else ''}"
-
-
-def _changed_classes(comparison: Comparison) -> str:
-    """The classes whose interval excludes zero, the largest changes first."""
-    gained = {name: gain.mean for name, gain in comparison.recall_gain.items() if gain.low > 0}
-    lost = {name: gain.mean for name, gain in comparison.recall_gain.items() if gain.high < 0}
-    if not gained and not lost:
-        return "No class changed significantly."
-    return f"Classes that gained significantly, each tested alone: {_named(gained)}; that lost: {_named(lost)}."
-
-
-def _named(changes: Mapping[str, float]) -> str:
-    largest = sorted(changes, key=lambda name: -abs(changes[name]))
-    named = [f"{name} ({points(changes[name])})" for name in largest[:MAX_NAMED_CLASSES]]
-    more = [f"{len(largest) - MAX_NAMED_CLASSES} more"] if len(largest) > MAX_NAMED_CLASSES else []
-    return ", ".join(named + more) or "none"
+    return f"'{arm}'{base}, {mix_in_words(choice.mix)}{', not chosen by measurement' if choice.was_set else ''}"
 
 
 def _sources(controls: Sequence[Control]) -> list[str]:
@@ -173,7 +185,3 @@ def _limits(comparison: Comparison, evidence: Evidence) -> str:
     if evidence.seeds < ENOUGH_SEEDS:
         sentences.append(f"With fewer than {ENOUGH_SEEDS} seeds, training variance is barely measured.")
     return " ".join(sentences)
-
-
-def _interval(difference: Estimate) -> str:
-    return f"(95 % interval {100 * difference.low:z.1f} to {100 * difference.high:z.1f})"

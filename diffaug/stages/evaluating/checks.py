@@ -21,8 +21,7 @@ def require_test_images(catalog: Catalog) -> None:
 
 def require_known_classifier(job: Job) -> None:
     """Raises UsageError or MissingExtraError if the settings name a classifier that can't be trained."""
-    if job.config.evaluation.classifier != "features":  # needs an encoder of the training images
-        classifier_by_name(job.config.evaluation)
+    classifier_by_name(job.config.evaluation)
 
 
 def require_evaluable(job: Job, catalog: Catalog) -> None:
@@ -37,6 +36,8 @@ def require_evaluable(job: Job, catalog: Catalog) -> None:
 def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
     """The test images that the study's generator or its filters have seen."""
     leaks, tested = list(catalog.leaks), catalog.rows("test")
+    if not job.study.generator.exists():
+        return leaks
     rows = Generator.load(job.study.generator, device="cpu").rows()
     if rows is not None:
         leaks += same_pixels(tested["path"].tolist(), tested["pixel_sha256"].tolist(), rows)

@@ -2,28 +2,27 @@
 
 import shlex
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffaug.classifiers.by_name import classifier_by_name
-from diffaug.classifiers.encoders import ClassifierEncoder
 from diffaug.classifiers.identity import identity_of
 from diffaug.classifiers.training_set import Classifier
 from diffaug.data.catalog import Catalog
-from diffaug.data.images import LabeledImages
 from diffaug.errors import Interrupted, UsageError
-from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choose_mix import FOLDER as MIX
-from diffaug.evaluation.experiment.choose_mix import choose_mix
-from diffaug.evaluation.experiment.experiment import Experiment, require_trainable, run_experiment
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real, planned_tests, planned_trainings
+from diffaug.evaluation.experiment.choosing.mixes import choose_mix
+from diffaug.evaluation.experiment.experiment import Experiment, runs_here
 from diffaug.evaluation.experiment.leakage import require_unseen
-from diffaug.evaluation.experiment.mix import MixChoice, SyntheticMix
-from diffaug.evaluation.experiment.synthetic_pools import SyntheticPool, unfiltered_pool
-from diffaug.evaluation.experiment.training_task import TrainFunction
+from diffaug.evaluation.experiment.learners import TrainFunction
+from diffaug.evaluation.experiment.run import run_experiment, run_on_fewer_images
+from diffaug.evaluation.experiment.trainings import FOLDER as TRAININGS
+from diffaug.evaluation.experiment.trainings import Trainings
 from diffaug.evaluation.experiment.trials import FOLDER as TRIALS
 from diffaug.evaluation.experiment.trials import Trial
-from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary, summarize
+from diffaug.evaluation.verdict.next_steps import Missing
+from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary
+from diffaug.evaluation.verdict.summarize import summarize
 from diffaug.files import storage
 from diffaug.files.stage_records import (
     begin_extendable_stage,
@@ -32,17 +31,23 @@ from diffaug.files.stage_records import (
     is_stage_of,
     require_extension,
 )
-from diffaug.stages.evaluating.checks import report_leaks, require_test_images, seen_test_images
+from diffaug.stages.evaluating.checks import (
+    report_leaks,
+    require_known_classifier,
+    require_test_images,
+    seen_test_images,
+)
+from diffaug.stages.evaluating.experiment import Learners, experiment_of, learners_of
 from diffaug.stages.evaluating.log import RESULT, log_result, log_trial
+from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
 from diffaug.stages.evaluating.replicates import finished_pools, prepare_replicates
+from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.job import Job
 from diffaug.stages.signals import stop_requests
-from diffaug.study import Study
-from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 
 FURTHER_POOLS = "further_pools"
-EXTENDABLE = ("thorough", "arms", "num_seeds", "num_generators", FURTHER_POOLS)
+EXTENDABLE = ("quick", "thorough", "arms", "num_seeds", "num_generators", "features_of", FURTHER_POOLS)
 """Settings of an evaluation that only add or remove trainings: finished ones stay valid."""
 
 
@@ -51,136 +56,161 @@ def evaluate_study(
 ) -> EvaluationResult:
     """Runs the study's experiment, continues one that was stopped or extended, or reads the finished one.
 
-    Everything that can be refused is checked before a further generator is trained or an older result is replaced. A
-    `classifier` is trained instead of that of the settings, or `train_fn` called. When it is stopped, everything
-    finished is on disk.
+    Without a pool the real arms alone are compared. Everything that can be refused is checked before a further
+    generator is trained or an older result is replaced. A `classifier` is trained instead of that of the settings, or
+    `train_fn` called. When it is stopped, everything finished is on disk.
     """
-    folder, stored = job.study.evaluation, _stored(job, classifier, train_fn)
-    finished = finished_pools(job) if is_finished(folder, overwrite=job.overwrite) else []
-    if finished and is_stage_of(folder, {**stored, **_further(finished)}, _inputs(catalog, finished[0])):
-        job.accept()
-        job.narrator.say(f"evaluation: already finished, kept ({folder})")
-        return EvaluationResult.load(folder / RESULT)
+    learners, own = learners_of(job, catalog, classifier, train_fn), own_pool(job)
+    stored = _stored(job, learners)
+    finished = _finished(job, catalog, stored, own)
+    if finished is not None:
+        return finished
     if not job.overwrite:
-        require_extension(folder, stored, _inputs(catalog, Pool.open(job.study.pool).root), EXTENDABLE)
-    require_trainable(job.config.evaluation, classifier, train_fn)
+        require_extension(
+            job.study.evaluation, stored, _inputs(catalog, own.root if own is not None else None), EXTENDABLE
+        )
     require_test_images(catalog)
+    require_known_classifier(job)
     leaks = seen_test_images(job, catalog)
     test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
-    if classifier is None and train_fn is None:
-        classifier = _classifier_of_settings(job, catalog)
-    pools = prepare_replicates(job, catalog)
-    roots = [pool.root for pool in pools]
-    begin_extendable_stage(
-        folder,
-        {**stored, **_further(roots)},
-        _inputs(catalog, roots[0]),
-        extendable=EXTENDABLE,
-        keep=(TRIALS, MIX),
-        overwrite=job.overwrite,
-    )
-    job.accept()
+    pools = prepare_replicates(job, catalog) if own is not None else []
+    _begin(job, catalog, stored, [pool.root for pool in pools])
     report_leaks(job, leaks)
     with stop_requests() as stop:
-        trained = {"classifier": classifier, "train_fn": train_fn}
-        experiment = _experiment(job, catalog, test, pools, **trained, stop_requested=stop)
-        choice, trials = _train_all(job, experiment, pools)
-        result = _summarize(job, experiment, choice, trials, pools)
-    result.save(folder / RESULT)
+        experiment = experiment_of(job, catalog, test, pools, learners, stop_requested=stop)
+        choice, trials, fewer = _train_all(job, experiment, pools)
+        result = _summarize(job, experiment, choice, trials, pools=pools, fewer_images=fewer)
+    result.save(job.study.evaluation / RESULT)
     log_result(job, result, trials)
-    finish_stage(folder)
+    finish_stage(job.study.evaluation)
+    _say_what_is_left(job, pools)
     return result
 
 
-def read_evaluation(job: Job, catalog: Catalog, pool: Pool) -> EvaluationResult:
+def _finished(job: Job, catalog: Catalog, stored: dict[str, Any], own: Pool | None) -> EvaluationResult | None:
+    """The finished evaluation of the same settings, images and pools; None if there is none."""
+    folder = job.study.evaluation
+    if not is_finished(folder, overwrite=job.overwrite):
+        return None
+    pools = finished_pools(job) if own is not None else []
+    if own is not None and not pools:
+        return None
+    if not is_stage_of(folder, {**stored, **_further(pools)}, _inputs(catalog, pools[0] if pools else None)):
+        return None
+    job.accept()
+    job.narrator.say(f"evaluation: already finished, kept ({folder})")
+    return EvaluationResult.load(folder / RESULT)
+
+
+def _begin(job: Job, catalog: Catalog, stored: dict[str, Any], pools: Sequence[Path]) -> None:
+    """Begins the stage, or takes it up with all trainings that still hold; of a new study, also the study."""
+    job.study.begin()
+    begin_extendable_stage(
+        job.study.evaluation,
+        {**stored, **_further(pools)},
+        _inputs(catalog, pools[0] if pools else None),
+        extendable=EXTENDABLE,
+        keep=(TRIALS, TRAININGS),
+        overwrite=job.overwrite,
+    )
+    job.accept()
+
+
+def own_pool(job: Job) -> Pool | None:
+    """The study's own pool; None before one is generated. A pool that is not finished is a UsageError."""
+    return Pool.open(job.study.pool) if job.study.pool.exists() else None
+
+
+def read_evaluation(job: Job, catalog: Catalog, pool: Pool | None) -> EvaluationResult:
     """The finished evaluation; a UsageError if there is none, or the images or the pool changed since."""
     folder, fix = job.study.evaluation, f"diffaug evaluate {shlex.quote(str(job.study.path))}"
     record = storage.committed_metadata(folder)
     if record is None:
         raise UsageError("there is no finished evaluation", where=folder, fix=fix)
-    if record["inputs"] != _inputs(catalog, pool.root):
+    if record["inputs"] != _inputs(catalog, pool.root if pool is not None else None):
         raise UsageError("the images or the pool changed since the evaluation", where=folder, fix=fix)
     return EvaluationResult.load(folder / RESULT)
 
 
-def _stored(job: Job, classifier: Classifier | None, train_fn: TrainFunction | None) -> dict[str, Any]:
+def _stored(job: Job, learners: Learners) -> dict[str, Any]:
     """What the result depends on, except images and pools."""
     settings = job.config.evaluation
-    trained = classifier.name if classifier else identity_of(train_fn) if train_fn else settings.classifier
+    own = learners.classifier.name if learners.classifier else None
+    own = identity_of(learners.train_fn) if learners.train_fn else own
     return {
         "seed": job.config.seed,
         **settings.model_dump(mode="json", exclude={"workers"}),
         "synthetic_fraction_grid": list(job.config.advanced.synthetic_fraction_grid),
-        "trained": trained,
+        "trained": own or settings.classifier,
+        "features_of": learners.encoder.name if learners.encoder else None,
     }
 
 
-def _classifier_of_settings(job: Job, catalog: Catalog) -> Classifier:
-    settings = job.config.evaluation
-    if settings.classifier != "features":
-        return classifier_by_name(settings)
-    job.narrator.say("training an encoder on the real training images ...")
-    train, seed = catalog.images("train"), job.config.seed
-    encoder = ClassifierEncoder.fit(train, seed=seed, purpose="evaluation features", device=job.device)
-    return classifier_by_name(settings, encoder)
+def _train_all(job: Job, experiment: Experiment, pools: Sequence[Pool]) -> tuple[Choice, list[Trial], list[Trial]]:
+    """Chooses the real arm and the mix, then trains every arm with every seed; reports and logs all of it.
 
-
-def _experiment(job: Job, catalog: Catalog, test: LabeledImages, pools: Sequence[Pool], **trained: Any) -> Experiment:
-    settings = job.config.evaluation
-    unfiltered = []
-    if any(ARMS[arm].synthetic == "unfiltered" for arm in settings.compared_arms):
-        for pool in pools:
-            chunks = Study(pool.root.parent).chunks / str((storage.committed_metadata(pool.root) or {}).get("chunks"))
-            unfiltered.append(unfiltered_pool(ChunkStore(chunks), pool))
-    return Experiment(
-        train=catalog.images("train"),
-        test=test,
-        pools=list(map(SyntheticPool.of, pools)),
-        settings=settings,
-        seed=job.config.seed,
-        device=job.device,
-        directory=job.study.evaluation,
-        groups=catalog.groups("train"),
-        unfiltered=unfiltered,
-        **trained,
-    )
-
-
-def _train_all(job: Job, experiment: Experiment, pools: Sequence[Pool]) -> tuple[MixChoice, list[Trial]]:
-    """Chooses the mix, then trains every arm with every seed; reports and logs both."""
-    total = len(experiment.arms) * experiment.settings.repetitions
-    grid, trials = job.config.advanced.synthetic_fraction_grid, []
+    The last trials are those of the best real arm on fewer images.
+    """
+    progress = EvaluationProgress(job.narrator, planned_trainings(experiment), experiment.num_workers)
+    trials: list[Trial] = []
     try:
-        choice = choose_mix(experiment, grid, partial(job.narrator.progress, "choosing the synthetic mix"))
-        _report_choice(job, choice)
-        for trial in run_experiment(experiment, ARMS[choice.base], choice.mix):
+        trainings = Trainings(experiment, progress)
+        real = choose_real(trainings)
+        say_real(job.narrator, real)
+        chosen = choose_mix(trainings, real, job.config.advanced.synthetic_fraction_grid)
+        choice = choice_of(real, chosen, is_quick=experiment.settings.quick)
+        say_mix(job.narrator, choice)
+        progress.expect(planned_tests(experiment))
+        for trial in run_experiment(experiment, choice, progress):
             trials.append(trial)
             log_trial(job, trial, choice, experiment, pools)
-            job.narrator.progress("evaluating", len(trials), total, f"{trial.arm}, seed {trial.seed}")
+        fewer = run_on_fewer_images(experiment, choice, progress)
     except Interrupted as stop:
         raise Interrupted(stop.what, where=experiment.directory, fix=f"continue with: {job.command}") from stop
-    return choice, trials
+    progress.end()
+    return choice, trials, fewer
 
 
 def _summarize(
-    job: Job, experiment: Experiment, choice: MixChoice, trials: list[Trial], pools: Sequence[Pool]
+    job: Job,
+    experiment: Experiment,
+    choice: Choice,
+    trials: list[Trial],
+    *,
+    pools: Sequence[Pool],
+    fewer_images: Sequence[Trial],
 ) -> EvaluationResult:
-    recipe, count = experiment.recipe, len(pools)
+    recipe, count = experiment.recipe, max(1, len(pools))
     return summarize(
         trials,
         roles={arm.name: arm.role for arm in experiment.arms},
         train_counts=experiment.train.counts_by_name,
-        synthetic_counts=pools[0].counts_by_name,
+        synthetic_counts=pools[0].counts_by_name if pools else dict.fromkeys(experiment.train.classes, 0),
         test_labels=experiment.test.labels,
         classes=experiment.train.classes,
         num_generators=count,
-        mix=choice,
+        choice=choice,
         training=TrainingSummary(experiment.trained, recipe.updates, recipe.batch_size, count, **job.environment),
+        encoder=experiment.encoder_name if any(arm.learner != "network" for arm in experiment.arms) else None,
+        missing=_missing(experiment),
+        fewer_images=fewer_images,
     )
 
 
-def _inputs(catalog: Catalog, pool: Path) -> dict[str, str]:
-    return {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool / MANIFEST)}
+def _missing(experiment: Experiment) -> list[Missing]:
+    """What would add an arm; nothing where the training is the user's own."""
+    if runs_here(experiment.classifier, experiment.train_fn):
+        return []
+    lacking: dict[Missing, bool] = {
+        "encoder": experiment.encoder is None and experiment.classifier is None,
+        "unlabeled images": experiment.unlabeled is None,
+    }
+    return [name for name, lacks in lacking.items() if lacks]
+
+
+def _inputs(catalog: Catalog, pool: Path | None) -> dict[str, str]:
+    manifest = "" if pool is None else storage.sha256_file(pool / MANIFEST)
+    return {"catalog": catalog.fingerprint, "pool": manifest}
 
 
 def _further(pools: Sequence[Path]) -> dict[str, Any]:
@@ -188,20 +218,19 @@ def _further(pools: Sequence[Path]) -> dict[str, Any]:
     return {FURTHER_POOLS: hashes} if hashes else {}
 
 
-def _report_choice(job: Job, choice: MixChoice) -> None:
-    baselines = [f"{one.arm} {one.mean:.3f}" for one in choice.baselines]
-    if baselines:
-        job.narrator.say(f"cross-validation: {', '.join(baselines)}; builds on '{choice.base}'")
-    fractions = [f"{one.mix.fraction:.0%} {one.mean:.3f}" for one in choice.curve]
-    if fractions:
-        job.narrator.say(f"synthetic fraction: {', '.join(fractions)}; uses {choice.mix.fraction:.0%}")
-    for one in choice.refinements:
-        decision = "used" if one.mix == choice.mix else "no better"
-        job.narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {decision}")
-
-
-def _refinement(mix: SyntheticMix) -> str:
-    if mix.excluded_classes:
-        return f"without synthetic images of {', '.join(mix.excluded_classes)}"
-    limit = "" if mix.max_per_real is None else f", at most {mix.max_per_real:g} per real image of a class"
-    return f"{mix.fraction:.0%} with loss weight {mix.loss_weight:g}{limit}"
+def _say_what_is_left(job: Job, pools: Sequence[Pool]) -> None:
+    """What a further command would add."""
+    study = shlex.quote(str(job.study.path))
+    if not pools:
+        run = f"run {shlex.quote(str(job.study.record.data))} --study"
+        command = "generate" if storage.recorded_metadata(job.study.generator) else run
+        job.narrator.say(
+            "there are no synthetic images yet, so real images alone were compared; to get some: "
+            f"diffaug {command} {study}"
+        )
+    elif not len(pools[0]):
+        failed = any(summary.wanted for summary in pools[0].summaries.values())
+        why = f"none passed the filters; train longer: {longer_training(job)}" if failed else "none was asked for"
+        job.narrator.say(f"the pool holds no image, so real images alone were compared: {why}")
+    if job.config.evaluation.quick:
+        job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study} --no-quick")

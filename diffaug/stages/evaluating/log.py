@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from diffaug.configuration.arms import PLAIN_ARM
 from diffaug.data.catalog import TABLE
-from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
-from diffaug.evaluation.experiment.mix import MixChoice
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC
 from diffaug.evaluation.verdict.result import EvaluationResult
@@ -17,17 +17,18 @@ from diffaug.stages.job import STUDY_RUN, Job
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 
 RESULT = "result.json"
-TRIAL_RUNS, GAIN = "trial/", "gain/"
+TRIAL_RUNS, GAIN, BEST = "trial/", "gain/", f"{PRIMARY_METRIC}/"
 
 
-def log_trial(job: Job, trial: Trial, choice: MixChoice, experiment: Experiment, pools: Sequence[Pool]) -> None:
+def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, pools: Sequence[Pool]) -> None:
     """Records one training as a run of its own, unless it is recorded already."""
     key = _key(trial)
     if job.journal.status(key) == "ended":
         return
-    arm, journal, table = ARMS[trial.arm], job.journal, job.study.catalog / TABLE
-    classes = experiment.train.classes
-    params = {"arm": trial.arm, "seed": trial.seed, "classifier": experiment.trained}
+    arm, journal, table = choice.arm(trial.arm), job.journal, job.study.catalog / TABLE
+    classes, built_on = experiment.train.classes, choice.base_arm if arm.on_best else arm
+    trained = experiment.trained if built_on.learner == "network" else experiment.encoder_name
+    params = {"arm": trial.arm, "seed": trial.seed, "classifier": trained, "how": built_on.how}
     if arm.depends_on_mix:
         params |= {"synthetic_fraction": choice.mix.fraction, "synthetic_loss_weight": choice.mix.loss_weight}
         excluded = ", ".join(choice.mix.excluded_classes)
@@ -65,32 +66,49 @@ def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> N
     tracker deletes a metric.
     """
     job.journal.supersede_runs(TRIAL_RUNS, but={_key(trial) for trial in trials})
-    gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith(GAIN)}
+    gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith((GAIN, BEST))}
     gains = {
         f"{GAIN}{comparison.arm.replace('+', 'and')}/{name}": getattr(comparison.difference, name)  # MLflow has no plus
         for comparison in result.comparisons
         for name in ("mean", "low", "high")
+        if result.has_synthetic
     }
-    job.journal.log_metrics(STUDY_RUN, gone | gains)
+    job.journal.log_metrics(STUDY_RUN, gone | gains | best_figures(result))
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
     job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation")
-    job.journal.set_tags(STUDY_RUN, {"diffaug.verdict": result.verdict.decision})
+    tags = {"diffaug.verdict": result.verdict.decision, "diffaug.best_real_arm": result.verdict.baseline}
+    job.journal.set_tags(STUDY_RUN, tags)
     job.journal.set_description(STUDY_RUN, describe(result))
     job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
+
+
+def best_figures(result: EvaluationResult) -> dict[str, float]:
+    """Balanced accuracy of plain training, of the best real arm, and of the best with synthetic images."""
+    means = {arm.name: arm.mean() for arm in result.arms}
+    figures = {f"{BEST}best_real": means[result.verdict.baseline]}
+    if PLAIN_ARM in means:
+        figures[f"{BEST}plain"] = means[PLAIN_ARM]
+    if result.has_synthetic:
+        figures[f"{BEST}best_synthetic"] = max(means[comparison.arm] for comparison in result.comparisons)
+    return figures
 
 
 def describe(result: EvaluationResult) -> str:
     """The verdict and the arms in Markdown."""
     verdict = result.verdict
     lines = [
+        in_markdown(result.best_real),
+        "",
         f"**{verdict.decision}**: {in_markdown(verdict.headline)}",
         "",
         *(f"- {in_markdown(detail)}" for detail in verdict.details),
         "",
+        *(f"- Next: {in_markdown(step)}" for step in result.advice),
+        "",
         "| arm | balanced accuracy | SD | gain over the best baseline, 95 % interval |",
         "|---|---|---|---|",
     ]
-    gains = {comparison.arm: comparison.difference for comparison in result.comparisons}
+    gains = {comparison.arm: comparison.difference for comparison in result.comparisons if result.has_synthetic}
     for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
         measured, gain = arm.metrics[PRIMARY_METRIC], gains.get(arm.name)
         interval = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})"

@@ -95,6 +95,7 @@ def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
         "diffusion": {"minutes": None, **planned_settings(job, catalog)},
         "synthesis": {"sampling_strategy": totals, "max_synthetic_ratio": None},
         "tracking": {"mlflow": False},
+        "advanced": {"pilot": False},
     }
     sections = {name: getattr(job.config, name).model_copy(update=update) for name, update in changes.items()}
     config = job.config.model_copy(update={"seed": job.config.seed + number, **sections})

@@ -5,18 +5,24 @@ from dataclasses import replace
 import numpy as np
 
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.choice import Choice, MeasuredArm
+from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.evaluation.report.pool import Pair, PoolOverview, RejectedSample
-from diffaug.evaluation.statistics.comparison import Comparison, Control
+from diffaug.evaluation.statistics.comparison import Change, Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
-from diffaug.evaluation.statistics.metrics import METRICS
-from diffaug.evaluation.verdict.result import ArmSummary, EvaluationResult, Spread, TrainingSummary
+from diffaug.evaluation.statistics.metrics import GROUPS, METRICS
+from diffaug.evaluation.verdict.advice import ClassAdvice
+from diffaug.evaluation.verdict.arm_summary import ArmSummary, Spread
+from diffaug.evaluation.verdict.next_steps import ClassRecall, NextStep
+from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary
 from diffaug.evaluation.verdict.wording import Verdict
 from diffaug.similarity.intervals import Estimate as Interval
 from diffaug.similarity.intervals import Share
 from diffaug.synthesis.audit.memorization import Audit, PoolAudit
 from diffaug.synthesis.audit.quality import ClassQuality, PoolQuality
-from diffaug.synthesis.pool.pool import ClassSummary
+from diffaug.synthesis.filters.power import FilterPower, PoolPower
+from diffaug.synthesis.pool.pool import ClassSummary, PublicationCheck
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = ("cat", HOSTILE, "rare & <b>bold</b>")
@@ -40,7 +46,14 @@ def arm(name, role, mean, sd=0.01, classes=CLASSES, metrics=METRICS):
     recall = dict.fromkeys(classes, estimate(mean, 0.05))
     group_recall = dict.fromkeys(("many", "medium", "few"), figure)
     confusion = tuple(map(tuple, (15 * shares).tolist()))
-    return ArmSummary(name, role, 3, dict.fromkeys(metrics, figure), recall, group_recall, confusion)
+    return ArmSummary(
+        name, role, 3, dict.fromkeys(metrics, figure), recall, group_recall, confusion, estimate(mean, 0.04)
+    )
+
+
+def lead(classes=CLASSES):
+    by_class, by_group = (dict.fromkeys(names, estimate(0.1, 0.06)) for names in (classes, GROUPS))
+    return Change(BASE, "real only", estimate(0.1, 0.03), by_class, by_group)
 
 
 def comparison(name, mean, classes=CLASSES):
@@ -57,18 +70,32 @@ def comparison(name, mean, classes=CLASSES):
     )
 
 
-def mix(fraction=0.3, **changes):
-    curve = [SyntheticMix(0.0), SyntheticMix(0.3), SyntheticMix(0.6)]
-    everything = MixChoice(
+HOW = ARMS[BASE].how
+ZERO = SyntheticMix(0.0)
+
+
+def measured(arm, mix, mean, how=HOW, **figures):
+    return MeasuredMix(arm, mix, mean, 0.01, how, **figures)
+
+
+def choice(fraction=0.3, **changes):
+    """The choice of a mix on "oversampling", with plain training measured beside it."""
+    curve = [ZERO, SyntheticMix(0.3), SyntheticMix(0.6)]
+    everything = Choice(
         BASE,
         SyntheticMix(fraction),
-        baselines=(MeasuredMix("real only", curve[0], 0.66, 0.01), MeasuredMix(BASE, curve[0], 0.69, 0.01)),
-        curve=tuple(MeasuredMix(BASE, one, 0.7 + 0.02 * one.fraction, 0.01) for one in curve),
+        real=(MeasuredArm(BASE, HOW, 0.72, 0.01), MeasuredArm("real only", "as found", 0.66, 0.02)),
+        mixtures=(
+            *(measured(BASE, one, 0.7 + 0.02 * one.fraction, gain=0.02 * one.fraction) for one in curve),
+            *(measured("real only", one, 0.66, "as found", gain=-0.04, standard_error=0.01) for one in curve[:2]),
+        ),
         refinements=(
-            MeasuredMix(BASE, SyntheticMix(0.3, 0.5, 10.0), 0.71, 0.02),
-            MeasuredMix(BASE, SyntheticMix(0.3, excluded_classes=(HOSTILE,)), 0.72, 0.02),
+            measured(BASE, SyntheticMix(0.3, 0.5, 10.0), 0.71),
+            measured(BASE, SyntheticMix(0.3, excluded_classes=(HOSTILE,)), 0.72),
         ),
         num_folds=3,
+        judged_images=18,
+        reason="The smallest & best.",
     )
     return replace(everything, **changes)
 
@@ -79,9 +106,11 @@ def result(classes=CLASSES, candidate=BEST, **changes):
         classes=tuple(classes),
         train_counts=dict(zip(classes, (30, 20, 4), strict=False)),
         synthetic_counts=dict(zip(classes, (0, 10, 26), strict=False)),
+        used_counts=dict(zip(classes, (0, 10, 12), strict=False)),
         test_counts=dict.fromkeys(classes, 15),
         groups=dict(zip(classes, ("many", "medium", "few"), strict=False)),
         training=TrainingSummary("small-cnn", 1900, 64, 2, "cpu", "torch 2"),
+        encoder="efficientnet-lite0 57934424",
         arms=(
             arm("real only", "baseline", 0.60, classes=classes),
             arm(BASE, "baseline", 0.70, classes=classes),
@@ -89,12 +118,20 @@ def result(classes=CLASSES, candidate=BEST, **changes):
             arm("real + synthetic", "candidate", 0.71, 0.02, classes),
             arm(candidate, "candidate", 0.734, 0.02, classes),
         ),
+        lead=lead(classes),
+        best_real="Best without synthetic images: 'oversampling' & co.",
         comparisons=(comparison("real + synthetic", 0.01, classes), comparison(candidate, 0.034, classes)),
         controls=(
             Control("new content", "real + synthetic", "replay", estimate(0.021, 0.01)),
             Control("filters", "real + synthetic", "real + unfiltered synthetic", estimate(-0.013, 0.01)),
         ),
-        mix=mix(),
+        choice=choice(),
+        class_advice=tuple(
+            ClassAdvice(name, advice, estimate(0.01, 0.05), used)
+            for name, advice, used in zip(classes, ("none used", "use", "open"), (0, 10, 12), strict=False)
+        ),
+        more_images=None,
+        next_steps=(NextStep("encoder"), NextStep("lowest recall", BASE, classes=(ClassRecall(classes[0], 0.42, 30),))),
         verdict=Verdict("use", "Use them & more.", ("The <first>.", "The second."), candidate, BASE),
     )
     return replace(everything, **changes)
@@ -105,7 +142,15 @@ def bare_result(classes=CLASSES):
     metrics = METRICS[:4]
     arms = (arm(BASE, "baseline", 0.7, None, classes, metrics), arm("mine", "candidate", 0.72, None, classes, metrics))
     compared = replace(comparison("mine", 0.02, classes), seeds_only=None, group_gain={})
-    unknown = {"training": None, "groups": {}, "train_counts": {}, "synthetic_counts": {}, "controls": (), "mix": None}
+    unknown = {
+        "training": None,
+        "groups": {},
+        "train_counts": {},
+        "synthetic_counts": {},
+        "controls": (),
+        "choice": None,
+    }
+    unknown |= {"used_counts": {}, "encoder": None, "lead": None, "next_steps": (), "class_advice": ()}
     arms = tuple(replace(one, group_recall={}) for one in arms)
     return result(classes, "mine", arms=arms, comparisons=(compared,), **unknown)
 
@@ -123,8 +168,28 @@ def overview(classes=CLASSES, **changes):
             RejectedSample("rejected/1.png", classes[2], "copy", rejected[1]),
         ),
         summaries={name: ClassSummary(26, 20, 1040, {"wrong class": 3, "copy": 1}) for name in classes},
-        unsafe_to_publish=(f"class '{classes[1]}': 9 of 36 candidates are copies",),
+        publication=PublicationCheck(
+            True,
+            (f"class '{classes[1]}': 9 of 36 candidates are copies",),
+            ("copies among candidates",),
+            ("membership",),
+        ),
         audit=PoolAudit(part, dict.fromkeys(classes, part), {"sampled": part}, (f"not compared: {classes[0]}",)),
+        power=PoolPower(
+            "a classifier",
+            {
+                name: FilterPower(
+                    recognized=Share(9, 10),
+                    ranking=Interval(0.9, 0.8, 1.0),
+                    confirmed=Share(12 - number, 12),
+                    kept_class=Share(0, 0),
+                    farther=0.6,
+                    passed=Share(13, 26),
+                    blind=blind,
+                )
+                for number, (name, blind) in enumerate(zip(classes, ((), ("Two <in> three.",), ()), strict=False))
+            },
+        ),
         quality=PoolQuality("a classifier", {name: ClassQuality(9, 10, *[0.5] * 6) for name in classes}),
     )
     return replace(everything, **changes)

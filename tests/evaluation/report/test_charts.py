@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
-from diffaug.evaluation.report.charts import Row, mix_chart, mix_points, rows_chart
+from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.report.charts import Row, mix_chart, rows_chart
+from diffaug.evaluation.report.choices import curves
 from diffaug.evaluation.report.svg import COLORS, shortened
 from diffaug.evaluation.statistics.crossed import Estimate
-from tests.evaluation.report.contents import HOSTILE, mix
+from tests.evaluation.report.contents import BASE, HOSTILE, HOW, choice
 from tests.evaluation.report.page import Page
 
 RANGES = [Estimate(0.02, -0.01, 0.05), Estimate(0.1, 0.05, 0.15), Estimate(-0.1, -0.2, -0.05)]
@@ -59,7 +60,7 @@ def test_names_are_text_and_never_markup():
 
 
 def test_colors_fonts_and_ids_are_the_pages():
-    markup = rows_chart("one", "", ROWS) + rows_chart("two", "", ROWS) + mix_chart(mix())
+    markup = rows_chart("one", "", ROWS) + rows_chart("two", "", ROWS) + mix_chart(choice())
     page = Page(markup)  # which refuses doubled ids
     assert not any(color in markup for color in COLORS.values())
     assert not re.search(r"#[0-9a-f]{6}|font-family|http|<style|<metadata", markup)
@@ -77,11 +78,11 @@ def test_equal_figures_give_equal_bytes_and_matplotlib_is_imported_only_to_draw(
     )
     again = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     assert again == rows_chart("gains", "", ROWS)
-    assert mix_chart(mix()) == mix_chart(mix())
+    assert mix_chart(choice()) == mix_chart(choice())
 
 
 def test_the_curve_of_the_mix_is_drawn_to_scale_with_the_choice_ringed_if_it_is_on_it():
-    wide = mix_chart(mix()).partition("</svg>")[0]
+    wide = mix_chart(choice()).partition("</svg>")[0]
     (curve,) = [
         np.array(re.findall(r"[ML] ([\d.]+) ([\d.]+)", path), float)
         for path in re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--synthetic\)', wide)
@@ -91,11 +92,12 @@ def test_the_curve_of_the_mix_is_drawn_to_scale_with_the_choice_ringed_if_it_is_
     assert widths[0] == pytest.approx(widths[1]) and heights[0] == pytest.approx(heights[1]) and heights[0] < 0
     ring = re.search(r'<use href="#[^"]*" x="([\d.]+)" y="([\d.]+)" style="[^"]*stroke: var\(--ink\)', wide)
     assert tuple(map(float, ring.groups())) == pytest.approx(tuple(curve[1]))
-    other = tuple(MeasuredMix("real only", SyntheticMix(f), 0.6, 0.01) for f in (0.0, 0.3))
-    assert "stroke: var(--ink)" not in mix_chart(mix(0.0, curve=other, refinements=()))
-    # What leaves out classes is no point of the curve.
-    points = [(one.mix.fraction, one.mix.loss_weight) for one in mix_points(mix())]
-    assert points == [(0, 1), (0.3, 1), (0.3, 0.5), (0.6, 1)]
+    refined = choice(mix=SyntheticMix(0.3, excluded_classes=(HOSTILE,)))
+    assert "stroke: var(--ink)" not in mix_chart(refined)  # what leaves out classes is no point of the curve
+    assert {key: [one.mix.fraction for one in line] for key, line in curves(choice()).items()} == {
+        (BASE, HOW): [0, 0.3, 0.6],
+        ("real only", "as found"): [0, 0.3],
+    }
 
 
 def test_long_names_are_shortened_to_columns():

@@ -14,12 +14,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.experiment.mix import MixChoice, SyntheticMix
-from diffaug.evaluation.report.format import UNKNOWN
+from diffaug.evaluation.report.format import MINUS, UNKNOWN
 from diffaug.evaluation.report.page import write_report
 from diffaug.evaluation.report.pool import Pair, PoolOverview, RejectedSample
 from diffaug.evaluation.statistics.metrics import METRICS
-from tests.evaluation.report.contents import CLASSES, HOSTILE, arm, bare_result, images, mix, overview, result
+from diffaug.synthesis.pool.pool import PublicationCheck
+from tests.evaluation.report.contents import (
+    BASE,
+    BEST,
+    CLASSES,
+    HOSTILE,
+    arm,
+    bare_result,
+    choice,
+    images,
+    overview,
+    result,
+)
 from tests.evaluation.report.page import Page
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "report.txt"
@@ -134,33 +145,62 @@ def test_the_verdict_has_its_color_and_a_paragraph_per_sentence(path, decision, 
     assert all(f"<p>{text}</p>" in box for text in ("Use them &amp; more.", "The &lt;first&gt;.", "The second."))
 
 
-@pytest.mark.parametrize(
-    "choice", [mix(0.0), MixChoice("oversampling", SyntheticMix(0.0)), mix(0.3, curve=(), refinements=())]
-)
-def test_a_mix_of_zero_or_set_by_hand_has_neither_gain_nor_curve(path, choice):
-    html, page = write(path, result=result(mix=choice, controls=()))
-    assert ("of balanced accuracy, 95" in html) is not choice.mix.is_zero
-    assert page.has("svg", **{"class": "chart wide"}) == (4 if choice.curve else 3)
-    assert (">Everything measured<" in html) == bool(choice.num_folds)
-    assert ("these arms are all the same training" in html) is choice.mix.is_zero
-    assert ("were not run" in html) is not choice.mix.is_zero
+def without_synthetic(**changes):
+    """A result with a mix of zero, in which the candidate repeats a baseline."""
+    arms = tuple(
+        replace(one, same_as=BASE if one.name == BEST else "real only" if one.role == "candidate" else "")
+        for one in result().arms
+    )
+    nothing = {"choice": choice(0.0), "used_counts": dict.fromkeys(CLASSES, 0), "controls": (), "class_advice": ()}
+    return result(**{"arms": arms} | nothing | changes)
+
+
+def test_without_synthetic_images_no_arm_is_shown_as_if_it_had_some(path):
+    html, page = write(path, result=without_synthetic())
+    words = page.words()
+    assert "of balanced accuracy, 95" not in html and "with synthetic images , " not in words
+    assert f"“{BEST}” is not drawn: without synthetic images it is the same training as “{BASE}”" in words
+    assert f"{BEST} same as {BASE}" in words and f"{BEST} minus" not in words
+    assert "sources" not in page.ids
+    assert f"Change in recall from real only to {BASE} , since no synthetic image was used" in words
+    assert "0 of 26" in words and "4 real, 26 synthetic, 0 used" in words
+
+
+def test_if_plain_training_is_the_best_nothing_is_compared(path):
+    _, page = write(path, result=without_synthetic(lead=None))
+    assert "no synthetic image was used, and plain training is the best without" in page.words()
+    assert page.words().count("Confusion matrix of") == 0 and page.has("table", **{"class": "heat"}) == 1
 
 
 @pytest.mark.parametrize(
-    ("curve", "words"),
+    ("changes", "charts", "note"),
     [
-        (tuple(replace(one, arm="real only") for one in mix().curve), "“oversampling” alone did better"),
-        ((), "“oversampling” was chosen on 3 validation folds"),
+        ({}, 5, True),
+        ({"mixtures": (), "refinements": (), "judged_images": 0}, 4, False),
+        ({"mixtures": (), "refinements": (), "judged_images": 0, "real": (), "num_folds": 0}, 4, False),
     ],
 )
-def test_a_baseline_that_did_better_alone_or_that_alone_was_chosen_is_named(path, curve, words):
-    _, page = write(path, result=result(mix=mix(0.3, curve=curve, refinements=())))
-    assert words in page.words()
+def test_of_a_choice_only_what_was_measured_is_shown(path, changes, charts, note):
+    html, page = write(path, result=result(choice=choice(**changes)))
+    assert page.has("svg", **{"class": "chart wide"}) == charts
+    assert (">Everything measured with synthetic images<" in html) is note
+    assert ("Nothing was chosen about the real arms" in page.words()) is ("real" in changes)
+    assert "30 % of each batch, added to “oversampling”. The smallest & best." in page.words()
+
+
+def test_validation_stands_beside_the_test_figure(written):
+    table = written[1].words().partition("Validation minus test ")[2].partition(" A choice looks better")[0]
+    how = f"30 % of each batch, on {BASE}: classes drawn equally often"
+    assert table == (
+        f"{BASE} classes drawn equally often 72.0 70.0 +2.0 real only as found 66.0 60.0 +6.0 "
+        f"{BEST} {how} 70.6 73.4 {MINUS}2.8"
+    )
+    assert "Here validation minus test is +1.7 points on average." in written[1].words()
 
 
 def test_the_choice_is_marked_and_names_that_are_cut_off_are_whole_in_their_titles(written):
-    html = written[0].partition('id="mix"')[2].partition("</section>")[0]
-    assert html.count('<tr class="marked">') == 1 and html.count("<tr") == 1 + 2 + 3 + 2
+    html = written[0].partition('id="choice"')[2].partition("</section>")[0]
+    assert html.count('<tr class="marked">') == 2 and html.count("<tr") == (1 + 2 + 1) + (1 + 5 + 2)
     titled = [(tag, attributes["title"]) for tag, attributes in written[1].tags if "title" in attributes]
     matrices = 2
     assert [tag for tag, _ in titled].count("span") == matrices * 2 * len(CLASSES) + 2  # rows, columns; nearest images
@@ -190,8 +230,14 @@ def test_what_is_not_known_of_a_pool_is_said_and_nothing_made_up(path):
     html, page = write(path, pool=PoolOverview())
     assert {"nearest", "rejected", "audit"} <= page.ids and "quality" not in page.ids
     assert "Not audited" in html and "Not recorded" in html
-    _, page = write(path, pool=PoolOverview(unsafe_to_publish=()))
-    assert not page.has("div", **{"class": "alarm"}) and "no guarantee" in page.words()
+    nothing, some = PublicationCheck(False, (), (), ("copies", "x")), PublicationCheck(False, (), ("copies",), ("x",))
+    _, page = write(path, pool=PoolOverview(publication=nothing))
+    assert not page.has("div", **{"class": "alarm"}) and "Not checked: none of the measures" in page.words()
+    assert "Copies: not checked X: not checked" in page.words() and "failed" not in page.words()
+    _, page = write(path, pool=PoolOverview(publication=some))
+    assert (
+        "Copies: checked X: not checked" in page.words() and "None of the checks that were made failed" in page.words()
+    )
     _, page = write(path, pool=None)
     assert {"nearest", "rejected", "audit", "quality"}.isdisjoint(page.ids)
     assert json_beside(path)["pool"] is None
@@ -199,7 +245,7 @@ def test_what_is_not_known_of_a_pool_is_said_and_nothing_made_up(path):
 
 def test_a_result_of_predictions_has_fewer_parts_and_a_figure_that_one_arm_lacks_is_a_dash(path):
     _, page = write(path, result=bare_result(), pool=None, synthetic=images([0, 0, 0]), problems=[])
-    assert "mix" not in page.ids and page.has("svg", **{"class": "chart wide"}) == 2
+    assert {"choice", "next"}.isdisjoint(page.ids) and page.has("svg", **{"class": "chart wide"}) == 2
     words = page.words()
     assert not any(word in words for word in ("AUROC", "NLL", "Many, medium, few", "Classifier:"))
     assert f"72.0 ± {UNKNOWN}" in words and "+2.0 [0.0, +4.0]" in words

@@ -11,7 +11,7 @@ from diffaug.files.records import write_record
 from diffaug.similarity.intervals import Share
 from diffaug.synthesis.audit.memorization import Audit, PoolAudit
 from diffaug.synthesis.audit.quality import POOL_QUALITY, ClassQuality, PoolQuality
-from diffaug.synthesis.pool.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, ClassSummary, Pool
+from diffaug.synthesis.pool.pool import AUDIT, MANIFEST, REJECTED, SUMMARY, ClassSummary, Pool, PublicationCheck
 
 CLASSES = ("a", "b", "empty")
 DISTANCES = {"a": [0.5, 0.1, 0.4, 0.2, 0.3, 0.6], "b": [0.9]}
@@ -102,7 +102,8 @@ def test_rejected_samples_of_each_reason_take_turns_over_classes(read):
 def test_summaries_audit_and_quality_are_as_written(read):
     overview = read(audit=audit_of(7))
     assert overview.summaries == {"a": ClassSummary(**CANDIDATES["a"])}
-    assert (overview.unsafe_to_publish, overview.audit, overview.quality) == ((), audit_of(7), QUALITY)
+    found = (overview.publication, overview.audit, overview.quality, overview.power)
+    assert found == (PublicationCheck(False, ()), audit_of(7), QUALITY, None)
     content = json.loads(json.dumps(overview.to_dict()))
     assert content["audit"]["overall"]["images"] == 7
     assert set(content["rejected"][0]) == {"file", "label", "reason"}
@@ -113,7 +114,7 @@ def test_summaries_audit_and_quality_are_as_written(read):
 )
 def test_without_figures_of_this_very_pool_only_its_reasons_count(read, audit, reasons):
     overview = read(audit=audit, reasons=reasons)
-    assert (overview.unsafe_to_publish, overview.audit, overview.quality) == (reasons, None, None)
+    assert (overview.publication.reasons, overview.audit, overview.quality) == (reasons, None, None)
 
 
 def test_a_pool_made_by_other_means_leaves_everything_empty(read):

@@ -23,17 +23,17 @@ def with_confusions(before=BEFORE, after=AFTER):
 def test_classes_are_sorted_by_training_images_and_hold_the_gain_that_the_verdict_is_about():
     of_abc = result(("a", "b", "c"))
     gains = of_abc.comparisons[1].recall_gain
-    counts = {"c": (4, 26), "b": (20, 10), "a": (30, 0)}
+    counts = {"c": (4, 12, 26), "b": (20, 10, 10), "a": (30, 0, 0)}
     assert tables.class_gains(of_abc) == [
-        tables.Gain(name, (train, train), synthetic, 15, 0.7, 0.734, gains[name])
-        for name, (train, synthetic) in counts.items()
+        tables.Gain(name, (train, train), *synthetic, 15, 0.7, 0.734, gains[name])
+        for name, (train, *synthetic) in counts.items()
     ]
 
 
 def test_a_group_has_the_range_of_its_training_images():
     groups = {"a": "few", "b": "few", "c": "many"}
     few, many = tables.group_gains(result(("a", "b", "c"), groups=groups))
-    assert (few.name, few.train, few.synthetic, few.before) == ("few (2)", (20, 30), 10, 0.7)
+    assert (few.name, few.train, few.used, few.available, few.before) == ("few (2)", (20, 30), 10, 10, 0.7)
     assert (many.name, many.train) == ("many (1)", (4, 4))
     assert tables.group_gains(bare_result()) == []
 
@@ -42,6 +42,18 @@ def test_an_arm_has_one_standard_deviation_to_both_sides_within_0_and_1():
     row, alone = tables.arm_rows(result(arms=(arm("any", "candidate", 0.98, 0.05), arm("any", "candidate", 0.5, None))))
     assert vars(row.range) == pytest.approx({"mean": 0.98, "low": 0.93, "high": 1.0})
     assert alone.range == Estimate(0.5, 0.5, 0.5)
+
+
+def test_without_synthetic_images_no_arm_is_drawn_as_if_it_had_some():
+    def drawn(**changes):
+        rows = tables.arm_rows(result(used_counts={"cat": 0}, **changes))
+        return {row.label: row.role for row in rows if row.role != "ablation"}
+
+    baselines = {"real only": "baseline", BASE: "baseline"}
+    assert drawn() == baselines | {"real + synthetic": "baseline", BEST: "baseline"}
+    same = {"real + synthetic": "real only", BEST: BASE}
+    assert drawn(arms=tuple(replace(one, same_as=same.get(one.name, "")) for one in result().arms)) == baselines
+    assert {row.role for row in tables.arm_rows(result())} == {"baseline", "ablation", "candidate"}
 
 
 def test_confusions_are_shares_with_the_baseline_first():

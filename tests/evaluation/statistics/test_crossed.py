@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
-from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score
 
 from diffaug.evaluation.statistics.crossed import ClassMeans, recall_intervals
@@ -177,19 +176,17 @@ def test_knowing_the_generators_never_lowers_the_variance(seed, generators):
     assert np.mean(clustered.by_generator) == pytest.approx(clustered.mean) or 6 % generators
 
 
-def test_one_seed_is_judged_by_a_bootstrap_that_agrees_with_the_stratified_variance():
+def test_one_seed_is_judged_by_the_stratified_variance_over_images():
     labels = np.repeat([0, 1, 2], [400, 150, 40])
     result = paired_difference(*answers(labels=labels, seeds=1), labels)
     difference = np.subtract(*(a.astype(float)[0] for a in answers(labels=labels, seeds=1)))
     analytic = sum(difference[labels == c].var(ddof=1) / (labels == c).sum() for c in range(3)) / 9
-    assert result.resampled.var() == pytest.approx(analytic, rel=0.1)
     assert result.variance == pytest.approx(analytic, rel=0.05)
     half = 1.96 * np.sqrt(analytic)
     interval = result.interval()
     assert_allclose([interval.low, interval.high], [result.mean - half, result.mean + half], atol=0.01)
     assert result.p_value == pytest.approx(2 * stats.norm.sf(result.mean / np.sqrt(result.variance)), abs=0.005)
     assert result.seeds_only_interval() is None
-    assert paired_difference(*answers(labels=labels, seeds=1), labels).interval() == interval
 
 
 def test_one_seed_covers_other_test_images(simulated_arms):
@@ -220,9 +217,7 @@ def test_recall_intervals_stay_within_0_and_1_and_have_a_width(seed, seeds, shar
 
 def test_recall_intervals_cover_the_truth(simulated_arms):
     world = simulated_arms(4, (150, 60, 20))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(61)
-    chance = expit(world.base[:, None] + np.sqrt(1.5**2 + 0.5**2 + world.seed_sd**2) * nodes)
-    truth = chance @ weights / weights.sum()
+    truth = world.true_recall(0)
     covered = np.zeros(3)
     for _ in range(400):
         intervals = recall_intervals(world.draw([0])[0][0], world.labels, world.generators)

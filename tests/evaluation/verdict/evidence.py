@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
 from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate
 from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, tail
@@ -25,15 +27,43 @@ def one_seed(mean, standard_error):
     return replace(difference(mean, standard_error, seed_share=0.0), seeds=1, seeds_degrees_of_freedom=0)
 
 
+def choice(mix, judged_images=45, base="oversampling", **options):
+    return Choice(base, mix, judged_images=judged_images, **options)
+
+
+def choice_of_none(gain, standard_error=0.01, judged_images=45):
+    """A choice of no synthetic images, though one mix had this gain on the judged images."""
+    tried = MeasuredMix("oversampling", SyntheticMix(0.3), 0.8, 0.01, gain=gain, standard_error=standard_error)
+    return choice(SyntheticMix(0.0), judged_images, mixtures=(tried,))
+
+
 def evidence_of(*differences, recall_gain=None, num_baselines=1, arm=None, **options):
-    """Of one candidate per difference, each compared with "balanced softmax"."""
+    """Of one candidate per difference, each compared with "balanced softmax", which has 0.8."""
     by_arm = {arm or f"candidate {i}": d for i, d in enumerate(differences)}
     p_values = [d.p_value for d in differences]
     comparisons = []
     for (arm, d), low_tail, p_holm in zip(by_arm.items(), holm_tails(p_values), holm(p_values), strict=True):
-        figures = (d.interval(low_tail, tail(num_baselines)), d.seeds_only_interval(), d.p_value, p_holm)
-        comparisons.append(Comparison(arm, "balanced softmax", *figures, recall_gain or {}, {}, d.by_generator))
-    content = {"controls": (), "seeds": differences[0].seeds, "synthetic_images": 412, "test_images": IMAGES}
+        comparison = Comparison(
+            arm=arm,
+            baseline="balanced softmax",
+            difference=d.interval(low_tail, tail(num_baselines)),
+            recall_gain=recall_gain or {},
+            group_gain={},
+            seeds_only=d.seeds_only_interval(),
+            p_value=d.p_value,
+            p_value_holm=p_holm,
+            by_generator=d.by_generator,
+        )
+        comparisons.append(comparison)
+    content = {
+        "controls": (),
+        "seeds": differences[0].seeds,
+        "synthetic_images": 412,
+        "used_images": 412,
+        "test_images": IMAGES,
+        "num_classes": 4,
+        "accuracies": {"balanced softmax": Estimate(0.8, 0.7, 0.9)},
+    }
     return Evidence(tuple(comparisons), by_arm, num_baselines=num_baselines, **content | options)
 
 

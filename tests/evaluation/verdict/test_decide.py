@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import decide
-from tests.evaluation.verdict.evidence import IMAGES, difference, evidence_of, one_seed
+from tests.evaluation.verdict.evidence import IMAGES, choice, choice_of_none, difference, evidence_of, one_seed
 
 USED = SyntheticMix(0.3)
 
@@ -18,28 +18,21 @@ def decision_of(*differences, **options):
     return decide(evidence_of(*differences, **options))
 
 
-def with_one_seed(mean, standard_error, seed=0):
-    draws = np.random.default_rng(seed).normal(mean, standard_error, 2000)
-    return replace(one_seed(mean, standard_error), resampled=draws)
-
-
 MEANS, ERRORS = st.floats(-0.1, 0.1), st.floats(0.001, 0.05)
-ONE_SEEDS = st.builds(with_one_seed, MEANS, ERRORS, st.integers(0, 99))
-DIFFERENCES = st.builds(difference, MEANS, ERRORS) | ONE_SEEDS
+DIFFERENCES = st.builds(difference, MEANS, ERRORS) | st.builds(one_seed, MEANS, ERRORS)
 
 
 @given(st.lists(DIFFERENCES, min_size=1, max_size=5), st.integers(1, 5))
 def test_use_is_decided_exactly_if_a_printed_lower_end_is_above_zero(differences, num_baselines):
     """And a lower end is above zero exactly if Holm's corrected p-value is below 5 % in favor of the candidate."""
-    evidence = evidence_of(*differences, num_baselines=num_baselines, mix=MixChoice("oversampling", USED))
+    evidence = evidence_of(*differences, num_baselines=num_baselines, choice=choice(USED))
     lows = [c.difference.low for c in evidence.comparisons]
     decision = decide(evidence)
     assert (decision.outcome == "use") == (max(lows) > 0)
     assert decision.outcome != "use" or decision.comparison.difference.low > 0
     for comparison in evidence.comparisons:
-        draws = evidence.differences[comparison.arm].resampled
-        center = comparison.difference.mean if draws is None else np.median(draws)
-        assert (comparison.difference.low > 0) == (comparison.p_value_holm < 0.05 and center > 0)
+        is_better = comparison.p_value_holm < 0.05 and comparison.difference.mean > 0
+        assert (comparison.difference.low > 0) == is_better
 
 
 @pytest.mark.parametrize(
@@ -94,19 +87,61 @@ def test_numbers_that_nobody_can_collect_or_train_are_not_given(seed_share, imag
 def test_of_what_can_not_decide_alone_or_where_nothing_is_open_no_number_is_given():
     for decision in (decision_of(difference(0.005, 0.05, seed_share=0.5)), decision_of(difference(0.05))):
         assert (decision.test_images_needed, decision.seeds_needed) == (None, None)
-    one_seeds = decision_of(with_one_seed(0.012, 0.015))  # where only test images would help
+    one_seeds = decision_of(one_seed(0.012, 0.015))  # where only test images would help
     assert (one_seeds.outcome, one_seeds.seeds_needed) == ("not decidable", None)
     assert one_seeds.test_images_needed > IMAGES
 
 
 @pytest.mark.parametrize("mix", [SyntheticMix(0.0), SyntheticMix(0.3, 0.0), SyntheticMix(0.3, max_per_real=0.0)])
-@pytest.mark.parametrize(("was_set", "reason"), [(True, "fraction set to zero"), (False, "no better mix")])
-def test_a_mix_of_zero_or_an_empty_pool_is_not_to_be_used(mix, was_set, reason):
-    curve = () if was_set else (MeasuredMix("oversampling", USED, 0.8, 0.01),)
-    choice = MixChoice("oversampling", mix, curve=curve)
+@pytest.mark.parametrize(("judged", "reason"), [(0, "none used"), (45, "no better mix")])
+def test_a_mix_of_zero_or_an_empty_pool_is_not_to_be_used(mix, judged, reason):
     for images, expected in ((412, reason), (0, "no synthetic images")):
-        decision = decision_of(difference(0.05), mix=choice, synthetic_images=images)
+        decision = decision_of(difference(0.05), choice=choice(mix, judged), synthetic_images=images)
         assert (decision.outcome, decision.reason) == ("do not use", expected)
+
+
+@pytest.mark.parametrize(
+    ("gain", "standard_error", "judged", "outcome"),
+    [
+        (-0.03, 0.01, 1000, "do not use"),
+        (-0.03, 0.03, 1000, "not decidable"),  # up to +2.9 points
+        (0.0, 0.0, 301, "do not use"),  # by the rule of three less than one in 100 is unseen
+        (0.0, 0.0, 300, "not decidable"),
+        (-0.1, 0.04, 23, "not decidable"),
+    ],
+)
+def test_few_judged_images_rule_nothing_out(gain, standard_error, judged, outcome):
+    decision = decision_of(difference(0.0), choice=choice_of_none(gain, standard_error, judged))
+    assert (decision.outcome, decision.reason) == (
+        outcome,
+        "no better mix" if outcome == "do not use" else "few judged images",
+    )
+
+
+def test_a_mix_that_leaves_out_every_class_that_has_images_uses_none():
+    decision = decision_of(difference(0.05), choice=choice(USED, 0), used_images=0)
+    assert (decision.outcome, decision.reason) == ("do not use", "none used")
+
+
+@pytest.mark.parametrize(
+    ("highs", "num_classes", "learned"),
+    [
+        ((0.14, 0.12), 10, False),  # the limit is 0.1 + 5 % of 0.9
+        ((0.14, 0.15), 10, True),
+        ((0.52,), 2, False),  # 0.5 + 5 % of 0.5
+        ((0.53,), 2, True),
+        ((0.058,), 100, False),
+        ((0.2,), 100, True),
+    ],
+)
+@pytest.mark.parametrize("mix", [USED, SyntheticMix(0.0)])
+def test_where_no_arm_learned_the_task_nothing_is_decided(highs, num_classes, learned, mix):
+    accuracies = {f"arm {i}": Estimate(high - 0.02, high - 0.04, high) for i, high in enumerate(highs)}
+    facts = {"accuracies": accuracies, "num_classes": num_classes, "choice": choice(mix)}
+    for mean in (0.05, -0.05):
+        decision = decision_of(difference(mean), **facts)
+        assert ((decision.outcome, decision.reason) == ("not decidable", "nothing learned")) is not learned
+    assert decision_of(difference(0.05), **facts, synthetic_images=0).reason == "no synthetic images"
 
 
 def test_the_more_baselines_the_harder_it_is_to_rule_a_gain_out():

@@ -1,6 +1,7 @@
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,14 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from diffaug.configuration.arms import ARM_ROLES
 from diffaug.errors import DamagedError, QualityGateError, UsageError
-from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import METRICS, PREDICTION_METRICS
+from diffaug.evaluation.verdict.arm_summary import Spread
 from diffaug.evaluation.verdict.decide import decide
-from diffaug.evaluation.verdict.result import EvaluationResult, Spread, TrainingSummary, summarize
+from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary
+from diffaug.evaluation.verdict.summarize import summarize
 from diffaug.evaluation.verdict.wording import in_words
 from tests.evaluation.report import contents
 from tests.evaluation.verdict.evidence import difference, evidence_of
@@ -31,7 +35,7 @@ FACTS = {
     "synthetic_counts": {"a": 0, "b": 5, "c": 7},
     "test_labels": LABELS,
     "classes": CLASSES,
-    "mix": MixChoice("balanced softmax", MIX, curve=(MeasuredMix("balanced softmax", MIX, 0.8, 0.01),), num_folds=3),
+    "choice": Choice("balanced softmax", MIX, num_folds=3, judged_images=45),
     "training": TrainingSummary("small-cnn", 900, 64, 1, "cpu", "torch 2"),
 }
 
@@ -80,10 +84,14 @@ def test_candidates_are_compared_with_the_best_baseline_and_nothing_else_is(resu
 
 
 def test_a_saved_result_is_loaded_as_it_was(trials, tmp_path):
-    limited = MixChoice("oversampling", SyntheticMix(0.3, 1.0, 5.0, ("a",)))
-    unknown = {"train_counts": {}, "synthetic_counts": {}, "mix": None, "training": None}
+    limited = Choice("oversampling", SyntheticMix(0.3, 1.0, 5.0, ("a",)))
+    unknown = {"train_counts": {}, "synthetic_counts": {}, "choice": None, "training": None}
     one_seed = [t for t in trials if t.seed == 0]
-    for chosen, facts in ((trials, {}), (trials, {"num_generators": 2, "mix": limited}), (one_seed, unknown)):
+    for chosen, facts in (
+        (trials, {}),
+        (trials, {"num_generators": 2, "choice": limited, "fewer_images": fewer(trials)}),
+        (one_seed, unknown),
+    ):
         result = summarize(chosen, **{**FACTS, **facts})
         result.save(tmp_path / "result.json")
         assert EvaluationResult.load(tmp_path / "result.json") == result
@@ -93,15 +101,22 @@ def test_a_saved_result_is_loaded_as_it_was(trials, tmp_path):
 def test_the_file_has_the_names_that_scripts_read(result):
     content = result.to_dict()
     assert content["schema_version"] == 1 and " ".join(content) == (
-        "schema_version classes train_counts synthetic_counts test_counts groups training arms comparisons controls "
-        "mix verdict"
+        "schema_version classes train_counts synthetic_counts used_counts test_counts groups training encoder arms "
+        "lead best_real comparisons controls choice class_advice more_images next_steps verdict"
     )
     arm, comparison = content["arms"][0], content["comparisons"][0]
-    assert " ".join(arm) == "name role seeds metrics recall group_recall confusion"
+    assert " ".join(arm) == "name role seeds metrics recall group_recall confusion accuracy same_as"
     assert set(arm["metrics"]["accuracy"]) == {"mean", "sd"}
     assert set(comparison["difference"]) == {"mean", "low", "high"}
     assert set(comparison["group_gain"]) == {"many", "medium", "few"}
-    assert content["mix"]["mix"] == {"fraction": 0.3, "loss_weight": 0.5, "max_per_real": None, "excluded_classes": []}
+    assert content["choice"]["mix"] == {
+        "fraction": 0.3,
+        "loss_weight": 0.5,
+        "max_per_real": None,
+        "excluded_classes": [],
+    }
+    assert " ".join(content["class_advice"][0]) == "name advice gain used"
+    assert " ".join(content["next_steps"][0]) == "kind arm is_measured effect classes class_effects"
     names = "decision headline details arm baseline test_images_needed seeds_needed"
     assert " ".join(content["verdict"]) == names
 
@@ -143,12 +158,83 @@ def test_the_number_of_the_seed_says_which_generator_it_belongs_to(trials):
 
 
 def test_what_is_not_known_or_would_compare_a_training_with_itself_is_left_out(trials):
-    result = summarize(trials, **{**FACTS, "mix": MixChoice("balanced softmax", SyntheticMix(0.0))})
-    assert (result.controls, result.verdict.decision) == ((), "do not use")
-    result = summarize([t for t in trials if t.seed == 0], **{**FACTS, "train_counts": {}})
+    result = summarize(trials, **{**FACTS, "choice": Choice("balanced softmax", SyntheticMix(0.0))})
+    assert (result.controls, result.class_advice, result.verdict.decision) == ((), (), "do not use")
+    result = summarize([t for t in trials if t.seed == 0], **{**FACTS, "train_counts": {}, "choice": None})
     assert (result.comparisons[0].seeds_only, result.arms[0].metrics["accuracy"].sd) == (None, None)
     assert result.table()["balanced_accuracy_sd"].isna().all()
     assert (result.groups, result.arms[0].group_recall, result.comparisons[0].group_gain) == ({}, {}, {})
+
+
+def test_the_first_sentence_is_about_the_best_arm_without_synthetic_images(result):
+    best, plain = result.arm("balanced softmax"), result.arm("real only")
+    lead = result.lead.difference
+    assert (result.lead.arm, result.lead.baseline) == (best.name, plain.name)
+    assert lead.mean == pytest.approx(best.mean() - plain.mean())
+    for part in (f"'{best.name}', {best.mean():.3f}", f"{plain.mean():.3f}, {100 * lead.mean:.1f} points lower"):
+        assert part in result.best_real
+    assert best.accuracy.low < best.mean() < best.accuracy.high
+
+
+def test_an_arm_of_the_same_answers_names_the_baseline_that_it_repeats(trials):
+    copied = [replace(t, arm="real + synthetic") for t in trials if t.arm == "oversampling"]
+    result = summarize([t for t in trials if t.arm != "real + synthetic"] + copied, **FACTS)
+    same = {arm.name: arm.same_as for arm in result.arms if arm.same_as}
+    assert same == {"real + synthetic": "oversampling"}
+    assert result.has_synthetic  # whose training may be another one all the same
+
+
+@pytest.mark.parametrize(
+    ("mix", "used", "advice"),
+    [
+        (MIX, {"a": 0, "b": 5, "c": 7}, "none used, use, open"),
+        (replace(MIX, max_per_real=0.1), {"a": 0, "b": 3, "c": 0}, "none used, use, none used"),
+        (replace(MIX, excluded_classes=("b",)), {"a": 0, "b": 0, "c": 7}, "none used, none used, open"),
+    ],
+)
+def test_advice_is_given_for_classes_whose_synthetic_images_were_used(trials, mix, used, advice):
+    result = summarize(trials, **{**FACTS, "choice": Choice("balanced softmax", mix)})
+    assert result.used_counts == used and result.synthetic_counts == FACTS["synthetic_counts"]
+    assert ", ".join(one.advice for one in result.class_advice) == advice
+    assert [one.gain for one in result.class_advice] == list(result.compared.recall_gain.values())
+    assert f"{sum(used.values())} synthetic image" in result.verdict.headline
+    assert ("of 12" in result.verdict.headline) is (sum(used.values()) < 12)
+
+
+def test_a_class_that_loses_is_to_be_left_out(trials):
+    worse = [replace(t, predictions=tuple(np.where(LABELS == 2, 0, t.predictions).tolist())) for t in trials]
+    mixed = [w if t.arm == "best real + synthetic" else t for t, w in zip(trials, worse, strict=True)]
+    facts = {**FACTS, "roles": {**ROLES, "real + synthetic": "ablation"}}
+    assert [one.advice for one in summarize(mixed, **facts).class_advice] == ["none used", "use", "leave out"]
+
+
+def fewer(trials, share=0.3):
+    """Trainings of the best baseline in which further answers are wrong."""
+    wrong = np.random.default_rng(1).random(len(LABELS)) < share
+    return [
+        replace(t, predictions=tuple(np.where(wrong, (LABELS + 1) % 3, t.predictions).tolist()))
+        for t in trials
+        if t.arm == "balanced softmax" and t.seed < 3
+    ]
+
+
+def test_more_real_images_are_advised_as_far_as_fewer_were_measured_to_be_worse(trials, result):
+    kinds = {
+        (): [("lowest recall", False)],
+        ("unlabeled images", "encoder"): [("encoder", False), ("unlabeled images", False), ("lowest recall", False)],
+    }
+    for missing, expected in kinds.items():
+        steps = summarize(trials, **FACTS, missing=missing).next_steps
+        assert [(step.kind, step.is_measured) for step in steps] == expected
+    helped = summarize(trials, **FACTS, missing=("encoder",), fewer_images=fewer(trials))
+    step, _ = helped.next_steps
+    assert (step.kind, step.is_measured) == ("real images", True)
+    assert step.effect == helped.more_images.difference and step.effect.low > 0
+    assert step.arm == "balanced softmax" and set(step.class_effects) <= {"a", "b", "c"}
+    same = summarize(trials, **FACTS, missing=("encoder",), fewer_images=fewer(trials, 0.0))
+    assert [step.kind for step in same.next_steps] == ["encoder", "real images"]
+    unknown = [replace(t, arm="fine-tuned") for t in fewer(trials)]
+    assert summarize(trials, **FACTS, fewer_images=unknown).next_steps == result.next_steps  # an arm that was not run
 
 
 def test_a_figure_that_some_training_lacks_is_left_out_and_not_averaged(trials):

@@ -3,11 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.statistics.comparison import Change
 from diffaug.evaluation.statistics.crossed import Estimate
+from diffaug.evaluation.verdict.advice import advise
+from diffaug.evaluation.verdict.advice_wording import advice_in_words, best_real_in_words, step_in_words
 from diffaug.evaluation.verdict.decide import decide
+from diffaug.evaluation.verdict.next_steps import next_steps
 from diffaug.evaluation.verdict.wording import in_words
-from tests.evaluation.verdict.evidence import control, difference, evidence_of, one_seed
+from tests.evaluation.report.contents import arm
+from tests.evaluation.verdict.evidence import choice, choice_of_none, control, difference, evidence_of, one_seed
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "verdicts.txt"
 GAINS = {
@@ -17,7 +22,8 @@ GAINS = {
     **{f"class {i}": Estimate(i / 100, 0.001, 0.2) for i in range(1, 5)},
 }
 MIX = SyntheticMix(0.3, 0.5, 10.0, ("cat", "dog"))
-CHOSEN = MixChoice("oversampling", MIX, curve=(MeasuredMix("oversampling", MIX, 0.8, 0.01),))
+CHOSEN = choice(MIX)
+BY_HAND = choice(SyntheticMix(0.3), judged_images=0, base="prior", reason="The synthetic fraction was set by hand.")
 BEST = {"arm": "best real + synthetic"}
 PARTS = [control("new content", 0.015), control("more exposure", -0.003), control("shifted prior", 0.002)]
 FILTERS = control("filters", 0.004, baseline="real + unfiltered synthetic")
@@ -26,27 +32,78 @@ TWO_SEEDS = replace(difference(0.05), seeds=2, by_generator=(0.062, 0.038))
 FEW_SEEDS = difference(0.02, 0.015, seed_share=0.8, noise_share=0.1)
 
 CASES = {
-    "a gain, with classes and a chosen mix": evidence_of(SMALL, recall_gain=GAINS, mix=CHOSEN, **BEST),
+    "a gain, with classes and a chosen mix": evidence_of(
+        SMALL, recall_gain=GAINS, used_images=90, choice=CHOSEN, **BEST
+    ),
     "a gain, with all controls": evidence_of(difference(0.05), controls=(*PARTS, FILTERS)),
     "a gain, with one control": evidence_of(difference(0.05), controls=(PARTS[0],)),
-    "a gain with a mix set by hand": evidence_of(difference(0.05), mix=MixChoice("prior", SyntheticMix(0.3)), **BEST),
+    "a gain with a mix set by hand": evidence_of(difference(0.05), choice=BY_HAND, **BEST),
     "a gain with several generators and two seeds": evidence_of(TWO_SEEDS),
     "a gain with one seed": evidence_of(ONE_SEED),
     "a gain with equal answers of all seeds": evidence_of(ONE_SEED, seeds=5),
-    "no gain with three seeds": evidence_of(difference(-0.0002, 0.00001), synthetic_images=1, seeds=3),
+    "a first answer": evidence_of(difference(0.05), choice=replace(CHOSEN, mix=SyntheticMix(0.3), is_quick=True)),
+    "no gain with three seeds": evidence_of(difference(-0.0002, 0.00001), used_images=1, synthetic_images=1, seeds=3),
     "not decidable: images or seeds": evidence_of(difference(0.012, 0.007, seed_share=0.5), difference(0.0)),
     "not decidable: seeds of several generators": evidence_of(replace(FEW_SEEDS, by_generator=(0.062, -0.038))),
     "not decidable: images": evidence_of(difference(0.02, 0.015, seed_share=0.1)),
-    "not decidable: both": evidence_of(difference(0.005, 0.05, seed_share=0.5), synthetic_images=None),
+    "not decidable: both": evidence_of(
+        difference(0.005, 0.05, seed_share=0.5), synthetic_images=None, used_images=None
+    ),
     "an empty pool": evidence_of(difference(0.0), synthetic_images=0),
-    "a fraction set to zero": evidence_of(difference(0.05), mix=MixChoice("prior", SyntheticMix(0.0))),
-    "no better mix": evidence_of(difference(0.05), mix=replace(CHOSEN, mix=SyntheticMix(0.0))),
+    "a fraction set to zero": evidence_of(difference(0.05), choice=replace(BY_HAND, mix=SyntheticMix(0.0))),
+    "nothing learned": evidence_of(
+        difference(0.05), num_classes=10, accuracies={"real only": Estimate(0.11, 0.09, 0.13)}
+    ),
+    "no better mix": evidence_of(difference(0.05), choice=choice_of_none(-0.1)),
+    "few judged images": evidence_of(difference(0.05), choice=choice_of_none(0.0)),
+}
+
+
+ADVICE = {
+    "one class gains": ({"9": Estimate(0.024, 0.004, 0.044), "1": GAINS["1"]}, {}),
+    "one class gains, the only one with synthetic images": ({"9": GAINS["8"], "1": GAINS["1"]}, {"9": 20, "1": 0}),
+    "many change": (GAINS, {}),
+    "one loses, and one without synthetic images as well": ({"3": GAINS["3"], "4": GAINS["3"]}, {"3": 9, "4": 0}),
+    "none changes": ({"1": GAINS["1"]}, {}),
+}
+RECALL = {name: Estimate(mean, mean - 0.1, mean + 0.1) for name, mean in {"a": 0.42, "b": 0.9, "c": 0.6}.items()}
+COUNTS = {"a": 11, "b": 1, "c": 300}
+
+
+def change(difference, **recall_gain):
+    return Change("oversampling", "", difference, dict.fromkeys("abc", OPEN) | recall_gain, {})
+
+
+HELPS, OPEN = Estimate(0.031, 0.012, 0.05), Estimate(0.004, -0.01, 0.02)
+STEPS = {
+    "nothing measured": (("encoder", "unlabeled images"), None),
+    "more images help a class": (
+        (),
+        Change("", "", HELPS, {"a": Estimate(0.08, 0.039, 0.121), "b": OPEN, "c": OPEN}, {}),
+    ),
+    "more images help": (("encoder",), Change("", "", HELPS, dict.fromkeys("abc", OPEN), {})),
+    "open whether more images help": (("encoder",), Change("", "", OPEN, dict.fromkeys("abc", OPEN), {})),
+}
+PLAIN, BEST_REAL = arm("real only", "baseline", 0.882), arm("pretrained features", "baseline", 0.950)
+LEADS = {
+    "far ahead": (BEST_REAL, PLAIN, change(Estimate(0.068, 0.03, 0.101))),
+    "perhaps ahead": (BEST_REAL, PLAIN, change(Estimate(0.068, -0.03, 0.101))),
+    "plain": (PLAIN, PLAIN, None),
+    "plain not run": (BEST_REAL, None, None),
 }
 
 
 def text_of_all_cases():
-    verdicts = {name: in_words(decide(evidence), evidence) for name, evidence in CASES.items()}
+    verdicts = {name: in_words(decide(evidence), evidence, ["Class 9 gains."]) for name, evidence in CASES.items()}
     texts = ["\n".join([f"# {name}", v.headline, *v.details]) for name, v in verdicts.items()]
+    for name, (gains, used) in ADVICE.items():
+        advice = advise(gains, used)
+        outcomes = [" ".join(advice_in_words(advice, outcome)) for outcome in ("use", "not decidable")]
+        texts.append("\n".join([f"# advice: {name}", *dict.fromkeys(outcomes)]))
+    for name, (missing, more_images) in STEPS.items():
+        steps = next_steps(replace(PLAIN, recall=RECALL), COUNTS, missing, more_images)
+        texts.append("\n".join([f"# next: {name}", *(step_in_words(step) for step in steps)]))
+    texts += [f"# best real arm: {name}\n{best_real_in_words(*facts)}" for name, facts in LEADS.items()]
     return "\n\n".join(texts) + "\n"
 
 

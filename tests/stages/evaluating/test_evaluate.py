@@ -10,9 +10,13 @@ from PIL import Image
 import diffaug
 from diffaug.classifiers.networks import small_cnn
 from diffaug.errors import DamagedError, DataError, UsageError
-from diffaug.evaluation.experiment.mix import MeasuredMix, MixChoice, SyntheticMix
+from diffaug.evaluation.experiment.arms import ARMS as ARM
+from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
+from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.files import storage
-from diffaug.stages.evaluating import evaluate
+from diffaug.stages.evaluating import evaluate, experiment
+from diffaug.stages.evaluating.pilot import PilotPool
+from diffaug.stages.evaluating.progress import say_real
 from diffaug.stages.evaluating.replicates import planned_settings
 from diffaug.tracking.journal import Journal
 
@@ -27,6 +31,12 @@ def trained(tmp_path_factory, make_classes, small):
     settings = {**small, "evaluation.arms": ARMS, "evaluation.workers": 1}
     diffaug.DiffusionAugmenter(study=root / "study", settings=settings, verbose=False).fit(images).generate()
     return root / "study"
+
+
+@pytest.fixture(autouse=True)
+def trusted_classes(monkeypatch):
+    """The generator of these tests has learned nothing, so that no class would get synthetic images."""
+    monkeypatch.setattr(experiment, "blind_classes", lambda pool: ())
 
 
 @pytest.fixture
@@ -66,27 +76,101 @@ def trial_runs(augmenter):
     return [e["key"] for e in events_of(augmenter) if e["kind"] == "start" and e["key"].startswith("trial/")]
 
 
-def test_the_mix_is_chosen_on_training_images_and_every_training_is_logged_with_its_data(augmenter) -> None:
+def test_real_arms_are_chosen_on_training_images_and_every_training_is_logged_with_its_data(augmenter) -> None:
     result = augmenter.evaluate()
-    assert result.mix.base in ("real only", "balanced softmax")
-    assert [one.mix.fraction for one in result.mix.curve] == [0.0, 0.15, 0.3, 0.5]
+    assert {one.arm for one in result.choice.real} == {"real only", "balanced softmax"}
+    assert result.choice.base == result.choice.real[0].arm
     assert result.training.classifier == "small-cnn"
     used = [e for e in events_of(augmenter) if e["kind"] == "dataset" and e["data"]["name"] == "train"]
     assert {event["key"].split("/")[0] for event in used} == {"fit", "trial"}
     assert len({event["data"]["digest"] for event in used}) == 1
 
 
+def test_the_mix_is_chosen_on_images_that_the_pilot_has_not_seen(augmenter, make_pool, tmp_path, monkeypatch) -> None:
+    catalog = augmenter.inspect()
+    judged = np.arange(len(catalog.labels("train"))) % 3 == 0
+    made = [(label, np.full((*catalog.image_size, 1), 80 * label + 20, np.uint8)) for label in (1, 1, 2, 2)]
+    pilot = PilotPool(make_pool(tmp_path / "pilot", catalog.classes, made), judged)
+    monkeypatch.setattr(experiment, "pilot_pool", lambda job, catalog: pilot)
+    monkeypatch.setattr(experiment, "blind_classes", lambda pool: ())  # a generator of seconds has learned nothing
+    training = Training()
+    result = augmenter.evaluate(classifier=None, train_fn=training)
+    chosen = [call for call in training.new_calls() if call.real == (~judged).sum()]
+    assert {call.synthetic for call in chosen} == {0, 4}
+    assert result.choice.judged_images == judged.sum()
+    assert {one.mix.fraction for one in result.choice.mixtures} == {0.0, 0.15, 0.3, 0.5}
+
+
+def test_without_a_pool_the_real_arms_alone_are_compared(augmenter, capsys) -> None:
+    shutil.rmtree(augmenter.study.pool)
+    training = Training()
+    shown = diffaug.DiffusionAugmenter.open(augmenter.study.path)
+    result = shown.evaluate(train_fn=training)
+    assert {call.synthetic for call in training.new_calls()} == {0}
+    assert (result.verdict.decision, set(result.synthetic_counts.values())) == ("do not use", {0})
+    assert "real images alone were compared; to get some: diffaug generate" in " ".join(capsys.readouterr().err.split())
+    again = shown.evaluate(train_fn=training)
+    assert (again, training.new_calls()) == (result, [])
+    shown.generate()
+    both = shown.evaluate(train_fn=training, synthetic_fraction=0.3)
+    assert {(call.real, call.synthetic > 0) for call in training.new_calls()} == {(31, True)}  # the rest is kept
+    assert both.arm("real only") == result.arm("real only")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_empty_pool_is_no_reason_to_generate_again(augmenter, capsys, asked) -> None:
+    counts = augmenter.inspect().counts_by_name("train")
+    shown = diffaug.DiffusionAugmenter.open(augmenter.study.path, overwrite=True)
+    more = {"filters": ("out of distribution",), "false_rejection_rate": 0.95} if asked else {}
+    assert len(shown.generate(counts | ({"bright": 40} if asked else {}), max_attempts=1, **more)) == 0
+    capsys.readouterr()
+    result = shown.evaluate(train_fn=Training())
+    assert result.verdict.headline == "Nothing to use: there are no synthetic images."
+    told = " ".join(capsys.readouterr().err.split())
+    assert "the pool holds no image" in told
+    assert ("train longer: diffaug fit" in told, "none was asked for" in told) == (asked, not asked)
+    assert "to get some" not in told
+    assert shown.evaluate(train_fn=Training()) == result
+    assert shown.report().is_file()
+
+
+def test_images_are_evaluated_before_there_is_a_study(images, small, tmp_path, capsys) -> None:
+    settings = {**small, "evaluation.arms": ARMS, "evaluation.workers": 1}
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings).attach(images)
+    result = augmenter.evaluate(train_fn=Training(), num_seeds=1)
+    assert sum(result.synthetic_counts.values()) == 0
+    assert augmenter.study.has_begun and not augmenter.study.generator.exists()
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"to get some: diffaug run {images} --study {tmp_path / 'study'}" in output
+    with pytest.raises(UsageError) as refused:
+        augmenter.generate()
+    assert refused.value.fix == f"diffaug fit {images} --study {tmp_path / 'study'}"
+    augmenter.fit(images).generate()  # the study goes on
+
+
+def test_a_first_answer_is_short_and_says_so(augmenter, capsys) -> None:
+    shown = diffaug.DiffusionAugmenter.open(augmenter.study.path)
+    result = shown.evaluate(quick=True, arms=None, num_seeds=None, max_steps=None)
+    assert [(arm.name, arm.seeds) for arm in result.arms] == [(name, 2) for name in ARMS]
+    assert result.choice.is_quick and result.training.max_steps <= 200
+    output = " ".join(capsys.readouterr().err.split())
+    assert "--no-quick" in output
+    assert "evaluation: about 6 trainings" in output
+
+
+def test_the_best_real_arm_is_told_before_any_synthetic_image_is_trained_on(augmenter, monkeypatch, capsys) -> None:
+    training = Training()
+    told = []
+    monkeypatch.setattr(evaluate, "say_real", lambda *given: told.append(len(training.calls)) or say_real(*given))
+    diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=training, synthetic_fraction=0.3)
+    assert told == [6]
+    assert all(call.synthetic == 0 for call in training.calls[:6])
+    assert "best without synthetic images: 'real only' (as found), 1.000" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_network_of_ones_own_is_trained(augmenter) -> None:
     result = augmenter.evaluate(classifier=small_cnn, synthetic_fraction=0.3, num_seeds=1)
     assert result.training.classifier.startswith("small_cnn ")  # and a hash of its source
-
-
-def test_logistic_regression_on_features_needs_one_network_only(augmenter) -> None:
-    result = augmenter.evaluate(classifier="features", synthetic_fraction=0.3)
-    assert result.training.classifier.startswith("features of classifier")
-    records = [storage.read_json(path)["trial"] for path in (augmenter.study.evaluation / "trials").iterdir()]
-    predictions = {arm: {tuple(r["predictions"]) for r in records if r["arm"] == arm} for arm in ARMS}
-    assert {arm: len(found) for arm, found in predictions.items()} == dict.fromkeys(ARMS, 1)  # seeds have no effect
 
 
 def test_more_seeds_and_arms_train_only_what_is_missing(augmenter) -> None:
@@ -178,13 +262,13 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
 
 
 def test_an_interrupted_evaluation_continues_and_records_every_training_once(augmenter) -> None:
-    training = Training(stop_at=20)
+    training = Training(stop_at=10)
     with pytest.raises(KeyboardInterrupt):
         augmenter.evaluate(train_fn=training)
     augmenter.evaluate(train_fn=training)
     count = len(training.calls)
     augmenter.evaluate(train_fn=training)
-    assert len(training.calls) == count > 20
+    assert len(training.calls) == count > 10
     assert len(trial_runs(augmenter)) == len(set(trial_runs(augmenter))) == 9
     assert len(list((augmenter.study.evaluation / "trials").glob("*.json"))) == 9
 
@@ -192,8 +276,9 @@ def test_an_interrupted_evaluation_continues_and_records_every_training_once(aug
 @pytest.mark.parametrize("used", [True, False])
 def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, capsys, used) -> None:
     mix, fewer = SyntheticMix(0.3), SyntheticMix(0.3, excluded_classes=("bright",))
-    choice = MixChoice("real only", fewer if used else mix, refinements=(MeasuredMix("real only", fewer, 0.75, 0.1),))
-    monkeypatch.setattr(evaluate, "choose_mix", lambda experiment, grid, progress: choice)
+    refinements = (MeasuredMix("real only", fewer, 0.75, 0.1),)
+    chosen = ChosenMix(ARM["real only"], fewer if used else mix, "", refinements=refinements, judged_images=9)
+    monkeypatch.setattr(evaluate, "choose_mix", lambda trainings, real, grid: chosen)
     diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate()
     output = " ".join(capsys.readouterr().err.split())
     assert f"without synthetic images of bright: 0.750, {'used' if used else 'no better'}" in output

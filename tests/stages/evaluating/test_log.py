@@ -5,7 +5,7 @@ import pytest
 
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.verdict.wording import Verdict
-from diffaug.stages.evaluating.log import class_rows, describe, in_markdown
+from diffaug.stages.evaluating.log import best_figures, class_rows, describe, in_markdown
 from tests.evaluation.report.contents import result
 
 
@@ -33,9 +33,19 @@ def test_each_class_has_a_row_with_its_recall_and_most_frequent_confusion() -> N
 
 def test_the_description_has_the_verdict_its_details_as_a_list_and_the_arms_in_order() -> None:
     verdict = Verdict("use", "Use *them*.", ("No class changed.", "By generator: +0.1."), "best real + synthetic", "x")
-    head, _, *rest = describe(replace(result(), verdict=verdict)).splitlines()
+    first, _, head, _, *rest = describe(replace(result(), verdict=verdict)).splitlines()
+    assert first == result().best_real
     assert head == r"**use**: Use \*them\*."
     assert rest[:3] == ["- No class changed.", "- By generator: +0.1.", ""]
-    arms = [line.split(" | ") for line in rest[5:]]
+    assert [line.partition(" ")[0] for line in rest[3:6]] == ["-", "-", ""]
+    arms = [line.split(" | ") for line in rest[8:]]
     assert arms[0] == ["| best real + synthetic", "0.734", "0.020", "+3.4 (1.4 to 5.4) |"]
     assert [float(arm[1]) for arm in arms] == sorted((float(arm[1]) for arm in arms), reverse=True)
+
+
+def test_the_list_of_runs_has_the_best_with_and_without_synthetic_images() -> None:
+    expected = {"best_real": 0.70, "plain": 0.60, "best_synthetic": 0.734}
+    assert best_figures(result()) == {f"balanced_accuracy/{name}": value for name, value in expected.items()}
+    without = replace(result(), used_counts=dict.fromkeys(result().classes, 0))
+    assert "balanced_accuracy/best_synthetic" not in best_figures(without)
+    assert "+3.4" in describe(result()) and "+3.4" not in describe(without)

@@ -34,7 +34,7 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
     study, config = dict(options)["--study"], dict(options)["--config"]
     again = diffaug.DiffusionAugmenter(study=study, config=config, settings=given, verbose=False).attach(images)
     second_generator = replicates._job(augmenter.job, augmenter.inspect(), pool, 1)
-    plans = [plan_training(job, again.inspect().images("train")) for job in (again.job, second_generator)]
+    plans = [plan_training(job, again.inspect()) for job in (again.job, second_generator)]
     first = PLAN.validate_python(storage.read_json(tmp_path / "study" / "generator" / "plan.json"))
     for part in ("network", "images_seen", "batch_size", "learning_rate", "precision", "compiled", "augmentation"):
         assert [getattr(plan, part) for plan in plans] == 2 * [getattr(first, part)]
@@ -60,3 +60,14 @@ def test_a_job_without_code_of_ones_own_is_repeated_whole(tmp_path, images, smal
     augmenter.evaluate()
     report = json.loads((tmp_path / "study" / "report.json").read_text())
     assert report["not_repeated"] == ["the images that --more added"]
+
+
+def test_without_a_generator_the_report_is_about_real_images_alone(tmp_path, images, small) -> None:
+    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=small, verbose=False).attach(images)
+    arms = ["real only", "oversampling", "best real + synthetic"]
+    result = augmenter.evaluate(arms=arms, train_fn=lambda data, pixels, seed: [0] * len(pixels))
+    assert augmenter.report() == tmp_path / "study" / "report.html"
+    page, report = (tmp_path / "study" / "report.html").read_text(), tmp_path / "study" / "report.json"
+    assert "There are no synthetic images" in page and result.best_real.partition(":")[0] in page
+    content = json.loads(report.read_text())
+    assert (content["pool"], content["command"]) == (None, f"diffaug evaluate {tmp_path / 'study'} --overwrite")

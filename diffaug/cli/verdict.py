@@ -1,0 +1,42 @@
+"""Prints what an evaluation found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffaug.runtime.console import printable
+
+if TYPE_CHECKING:
+    from diffaug.evaluation.verdict.result import EvaluationResult
+
+COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "worst_class_recall": "worst class"}
+
+
+def print_verdict(result: EvaluationResult) -> None:
+    """Prints the best without synthetic images, a table of arms, the verdict about synthetic images, and what is next.
+
+    Without synthetic images there is no verdict, and no arm with them.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
+    table.add_column("arm", no_wrap=True)
+    table.add_column("role", no_wrap=True)
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right")
+    arms = [arm for arm in result.arms if arm.role != "candidate" or not result.has_no_pool]
+    for arm in sorted(arms, key=lambda arm: -arm.mean()):
+        figures = [arm.metrics[name] for name in COLUMNS]
+        cells = [f"{f.mean:.3f}" + ("" if f.sd is None else f" ({f.sd:.3f})") for f in figures]
+        role = f"same as {arm.same_as}" if arm.same_as and not result.has_synthetic else arm.role
+        table.add_row(arm.name, role, *cells)
+    console.print(printable(result.best_real), markup=False, style="bold")
+    console.print(table)
+    if not result.has_no_pool:
+        console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
+        for sentence in (result.verdict.headline, *result.verdict.details):
+            console.print(printable(sentence), markup=False)
+    for sentence in result.advice:
+        console.print(printable(f"next: {sentence}"), markup=False)

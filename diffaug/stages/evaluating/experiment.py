@@ -1,0 +1,147 @@
+"""What an evaluation of a study works on: its images, their features, its pools, and the pilot's pool."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from diffaug.classifiers.encoders.by_name import encoder_by_name
+from diffaug.classifiers.encoders.cache import cached_features
+from diffaug.classifiers.encoders.encoder import Encoder
+from diffaug.classifiers.training_set import Classifier, Images
+from diffaug.data.catalog import Catalog
+from diffaug.data.images import LabeledImages
+from diffaug.data.resize import median_side
+from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.experiment import (
+    PILOT,
+    TEST,
+    TRAIN,
+    UNLABELED,
+    Experiment,
+    PilotImages,
+    require_trainable,
+)
+from diffaug.evaluation.experiment.learners import TrainFunction
+from diffaug.evaluation.experiment.unfiltered import unfiltered_images
+from diffaug.files import storage
+from diffaug.stages.evaluating.pilot import PilotPool, pilot_pool
+from diffaug.stages.job import Job
+from diffaug.study import Study
+from diffaug.synthesis.pool.chunks import ChunkStore
+from diffaug.synthesis.pool.pool import Pool, blind_classes
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Learners:
+    """What is trained: the user's own classifier or function, else what the settings name, and the encoder."""
+
+    classifier: Classifier | None = None
+    train_fn: TrainFunction | None = None
+    encoder: Encoder | None = None
+
+
+def learners_of(job: Job, catalog: Catalog, classifier: Classifier | None, train_fn: TrainFunction | None) -> Learners:
+    """With the encoder of the settings, unless the training is the user's own, which it could not be compared with."""
+    require_trainable(job.config.evaluation, classifier, train_fn)
+    if classifier is not None or train_fn is not None:
+        return Learners(classifier, train_fn)
+    side = median_side([(height, width) for height, width, _ in catalog.pictures_of("train").shapes.tolist()])
+    return Learners(encoder=encoder_by_name(job.config.encoder, job.device, image_side=side, say=job.narrator.say))
+
+
+def experiment_of(
+    job: Job,
+    catalog: Catalog,
+    test: LabeledImages,
+    pools: Sequence[Pool],
+    learners: Learners,
+    *,
+    stop_requested: Callable[[], bool],
+) -> Experiment:
+    """The experiment, with the features of all images where an arm needs them."""
+    unlabeled = catalog.unlabeled_images()
+    experiment = Experiment(
+        train=catalog.images("train"),
+        test=test,
+        pools=[pool.images() for pool in pools],
+        settings=job.config.evaluation,
+        seed=job.config.seed,
+        device=job.device,
+        directory=job.study.evaluation,
+        groups=catalog.groups("train"),
+        unfiltered=_unfiltered(job, pools),
+        blind_classes=tuple(sorted({name for pool in pools for name in blind_classes(pool)})),
+        unlabeled=unlabeled if len(unlabeled) else None,
+        **vars(learners),
+        stop_requested=stop_requested,
+    )
+    pilot = pilot_pool(job, catalog) if _needs_pilot(experiment, job.config.advanced.synthetic_fraction_grid) else None
+    if pilot is not None:
+        experiment = _with_pilot(experiment, pilot)
+    return _with_details(job, catalog, experiment)
+
+
+def _unfiltered(job: Job, pools: Sequence[Pool]) -> list[LabeledImages]:
+    """The images before the filters, if they are compared."""
+    settings = job.config.evaluation
+    names = settings.arms or (ARMS if settings.thorough else ())
+    if not any(ARMS[name].synthetic == "unfiltered" for name in names):
+        return []
+    folders = [
+        Study(pool.root.parent).chunks / str((storage.committed_metadata(pool.root) or {}).get("chunks"))
+        for pool in pools
+    ]
+    return [unfiltered_images(ChunkStore(folder), pool) for folder, pool in zip(folders, pools, strict=True)]
+
+
+def _needs_pilot(experiment: Experiment, grid: Sequence[float]) -> bool:
+    settings = experiment.settings
+    if settings.quick and experiment.encoder is None:
+        return False
+    chooses = settings.synthetic_fraction is None and any(grid) and any(map(len, experiment.pools))
+    return chooses and any(arm.depends_on_mix for arm in experiment.arms)
+
+
+def _with_pilot(experiment: Experiment, pilot: PilotPool) -> Experiment:
+    of_pilot = blind_classes(pilot.pool)
+    classes = tuple(name for name in experiment.train.classes if name in {*experiment.blind_classes, *of_pilot})
+    images = PilotImages(pilot.pool.images(), pilot.judged, of_pilot)
+    return replace(experiment, pilot=images, blind_classes=classes)
+
+
+def _with_details(job: Job, catalog: Catalog, experiment: Experiment) -> Experiment:
+    """With the features, and the images in more detail, of every set of images, where an arm needs them."""
+    learners, encoder = {arm.learner for arm in experiment.arms}, experiment.encoder
+    if encoder is None or learners == {"network"}:
+        return experiment
+    rows = catalog.rows("test")
+    tested = np.flatnonzero(np.isin(rows["path"].to_numpy(), experiment.test.ids))
+    pictures: dict[str, Images] = {
+        TRAIN: catalog.pictures_of("train"),
+        TEST: catalog.pictures_of("test").select(tested),
+    }
+    hashes: dict[str, list[str]] = {
+        TRAIN: catalog.rows("train")["pixel_sha256"].tolist(),
+        TEST: rows["pixel_sha256"].iloc[tested].tolist(),
+    }
+    if experiment.unlabeled is not None:
+        pictures[UNLABELED] = catalog.pictures_of("unlabeled")
+        hashes[UNLABELED] = catalog.rows("unlabeled")["pixel_sha256"].tolist()
+    pictures |= {name: np.asarray(images.pixels) for name, images in experiment.synthetic_images.items()}
+    experiment = replace(experiment, pictures=pictures if "fine-tuned" in learners else {})
+    if "features" not in learners:
+        return experiment
+    folder = job.study.path / FEATURES
+    features = {
+        name: cached_features(encoder, images, hashes.get(name), folder, _progress(job, name))
+        for name, images in pictures.items()
+    }
+    return replace(experiment, features=features)
+
+
+def _progress(job: Job, name: str) -> Callable[[int, int], None]:
+    kind = name if name in (TRAIN, TEST, UNLABELED) else "pilot's" if name == PILOT else "synthetic"
+    return lambda done, total: job.narrator.progress(f"features of {kind} images", done, total)

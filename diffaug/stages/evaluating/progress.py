@@ -1,0 +1,79 @@
+"""What an evaluation tells on the console: how long it takes, how far it is, and what was chosen."""
+
+from diffaug.configuration.arms import ARM_ROLES
+from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choosing.real_arms import RealArms
+from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
+from diffaug.runtime.console import Narrator, duration
+from diffaug.runtime.parallel import usual_workers
+
+STAGE, PLAIN = "evaluating", "real only"
+
+
+class EvaluationProgress:
+    """Counts trainings of networks; regressions on features take no time worth counting.
+
+    Args:
+        planned: About how many there will be.
+        workers: Trainings at a time; None: as many as usual.
+    """
+
+    def __init__(self, narrator: Narrator, planned: int, workers: int | None) -> None:
+        self._narrator, self._planned = narrator, planned
+        self._workers = workers or usual_workers()
+        self._done = 0
+
+    def __call__(self, task: TrainingTask, outcome: Outcome | None) -> None:
+        """Notes that a training is finished; without an outcome, that it was before."""
+        if task.resolved.learner == "features":
+            return
+        if outcome is None:
+            self._planned -= 1
+            return
+        if not self._done:
+            about = outcome.seconds * self._planned / self._workers
+            self._narrator.say(f"evaluation: about {self._planned} trainings, about {duration(about)}")
+        self._done += 1
+        detail = task.arm.name if task.arm.name in ARM_ROLES else ""
+        self._narrator.progress(STAGE, self._done, max(self._planned, self._done + 1), detail)
+
+    def expect(self, more: int) -> None:
+        """Corrects the plan: so many trainings are left."""
+        self._planned = self._done + more
+
+    def end(self) -> None:
+        """Ends the bar."""
+        if self._done:
+            self._narrator.progress(STAGE, self._done, self._done)
+
+
+def say_real(narrator: Narrator, real: RealArms) -> None:
+    """The best real arm, and how far plain training is from it."""
+    if not real.measured:
+        return
+    best, plain = real.measured[0], next((one for one in real.measured if one.arm == PLAIN), None)
+    sentence = f"best without synthetic images: '{best.arm}' ({best.how}), {best.mean:.3f} in cross-validation"
+    if plain is not None and plain.arm != best.arm:
+        sentence += f"; plain training: {plain.mean:.3f}, {100 * (best.mean - plain.mean):.1f} points lower"
+    narrator.say(sentence)
+    narrator.say("in cross-validation: " + ", ".join(f"{one.arm} {one.mean:.3f}" for one in real.measured))
+
+
+def say_mix(narrator: Narrator, choice: Choice) -> None:
+    """What synthetic images are added to, how many, and why."""
+    for arm, how in dict.fromkeys((one.arm, one.how) for one in choice.mixtures):
+        found = sorted((one.mix.fraction, one.mean) for one in choice.mixtures if (one.arm, one.how) == (arm, how))
+        figures = ", ".join(f"{fraction:.0%} {mean:.3f}" for fraction, mean in found)
+        narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
+    for one in choice.refinements:
+        narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {'used' if one.mix == choice.mix else 'no better'}")
+    amount = f"{choice.mix.fraction:.0%} of each batch, added to '{choice.base}'"
+    narrator.say(f"synthetic images: {'none' if choice.mix.is_zero else amount}. {choice.reason}")
+
+
+def _refinement(mix: SyntheticMix) -> str:
+    if mix.excluded_classes:
+        return f"without synthetic images of {', '.join(mix.excluded_classes)}"
+    limit = "" if mix.max_per_real is None else f", at most {mix.max_per_real:g} per real image of each class"
+    return f"{mix.fraction:.0%} with loss weight {mix.loss_weight:g}{limit}"

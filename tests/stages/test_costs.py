@@ -1,0 +1,56 @@
+from dataclasses import replace
+
+import pytest
+
+from diffaug.augmenter import DiffusionAugmenter
+from diffaug.diffusion.planning.costs import Costs, Seconds
+from diffaug.diffusion.planning.length import PilotPlan
+from diffaug.stages import costs
+from diffaug.stages.costs import estimate_costs
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def augmenter(images, tmp_path) -> DiffusionAugmenter:
+    settings = {**SMALL, "device": "cpu", "evaluation.workers": 2, "synthesis.sampling_strategy": "all"}
+    return DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).attach(images)
+
+
+def test_the_costs_follow_images_steps_and_trainings(augmenter, monkeypatch) -> None:
+    monkeypatch.setattr(costs, "_seconds_per_sample", lambda *_: 0.5)
+    monkeypatch.setattr(costs, "_seconds_per_step", lambda *_: 0.01)
+    catalog, plan = augmenter.inspect(), augmenter.plan()
+    added = sum(16 - count for count in catalog.counts_by_name("train").values())
+    plan = replace(plan, images_seen=1000, images_per_second=10.0)
+    found = estimate_costs(augmenter.job, catalog, plan)
+    assert found.fitting == Seconds(100, 100)
+    filtering = 3 * 3 * 0.01
+    assert found.generating == Seconds(added * 0.5 + filtering / 2, 2 * added * 0.5 + filtering)
+    trainings = 6 * 3 + 36
+    assert (found.evaluating.low, found.evaluating.high) == pytest.approx(
+        (0.6 * trainings * 8 * 0.01 / 2, 1.6 * trainings * 8 * 0.01 / 2)
+    )
+    with_pilot = estimate_costs(augmenter.job, catalog, replace(plan, pilot=PilotPlan(500, 20, 10), seconds=120))
+    assert with_pilot.fitting == Seconds(30, 120)  # it ends in time
+    assert with_pilot.evaluating.high == pytest.approx(found.evaluating.high + found.generating.high)
+
+
+@pytest.mark.e2e
+def test_the_costs_are_measured_and_said_and_change_no_plan(augmenter, monkeypatch) -> None:
+    said = []
+    monkeypatch.setattr(augmenter.job.narrator, "say", said.append)
+    plan = augmenter.plan()
+    for one in (plan.costs.fitting, plan.costs.generating, plan.costs.evaluating):
+        assert 0 < one.low <= one.high < 600
+    assert said[-1] == plan.costs.sentence()
+    assert plan == replace(plan, costs=None)
+    assert not augmenter.study.has_begun
+
+
+def test_the_costs_read_as_a_sentence() -> None:
+    found = Costs(Seconds(60, 240), Seconds(20, 20.2), Seconds(100, 5000))
+    assert found.total == Seconds(180, 5260.2)
+    assert found.sentence() == (
+        "fit takes 1 min 00 s to 4 min 00 s, generate about 20 s, evaluate about 1 min 40 s to 1 h 23 min; "
+        "together 3 min 00 s to 1 h 27 min"
+    )
