@@ -6,12 +6,14 @@ from typing import Any
 from unittest.mock import Mock
 
 import ablations
+import choices
 import gain
 import more_real
 import numpy as np
 import pytest
 import quality_per_minute
 import sample_speed
+import sets
 import synthesis_speed
 import torch
 import train_speed
@@ -56,7 +58,7 @@ def needs_peers() -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No time for what is not looked at here: diffaug's measured speed and its wrong class filter."""
     monkeypatch.setattr("diffaug.diffusion.training.measuring.MEASURED_SECONDS", 0.05)
-    monkeypatch.setattr("diffaug.classifiers.encoders.default_updates", lambda count: 5)
+    monkeypatch.setattr("diffaug.synthesis.filters.crossfit.default_updates", lambda count: 5)
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ def test_a_script_writes_its_report_and_trains_nothing_twice(script: Any, data, 
             run("--again", "diffaug")
 
 
-@pytest.mark.parametrize("script", [*RUNS, gain], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [*RUNS, gain, choices], ids=lambda script: script.__name__)
 def test_every_script_explains_itself(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         script.main(["--help"])
@@ -304,13 +306,22 @@ class TestFilters:
         for seed, gained in ((0, 0.02), (1, 0.04)):
             rows += [line(seed, "copies", kind, 0.9 + 0.02 * number) for number, kind in enumerate(filters.KINDS)]
             rows += [line(seed, "good as copies", "", 0.01 * seed), line(seed, "wrong class", "", 0.8 + 0.1 * seed)]
+            rows += [line(seed, "noise", "", 1.0), line(seed, "blurred", "", 0.5 * seed)]
             rows += [line(seed, "good", f"{kind} ({9 - kind})", 0.1 + 0.1 * kind) for kind in range(3)]
             rows += [line(seed, "samples", filters.NONE, 0, 0.7), line(seed, "samples", filters.ALL, 0.2, 0.7 + gained)]
             rows += [line(seed, "samples", f"without {name}", 0.1, 0.73) for name in FILTER_NAMES]
         rows[-1]["accuracy"] = 0.75
         summary = filters.summarize(rows)
         assert summary.pop("better_without") == "duplicate"
-        rejected = {"copies": 0.9, "genuine": 0.005, "wrong_class": 0.85, "rarest": 0.3, "commonest": 0.1}
+        rejected = {
+            "copies": 0.9,
+            "genuine": 0.005,
+            "wrong_class": 0.85,
+            "noise": 1,
+            "blurred": 0.25,
+            "rarest": 0.3,
+            "commonest": 0.1,
+        }
         expected = {f"{name}_rejected": share for name, share in rejected.items()}
         assert summary == pytest.approx({**expected, "gain_filtered_over_unfiltered": 0.03})
 
@@ -320,24 +331,6 @@ class TestFilters:
         labels, kept = np.array([0, 0, 0, 1, 1, 1]), np.array([False, True, True, True, True, True])
         assert filters.first_of_each_class(labels, kept, np.array([1, 2.5])).tolist() == [1, 3, 4]
         assert filters.first_of_each_class(labels, kept, np.array([9, 0])).tolist() == [1, 2]
-
-
-@pytest.mark.slow
-def test_real_arms_are_trained_with_the_default_updates_too(images, small, tmp_path, monkeypatch) -> None:
-    settings = {**small, "evaluation.arms": ["real only", "oversampling", "real + synthetic"]}
-    augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
-    augmenter.generate()
-    result = augmenter.evaluate(synthetic_fraction=0.3)
-    trained = []
-
-    def learn(self: Any, training: Any, pixels: Any, *, recipe: Any, seed: int, device: str) -> Any:
-        trained.append((recipe.updates, training.draw_probabilities is not None, seed))
-        return np.eye(3)[np.arange(len(pixels)) % 3]
-
-    monkeypatch.setattr("diffaug.classifiers.fit.NetworkClassifier.fit_predict", learn)
-    accuracies = gain.accuracies_at_default_updates(augmenter, result)
-    assert trained == [(400, classes, seed) for classes in (False, True) for seed in range(3)]
-    assert accuracies.keys() == {"real only", "oversampling"}
 
 
 def test_half_of_each_class_is_moved_the_same_half_each_time() -> None:
@@ -355,3 +348,46 @@ def test_our_size_is_the_nearest_that_a_width_gives(digits: Any) -> None:
     smaller, larger, planned = (one.parameters for one in made)
     assert smaller < 600_000 and 3_000_000 < larger < 5_000_000
     assert planned == ours.planned_parameters(images, DiffusionSettings(), "cpu")
+
+
+def test_sets_are_split_the_same_each_time_and_no_image_is_on_two_sides(tmp_path: Path) -> None:
+    for split, counts in {"train": {"a": 30, "b": 6}, "test": {"a": 5, "b": 4}}.items():
+        for label, count in counts.items():
+            (tmp_path / "given" / split / label).mkdir(parents=True)
+            for number in range(count):
+                file = tmp_path / "given" / split / label / f"{split}-{number}.png"
+                file.write_bytes(f"{split} {label} {number}".encode())
+    expected = {"fashion-lt": (5 + 3, 9, 28), "cifar10-lt": (5 + 3, 9, 28)}
+    for name, counts in expected.items():
+        folders = [
+            sets.prepare(name, tmp_path / "given", tmp_path / f"work-{number}", unlabeled=True) for number in range(2)
+        ]
+        found = [{path.relative_to(one): path.read_bytes() for path in one.rglob("*.png")} for one in folders]
+        assert found[0] == found[1]
+        assert len(set(found[0].values())) == len(found[0])
+        parts = [path.parts[0] for path in found[0]]
+        assert tuple(parts.count(part) for part in ("train", "test", "unlabeled")) == counts
+    plain = sets.prepare("fashion-lt", tmp_path / "given", tmp_path / "plain")
+    assert len(list(plain.rglob("*.png"))) == 45 and not (plain / "unlabeled").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [gain, choices], ids=["gain", "choices"])
+def test_the_whole_job_is_measured(script: Any, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    script.main(
+        [
+            "digits",
+            "--quick",
+            "--work",
+            str(tmp_path),
+            "--json",
+            str(report),
+            *["--seeds", "0"][: 2 * (script is choices)],
+        ]
+    )
+    summary = json.loads(report.read_text())["summary"]
+    if script is gain:
+        assert 0 < summary["digits.best_real"] <= 1 and summary["digits.ci_low"] <= summary["digits.gain"]
+    else:
+        assert summary["regret_mean"] >= 0 and abs(summary["optimism_mean"]) < 1
