@@ -4,8 +4,8 @@ from .augment.labels import get_targets as get_targets
 from .augment.mixed_batches import MixedBatchSampler as MixedBatchSampler
 from .augment.transforms import SyntheticReplace as SyntheticReplace
 from .augmenter import DiffusionAugmenter as DiffusionAugmenter
-from .classifiers.encoders import ModuleEncoder as ModuleEncoder
-from .classifiers.encoders import timm_encoder as timm_encoder
+from .classifiers.encoders.by_name import timm_encoder as timm_encoder
+from .classifiers.encoders.module import ModuleEncoder as ModuleEncoder
 from .configuration.settings import Config as Config
 from .diffusion.generator.generator import Generator as Generator
 from .errors import DiffaugError as DiffaugError

@@ -98,6 +98,7 @@ SMALL = {
     "advanced.filter_max_steps": 3,
     "evaluation.num_seeds": 3,
     "evaluation.max_steps": 8,
+    "encoder": "none",
     "tracking.mlflow": False,
 }
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffaug.augment.formats import image_and_label_keys, what_is_held
+from diffaug.augment.formats import IMAGE_KEYS, image_and_label_keys, what_is_held
 from diffaug.augment.labels import checked_labels, get_class_to_idx, label_of, require_map_style, stored_targets
 from diffaug.augment.pixels import Values, pixels_of
 from diffaug.data.labels import Label, UnknownLabelError, class_of, is_integer
 from diffaug.data.layouts.scan import FOLDERS
 from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
+from diffaug.runtime.distributed import current
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,51 @@ def materialize(dataset: Any, target: DatasetFolder) -> None:
         if not home.name.endswith(storage.fingerprint(contents)):
             fix = "pass it without random transforms; diffaug augments by itself"
             raise DataError("the dataset returns different images each time it is read", fix=fix)
+
+
+def folder_of_unlabeled(images: str | Path | Any, study: Path) -> Path:
+    """The folder of unlabeled images: as given, or that beside the study to which a dataset is written as PNG.
+
+    An item of a dataset is an image, or a tuple or mapping that holds one. Labels are not looked at.
+
+    Raises:
+        UsageError: This is neither a folder nor a map-style dataset.
+        DataError: It has no items, or one that is no image.
+    """
+    if isinstance(images, str | Path):
+        return Path(images)
+    require_map_style(images)
+    if not len(images):
+        raise DataError("the dataset of unlabeled images has no items", fix="leave unlabeled= out")
+    contents = [_hash(pixels) for pixels in _images(images)]
+    home = study.parent / f"{study.name}-unlabeled-{storage.fingerprint(contents)}"
+    with current().main_first():
+        if current().is_main and not (home / storage.DONE).is_file():
+            _write_unlabeled(images, contents, home)
+    return home / "images"
+
+
+def _write_unlabeled(dataset: Any, contents: list[str], home: Path) -> None:
+    with storage.new_directory(home, {}) as staging:
+        for index, pixels in enumerate(_images(dataset)):
+            if _hash(pixels) != contents[index]:
+                fix = "pass it without random transforms; diffaug augments by itself"
+                raise DataError("the dataset returns different images each time it is read", fix=fix)
+            storage.write_unfinished(staging / "images" / f"{index:06d}.png", storage.png_bytes(pixels))
+
+
+def _images(dataset: Any) -> Iterator[Values]:
+    """The pixels of every item, without its label."""
+    for index in range(len(dataset)):
+        yield pixels_of(_image_of(dataset[index]), index)
+
+
+def _image_of(item: Any) -> Any:
+    names = item if isinstance(item, Mapping) else getattr(item, "_fields", ())
+    key = next((name for name in IMAGE_KEYS if name in names), None)
+    if key is not None:
+        return item[key] if isinstance(item, Mapping) else getattr(item, key)
+    return item[0] if isinstance(item, tuple | list) and item else item
 
 
 def _hash(pixels: Values) -> str:

@@ -103,7 +103,7 @@ def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Ma
         raise UsageError(
             f"made with other settings: {'; '.join(differing)}",
             where=directory,
-            fix="use the same settings, add --overwrite to replace it, or choose another --study",
+            fix="use the same settings, add --overwrite to replace it, or use another study",
         )
 
 

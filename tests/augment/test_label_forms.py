@@ -314,10 +314,9 @@ def test_without_a_numbering_numbers_are_names_and_else_positions(
 
 
 def test_the_users_own_training_may_answer_with_names(make_images: Any) -> None:
-    training, tested = SimpleNamespace(images=make_images([2, 2, 2])), SimpleNamespace(pixels=np.zeros((3, 8, 8, 1)))
-    task: Any = SimpleNamespace(
-        training_set=lambda: training, eval_images=SimpleNamespace(images=lambda: tested), seed=0
-    )
+    training = SimpleNamespace(images=make_images([2, 2, 2]))
+    tested = SimpleNamespace(examples=lambda: range(3))
+    task: Any = SimpleNamespace(training_set=lambda: training, eval_images=tested, seed=0)
 
     def answered(answer: Any) -> Any:
         return perform(task, lambda *_, seed: answer, "cpu", "train_fn mine").answer.tolist()
