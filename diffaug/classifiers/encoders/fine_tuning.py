@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffaug.classifiers.encoders.encoder import Images
 from diffaug.classifiers.encoders.inputs import squeezed_batches
@@ -27,14 +26,10 @@ from diffaug.runtime.seeding import numpy_generator
 PURPOSE = "fine-tuning"
 DEFAULT_UPDATES = 300
 BATCH_SIZE = 32
-BODY_RATE, HEAD_RATE = (
-    1e-4,
-    1e-4,
-)  # of 1e-4 and 3e-4, on a left-out fold of train of flowers and neu-lt
+LEARNING_RATE = 1e-4  # of 1e-4 and 3e-4, on a left-out fold of train of flowers and neu-lt
 LABEL_SMOOTHING = 0.1
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.1  # of the updates
-CHEAP = 6e12  # operations; about a minute on two cores
 
 
 def fine_tune_predict(
@@ -75,15 +70,6 @@ def fine_tune_predict(
     return _probabilities(own, head, others)
 
 
-def is_cheap(encoder: ModuleEncoder, updates: int, num_others: int) -> bool:
-    """Whether fine-tuning, and predicting other images, takes about a minute on two cores, by counting operations."""
-    if encoder.size is None:
-        return False
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        encoder.module(encoder.prepared(torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8)))
-    return bool(counter.get_total_flops() * (3 * updates * BATCH_SIZE + num_others) < CHEAP)
-
-
 class _FineTuning:
     """One training; batch k depends on (seed, k) alone."""
 
@@ -114,11 +100,8 @@ class _FineTuning:
 
     def train(self, head: nn.Linear) -> None:
         """Trains both; the encoder's normalizations keep their statistics, of which a few images say little."""
-        groups = [
-            {"params": list(self.encoder.module.parameters()), "lr": BODY_RATE},
-            {"params": list(head.parameters()), "lr": HEAD_RATE},
-        ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
+        parameters = [*self.encoder.module.parameters(), *head.parameters()]
+        optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         for step in range(self.updates):
             positions, inputs = self._batch(step)

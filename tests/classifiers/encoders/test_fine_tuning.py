@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffaug.classifiers.encoders.fine_tuning import fine_tune_predict, is_cheap
+from diffaug.classifiers.encoders.fine_tuning import fine_tune_predict
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.training_set import TrainingSet
 from diffaug.data.images import LabeledImages
@@ -38,8 +38,7 @@ def tuned(training, others, encoder, **options):
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr("diffaug.classifiers.encoders.fine_tuning.BODY_RATE", 0.02)
-    monkeypatch.setattr("diffaug.classifiers.encoders.fine_tuning.HEAD_RATE", 0.02)
+    monkeypatch.setattr("diffaug.classifiers.encoders.fine_tuning.LEARNING_RATE", 0.02)
 
 
 @pytest.mark.e2e
@@ -89,11 +88,3 @@ def test_what_cannot_be_trained_is_an_error(encoder):
         tuned(TrainingSet.real_only(nothing), nothing.pixels, encoder)
     with pytest.raises(UsageError, match="size of its own"):
         tuned(TrainingSet.real_only(stripes((2, 2))), nothing.pixels, ModuleEncoder(nn.Flatten(), "pixels"))
-
-
-def test_cheap_is_what_needs_few_operations(encoder):
-    dense = ModuleEncoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4000)), "dense", size=64)
-    assert is_cheap(dense, 300, 1000)
-    assert not is_cheap(dense, 30_000_000, 1000)
-    assert not is_cheap(dense, 300, 10**9)
-    assert not is_cheap(ModuleEncoder(nn.Flatten(), "as is"), 1, 1)
