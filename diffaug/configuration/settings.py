@@ -26,7 +26,7 @@ class DataSettings(Settings):
     """How images on disk become a catalog."""
 
     image_size: Annotated[int, Field(ge=4, le=512)] | None = None
-    """Working size in px, short side. Default: the smallest at which the classes are told apart, measured on the
+    """Working size in px, short side. Default: the smallest at which the classes can be separated, measured on the
     training images."""
     resize: Literal["auto", "squeeze", "pad", "crop"] = "auto"
     """How an image that does not have the working shape is brought to it. squeeze, which auto takes: the whole image,

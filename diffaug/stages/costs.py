@@ -27,7 +27,7 @@ from diffaug.stages.job import Job
 
 FEWEST_ATTEMPTS, MOST_ATTEMPTS = 1.0, 2.0
 """Candidates per accepted image that are counted on."""
-CHOICE_TRAININGS, COMPARED_ARMS = 36, 6
+CHOICE_TRAININGS, COMPARED_ARMS = 43, 5
 """Trainings of networks that a default evaluation takes to choose arm and amount; arms that it tests per seed."""
 LEAST_SHARE, LARGEST_SHARE = 0.6, 1.6
 """By how much an evaluation differs from its estimate. Set by hand: arms and classifiers cost unlike amounts."""
@@ -67,12 +67,8 @@ def _evaluating(job: Job, images: LabeledImages) -> Seconds:
     settings = job.config.evaluation
     recipe = recipe_from_settings(settings, len(images))
     trainings = COMPARED_ARMS * settings.repetitions + CHOICE_TRAININGS
-    classifier = NetworkClassifier(small_cnn, "small-cnn")
-    if settings.classifier != "features":
-        named = classifier_by_name(settings)
-        assert isinstance(named, NetworkClassifier)
-        classifier = named
-    seconds = trainings * recipe.updates * _seconds_per_step(classifier, recipe, job, images) / _workers(job)
+    per_step = _seconds_per_step(classifier_by_name(settings), recipe, job, images)
+    seconds = trainings * recipe.updates * per_step / _workers(job)
     return Seconds(LEAST_SHARE * seconds, LARGEST_SHARE * seconds)
 
 

@@ -1,4 +1,4 @@
-"""Features by which images of another kind are told: of a pretrained encoder or, coarser, of patches."""
+"""Features by which images of another kind are recognized: of a pretrained encoder or, coarser, of patches."""
 
 from __future__ import annotations
 

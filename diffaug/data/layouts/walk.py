@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = {
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif"),
     *(".dcm", ".dicom", ".nii", ".nii.gz"),
-    # Not read, but each is told how to convert it.
+    # Not read, but an error or a remark says how to convert each.
     *(".psd", ".psb", ".xcf", ".exr", ".jxl", ".fits", ".nrrd", ".mha", ".czi", ".dds", ".qoi"),
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"),
 }

@@ -15,7 +15,6 @@ with warnings.catch_warnings():
 
 _CONVERT = "convert it to PNG or TIFF"
 _SLICES = "save its slices as PNG or TIFF files"
-_CUT = "cut it into tiles and save these as PNG or TIFF files"
 _DEVELOP = "develop it to JPEG or TIFF"
 
 _BY_START: tuple[tuple[tuple[bytes, ...], str, str], ...] = (

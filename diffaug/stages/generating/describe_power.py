@@ -19,7 +19,7 @@ from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
 from diffaug.synthesis.pool.chunks import SAMPLED
 from diffaug.synthesis.pool.pool import BLIND, MANIFEST, POWER, Pool, blind_classes
 
-WARNED = 10  # classes, whose reasons are told in full
+WARNED = 10  # classes, whose reasons are printed in full
 LEAST_VIEWS = 40  # of each training image, from which on generators of digits were good
 LONGER = 4  # times as many images seen, where the generator has not learned the images
 

@@ -99,7 +99,7 @@ def fit_fold_models(
     """Trains a class-balanced classifier for each fold on the images outside it.
 
     Without an encoder networks are trained on the pixels, by default for a number of steps that the number of images
-    decides. With one, linear classifiers are trained on its features. `progress` is told the steps of all networks.
+    decides. With one, linear classifiers are trained on its features. `progress` gets the steps of all networks.
     """
     num_folds = folds.max(initial=0) + 1  # one if no image can be left out
     parts = [np.flatnonzero(folds != fold) for fold in range(num_folds)]
