@@ -1,12 +1,12 @@
 """How good the choices are: what was chosen on training images against the best of the same options on test images.
 
     python benchmarks/choices.py digits [fashion-lt=FOLDER] [flowers=FOLDER] [neu-lt=FOLDER] [--seeds 0 1 2]
-                                 [--minutes M] [--work FOLDER] [--quick] [--json FILE]
+                                 [--no-encoder] [--minutes M] [--work FOLDER] [--quick] [--json FILE]
 
-For each set and seed the whole job is done with default settings. Then every real arm, tuned as it was, and every
-fraction of synthetic images on the bases that were considered is trained on all training images and tested. Regret is
-the best of these test figures minus that of the chosen option; optimism is the chosen option's validation figure minus
-its test figure. The test images decide nothing.
+For each set and seed the whole job is done as `gain.py` does it, and its studies are used again. Then every real arm,
+tuned as it was, and every fraction of synthetic images on the bases that were considered is trained on all training
+images and tested. Regret is the best of these test figures minus that of the chosen option; optimism is the chosen
+option's validation figure minus its test figure. The test images decide nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sets import CASES, named_case, prepare
+from gain import add_job_options, generated
+from sets import named_case
 
 import diffaug
 from diffaug.data.images import LabeledImages
@@ -47,10 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", type=named_case, metavar="SET[=FOLDER]", help="what to run on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, help="of generator training; digits 2, others 10")
-    parser.add_argument("--work", type=Path, default=Path("runs/choices"), help="where studies are kept")
-    parser.add_argument("--quick", action="store_true", help="600 images of generator training, 30 updates")
-    parser.add_argument("--json", type=Path)
+    add_job_options(parser)
     arguments = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     for name, folder in arguments.sets:
@@ -70,15 +68,7 @@ def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def measure(name: str, folder: Path | None, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Regret and optimism of one study."""
-    settings: dict[str, Any] = {"tracking.mlflow": False, "seed": seed, "evaluation.drop_leaked": True}
-    settings |= CASES[name].settings
-    if arguments.quick:
-        settings |= {"diffusion.images_seen": 600, "advanced.base_channels": 16, "evaluation.max_steps": 30}
-    else:
-        settings["diffusion.minutes"] = arguments.minutes or CASES[name].minutes
-    study = arguments.work / f"{name}-{seed}"
-    augmenter = diffaug.DiffusionAugmenter(study=study, settings=settings, verbose=not arguments.quick)
-    augmenter.fit(prepare(name, folder, arguments.work)).generate()
+    augmenter = generated(name, folder, None, seed, arguments)
     choice = augmenter.evaluate().choice
     assert choice is not None
     experiment = experiment_of_study(augmenter)

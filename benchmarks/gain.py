@@ -2,14 +2,13 @@
 
     python benchmarks/gain.py digits [fashion-lt=FOLDER] [flowers=FOLDER] [neu-lt=FOLDER] [neu-lt-128=FOLDER]
                               [cifar10-lt=FOLDER] [--unlabeled WAY ...] [--no-encoder] [--minutes M]
-                              [--default-pool] [--thorough] [--seed S] [--work FOLDER] [--quick] [--json FILE]
+                              [--thorough] [--seed S] [--work FOLDER] [--quick] [--json FILE]
 
-Does the whole job on each set: a generator, a pool that fills every class to three times the commonest (with
-`--default-pool` as many as diffaug would make), the choices on training images, all arms with paired seeds, the test
-images touched once. `--unlabeled` gives unlabeled images to the real arms and in one or more ways, as of
-`diffusion.unlabeled`, to the generator: those of neu-lt, those of flowers that are in no split, half of digits' test
-images, five sixths of the training images of other sets. `--no-encoder` compares networks that are trained from scratch
-only. cifar10-lt is meant for CUDA: ResNet-32, 200 epochs by the recipe of the long-tail literature.
+Does the whole job on each set with default settings: a generator, a pool, the choices on training images, all arms with
+paired seeds, the test images touched once. `--unlabeled` gives unlabeled images to the real arms and in one or more
+ways, as of `diffusion.unlabeled`, to the generator: those of neu-lt, those of flowers that are in no split, half of
+digits' test images, five sixths of the training images of other sets. `--no-encoder` compares networks that are trained
+from scratch only. cifar10-lt is meant for CUDA: ResNet-32, 200 epochs by the recipe of the long-tail literature.
 
 Each case is a study in the work folder, and a later run goes on where this one stopped.
 """
@@ -31,8 +30,6 @@ from diffaug.evaluation.verdict.result import EvaluationResult
 from measuring import write_report
 
 WAYS = ("auto", "ignore", "no label", "pseudo-labels")
-FILLED = 3  # times the commonest class
-SHARES = (0.0, 0.25, 0.5, 0.7)
 PUBLISHED = {
     "cifar10-lt": {
         "cross-entropy": 70.4,
@@ -52,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     for (name, folder), way in product(arguments.sets, arguments.unlabeled or [None]):
-        result = run(name, folder, way, arguments)
+        result = generated(name, folder, way, arguments.seed, arguments).evaluate()
         table = result.table()
         print(f"\n{name}\n{table.round(4).to_string(index=False)}\n{result.verdict.headline}", flush=True)
         for method, percent in PUBLISHED.get(name, {}).items():
@@ -69,51 +66,48 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", type=named_case, metavar="SET[=FOLDER]", help="what to run on")
     parser.add_argument("--unlabeled", nargs="+", choices=WAYS, help="with unlabeled images, used in these ways")
+    parser.add_argument("--thorough", action="store_true", help="all arms, ten seeds, two generators")
+    parser.add_argument("--seed", type=int, default=0)
+    add_job_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a job on a set, whatever is measured of it."""
     parser.add_argument("--no-encoder", action="store_true", help="without arms of a pretrained encoder")
     parser.add_argument("--minutes", type=float, help="of generator training; digits 2, cifar10-lt 20, others 10")
-    parser.add_argument("--default-pool", action="store_true", help="as many images as diffaug would make")
-    parser.add_argument("--thorough", action="store_true", help="all arms, ten seeds, two generators")
     parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="where studies are kept")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="600 images of generator training, 30 updates")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args(argv)
 
 
 def _way_in_words(way: str | None) -> list[str]:
     return [] if way is None else ["unlabelled"] if way == "auto" else ["unlabelled", way.replace(" ", "-")]
 
 
-def run(name: str, folder: Path | None, way: str | None, arguments: argparse.Namespace) -> EvaluationResult:
-    """The whole job on one set, with unlabeled images used in one way, or without any."""
+def generated(
+    name: str, folder: Path | None, way: str | None, seed: int, arguments: argparse.Namespace
+) -> diffaug.DiffusionAugmenter:
+    """A generator and a pool for one set, with unlabeled images used in one way, or without any."""
     data = prepare(name, folder, arguments.work, unlabeled=way is not None)
-    study = [name, *_way_in_words(way), *["from-scratch"] * arguments.no_encoder, str(arguments.seed)]
-    settings = settings_of(name, arguments) | ({} if way is None else {"diffusion.unlabeled": way})
+    study = [name, *_way_in_words(way), *["from-scratch"] * arguments.no_encoder, str(seed)]
     augmenter = diffaug.DiffusionAugmenter(
         study=arguments.work / "-".join(study),
-        settings=settings,
+        settings=settings_of(name, way, seed, arguments),
         verbose=not arguments.quick,
     ).fit(data)
-    if arguments.default_pool:
-        augmenter.generate()
-    else:
-        filled = {label: FILLED * max(augmenter.class_counts_.values()) for label in augmenter.classes_}
-        augmenter.generate(filled, max_synthetic_ratio=None)
-    return augmenter.evaluate()
+    augmenter.generate()
+    return augmenter
 
 
-def settings_of(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of one run."""
-    settings = {
-        "tracking.mlflow": False,
-        "seed": arguments.seed,
-        "advanced.synthetic_fraction_grid": SHARES,
-        "evaluation.drop_leaked": True,
-        **CASES[name].settings,
-    }
+def settings_of(name: str, way: str | None, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of one job."""
+    settings = {"tracking.mlflow": False, "seed": seed, "evaluation.drop_leaked": True, **CASES[name].settings}
+    if way is not None:
+        settings["diffusion.unlabeled"] = way
     if arguments.no_encoder:
         settings["encoder"] = "none"
-    if arguments.thorough:
+    if getattr(arguments, "thorough", False):
         settings["evaluation.thorough"] = True
     if arguments.quick:
         return settings | {"diffusion.images_seen": 600, "advanced.base_channels": 16, "evaluation.max_steps": 30}

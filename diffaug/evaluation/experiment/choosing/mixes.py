@@ -14,7 +14,6 @@ from diffaug.evaluation.experiment.choosing.validation import NO_SYNTHETIC, Opti
 from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.trainings import Trainings
-from diffaug.evaluation.statistics.crossed import ClassMeans
 
 REFINED_MAX_PER_REAL = 3.0
 HOPELESS = 0.05
@@ -98,12 +97,12 @@ def choose_option(measured: Sequence[MeasuredMix], *, allow_none: bool = True) -
 
 def measure(validation: Validation, options: Sequence[Option]) -> tuple[MeasuredMix, ...]:
     """Each option with its paired gain over the best one without synthetic images, which is among them."""
-    scores, correct = validation.scores(options), list(map(np.array, validation.correct(options)))
+    scores = validation.scores(options)
     alone = [number for number, option in enumerate(options) if option.mix.is_zero]
     reference = max(alone, key=lambda number: scores[number])
     measured = []
     for number, option in enumerate(options):
-        difference = _differences(correct[number], correct[reference], validation).balanced()
+        difference = validation.differences(option, options[reference]).balanced()
         measured.append(
             MeasuredMix(
                 option.arm.name,
@@ -138,19 +137,10 @@ def _refinements(validation: Validation, chosen: Option, experiment: Experiment)
 
 def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str]) -> list[str]:
     """Classes whose recall fell, compared with the same arm alone, by more than a standard error."""
-    with_mix, alone = map(np.array, validation.correct([chosen, Option(chosen.arm)]))
-    gains = _differences(with_mix, alone, validation).each()
+    gains = validation.differences(chosen, Option(chosen.arm)).each()
     judged = np.unique(validation.parts[0].judged.labels).tolist()
     fell = [gain.mean < -math.sqrt(gain.variance) for gain in gains]
     return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
-
-
-def _differences(first: np.ndarray, second: np.ndarray, validation: Validation) -> ClassMeans:
-    """Right answers (S, N) of two options, paired, by class; seeds that all agree count as one."""
-    labels = np.unique(validation.parts[0].judged.labels, return_inverse=True)[1]
-    seeds = 1 if (first == first[0]).all() and (second == second[0]).all() else len(first)
-    values = first[:seeds].astype(np.int8) - second[:seeds]
-    return ClassMeans.of(values, labels, np.zeros(seeds, np.int64))
 
 
 def _can_add(experiment: Experiment, adding: Sequence[SyntheticMix]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -103,7 +104,17 @@ def _pseudo_labeled(validation: Validation, arms: list[Arm]) -> Arm:
 
 
 def _ranked(validation: Validation, arms: list[Arm]) -> RealArms:
-    scores = validation.scores([Option(arm) for arm in arms])
+    """Sorts by balanced accuracy; an arm on features that is within one standard error of the best comes first.
+
+    Such an arm is a linear model, the simplest of all, and its figure on a few similar images deceives least. So this
+    is the one-standard-error rule (Breiman et al. 1984, section 3.4.3).
+    """
+    options = [Option(arm) for arm in arms]
+    scores = validation.scores(options)
     order = np.argsort(-np.array(scores), kind="stable").tolist()
-    measured = [MeasuredArm(arms[n].name, arms[n].how, scores[n], validation.spread(Option(arms[n]))) for n in order]
+    linear = next((number for number in order if arms[number].learner == "features"), order[0])
+    behind = validation.differences(options[order[0]], options[linear]).balanced()
+    if behind.mean <= math.sqrt(behind.variance):
+        order = [linear, *(number for number in order if number != linear)]
+    measured = [MeasuredArm(arms[n].name, arms[n].how, scores[n], validation.spread(options[n])) for n in order]
     return RealArms(tuple(arms[number] for number in order), tuple(measured), len(validation.parts))

@@ -14,6 +14,7 @@ from diffaug.evaluation.experiment.experiment import PILOT, TRAIN, PilotImages
 from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.experiment.training_task import Subset, TrainingTask
 from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.statistics.crossed import ClassMeans
 from diffaug.runtime.seeding import derive_seed
 
 FOLDS_PURPOSE, JUDGED_PURPOSE = "choice of real arms", "choice of the mix"
@@ -40,11 +41,16 @@ class Part:
 
 
 class Validation:
-    """Measures options on the images that are left out of each part, the same ones for all options."""
+    """Measures options on the images that are left out of each part, the same ones for all options.
 
-    def __init__(self, trainings: Trainings, parts: Sequence[Part]) -> None:
+    Attributes:
+        parts: Either folds that are left out in turn, or the same images with several seeds.
+    """
+
+    def __init__(self, trainings: Trainings, parts: Sequence[Part], *, same_images: bool = False) -> None:
         self.parts = tuple(parts)
         self._trainings = trainings
+        self._same_images = same_images
 
     def correct(self, options: Sequence[Option], num_parts: int | None = None) -> list[list[NDArray[np.bool_]]]:
         """Which judged images each option gets right, by option and part; the first `num_parts` parts or all."""
@@ -68,6 +74,18 @@ class Validation:
         (correct,) = self.correct([option])
         values = [balanced_accuracy(one, part.judged.labels) for one, part in zip(correct, self.parts, strict=True)]
         return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+    def differences(self, option: Option, reference: Option) -> ClassMeans:
+        """Paired differences in recall, by class that occurs; seeds that all agree count as one."""
+        first, second = self.correct([option, reference])
+        if not self._same_images:
+            values = _minus(np.concatenate(first), np.concatenate(second))[None]
+            labels = self.labels()
+        else:
+            values, labels = _minus(np.array(first), np.array(second)), self.labels(1)
+            agree = all((one == same[0]).all() for same in (first, second) for one in same)
+            values = values[:1] if agree else values
+        return ClassMeans.of(values, np.unique(labels, return_inverse=True)[1], np.zeros(len(values), np.int64))
 
     def best(self, options: Sequence[Option]) -> Option:
         """The first of the best."""
@@ -124,12 +142,16 @@ def on_judged_images(trainings: Trainings, pilot: PilotImages) -> Validation:
         )
         for number in range(JUDGED_SEEDS)
     ]
-    return Validation(trainings, parts)
+    return Validation(trainings, parts, same_images=True)
 
 
 def balanced_accuracy(correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
     """Mean recall over the classes that occur."""
     return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _minus(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int8]:
+    return first.astype(np.int8) - second
 
 
 def task_of(option: Option, part: Part) -> TrainingTask:
