@@ -27,7 +27,9 @@ ARM_ROLES: dict[str, Role] = {
 ARM_NAMES = tuple(ARM_ROLES)
 THOROUGH_ARMS = ("replay", "prior", "real + unfiltered synthetic", "real + synthetic", "synthetic only")
 """Arms that a default evaluation leaves out: the controls, and the candidate that they explain."""
-QUICK_ARMS = ("real only", "balanced softmax", "pretrained features", "best real + synthetic")
+CANDIDATE = "best real + synthetic"
+"""The arm that a default evaluation is about."""
+QUICK_ARMS = ("real only", "balanced softmax", "pretrained features", CANDIDATE)
 """The arms of a first answer."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from diffaug.configuration.arms import ARM_NAMES, ARM_ROLES, Resources, default_arms
+from diffaug.configuration.arms import ARM_NAMES, ARM_ROLES, CANDIDATE, Resources, default_arms
 from diffaug.configuration.base import BatchShare, PositiveInt, Settings
 from diffaug.errors import UsageError
 
@@ -26,7 +26,8 @@ class EvaluationSettings(Settings):
     thorough: bool = False
     """Compare all arms, with ten seeds and two generators."""
     arms: tuple[str, ...] | None = None
-    """Arms to compare. Default: those that the data and the encoder allow, controls only with thorough."""
+    """Arms to compare; if none of them has synthetic images, the best real arm with them is added. Default: those that
+    the data and the encoder allow, controls only with thorough."""
     num_seeds: PositiveInt | None = None
     """Paired repetitions of every arm. Default: 5, or 10 with thorough, 2 with quick."""
     num_generators: PositiveInt | None = None
@@ -58,12 +59,11 @@ class EvaluationSettings(Settings):
         unknown = [arm for arm in arms if arm not in ARM_NAMES]
         if unknown:
             raise ValueError(f"unknown arms {unknown}; choose from: {', '.join(ARM_NAMES)}")
-        if not {"baseline", "candidate"} <= {ARM_ROLES[arm] for arm in arms} or len(set(arms)) < len(arms):
-            baselines, candidates = (
-                ", ".join(name for name in ARM_NAMES if ARM_ROLES[name] == role) for role in ("baseline", "candidate")
-            )
-            raise ValueError(f"name distinct arms, at least one of {baselines} and at least one of {candidates}")
-        return arms
+        roles = {ARM_ROLES[arm] for arm in arms}
+        if "baseline" not in roles or len(set(arms)) < len(arms):
+            baselines = ", ".join(name for name in ARM_NAMES if ARM_ROLES[name] == "baseline")
+            raise ValueError(f"name distinct arms, at least one of {baselines}")
+        return arms if "candidate" in roles else (*arms, CANDIDATE)
 
     def compared_arms(self, resources: Resources) -> tuple[str, ...]:
         """Names of the arms to train; a UsageError if one was named that is impossible here."""

@@ -102,7 +102,8 @@ class Catalog(About):
     def unlabeled_images(self) -> UnlabeledImages:
         """The unlabeled images with their weights, still on the disk; none shows a test or validation image."""
         weights = self.rows("unlabeled")["weight"].to_numpy(np.float64)
-        return UnlabeledImages(*self.unlabeled(), weights, self._boxes("unlabeled"))
+        groups = self.seen_groups()[len(self.rows("train")) :]
+        return UnlabeledImages(*self.unlabeled(), weights, self._boxes("unlabeled"), groups)
 
     def seen_images(self, *, unlabeled: bool = True) -> SeenImages:
         """All images that a generator of this catalog sees: those of train and, if it uses them, the unlabeled ones.

@@ -51,12 +51,14 @@ class UnlabeledImages:
         ids: Paths relative to the data folder.
         weights: How far each looks like the labeled images, float64 (U,) in (0, 1].
         boxes: int64 (U, 2), see `LabeledImages`.
+        groups: int64 (U,), numbered as the groups of the training images, of which each may show one; None: none does.
     """
 
     pixels: NDArray[np.uint8]
     ids: tuple[str, ...]
     weights: NDArray[np.float64]
     boxes: NDArray[np.int64] | None = None
+    groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,8 +66,8 @@ class UnlabeledImages:
     def select(self, positions: NDArray[np.int64]) -> UnlabeledImages:
         """The images at `positions`, in that order."""
         ids = tuple(self.ids[position] for position in positions)
-        boxes = None if self.boxes is None else self.boxes[positions]
-        return UnlabeledImages(np.asarray(self.pixels[positions]), ids, self.weights[positions], boxes)
+        boxes, groups = (None if of is None else of[positions] for of in (self.boxes, self.groups))
+        return UnlabeledImages(np.asarray(self.pixels[positions]), ids, self.weights[positions], boxes, groups)
 
 
 @dataclass(frozen=True)

@@ -77,3 +77,8 @@ def test_quick_and_thorough_decide_seeds_and_generators(settings, seeds, generat
 def test_an_evaluation_is_quick_or_thorough_but_not_both():
     with pytest.raises(ValueError, match="quick or thorough"):
         EvaluationSettings(quick=True, thorough=True)
+
+
+def test_arms_without_synthetic_images_get_the_one_that_a_verdict_needs() -> None:
+    assert EvaluationSettings(arms=("real only", "pseudo-labels")).arms[2:] == ("best real + synthetic",)
+    assert EvaluationSettings(arms=("real only", "real + synthetic")).arms == ("real only", "real + synthetic")

@@ -210,7 +210,7 @@ def test_an_unknown_key_names_the_nearest_and_its_source(combined, source, wrong
         ("synthesis.guidance_scale", [2, 1], "lower end"),
         ("synthesis.solver", "plms", "'dpm_solver_2m'"),
         ("evaluation.arms", ["real only", "unreal"], "unreal"),
-        ("evaluation.arms", ["real only", "oversampling"], "at least one of real only"),
+        ("evaluation.arms", ["best real + synthetic"], "at least one of real only"),
         ("evaluation.arms", ["real only", "real only", "real + synthetic"], "distinct"),
         ("evaluation.classifier", ["resnet-32"], "string"),  # a description of several lines
     ],

@@ -68,11 +68,20 @@ class Trainings:
             for task, learns in zip(tasks, learning, strict=True)
             if learns
         ]
-        answers, likeness = iter(self.answers(teachers)), self.experiment.unlabeled.weights
+        answers = iter(self.answers(teachers))
         return [
-            _labeled(task, images, next(answers), likeness) if learns else task
+            _labeled(task, images, next(answers), self._likeness(task)) if learns else task
             for task, learns in zip(tasks, learning, strict=True)
         ]
+
+    def _likeness(self, task: TrainingTask) -> NDArray[np.float64]:
+        """How far each unlabeled image looks like the labeled ones; 0 if it belongs together with a judged one."""
+        unlabeled, judged = self.experiment.unlabeled, task.eval_images
+        assert unlabeled is not None
+        if unlabeled.groups is None or judged.dataset is not self.experiment.train:
+            return unlabeled.weights
+        groups = self.experiment.groups if judged.positions is None else self.experiment.groups[judged.positions]
+        return np.where(np.isin(unlabeled.groups, groups), 0.0, unlabeled.weights)
 
     def _is_known(self, name: str, task: TrainingTask) -> bool:
         if name not in self._answers and self._file(name).is_file():
@@ -90,7 +99,7 @@ def teacher_of(arm: Arm) -> Arm:
 
 
 def _labeled(task: TrainingTask, images: Subset, answer: NDArray[Any], likeness: NDArray[np.float64]) -> TrainingTask:
-    """The task with pseudo-labels, each weighed by how sure it is and how far its image looks like the labeled ones."""
+    """The task with pseudo-labels, each weighed by how sure it is and by the likeness of its image."""
     labeling = task.resolved.pseudo_labeling
     if labeling is None or answer.ndim != 2:
         raise UsageError(

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from diffaug.configuration.arms import CANDIDATE
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.mix import MeasuredMix
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.evaluation.verdict.wording import mix_in_words
-
-CANDIDATE = "best real + synthetic"
 
 
 @dataclass(frozen=True)

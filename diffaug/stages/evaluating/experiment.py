@@ -71,7 +71,7 @@ def experiment_of(
         seed=job.config.seed,
         device=job.device,
         directory=job.study.evaluation,
-        groups=catalog.groups("train"),
+        groups=catalog.seen_groups()[: len(catalog.rows("train"))],
         unfiltered=_unfiltered(job, pools),
         blind_classes=tuple(sorted({name for pool in pools for name in blind_classes(pool)})),
         unlabeled=unlabeled if len(unlabeled) else None,

@@ -158,6 +158,18 @@ def test_unlabeled_images_are_labeled_by_the_best_arm_and_the_labeling_is_chosen
     assert experiment.classifier.done == []
 
 
+def test_no_choice_trains_on_an_unlabeled_image_that_shows_a_judged_one(make) -> None:
+    images, arms = clear((20, 20, 20), "unlabeled"), ("real only", "pseudo-labels")
+    groups = np.r_[0, np.arange(48, 48 + 59)]  # the first one shows the first training image
+    unlabeled = UnlabeledImages(images.pixels, images.ids, np.ones(60), groups=groups)
+    trainings = make(Teaching(False), settings={"arms": arms}, unlabeled=unlabeled, pilot=False)
+    train = clear((30, 12, 6), "train")
+    experiment = replace(trainings.experiment, train=train, test=clear((3, 3, 3), "test"), groups=np.arange(48))
+    choose_real(Trainings(experiment))
+    taught = [one for one in map(set, (done.images.ids for done in experiment.classifier.done)) if "unlabeled 1" in one]
+    assert {("train 0" in one, "unlabeled 0" in one) for one in taught} == {(True, True), (False, False)}
+
+
 def test_the_choice_records_how_each_arm_is_trained_and_the_plan_counts_what_is_trained(make):
     trainings = make(by_way(("softmax", "light"), softmax=3), settings={"arms": DEFAULT})
     planned = planned_trainings(trainings.experiment)
