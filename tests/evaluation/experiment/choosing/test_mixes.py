@@ -5,7 +5,7 @@ import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
 from diffaug.evaluation.experiment.choice import MeasuredArm
-from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix, choose_option
+from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix, choose_option, smoothed_gains
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from tests.evaluation.experiment.choosing.worlds import Scripted, drawn, draws_classes_equally, synthetic_share
@@ -29,14 +29,16 @@ def by_share(*errors, equal_draws=9):
 @pytest.mark.parametrize(
     ("errors", "fraction"),
     [
-        ((5, 2, 2, 2), 0.15),  # of equals the smallest
-        ((5, 5, 2, 2), 0.3),  # the smallest is no gain
+        ((5, 2, 2, 2), 0.3),  # in the middle of equals
+        ((5, 5, 2, 2), 0.5),  # the smallest is no gain
+        ((5, 2, 4, 8), 0.15),
+        ((5, 9, 4, 9), 0.0),  # a single one that is better by chance
         ((2, 5, 5, 5), 0.0),
         ((2, 2, 2, 2), 0.0),  # no gain at all
         ((8, 7, 5, 1), 0.5),  # far better than any smaller one
     ],
 )
-def test_the_smallest_fraction_that_is_about_as_good_as_the_best_is_added(make, errors, fraction):
+def test_the_fraction_that_is_best_on_a_curve_through_the_gains_is_added(make, errors, fraction):
     chosen = choose_mix(make(by_share(*errors)), REAL, GRID)
     assert (chosen.arm.name, chosen.mix) == ("real only", SyntheticMix(fraction))
     assert chosen.judged_images == 16
@@ -53,25 +55,37 @@ def test_synthetic_images_may_help_most_where_classes_are_drawn_equally_often(ma
         return {False: 4, True: 1}[bool(training.is_synthetic.any()) and draws_classes_equally(training)]
 
     chosen = choose_mix(make(Scripted(TRAIN, errors)), REAL, GRID)
-    assert (chosen.arm.name, chosen.arm.draw, chosen.mix.fraction) == ("real only", "classes", 0.15)
+    assert (chosen.arm.name, chosen.arm.draw, chosen.mix.fraction) == ("real only", "classes", 0.3)
 
 
 def mixture(fraction, mean, gain, error=0.02, arm="real only"):
     return MeasuredMix(arm, SyntheticMix(fraction), mean, 0.01, "", gain, error)
 
 
-@pytest.mark.parametrize(
-    ("measured", "expected"),
-    [
-        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.79, -0.01), mixture(0.3, 0.8, 0.0)], 0),
-        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.89, 0.09), mixture(0.3, 0.9, 0.1)], 1),
-        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.87, 0.07), mixture(0.3, 0.9, 0.1)], 2),
-        ([mixture(0.0, 0.895, 0.0), mixture(0.15, 0.89, -0.005), mixture(0.3, 0.9, 0.005)], 2),
-        ([mixture(0.0, 0.8, 0.0), mixture(0.15, 0.89, 0.09), mixture(0.15, 0.9, 0.1, arm="b")], 2),
-    ],
-)
-def test_options_within_a_standard_error_of_the_best_count_as_equal(measured, expected):
-    assert choose_option(measured) == expected
+def test_the_curve_of_each_arm_begins_at_the_arm_alone_and_smooths_its_own_gains() -> None:
+    gains = {0.0: -0.01, 0.15: 0.02, 0.3: 0.05, 0.5: 0.01}
+    ours = [mixture(fraction, 0.8 + gain, gain) for fraction, gain in gains.items()]
+    other = [mixture(0.0, 0.8, 0.0, arm="b"), mixture(0.3, 0.849, 0.049, arm="b")]
+    curve = np.poly1d([*np.linalg.solve([[0.0225, 0.15], [0.09, 0.3]], [0.03, 0.06]), -0.01])
+    exact = [mixture(one, 0.8, float(curve(one))) for one in gains]
+    assert smoothed_gains(exact) == pytest.approx([one.gain for one in exact])  # a parabola stays as it is
+    assert smoothed_gains([*ours, *other])[:4] == smoothed_gains(ours)
+    assert smoothed_gains(other) == pytest.approx([0.0, 0.049])
+    assert 0.02 < max(smoothed_gains(ours)) < 0.05
+    assert choose_option([*ours, *other]) == 5
+
+
+def test_the_choice_by_the_curve_costs_less_than_by_the_best_measured_gain() -> None:
+    random, fractions = np.random.default_rng(0), np.array(GRID[1:])
+    lost = []
+    for _ in range(1500):
+        height, peak = random.normal(0, 0.01), random.uniform(0.1, 0.9)
+        truth = np.r_[0, height * (1 - (fractions / peak - 1) ** 2)]
+        seen = np.r_[0, truth[1:] + random.normal(0, 0.0085, 3) - random.normal(0, 0.0085)]
+        chosen = choose_option([mixture(one, 0.8 + gain, gain) for one, gain in zip(GRID, seen, strict=True)])
+        lost.append(truth.max() - truth[[chosen, int(seen.argmax())]])
+    by_curve, by_best = np.mean(lost, axis=0)
+    assert by_curve < 0.95 * by_best
 
 
 def test_none_is_not_chosen_where_the_grid_leaves_it_out(make):
@@ -92,7 +106,7 @@ def test_a_class_that_became_worse_gets_none_if_that_helps(make, blamed, exclude
     chosen = choose_mix(make(Scripted(TRAIN, errors)), REAL, GRID)
     (fewer,) = chosen.refinements
     assert fewer.mix.excluded_classes == ("b",)
-    assert chosen.mix == SyntheticMix(0.15, excluded_classes=excluded)
+    assert chosen.mix == SyntheticMix(0.3, excluded_classes=excluded)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +121,7 @@ def test_a_thorough_choice_tries_half_the_weight_and_few_per_real_image(make, li
     classifier = Scripted(TRAIN, lambda t: 0 if liked(t) else 2 if t.is_synthetic.any() else 6)
     chosen = choose_mix(make(classifier, settings={"thorough": True, "num_generators": 1}), REAL, GRID)
     assert (chosen.mix.loss_weight, chosen.mix.max_per_real) == (loss_weight, limit)
-    assert [one.mix for one in chosen.refinements] == [SyntheticMix(0.15, 0.5), SyntheticMix(0.15, 1.0, 3.0)]
+    assert [one.mix for one in chosen.refinements] == [SyntheticMix(0.3, 0.5), SyntheticMix(0.3, 1.0, 3.0)]
 
 
 UNMEASURED = {
