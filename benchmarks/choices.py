@@ -26,7 +26,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.choosing.choose import choose_real
 from diffaug.evaluation.experiment.choosing.mixes import bases
-from diffaug.evaluation.experiment.choosing.validation import Option, balanced_accuracy, task_of
+from diffaug.evaluation.experiment.choosing.validation import Option, mean_over_classes, task_of
 from diffaug.evaluation.experiment.choosing.validation import Part as ValidationPart
 from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
 from diffaug.evaluation.experiment.leakage import require_unseen
@@ -133,7 +133,7 @@ def validation_figure(choice: Choice) -> float:
 
 
 def _accuracy(predicted: np.ndarray[Any, Any], test: LabeledImages) -> float:
-    return balanced_accuracy(predicted == test.labels, test.labels)
+    return mean_over_classes(predicted == test.labels, test.labels)
 
 
 def _name(option: Option) -> str:

@@ -14,12 +14,14 @@ class MeasuredArm:
         how: What was chosen in the arm, in words.
         mean: Over all images left out.
         sd: Over the folds.
+        score: What decides, see `Validation`.
     """
 
     arm: str
     how: str
     mean: float
     sd: float
+    score: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class MeasuredMix:
         sd: Over seeds.
         gain: Paired difference to the best arm without synthetic images.
         standard_error: Of the gain.
+        score_gain: Like `gain`, in the score that decides, see `Validation`. So is `score_error`.
     """
 
     arm: str
@@ -44,3 +45,5 @@ class MeasuredMix:
     how: str = ""
     gain: float = 0.0
     standard_error: float = 0.0
+    score_gain: float = 0.0
+    score_error: float = 0.0

@@ -127,7 +127,12 @@ class Outcome:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """Predicted classes (N,)."""
-        return np.asarray(self.answer.argmax(axis=1) if self.answer.ndim == 2 else self.answer, np.int64)
+        return predicted_classes(self.answer)
+
+
+def predicted_classes(answer: NDArray[Any]) -> NDArray[np.int64]:
+    """The classes (N,) that an answer means, whether it holds classes or their probabilities (N, K)."""
+    return np.asarray(answer.argmax(axis=1) if answer.ndim == 2 else answer, np.int64)
 
 
 def perform(task: TrainingTask, train: Callable[..., Any], device: str, trained_by: str) -> Outcome:

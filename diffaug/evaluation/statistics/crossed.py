@@ -116,8 +116,10 @@ class ClassMeans:
     generators: NDArray[np.int64]
 
     @classmethod
-    def of(cls, values: NDArray[np.int8], labels: NDArray[np.int64], generators: NDArray[np.int64]) -> Self:
-        """Averages values (S, N), each -1, 0 or 1, over the images of each class; labels (N,) hold all of the K."""
+    def of(
+        cls, values: NDArray[np.int8] | NDArray[np.float64], labels: NDArray[np.int64], generators: NDArray[np.int64]
+    ) -> Self:
+        """Averages values (S, N), each in [-1, 1], over the images of each class; labels (N,) hold all of the K."""
         seeds = len(values)
         counts = np.bincount(labels)
         membership = np.eye(len(counts))[labels]

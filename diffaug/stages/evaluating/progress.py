@@ -55,7 +55,7 @@ def say_real(narrator: Narrator, real: RealArms) -> None:
     best, plain = real.measured[0], next((one for one in real.measured if one.arm == PLAIN), None)
     sentence = f"best without synthetic images: '{best.arm}' ({best.how}), {best.mean:.3f} in cross-validation"
     if plain is not None and plain.arm != best.arm:
-        sentence += f"; plain training: {plain.mean:.3f}, {100 * (best.mean - plain.mean):.1f} points lower"
+        sentence += f"; plain training: {plain.mean:.3f}"
     narrator.say(sentence)
     narrator.say("in cross-validation: " + ", ".join(f"{one.arm} {one.mean:.3f}" for one in real.measured))
 

@@ -57,7 +57,7 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     refined = [] if options[best].mix.is_zero else _refinements(validation, options[best], experiment)
     refinements = measure(validation, [*options, *refined])[len(options) :]
     choices = [(measured[best], options[best]), *zip(refinements, refined, strict=True)]
-    one, option = max(choices, key=lambda choice: choice[0].mean)
+    one, option = max(choices, key=lambda choice: choice[0].score_gain)
     judged = int(experiment.pilot.judged.sum())
     return ChosenMix(option.arm, option.mix, _reason(one, judged), measured, refinements, judged)
 
@@ -87,7 +87,7 @@ def choose_option(measured: Sequence[MeasuredMix], *, allow_none: bool = True) -
     best = max(adding, key=lambda number: (round(gains[number], 9), -measured[number].mix.fraction))
     alone = [number for number, one in enumerate(measured) if one.mix.is_zero]
     if allow_none and round(gains[best], 9) <= 0:
-        return max(alone, key=lambda number: measured[number].mean)
+        return max(alone, key=lambda number: measured[number].score_gain)
     return best
 
 
@@ -98,7 +98,7 @@ def smoothed_gains(measured: Sequence[MeasuredMix]) -> list[float]:
     with the errors of a few hundred images the choice by the curve costs less than the choice by the measured gains,
     and both cost less than the smallest fraction within one standard error of the best.
     """
-    gains = [one.gain for one in measured]
+    gains = [one.score_gain for one in measured]
     for arm, how in {(one.arm, one.how) for one in measured}:
         own = [number for number, one in enumerate(measured) if (one.arm, one.how) == (arm, how)]
         fractions = np.array([measured[number].mix.fraction for number in own])
@@ -112,24 +112,26 @@ def smoothed_gains(measured: Sequence[MeasuredMix]) -> list[float]:
 
 def measure(validation: Validation, options: Sequence[Option]) -> tuple[MeasuredMix, ...]:
     """Each option with its paired gain over the best one without synthetic images, which is among them."""
-    scores = validation.scores(options)
-    alone = [number for number, option in enumerate(options) if option.mix.is_zero]
-    reference = max(alone, key=lambda number: scores[number])
-    measured = []
-    for number, option in enumerate(options):
-        difference = validation.differences(option, options[reference]).balanced()
-        measured.append(
-            MeasuredMix(
-                option.arm.name,
-                option.mix,
-                scores[number],
-                validation.spread(option),
-                option.arm.how,
-                0.0 if number == reference else difference.mean,
-                0.0 if number == reference else math.sqrt(difference.variance),
-            )
-        )
-    return tuple(measured)
+    accuracies = validation.accuracies(options)
+    reference = validation.best([option for option in options if option.mix.is_zero])
+    return tuple(
+        _measured(validation, option, reference, accuracy) for option, accuracy in zip(options, accuracies, strict=True)
+    )
+
+
+def _measured(validation: Validation, option: Option, reference: Option, accuracy: float) -> MeasuredMix:
+    one = MeasuredMix(option.arm.name, option.mix, accuracy, validation.spread(option), option.arm.how)
+    if option == reference:
+        return one
+    recall = validation.recall_differences(option, reference).balanced()
+    score = validation.score_differences(option, reference).balanced()
+    return replace(
+        one,
+        gain=recall.mean,
+        standard_error=math.sqrt(recall.variance),
+        score_gain=score.mean,
+        score_error=math.sqrt(score.variance),
+    )
 
 
 def _options(validation: Validation, real: RealArms, adding: Sequence[SyntheticMix], *, quick: bool) -> list[Option]:
@@ -151,8 +153,8 @@ def _refinements(validation: Validation, chosen: Option, experiment: Experiment)
 
 
 def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str]) -> list[str]:
-    """Classes whose recall fell, compared with the same arm alone, by more than a standard error."""
-    gains = validation.differences(chosen, Option(chosen.arm)).each()
+    """Classes whose score fell, compared with the same arm alone, by more than a standard error."""
+    gains = validation.score_differences(chosen, Option(chosen.arm)).each()
     judged = np.unique(validation.parts[0].judged.labels).tolist()
     fell = [gain.mean < -math.sqrt(gain.variance) for gain in gains]
     return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
@@ -184,5 +186,5 @@ def _reason(chosen: MeasuredMix, judged: int) -> str:
     on = f"on {judged} training images that neither classifier nor generator had seen"
     if chosen.mix.is_zero:
         return f"No synthetic fraction did better than none {on}."
-    gain = f"{100 * chosen.gain:+.1f} points, standard error {100 * chosen.standard_error:.1f}"
-    return f"The best fraction by a curve through the gains {on}: {gain}."
+    gain = f"{100 * chosen.score_gain:+.1f} points, standard error {100 * chosen.score_error:.1f}"
+    return f"The best fraction {on}, in probability of the true class: {gain}."

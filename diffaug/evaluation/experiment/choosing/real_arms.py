@@ -104,7 +104,7 @@ def _pseudo_labeled(validation: Validation, arms: list[Arm]) -> Arm:
 
 
 def _ranked(validation: Validation, arms: list[Arm]) -> RealArms:
-    """Sorts by balanced accuracy; an arm on features that is within one standard error of the best comes first.
+    """Sorts by score; an arm on features that is within one standard error of the best comes first.
 
     Such an arm is a linear model, the simplest of all, and its figure on a few similar images deceives least. So this
     is the one-standard-error rule (Breiman et al. 1984, section 3.4.3).
@@ -113,8 +113,11 @@ def _ranked(validation: Validation, arms: list[Arm]) -> RealArms:
     scores = validation.scores(options)
     order = np.argsort(-np.array(scores), kind="stable").tolist()
     linear = next((number for number in order if arms[number].learner == "features"), order[0])
-    behind = validation.differences(options[order[0]], options[linear]).balanced()
+    behind = validation.score_differences(options[order[0]], options[linear]).balanced()
     if behind.mean <= math.sqrt(behind.variance):
         order = [linear, *(number for number in order if number != linear)]
-    measured = [MeasuredArm(arms[n].name, arms[n].how, scores[n], validation.spread(options[n])) for n in order]
+    accuracies = validation.accuracies(options)
+    measured = [
+        MeasuredArm(arms[n].name, arms[n].how, accuracies[n], validation.spread(options[n]), scores[n]) for n in order
+    ]
     return RealArms(tuple(arms[number] for number in order), tuple(measured), len(validation.parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from diffaug.data.splits import assign_folds
 from diffaug.evaluation.experiment.arms import Arm
 from diffaug.evaluation.experiment.experiment import PILOT, TRAIN, PilotImages
 from diffaug.evaluation.experiment.mix import SyntheticMix
-from diffaug.evaluation.experiment.training_task import Subset, TrainingTask
+from diffaug.evaluation.experiment.training_task import Subset, TrainingTask, predicted_classes
 from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.statistics.calibration import true_class_probabilities
 from diffaug.evaluation.statistics.crossed import ClassMeans
 from diffaug.runtime.seeding import derive_seed
 
@@ -43,6 +45,9 @@ class Part:
 class Validation:
     """Measures options on the images that are left out of each part, the same ones for all options.
 
+    What is better has a higher score: the probability of the true class, see `true_class_probabilities`, mean over the
+    images of each class and then over classes.
+
     Attributes:
         parts: Either folds that are left out in turn, or the same images with several seeds.
     """
@@ -54,38 +59,63 @@ class Validation:
 
     def correct(self, options: Sequence[Option], num_parts: int | None = None) -> list[list[NDArray[np.bool_]]]:
         """Which judged images each option gets right, by option and part; the first `num_parts` parts or all."""
-        parts = self.parts[:num_parts]
-        tasks = [task_of(option, part) for part in parts for option in options]
-        predicted = self._trainings.predicted(tasks)
-        right = [answer == task.eval_images.labels for answer, task in zip(predicted, tasks, strict=True)]
-        return [right[number :: len(options)] for number in range(len(options))]
+        labels = [part.judged.labels for part in self.parts[:num_parts]]
+        return [
+            [predicted_classes(answer) == true for answer, true in zip(answers, labels, strict=True)]
+            for answers in self._answers(options, num_parts)
+        ]
+
+    def credits(self, options: Sequence[Option], num_parts: int | None = None) -> list[list[NDArray[np.float64]]]:
+        """The probability of the true class of each judged image, by option and part; 1 or 0 if answers are classes."""
+        labels = [part.judged.labels for part in self.parts[:num_parts]]
+        answered = list(zip(self._answers(options, num_parts), self.correct(options, num_parts), strict=True))
+        return [
+            true_class_probabilities(answers, labels) if answers[0].ndim == 2 else [one.astype(float) for one in right]
+            for answers, right in answered
+        ]
 
     def labels(self, num_parts: int | None = None) -> NDArray[np.int64]:
         """The classes of the judged images of all parts."""
         return np.concatenate([part.judged.labels for part in self.parts[:num_parts]])
 
     def scores(self, options: Sequence[Option], num_parts: int | None = None) -> list[float]:
-        """Balanced accuracy of each option over the judged images of all parts together."""
+        """The score of each option over the judged images of all parts together."""
         labels = self.labels(num_parts)
-        return [balanced_accuracy(np.concatenate(one), labels) for one in self.correct(options, num_parts)]
+        return [mean_over_classes(np.concatenate(one), labels) for one in self.credits(options, num_parts)]
+
+    def accuracies(self, options: Sequence[Option]) -> list[float]:
+        """Balanced accuracy of each option over the judged images of all parts together."""
+        labels = self.labels()
+        return [mean_over_classes(np.concatenate(one), labels) for one in self.correct(options)]
 
     def spread(self, option: Option) -> float:
         """Standard deviation of the balanced accuracy over parts; 0 for a single one."""
         (correct,) = self.correct([option])
-        values = [balanced_accuracy(one, part.judged.labels) for one, part in zip(correct, self.parts, strict=True)]
+        values = [mean_over_classes(one, part.judged.labels) for one, part in zip(correct, self.parts, strict=True)]
         return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
-    def differences(self, option: Option, reference: Option) -> ClassMeans:
+    def recall_differences(self, option: Option, reference: Option) -> ClassMeans:
         """Paired differences in recall, by class that occurs; seeds that all agree count as one."""
         first, second = self.correct([option, reference])
+        return self._paired([one.astype(float) for one in first], [one.astype(float) for one in second])
+
+    def score_differences(self, option: Option, reference: Option) -> ClassMeans:
+        """Paired differences in score, by class that occurs; seeds that all agree count as one."""
+        return self._paired(*self.credits([option, reference]))
+
+    def _paired(self, first: list[NDArray[np.float64]], second: list[NDArray[np.float64]]) -> ClassMeans:
         if not self._same_images:
-            values = _minus(np.concatenate(first), np.concatenate(second))[None]
-            labels = self.labels()
+            values, labels = (np.concatenate(first) - np.concatenate(second))[None], self.labels()
         else:
-            values, labels = _minus(np.array(first), np.array(second)), self.labels(1)
-            agree = all((one == same[0]).all() for same in (first, second) for one in same)
+            values, labels = np.array(first) - np.array(second), self.labels(1)
+            agree = all(np.array_equal(one, same[0]) for same in (first, second) for one in same)
             values = values[:1] if agree else values
         return ClassMeans.of(values, np.unique(labels, return_inverse=True)[1], np.zeros(len(values), np.int64))
+
+    def _answers(self, options: Sequence[Option], num_parts: int | None) -> list[list[NDArray[Any]]]:
+        tasks = [task_of(option, part) for part in self.parts[:num_parts] for option in options]
+        answers = self._trainings.answers(tasks)
+        return [answers[number :: len(options)] for number in range(len(options))]
 
     def best(self, options: Sequence[Option]) -> Option:
         """The first of the best."""
@@ -145,13 +175,9 @@ def on_judged_images(trainings: Trainings, pilot: PilotImages) -> Validation:
     return Validation(trainings, parts, same_images=True)
 
 
-def balanced_accuracy(correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
-    """Mean recall over the classes that occur."""
-    return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
-
-
-def _minus(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int8]:
-    return first.astype(np.int8) - second
+def mean_over_classes(values: NDArray[Any], labels: NDArray[np.int64]) -> float:
+    """Mean over the images of each class that occurs, then over classes: balanced accuracy for right answers."""
+    return float(np.mean([values[labels == label].mean() for label in np.unique(labels)]))
 
 
 def task_of(option: Option, part: Part) -> TrainingTask:

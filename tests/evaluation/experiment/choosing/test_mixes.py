@@ -59,7 +59,7 @@ def test_synthetic_images_may_help_most_where_classes_are_drawn_equally_often(ma
 
 
 def mixture(fraction, mean, gain, error=0.02, arm="real only"):
-    return MeasuredMix(arm, SyntheticMix(fraction), mean, 0.01, "", gain, error)
+    return MeasuredMix(arm, SyntheticMix(fraction), mean, 0.01, "", gain, error, gain, error)
 
 
 def test_the_curve_of_each_arm_begins_at_the_arm_alone_and_smooths_its_own_gains() -> None:
@@ -68,7 +68,7 @@ def test_the_curve_of_each_arm_begins_at_the_arm_alone_and_smooths_its_own_gains
     other = [mixture(0.0, 0.8, 0.0, arm="b"), mixture(0.3, 0.849, 0.049, arm="b")]
     curve = np.poly1d([*np.linalg.solve([[0.0225, 0.15], [0.09, 0.3]], [0.03, 0.06]), -0.01])
     exact = [mixture(one, 0.8, float(curve(one))) for one in gains]
-    assert smoothed_gains(exact) == pytest.approx([one.gain for one in exact])  # a parabola stays as it is
+    assert smoothed_gains(exact) == pytest.approx([one.score_gain for one in exact])  # a parabola stays as it is
     assert smoothed_gains([*ours, *other])[:4] == smoothed_gains(ours)
     assert smoothed_gains(other) == pytest.approx([0.0, 0.049])
     assert 0.02 < max(smoothed_gains(ours)) < 0.05

@@ -6,8 +6,8 @@ from diffaug.evaluation.experiment.choosing.validation import (
     Option,
     Part,
     Validation,
-    balanced_accuracy,
     cross_validation,
+    mean_over_classes,
     on_judged_images,
 )
 from diffaug.evaluation.experiment.mix import SyntheticMix
@@ -23,7 +23,7 @@ class Answering:
     def __init__(self, shares):
         self.shares, self.done = shares, []
 
-    def predicted(self, tasks):
+    def answers(self, tasks):
         answers = []
         for task in tasks:
             key = round(100 * task.mix.fraction), task.seed
@@ -67,9 +67,9 @@ def test_scores_pool_all_parts_and_the_spread_is_over_parts():
     assert validation.spread(option) == pytest.approx(0.2)
 
 
-def test_balanced_accuracy_is_the_mean_recall_of_classes_that_occur():
+def test_mean_over_classes_is_the_mean_recall_of_classes_that_occur():
     correct, labels = np.array([1, 1, 1, 0, 1], bool), np.array([0, 0, 0, 0, 2])
-    assert balanced_accuracy(correct, labels) == pytest.approx((0.75 + 1) / 2)
+    assert mean_over_classes(correct, labels) == pytest.approx((0.75 + 1) / 2)
 
 
 def trained_and_judged(validation):
