@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Options of a job on a set, whatever is measured of it."""
     parser.add_argument("--no-encoder", action="store_true", help="without arms of a pretrained encoder")
-    parser.add_argument("--minutes", type=float, help="of generator training; digits 2, cifar10-lt 20, others 10")
+    parser.add_argument("--minutes", type=float, help="most of generator training; digits 2, cifar10-lt 20, others 30")
     parser.add_argument("--work", type=Path, default=Path("runs/gain"), help="where studies are kept")
     parser.add_argument("--quick", action="store_true", help="600 images of generator training, 30 updates")
     parser.add_argument("--json", type=Path)

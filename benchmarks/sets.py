@@ -25,12 +25,12 @@ class Case:
     """One set as it is used.
 
     Attributes:
-        minutes: Of generator training.
+        minutes: Most minutes of generator training; None: the default.
         settings: By dotted key; what is not named is chosen by diffaug.
     """
 
     source: str
-    minutes: float = 10.0
+    minutes: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 

@@ -126,7 +126,7 @@ class SynthesisSettings(Settings):
 
     sampling_strategy: str | float | dict[int | str, int] | list[int | str] = "auto"
     """Images per class, in imbalanced-learn's vocabulary: auto, minority, not minority, all, or totals."""
-    max_synthetic_ratio: Positive | None = 10.0
+    max_synthetic_ratio: Positive | None = 50.0
     """Largest number of synthetic images per real image of a class. null sets no limit."""
     solver: Solver = DEFAULT_SAMPLING.solver
     """Solver. ancestral is random and most diverse with 50 steps or more; heun is a slow reference."""
