@@ -38,4 +38,4 @@ def plan(blobs: LabeledImages) -> Plan:
 
 @pytest.fixture(scope="session")
 def plan_without_dropout(plan: Plan) -> Plan:
-    return dataclasses.replace(plan, network=dataclasses.replace(plan.network, dropout=0.0))
+    return dataclasses.replace(plan, unet=dataclasses.replace(plan.network, dropout=0.0))

@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.diffusion.generator.files import ROWS, WEIGHTS, GeneratorRecord, read_record
+from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record
+from diffaug.diffusion.generator.network_files import WEIGHTS, NetworkRecord, read_network_record
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.errors import UsageError
 from diffaug.files import storage
 
+PIXELS = "pixels"
 LABELS = "unet.embedding.label.weight"
 
 
@@ -27,12 +29,14 @@ class EarlierGenerator:
 
     Attributes:
         folder: Where it lies.
+        network: Of its network.
         weights_sha256: Of its weights, which the result depends on.
         rows: Images that it, or one that it continued from, was trained on or watched with, see `ROWS_COLUMNS`.
     """
 
     folder: Path
     record: GeneratorRecord
+    network: NetworkRecord
     weights_sha256: str
     rows: pd.DataFrame
 
@@ -41,7 +45,8 @@ class EarlierGenerator:
         """Opens a generator or that of a study.
 
         Raises:
-            UsageError: There is no finished one, or it does not say which images it has seen.
+            UsageError: There is no finished one, it has no network of its own, or it does not say which images it has
+                seen.
             DamagedError: A file was changed.
         """
         path = Path(path)
@@ -52,12 +57,17 @@ class EarlierGenerator:
         if not (folder / ROWS).is_file():
             what = "--init: the generator does not say which images it has seen, so that test images may be among them"
             raise UsageError(what, where=folder, fix="continue from one that diffaug fit has trained")
-        return cls(folder, read_record(folder), storage.sha256_file(folder / WEIGHTS), pd.read_parquet(folder / ROWS))
+        record = read_record(folder)
+        if record.kind != PIXELS:
+            what = f"--init: no training can begin with weights of the kind '{record.kind}'"
+            raise UsageError(what, where=folder, fix="continue from one that was trained from scratch in pixels")
+        sha256 = storage.sha256_file(folder / WEIGHTS)
+        return cls(folder, record, read_network_record(folder), sha256, pd.read_parquet(folder / ROWS))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in index order."""
-        return tuple(self.record.train_counts)
+        return self.record.classes
 
     def weights(self) -> dict[str, Tensor]:
         """Its averaged weights by name, on the CPU."""
@@ -71,7 +81,7 @@ def require_same_kind(
 
     Black and white must mean the same values where both were made of images of more than 8 bits.
     """
-    network, where = earlier.record.network, earlier.folder
+    network, where = earlier.network.network, earlier.folder
     if network.channels != channels:
         kinds = {1: "gray", 3: "RGB"}
         what = f"--init: the generator makes {kinds[network.channels]} images, and these are {kinds[channels]}"
@@ -96,7 +106,7 @@ def network_like(earlier: EarlierGenerator, planned: NetworkConfig, *, is_set: b
     Raises:
         UsageError: The user has set another network (`is_set`).
     """
-    before = earlier.record.network
+    before = earlier.network.network
     shape = {name: getattr(before, name) for name in ("base_channels", "channel_multipliers", "blocks")}
     like = replace(planned, **shape)
     if is_set and like != planned:

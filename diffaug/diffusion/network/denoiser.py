@@ -1,17 +1,16 @@
-"""The denoiser: a UNet with the meaning of its inputs and outputs, and its weights in one block."""
-
-from collections.abc import Mapping
+"""The denoiser: a network with the meaning of its inputs and outputs, and its weights in one block."""
 
 import torch
 from torch import Tensor, nn
 
+from diffaug.diffusion.network.local import LocalNetwork
 from diffaug.diffusion.network.unet import NetworkConfig, UNet
 from diffaug.diffusion.process.ddpm import Ddpm, PixelBins
 from diffaug.diffusion.process.edm import Edm
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.diffusion.process.process import Moments, per_image, precondition
 
-OBJECTIVES: Mapping[str, Edm | Ddpm] = {"edm": Edm(), "ddpm": Ddpm()}
+DDPM = Ddpm()
 
 ALIGNMENT = 16
 """Parameters begin at multiples of this many elements, 64 bytes in float32, as fast kernels want them."""
@@ -19,9 +18,9 @@ ALIGNMENT = 16
 
 def objective_of(config: NetworkConfig, normalization: Normalization | None = None) -> Edm | Ddpm:
     """The objective to train with; DDPM's likelihood depends on the normalization of the images."""
-    if config.objective == "ddpm" and normalization is not None:
-        return Ddpm(bins=PixelBins.of(normalization))
-    return OBJECTIVES[config.objective]
+    if config.objective == "edm":
+        return Edm(config.noise_scale)
+    return DDPM if normalization is None else Ddpm(bins=PixelBins.of(normalization))
 
 
 class Denoiser(nn.Module):
@@ -31,7 +30,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.objective = objective_of(config)
-        self.unet = UNet(config)
+        self.unet = UNet(config) if config.architecture == "unet" else LocalNetwork(config)
 
     def output(self, x: Tensor, sigma: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """The output of the network itself, (N, 2C, H, W); for arguments see `forward`."""
@@ -42,7 +41,8 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Moments:
         """Denoises normalized images (N, C, H, W) at noise levels (N,); labels int64 (N,) in 0..K, K meaning no label.
 
-        The conditions (N, 9) say how the images were augmented; None means not at all.
+        The conditions (N, 9) say how the images were augmented; None means not at all. Those of a `LocalNetwork` are
+        images.
         """
         return self.objective.moments(x, sigma.float(), self.output(x, sigma, labels, conditions))
 

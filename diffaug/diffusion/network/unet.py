@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import silu
+
+from diffaug.diffusion.process.process import SIGMA_DATA
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -30,6 +32,8 @@ class NetworkConfig:
         channel_multipliers: Width of each level as a multiple of `base_channels`.
         blocks: Residual blocks per level on the way down; one more on the way up.
         conditions: Numbers that describe how an image was augmented; 0 without non-leaky augmentation.
+        architecture: A UNet, or the `LocalNetwork` of one level that is conditioned on an image.
+        noise_scale: Factor on the noise levels, see `noise_scale_of`.
     """
 
     image_size: tuple[int, int]
@@ -42,6 +46,8 @@ class NetworkConfig:
     dropout: float
     conditions: int = 0
     objective: str = "edm"
+    architecture: Literal["unet", "local"] = "unet"
+    noise_scale: float = 1.0
 
     @property
     def null_label(self) -> int:
@@ -111,7 +117,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = _group_norm(channels, affine=False)
         self.dropout = Dropout(dropout)
-        self.conv2 = _zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """(N, C, h, w) and scale and shift (N, 2C, 1, 1) to (N, C, h, w)."""
@@ -131,7 +137,7 @@ class SelfAttention(nn.Module):
         self.heads = max(heads for heads in range(1, most + 1) if channels % heads == 0)
         self.norm = _group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zeroed(nn.Conv2d(channels, channels, 1))
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same shape."""
@@ -142,6 +148,40 @@ class SelfAttention(nn.Module):
         attended = attended.transpose(2, 3).reshape(batch, channels, height, width)
         result: Tensor = x + self.out(attended)
         return result
+
+
+class FrequencySkip(nn.Module):
+    """How much of each spatial frequency of a patch the mean takes from the noisy image, by noise level and class.
+
+    EDM takes the share c_skip of all of x and lets the network add the rest (Karras et al. 2022, arXiv 2206.00364,
+    eq. 7). A network narrower than a patch can't take the noise out of every frequency again. Here it can: the mean is
+    c_skip (1 - g) x + c_out F with a gain g per frequency of the patch's cosine transform. 1 predicts the clean image
+    directly (Li & He 2025, arXiv 2511.13720). For stationary Gaussian data the best linear denoiser within patches, a
+    Wiener filter, is one of these.
+    """
+
+    transform: Tensor
+
+    def __init__(self, config: NetworkConfig, embedding: int) -> None:
+        super().__init__()
+        self.channels = config.channels
+        self.register_buffer("transform", cosine_transform(config.patch), persistent=False)
+        self.gain = zeroed(nn.Linear(embedding, config.channels * config.patch**2))
+
+    def forward(self, folded: Tensor, embedding: Tensor, c_noise: Tensor) -> Tensor:
+        """What the skip adds to the output F, of folded c_in x (N, C P^2, h, w), in the same shape; 0 if untrained.
+
+        With c_noise = ln(sigma) / 4, -g c_skip x / c_out is -g c_in x sigma_data / sigma.
+        """
+        batch, _, height, width = folded.shape
+        with torch.autocast(folded.device.type, enabled=False):
+            gains = self.gain(embedding.float()) * (-SIGMA_DATA * torch.exp(-4 * c_noise.float()))[:, None]
+            side = len(self.transform)
+            patches = folded.float().reshape(batch, self.channels, side, side, height, width)
+            spectrum = _transformed(patches, self.transform)
+            scaled = spectrum * gains.reshape(batch, self.channels, side, side, 1, 1)
+            result = _transformed(scaled, self.transform.T)
+        return result.reshape(folded.shape)
 
 
 class UNet(nn.Module):
@@ -173,21 +213,21 @@ class UNet(nn.Module):
         self.film_channels = [2 * part.conv1.out_channels for part in self.modules() if isinstance(part, ResidualBlock)]
         self.film = nn.Linear(embedding, sum(self.film_channels))
         self.norm = _group_norm(widths[0])
-        self.head = _zeroed(nn.Conv2d(widths[0], 2 * folded, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], 2 * folded, 3, padding=1))
         # What noise level and class alone tell, which is most of what there is to know of the variance.
-        self.offset = _zeroed(nn.Linear(embedding, 2 * config.channels))
+        self.offset = zeroed(nn.Linear(embedding, 2 * config.channels))
         # No more channels than are folded can't carry all of the noise; what they miss would stay in the samples.
-        self.gain = _zeroed(nn.Linear(embedding, config.channels)) if folded >= widths[0] else None
+        self.skip = FrequencySkip(config, embedding) if folded >= widths[0] else None
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """For arguments see `Denoiser`; returns (N, 2C, H, W), 0 for an untrained network."""
         height, width = x.shape[-2:]
         pad_h, pad_w = -height % self.config.stride, -width % self.config.stride
         hidden = functional.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
-        hidden = functional.pixel_unshuffle(hidden, self.config.patch).contiguous(memory_format=torch.channels_last)
+        folded = functional.pixel_unshuffle(hidden, self.config.patch).contiguous(memory_format=torch.channels_last)
         embedding = self.embedding(c_noise, labels, conditions)
         films = iter(self.film(embedding)[:, :, None, None].split(self.film_channels, dim=1))
-        hidden = self.stem(hidden)
+        hidden = self.stem(folded)
         skips = [hidden]
         for layer in self.down:
             hidden = layer(hidden, next(films)) if isinstance(layer, ResidualBlock) else layer(hidden)
@@ -202,18 +242,33 @@ class UNet(nn.Module):
                 # Autocast enlarges in float32 on CUDA, and `lerp` takes no two dtypes.
                 hidden = functional.interpolate(hidden, scale_factor=2.0, mode="nearest").to(hidden.dtype)
         hidden = self.head(silu(self.norm(hidden)))
+        if self.skip is not None:
+            mean, log_variance = hidden.chunk(2, dim=1)
+            hidden = torch.cat([mean + self.skip(folded, embedding, c_noise), log_variance], dim=1)
         unfolded = functional.pixel_shuffle(hidden, self.config.patch)[..., :height, :width]
         result: Tensor = unfolded + self.offset(embedding)[:, :, None, None]
-        if self.gain is not None:
-            result = result + functional.pad(self.gain(embedding)[:, :, None, None] * x, (0, 0, 0, 0, 0, x.shape[1]))
         return result
+
+
+def _transformed(patches: Tensor, transform: Tensor) -> Tensor:
+    """Rows and then columns of patches (N, C, P, P, h, w), one after the other since that takes fewer operations."""
+    rows = torch.einsum("fi,ncijhw->ncfjhw", transform, patches)
+    return torch.einsum("gj,ncfjhw->ncfghw", transform, rows)
+
+
+def cosine_transform(side: int) -> Tensor:
+    """The orthonormal DCT-II of this many values, (side, side): frequencies times positions."""
+    positions = torch.arange(side, dtype=torch.float64)
+    basis = torch.cos(math.pi / side * (positions + 0.5) * positions[:, None]) * math.sqrt(2 / side)
+    basis[0] /= math.sqrt(2)
+    return basis.float()
 
 
 def _group_norm(channels: int, *, affine: bool = True) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, channels // MAX_GROUP_CHANNELS), channels, affine=affine)
 
 
-def _zeroed(layer: Layer) -> Layer:
+def zeroed(layer: Layer) -> Layer:
     """Zero weights: every block begins as the identity, which steadies the first steps."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -23,6 +23,29 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class RouteOption:
+    """A way to a generator, and what speaks for and against it here.
+
+    Attributes:
+        name: As in the setting `diffusion.route`.
+        obstacle: Why it is not possible, empty if it is. Then the rest is not known.
+        trained_size: Height and width that its first network is trained at, in `trained_unit`.
+        trained_unit: px or latents.
+        seconds: Of the longest training that is expected.
+        memory: Of the training, beside the images, in bytes.
+        expectation: What its images will look like.
+    """
+
+    name: str
+    obstacle: str = ""
+    trained_size: tuple[int, int] | None = None
+    trained_unit: str = "px"
+    seconds: float | None = None
+    memory: int | None = None
+    expectation: str = ""
+
+
+@dataclass(frozen=True)
 class Costs:
     """The durations of the stages; generating and evaluating are estimated from a sample and a few classifier steps."""
 

@@ -10,36 +10,12 @@ from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import NUM_CONDITIONS, NetworkConfig
 from diffaug.diffusion.planning import defaults
-from diffaug.diffusion.planning.costs import Costs
+from diffaug.diffusion.planning.costs import Costs, RouteOption
 from diffaug.diffusion.planning.length import LEAST_IMAGES_SEEN, PILOT_SHARE, LengthChoice, PilotPlan
-from diffaug.diffusion.planning.sources import InitialWeights, UnlabeledPlan
+from diffaug.diffusion.planning.presets import PRESETS, choose_preset, fold
+from diffaug.diffusion.planning.sources import InitialWeights, PretrainedModel, UnlabeledPlan
+from diffaug.diffusion.process.process import noise_scale_of
 from diffaug.runtime.devices import computes_in_bfloat16
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A size of network and how it is trained.
-
-    Attributes:
-        grid: Images are folded until the UNet works on no more positions than a square of this side has.
-        base_channels: Width of the first level; at most twice as wide where images fold into more channels.
-    """
-
-    grid: int
-    base_channels: int
-    channel_multipliers: tuple[int, ...]
-    blocks: int
-    batch_size: int
-    learning_rate: float
-
-
-PRESETS = {
-    "tiny": Preset(16, 32, (1, 2), 1, 64, 2e-3),
-    "small": Preset(16, 32, (1, 2, 3), 1, 64, 2e-3),
-    "medium": Preset(16, 96, (1, 2), 2, 128, 5e-4),
-    "large": Preset(32, 128, (1, 2, 2), 3, 256, 4e-4),
-    "huge": Preset(32, 192, (1, 2, 2), 3, 256, 3e-4),
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +23,12 @@ class Plan:
     """A training that is decided down to the number of images, so that a resumed one ends where it would have.
 
     Attributes:
-        recommended_images: Images seen that are usual for these images.
+        image_size: Height and width of the images that the generator makes, in px.
+        channels: Of these images.
+        unet: The network that is trained, or the first of several; None if the route trains none of diffaug.
+        route: Name of the way to the generator.
+        share: Of the time, what the training of `unet` gets, in (0, 1]; the rest is for what the route trains besides.
+        recommended_images: Images seen that are usual for these images; 0 if nothing is trained.
         images_seen: Length of the training in images seen, the most it may be until the pilot has chosen it. 0 until it
             is decided, see `set_length`.
         images_per_second: Speed measured on this device; 0 if it was not measured.
@@ -58,15 +39,21 @@ class Plan:
         length: What the pilot chose; None before.
         unlabeled: How unlabeled images take part; None: not at all.
         initial: The earlier generator that it continues from; None: random weights.
+        pretrained: The model of others that it is built on; None: there is none.
         reasons: One sentence per choice.
-        costs: What the whole job is expected to take, if that was measured. Two plans that differ in nothing but this
-            and the reasons are equal.
+        costs: What the whole job is expected to take, if that was measured. Two plans that differ in nothing but this,
+            the reasons and the options are equal.
+        options: All routes compared, if that was asked for.
     """
 
-    network: NetworkConfig
+    image_size: tuple[int, int]
+    channels: int
+    unet: NetworkConfig | None
     batch_size: int
     learning_rate: float
     recommended_images: int
+    route: str = "pixels"
+    share: float = 1.0
     images_seen: int = 0
     images_per_second: float = 0.0
     precision: str = "float32"
@@ -80,13 +67,33 @@ class Plan:
     length: LengthChoice | None = None
     unlabeled: UnlabeledPlan | None = None
     initial: InitialWeights | None = None
+    pretrained: PretrainedModel | None = None
     reasons: tuple[str, ...] = field(default=(), compare=False)
     costs: Costs | None = field(default=None, compare=False)
+    options: tuple[RouteOption, ...] = field(default=(), compare=False)
+
+    @property
+    def network(self) -> NetworkConfig:
+        """The network that is trained; only for routes that have one."""
+        assert self.unet is not None, f"the route {self.route} trains no network"
+        return self.unet
+
+    @property
+    def unit(self) -> str:
+        """What the network counts as a position: px, or latents if it sees other channels than the images have."""
+        return "px" if self.unet is None or self.unet.channels == self.channels else "latents"
 
     @property
     def steps(self) -> int:
         """Length of the training in steps."""
         return max(1, round(self.images_seen / self.batch_size))
+
+    @property
+    def longest_images_seen(self) -> int:
+        """The greatest length in images seen, from which the pilot may have chosen a smaller one."""
+        if self.pilot is None:
+            return self.images_seen
+        return max(self.images_seen, round(self.pilot.images_seen * (1 - PILOT_SHARE) / PILOT_SHARE))
 
     @property
     def labeled_share(self) -> float:
@@ -98,7 +105,8 @@ class Plan:
         """The longest duration that is expected, with the pilot; None if the speed was not measured."""
         if not self.images_per_second:
             return None
-        return (self.images_seen + (self.pilot.images_seen if self.pilot else 0)) / self.images_per_second
+        images_seen = self.images_seen + (self.pilot.images_seen if self.pilot else 0)
+        return images_seen / self.images_per_second / self.share
 
 
 PLAN = TypeAdapter(Plan)
@@ -106,13 +114,27 @@ PLAN = TypeAdapter(Plan)
 
 
 def make_plan(
-    images: LabeledImages, settings: DiffusionSettings, device: str, *, base_channels: int | None = None
+    images: LabeledImages,
+    settings: DiffusionSettings,
+    device: str,
+    *,
+    base_channels: int | None = None,
+    latent_shape: tuple[int, int, int] | None = None,
 ) -> Plan:
-    """Decides everything except the length, which needs a measured speed."""
-    height, width, channels = images.pixels.shape[1:]
+    """Decides everything except the length, which needs a measured speed.
+
+    Args:
+        images: The training images.
+        settings: Those of the training.
+        device: Where it is trained.
+        base_channels: Width of the network, if it is set.
+        latent_shape: Channels, height and width of what the network sees instead of pixels, without augmentation.
+    """
+    *image_size, image_channels = images.pixels.shape[1:]
+    channels, height, width = latent_shape or (image_channels, *image_size)
     preset = PRESETS[choose_preset(len(images), settings, device)]
     patch = fold(height * width, preset.grid)
-    # The width is that of what images fold into, but at most twice the preset's; see `UNet.gain`.
+    # The width is that of what images fold into, but at most twice the preset's; see `UNet.skip`.
     width_of_fold = min(channels * patch**2 // 16 * 16, 2 * preset.base_channels)
     network = NetworkConfig(
         image_size=(height, width),
@@ -123,12 +145,15 @@ def make_plan(
         channel_multipliers=preset.channel_multipliers,
         blocks=preset.blocks,
         dropout=settings.dropout,
-        conditions=NUM_CONDITIONS,
+        conditions=0 if latent_shape else NUM_CONDITIONS,
         objective=settings.objective,
+        noise_scale=noise_scale_of((height, width)) if settings.objective == "edm" else 1.0,
     )
     # DDPM's mean is x - sigma eps, which would multiply the rounding of bfloat16 by up to 80.
     precision = "bfloat16" if settings.objective == "edm" and computes_in_bfloat16(device) else "float32"
     return Plan(
+        (image_size[0], image_size[1]),
+        image_channels,
         network,
         batch_size=settings.batch_size or preset.batch_size,
         learning_rate=settings.learning_rate or preset.learning_rate,
@@ -141,14 +166,6 @@ def make_plan(
     )
 
 
-def fold(pixels: int, grid: int) -> int:
-    """Side of the squares, a power of 2, that images of so many pixels fold into channels, see `Preset.grid`."""
-    patch = 1
-    while pixels > (grid * patch) ** 2:
-        patch *= 2
-    return patch
-
-
 def enough_images(images: LabeledImages) -> int:
     """The most images that a training usually sees: the commonest class 150 times each, small data sets more often."""
     counts = np.bincount(images.labels)
@@ -157,21 +174,6 @@ def enough_images(images: LabeledImages) -> int:
     rgb = images.pixels.shape[-1] >= 3
     least = defaults.MIN_IMAGES_SEEN_RGB if rgb else defaults.MIN_IMAGES_SEEN_GRAY
     return max(least, round(defaults.VIEWS_OF_COMMONEST_CLASS * int(counts.max()) / share_of_commonest))
-
-
-def choose_preset(num_images: int, settings: DiffusionSettings, device: str) -> str:
-    """The preset that was set, or the size that the device can train in time, smaller for few images.
-
-    Small networks memorize few images later than large ones (Gu et al. 2023, arXiv 2310.02664).
-    """
-    if settings.preset:
-        return settings.preset
-    minutes, few = settings.minutes or defaults.ASSUMED_MINUTES, num_images < defaults.FEW_IMAGES
-    if device == "cpu":
-        return "medium" if minutes >= defaults.LONG_CPU_MINUTES and not few else "small"
-    if few or minutes < defaults.SHORT_CUDA_MINUTES:
-        return "medium"
-    return "huge" if minutes >= defaults.LONG_CUDA_MINUTES and num_images >= defaults.MANY_IMAGES else "large"
 
 
 def precision_candidates(plan: Plan, settings: DiffusionSettings) -> Iterator[Plan]:
@@ -215,15 +217,21 @@ def set_length(plan: Plan, settings: DiffusionSettings, num_images: int, pilot: 
         settings: Those of the training.
         num_images: Images to train on.
         pilot: What the pilot is trained on, if there may be one; its own length is decided here.
+
+    Where nothing is trained, a pilot costs nothing, and it leaves images to choose on that it does not vary.
     """
+    if not plan.recommended_images:
+        return replace(plan, images_seen=0, unlabeled=None, pilot=pilot)
     images_seen = _in_batches(_wanted_images(plan, settings, with_pilot=pilot is not None), plan)
     if pilot is not None:
         half = _in_batches(images_seen * PILOT_SHARE / (1 - PILOT_SHARE), plan)
         pilot = replace(pilot, images_seen=half) if half >= LEAST_IMAGES_SEEN else None
     augmentation = settings.augmentation
     if augmentation is None:
-        often = plan.labeled_share * images_seen >= defaults.AUGMENTATION_VIEWS * num_images
+        often = plan.unet is not None and plan.labeled_share * images_seen >= defaults.AUGMENTATION_VIEWS * num_images
         augmentation = defaults.AUGMENTATION_PROBABILITY if often else 0.0
+    if plan.unet is None or not plan.unet.conditions:  # it could not be told how images were augmented
+        augmentation = 0.0
     seconds = None if settings.images_seen is not None else 60 * longest_minutes(settings)
     return replace(plan, images_seen=images_seen, augmentation=augmentation, seconds=seconds, pilot=pilot)
 
@@ -252,7 +260,7 @@ def longest_minutes(settings: DiffusionSettings) -> float:
 def affordable_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool) -> int:
     """Images that a training sees in its part of the time at the measured speed."""
     share = 1 - PILOT_SHARE if with_pilot else 1
-    return round(share * 60 * longest_minutes(settings) * plan.images_per_second)
+    return round(plan.share * share * 60 * longest_minutes(settings) * plan.images_per_second)
 
 
 def _wanted_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool = False) -> int:

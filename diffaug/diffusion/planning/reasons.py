@@ -5,9 +5,12 @@ from collections.abc import Iterator
 
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning import defaults
-from diffaug.diffusion.planning.planning import PRESETS, Plan, affordable_images, choose_preset, fold
+from diffaug.diffusion.planning.planning import Plan, affordable_images
+from diffaug.diffusion.planning.presets import PRESETS, choose_preset, fold
 from diffaug.diffusion.planning.sources import explain_sources
+from diffaug.diffusion.process.process import UNSCALED_SIDE
 from diffaug.runtime.console import duration
 
 FINE_SIDE = 64
@@ -26,18 +29,28 @@ QUALITY_RGB = (
 """The same for RGB. Only the lowest level was seen, on flowers."""
 
 
-def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> tuple[str, ...]:
-    """One sentence per choice of a plan whose length is set."""
+def expected_quality(plan: Plan) -> str:
+    """What to expect of a network that is trained on pixels, by the number of images seen."""
+    levels = QUALITY_GRAY if plan.channels == 1 else QUALITY_RGB
+    return next(text for least, text in levels if plan.images_seen >= least)
+
+
+def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages, quality: str) -> tuple[str, ...]:
+    """One sentence per choice of a plan whose length is set; `quality` says what to expect."""
+    if not plan.recommended_images:
+        return (*explain_sources(None, None, plan.pretrained), f"nothing is trained; expect {quality}")
     return (
         *_data_and_network(plan, settings, images),
-        *explain_sources(plan.unlabeled, plan.initial),
+        *explain_sources(plan.unlabeled, plan.initial, plan.pretrained),
         *_methods(plan, settings),
-        *_length(plan, settings, images),
+        *_length(plan, settings, images, quality),
     )
 
 
 def cost_of_size(plan: Plan, settings: DiffusionSettings, num_images: int) -> str | None:
     """What the size costs on a CPU, in one sentence, if details are folded away that smaller images would keep."""
+    if plan.route != "pixels":
+        return None
     network, speed = plan.network, plan.images_per_second
     kept = fold(FINE_SIDE**2, PRESETS[choose_preset(num_images, settings, plan.device)].grid)
     if plan.device != "cpu" or not speed or network.patch <= kept:
@@ -52,22 +65,31 @@ def cost_of_size(plan: Plan, settings: DiffusionSettings, num_images: int) -> st
 
 
 def _data_and_network(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> Iterator[str]:
-    network, (height, width) = plan.network, plan.network.image_size
-    name = choose_preset(len(images), settings, plan.device)
-    grid = f"{math.ceil(width / network.patch)} x {math.ceil(height / network.patch)} px (patch {network.patch})"
-    why = "as set"
-    if not settings.preset:
-        minutes = f" and {settings.minutes:g} minutes" if settings.minutes else ""
-        why = f"chosen for a {'GPU' if plan.device == 'cuda' else 'CPU'}{minutes}"
+    (height, width), network = plan.image_size, plan.unet
     yield (
-        f"images: {width} x {height} px, {'RGB' if network.channels == 3 else 'gray'}, "
+        f"images: {width} x {height} px, {'RGB' if plan.channels == 3 else 'gray'}, "
         f"{len(images)} for training in {len(images.classes)} classes"
     )
-    yield (f"network: UNet '{name}' of width {network.base_channels}, working on {grid}, {why}")
+    if network is not None:
+        yield from _network(plan, network, settings, len(images))
     yield (
         f"a class of n images is drawn in proportion to n^{defaults.CLASS_TEMPERATURE:g}, and no image more than "
         f"{defaults.MAX_REPEATS_PER_IMAGE / defaults.EXPECTED_VIEWS:g} times as often as the average one"
     )
+
+
+def _network(plan: Plan, network: NetworkConfig, settings: DiffusionSettings, num_images: int) -> Iterator[str]:
+    height, width = network.image_size
+    name = choose_preset(num_images, settings, plan.device)
+    unit = plan.unit if plan.unit == "px" else f"{plan.unit} of {network.channels} channels"
+    grid = f"{math.ceil(width / network.patch)} x {math.ceil(height / network.patch)} {unit} (patch {network.patch})"
+    why = "as set"
+    if not settings.preset:
+        minutes = f" and {settings.minutes:g} minutes" if settings.minutes else ""
+        why = f"chosen for a {'GPU' if plan.device == 'cuda' else 'CPU'}{minutes}"
+    yield f"network: UNet '{name}' of width {network.base_channels}, working on {grid}, {why}"
+    if network.noise_scale > 1:
+        yield f"noise levels are {network.noise_scale:.3g} times those of {UNSCALED_SIDE} px, since images are larger"
 
 
 def _methods(plan: Plan, settings: DiffusionSettings) -> Iterator[str]:
@@ -85,7 +107,7 @@ def _methods(plan: Plan, settings: DiffusionSettings) -> Iterator[str]:
         yield f"images are augmented with probability {plan.augmentation:g}, {why}; samples are not"
 
 
-def _length(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> Iterator[str]:
+def _length(plan: Plan, settings: DiffusionSettings, images: LabeledImages, quality: str) -> Iterator[str]:
     yield f"computed in {plan.precision}{', compiled' if plan.compiled else ''}"
     yield f"batch size {plan.batch_size}, learning rate {plan.learning_rate:g} with warm-up and cosine decay to 0"
     speed, most = plan.images_per_second, "at most " if plan.pilot else ""
@@ -100,8 +122,6 @@ def _length(plan: Plan, settings: DiffusionSettings, images: LabeledImages) -> I
         )
     if plan.seconds is not None:
         yield f"it ends after {duration(plan.seconds)} even if the machine becomes slower; --minutes sets another limit"
-    levels = QUALITY_GRAY if plan.network.channels == 1 else QUALITY_RGB
-    quality = next(text for least, text in levels if plan.images_seen >= least)
     views, which = plan.labeled_share * plan.images_seen / len(images), "labeled image" if plan.unlabeled else "image"
     yield f"every {which} is seen {most or 'about '}{views:.0f} times; expect {quality}"
 

@@ -1,4 +1,4 @@
-"""What a training draws on besides labeled images: unlabeled ones, and an earlier generator."""
+"""What a training draws on besides labeled images: unlabeled ones, an earlier generator, and a pretrained model."""
 
 from __future__ import annotations
 
@@ -55,14 +55,42 @@ class InitialWeights:
     usual_learning_rate: float
 
 
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A model of others that a generator is built on.
+
+    Attributes:
+        name: Its own.
+        kind: Such as "Stable Diffusion pipeline".
+        license: The text of its license, or the name of it; empty if it states none.
+        sha256: Of all its files together; empty as long as they were not hashed.
+    """
+
+    name: str
+    kind: str
+    license: str
+    sha256: str = ""
+
+    def explain(self) -> Iterator[str]:
+        """Sentences about it."""
+        named = f"'{self.name}', a {self.kind}{f' with sha256 {self.sha256[:16]}' if self.sha256 else ''}"
+        licensed = next(iter(self.license.splitlines()), "").strip() or "none is stated, so ask who made it"
+        yield f"built on {named}; its license: {licensed}"
+        yield f"'{self.name}' may have seen public test images, so a verdict on a public data set can be too good"
+
+
 def unlabeled_share(labeled: int, weights: NDArray[np.float64]) -> float:
     """The share of a batch that unlabeled images of these weights (U,) make up: as of all images, at most a half."""
     total = float(weights.sum())
     return min(defaults.MAX_UNLABELED_SHARE, total / (labeled + total))
 
 
-def explain_sources(unlabeled: UnlabeledPlan | None, initial: InitialWeights | None) -> Iterator[str]:
+def explain_sources(
+    unlabeled: UnlabeledPlan | None, initial: InitialWeights | None, pretrained: PretrainedModel | None = None
+) -> Iterator[str]:
     """Sentences on each source."""
+    if pretrained:
+        yield from pretrained.explain()
     if unlabeled:
         how = "without a label"
         if unlabeled.pseudo_labels:

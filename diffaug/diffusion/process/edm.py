@@ -1,5 +1,7 @@
 """The objective of EDM with a head for the variance: loss and noise levels (Karras et al. 2022, arXiv 2206.00364)."""
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,13 +29,19 @@ class Losses(NamedTuple):
     variance: Tensor
 
 
+@dataclass(frozen=True)
 class Edm:
     """The objective of EDM (Karras et al. 2022, arXiv 2206.00364) with a head for the variance.
 
     The mean is c_skip x + c_out F and the variance c_out^2 exp(h) for outputs F and h. An untrained network, whose
     output is 0, thus gives the exact mean and variance of white Gaussian data. h is learned by Gaussian likelihood
     with the mean detached, so the variance never pulls the mean away from where the denoising error puts it.
+
+    Attributes:
+        noise_scale: Factor on the noise levels that are trained on, see `noise_scale_of`.
     """
+
+    noise_scale: float = 1.0
 
     def moments(self, x: Tensor, sigma: Tensor, output: Tensor) -> Moments:
         """Mean and variance of the clean image given x, from the network's output F and h, (N, 2C, H, W)."""
@@ -43,9 +51,12 @@ class Edm:
         return Moments(per_image(factors.c_skip) * x + c_out * raw, c_out.square() * log_variance.exp())
 
     def draw_sigmas(self, count: int, generator: torch.Generator) -> Tensor:
-        """Noise levels (N,) of one batch, ln sigma ~ N(-1.2, 1.2^2), stratified so that the loss varies less."""
+        """Noise levels (N,) of one batch, stratified so that the loss varies less.
+
+        ln(sigma / noise_scale) ~ N(-1.2, 1.2^2).
+        """
         quantiles = stratified_draws(count, generator).clamp(1e-6, 1 - 1e-6)
-        log_sigma: Tensor = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.special.ndtri(quantiles)
+        log_sigma: Tensor = LOG_SIGMA_MEAN + math.log(self.noise_scale) + LOG_SIGMA_STD * torch.special.ndtri(quantiles)
         return log_sigma.exp()
 
     def losses(self, target: Tensor, x: Tensor, sigma: Tensor, output: Tensor, masks: Tensor | None = None) -> Losses:

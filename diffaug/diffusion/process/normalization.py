@@ -28,7 +28,8 @@ class Normalization:
     """Shifts and scales each channel so that the training images have mean 0 and deviation `SIGMA_DATA`.
 
     EDM's loss is 1 at the start only if the data's second moment is sigma_data squared; images with a dark
-    background are far from that in [-1, 1]. `mean` and `std` are those of each channel for pixels in [-1, 1].
+    background are far from that in [-1, 1]. `mean` and `std` are those of each channel for pixels in [-1, 1], or of
+    whatever else the network sees.
     """
 
     mean: tuple[float, ...]
@@ -55,6 +56,16 @@ class Normalization:
         )
         return ((scaled - mean) * (SIGMA_DATA / std)).permute(0, 3, 1, 2)
 
+    def normalize(self, values: Tensor) -> Tensor:
+        """Values (N, C, H, W), such as latents, to mean 0 and deviation `SIGMA_DATA` per channel."""
+        mean, std = self._columns(values)
+        return (values - mean) * (SIGMA_DATA / std)
+
+    def denormalize(self, normalized: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        mean, std = self._columns(normalized)
+        return normalized * (std / SIGMA_DATA) + mean
+
     def to_pixels(self, images: Tensor) -> Decoded:
         """Normalized (N, C, H, W) to uint8 (N, H, W, C); an image with a non-finite value becomes all zero."""
         finite = torch.isfinite(images).flatten(1).all(dim=1)
@@ -65,3 +76,10 @@ class Normalization:
         pixels = ((scaled + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         pixels = torch.where(per_image, pixels, torch.zeros_like(pixels))
         return Decoded(pixels.cpu().numpy(), finite.cpu().numpy())
+
+    def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (C, 1, 1) on the device of `like`, without waiting for it."""
+        mean, std = (
+            torch.tensor(numbers)[:, None, None].to(like.device, non_blocking=True) for numbers in (self.mean, self.std)
+        )
+        return mean, std

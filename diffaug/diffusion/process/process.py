@@ -5,8 +5,10 @@ dividing by sqrt(alpha_bar): sigma = sqrt((1 - alpha_bar) / alpha_bar). Images a
 second moment is `SIGMA_DATA` squared.
 """
 
+import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,9 @@ SIGMA_DATA = 0.5
 SIGMA_MIN = 0.002
 SIGMA_MAX = 80.0
 RHO = 7.0
+UNSCALED_SIDE = 64
+MEASURED_SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
+"""Noise levels at which the error of denoising given images is measured, before they are scaled."""
 
 
 class Moments(NamedTuple):
@@ -67,11 +72,21 @@ def stratified_draws(count: int, generator: torch.Generator, dtype: torch.dtype 
     return (strata + offsets) / count
 
 
-def karras_sigmas(num_inference_steps: int, strength: float = 1.0) -> Tensor:
+def noise_scale_of(image_size: tuple[int, int]) -> float:
+    """Factor on all noise levels of images of more than 64 x 64 px: d / 64 for the side d of a square of equal area.
+
+    Noise of deviation sigma has one of sigma 64 / d in the mean over (d / 64)^2 pixels. With this factor an object
+    vanishes in the noise at the same place of the process however many pixels show it (Hoogeboom et al. 2023,
+    arXiv 2301.11093, section 3.1; Chen 2023, arXiv 2301.10972).
+    """
+    return max(1.0, math.sqrt(math.prod(image_size)) / UNSCALED_SIDE)
+
+
+def karras_sigmas(num_inference_steps: int, strength: float = 1.0, noise_scale: float = 1.0) -> Tensor:
     """Noise levels from 80 down to 0.002, then 0, float64 (num_inference_steps + 1,); EDM eq. 5 with rho = 7.
 
-    A strength in (0, 1) begins at this fraction of the way up from 0.002.
+    A strength in (0, 1) begins at this fraction of the way up from 0.002. All levels are multiplied by the noise scale.
     """
     ramp = torch.linspace(1 - strength, 1, num_inference_steps, dtype=torch.float64)
     high, low = SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO)
-    return torch.cat([(high + ramp * (low - high)) ** RHO, ramp.new_zeros(1)])
+    return torch.cat([noise_scale * (high + ramp * (low - high)) ** RHO, ramp.new_zeros(1)])

@@ -15,23 +15,37 @@ from diffaug.diffusion.sampling.samplers import run_solver
 from diffaug.errors import UsageError
 
 
-def vary(denoise: DenoiseFunction, known: Tensor, noise: ClassNoise, sampling: Sampling, strength: float) -> Tensor:
+def vary(
+    denoise: DenoiseFunction,
+    known: Tensor,
+    noise: ClassNoise,
+    sampling: Sampling,
+    strength: float,
+    *,
+    noise_scale: float = 1.0,
+) -> Tensor:
     """Noises images part of the way and denoises them again (Meng et al. 2022, SDEdit, arXiv 2108.01073).
 
     The fraction `strength` of the steps is taken, see `karras_sigmas`; at 1 the images (N, C, H, W) do not count.
     """
-    if not 0 < strength <= 1:
-        fix = "above 0, which keeps the image, and at most 1, which forgets it; try 0.5"
-        raise UsageError(f"a strength of {strength} is out of range", fix=fix)
+    require_strength(strength)
     steps = max(1, round(strength * sampling.num_inference_steps))
-    return run_solver(sampling, denoise, noise, karras_sigmas(steps, strength), known if strength < 1 else None)
+    sigmas = karras_sigmas(steps, strength, noise_scale)
+    return run_solver(sampling, denoise, noise, sigmas, known if strength < 1 else None)
 
 
 def inpaint(
-    denoise: DenoiseFunction, known: Tensor, masks: Tensor, noise: ClassNoise, sampling: Sampling, *, resamplings: int
+    denoise: DenoiseFunction,
+    known: Tensor,
+    masks: Tensor,
+    noise: ClassNoise,
+    sampling: Sampling,
+    *,
+    resamplings: int,
+    noise_scale: float = 1.0,
 ) -> Tensor:
     """Samples the masked part of images (N, C, H, W) anew: `keep_known` along `resampled` noise levels."""
-    sigmas = resampled(karras_sigmas(sampling.num_inference_steps), resamplings)
+    sigmas = resampled(karras_sigmas(sampling.num_inference_steps, noise_scale=noise_scale), resamplings)
     return run_solver(sampling, keep_known(denoise, known, masks), noise, sigmas, known)
 
 
@@ -59,6 +73,13 @@ def resampled(sigmas: Tensor, times: int) -> Tensor:
     for sigma, next_sigma in pairwise(levels):
         path += [next_sigma] + [sigma, next_sigma] * (times if next_sigma else 0)
     return torch.tensor(path, dtype=sigmas.dtype)
+
+
+def require_strength(strength: float) -> None:
+    """Raises a UsageError if it is not in (0, 1]."""
+    if not 0 < strength <= 1:
+        fix = "above 0, which keeps the image, and at most 1, which forgets it; try 0.5"
+        raise UsageError(f"a strength of {strength} is out of range", fix=fix)
 
 
 def require_images(images: NDArray[np.uint8], shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:

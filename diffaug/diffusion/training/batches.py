@@ -15,10 +15,14 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages, UnlabeledImages
 from diffaug.data.splits import choose_holdout
 from diffaug.diffusion.network.denoiser import objective_of
+from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.boxes import ClassBoxes, box_masks, put_in_boxes
-from diffaug.diffusion.process.normalization import Normalization
+from diffaug.diffusion.process.ddpm import Ddpm
+from diffaug.diffusion.process.edm import Edm
+from diffaug.diffusion.process.normalization import Decoded, Normalization
+from diffaug.diffusion.sampling.framing import Framing
 from diffaug.diffusion.training.augmentation import augment
 from diffaug.runtime import seeding
 from diffaug.runtime.devices import free_bytes
@@ -133,6 +137,12 @@ class TrainingData:
         return self.labels.device
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network sees."""
+        height, width, channels = self.pixels.shape[1:]
+        return channels, height, width
+
+    @property
     def is_on_device(self) -> bool:
         """Whether the pixels lie there, too."""
         return self.pixels.device == self.device
@@ -149,6 +159,45 @@ class TrainingData:
         if self.is_on_device:
             return self.pixels[positions.to(self.device, non_blocking=True)]
         return self.pixels[positions].pin_memory().to(self.device, non_blocking=True)
+
+    def to_network(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) to what the network sees, float32 (N, *shape)."""
+        return self.normalization.to_network(pixels)
+
+    def to_pixels(self, images: Tensor) -> Decoded:
+        """What the network makes (N, *shape) to uint8 (N, H, W, C)."""
+        return self.normalization.to_pixels(images)
+
+    def clean_images(self, positions: Tensor, mirrored: Tensor | None, seed: int, step: int) -> Tensor:
+        """What the network sees of the images at positions int64 (B,) in a step, (B, *shape).
+
+        Args:
+            positions: On the CPU.
+            mirrored: Which of them are mirrored left to right, bool (B,) on the CPU. None: none.
+            seed: With `step`, of what is drawn, if anything is.
+            step: Of the training.
+        """
+        del seed, step
+        images = self.to_network(self.pixels_at(positions))
+        if mirrored is None:
+            return images
+        return torch.where(mirrored.to(self.device, non_blocking=True)[:, None, None, None], images.flip(-1), images)
+
+    def compared(self, pixels: Tensor) -> Tensor:
+        """Images uint8 (N, H, W, C) as they are compared with samples to find copies, float (N, c, h, w)."""
+        return self.normalization.to_network(pixels.to(self.device))
+
+    def compared_samples(self, images: Tensor, framing: Framing) -> Tensor:
+        """What the network makes (N, *shape) as it is compared with images that fill the frame, float (N, c, h, w)."""
+        return self.compared(torch.from_numpy(framing.squeezed(self.to_pixels(images)).pixels))
+
+    def objective(self, network: NetworkConfig) -> Edm | Ddpm:
+        """What a network is trained for on these images."""
+        return objective_of(network, self.normalization)
+
+    def draw(self, plan: Plan, seed: int, step: int) -> Batch:
+        """The batch of a step, see `draw_batch`."""
+        return draw_batch(self, plan, seed, step)
 
 
 class Batch(NamedTuple):
@@ -187,9 +236,7 @@ def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
     hiding = defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * unsure
     chosen, hidden = torch.from_numpy(positions), torch.from_numpy(draws.random(plan.batch_size) < hiding)
     mirrored = torch.from_numpy(draws.random(plan.batch_size) < 0.5)
-    x0 = data.normalization.to_network(data.pixels_at(chosen))
-    if plan.horizontal_flip:
-        x0 = torch.where(mirrored.to(device, non_blocking=True)[:, None, None, None], x0.flip(-1), x0)
+    x0 = data.clean_images(chosen, mirrored if plan.horizontal_flip else None, seed, step)
     randomness = seeding.torch_generator(seed, "noise", step, device=device.type)
     sigma = objective_of(plan.network).draw_sigmas(plan.batch_size, randomness)
     noise = torch.randn(x0.shape, generator=randomness, device=device)

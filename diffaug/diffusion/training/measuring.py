@@ -5,8 +5,7 @@ import time
 from dataclasses import replace
 
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.diffusion.training.batches import TrainingData
-from diffaug.diffusion.training.training import new_state, train
+from diffaug.diffusion.training.training import Batches, new_state, train
 from diffaug.runtime.distributed import ALONE, ProcessGroup
 
 WARM_UP_STEPS = 3
@@ -15,7 +14,7 @@ LASTING_SPEED = 0.85
 """Fraction of the measured speed that a whole training keeps. Ten planned minutes took 11.5 to 14 on two CPU cores."""
 
 
-def measure_images_per_second(data: TrainingData, plan: Plan, group: ProcessGroup = ALONE) -> float:
+def measure_images_per_second(data: Batches, plan: Plan, group: ProcessGroup = ALONE) -> float:
     """Trains a scratch network for about three seconds and returns the expected speed of a whole training.
 
     That is 85 % of the median step's speed: checks, grids and checkpoints take time too, and processors slow down.
@@ -23,7 +22,7 @@ def measure_images_per_second(data: TrainingData, plan: Plan, group: ProcessGrou
     endless = replace(plan, images_seen=plan.batch_size * 10_000)
     times: list[float] = []
     began = started = time.perf_counter()
-    for record in train(new_state(plan, data.device.type, seed=0), data, endless, 0, group=group):
+    for record in train(new_state(plan, plan.device, seed=0), data, endless, 0, group=group):
         record.loss.item()  # waits for the device
         now = time.perf_counter()
         if record.step > WARM_UP_STEPS:

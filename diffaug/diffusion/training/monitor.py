@@ -8,6 +8,7 @@ much the denoising error of images never trained on exceeds that of trained ones
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.boxes import ClassBoxes, image_mean
-from diffaug.diffusion.process.process import diffuse, karras_sigmas, precondition
+from diffaug.diffusion.process.process import MEASURED_SIGMAS, diffuse, karras_sigmas, precondition
 from diffaug.diffusion.sampling.framing import Framing
 from diffaug.diffusion.sampling.guidance import conditional
 from diffaug.diffusion.sampling.samplers import integrate
@@ -32,7 +33,6 @@ from diffaug.similarity.distances import FEATURE_SIZE, copies_among, neighbor_ra
 from diffaug.similarity.intervals import Share
 from diffaug.similarity.thresholds import COPY_LIMIT
 
-SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.05, 5.0, 8).round(3))
 NUM_SAMPLES = 64
 CHUNK_IMAGES = 64
 FIRST_CHECK = 0.2
@@ -65,7 +65,7 @@ class CheckSchedule:
         if not defaults.COPY_CHECK_FRACTION:
             return cls()
         passes = defaults.COPY_CHECK_FRACTION * PASSES_PER_TRAINED_IMAGE * plan.images_seen
-        sampling, pair = NUM_SAMPLES * DEFAULT_SAMPLING.num_inference_steps, 2 * len(SIGMAS)
+        sampling, pair = NUM_SAMPLES * DEFAULT_SAMPLING.num_inference_steps, 2 * len(MEASURED_SIGMAS)
         pairs = min(MAX_PAIRS, max(MIN_PAIRS, int((passes / MAX_CHECKS - sampling) / pair)))
         least = int(plan.images_seen >= ENOUGH_IMAGES_SEEN)
         if plan.images_seen >= MANY_VIEWS * num_images:
@@ -85,7 +85,7 @@ class CopyCheck:
         copies: Among samples of the classes that decide: those of at least 20 images, or all if there are none.
         real: The same for real images of these classes. Duplicates in the data are not the generator's fault.
         by_class: Copies among the samples of each class, in class order.
-        loss_gaps: For each of `SIGMAS`, by how much the denoising error of held-out images exceeds that of
+        loss_gaps: For each of `MEASURED_SIGMAS`, by how much the denoising error of held-out images exceeds that of
             trained ones, 0.1 being 10 %. Empty if nothing was held out.
         held_errors: Denoising error of each held-out image that is compared, mean over the noise levels.
     """
@@ -129,6 +129,7 @@ class MemorizationMonitor:
         matched: As many trained images of the same classes.
         real: Copies among real images of the deciding classes.
         boxes: Of the trained images, if each has its own proportions.
+        noise_scale: Of the network, see `noise_scale_of`.
     """
 
     data: TrainingData
@@ -141,30 +142,38 @@ class MemorizationMonitor:
     real: Share
     precision: str = "float32"
     boxes: ClassBoxes | None = None
+    noise_scale: float = 1.0
 
     @classmethod
     def of(
-        cls, data: TrainingData, holdout: Holdout, pairs: int, seed: int, *, mirrored: bool, precision: str = "float32"
+        cls,
+        data: TrainingData,
+        holdout: Holdout,
+        pairs: int,
+        seed: int,
+        *,
+        mirrored: bool,
+        precision: str = "float32",
+        noise_scale: float = 1.0,
     ) -> MemorizationMonitor:
         """Prepares the monitor; `pairs` held-out images are compared in each check."""
         device = data.device
         counts = holdout.trained.class_counts + holdout.held.class_counts
         own = torch.from_numpy(holdout.groups).to(device)
-        trained = data.pixels if data.boxes is None else _tensor(holdout.pixels)
-        features = [_features(data, trained)]
+        features = [_features(data, holdout.pixels)]
         if mirrored:
-            features.append(_features(data, trained, mirrored=True))
+            features.append(_features(data, holdout.pixels, mirrored=True))
         references, groups = torch.cat(features), own.repeat(len(features))
         draws = seeding.numpy_generator(seed, "watched images")
         held = draws.permutation(len(holdout.held))[:pairs]
         matched = _matching(holdout.held.labels[held], holdout.trained.labels, draws)
         deciding = np.flatnonzero(np.isin(holdout.trained.labels, _deciding(counts)))
         positions = torch.from_numpy(draws.permutation(deciding)[:MAX_PAIRS]).to(device)
-        queries = torch.cat([features[0][positions], _features(data, _tensor(holdout.held.pixels))])
+        queries = torch.cat([features[0][positions], _features(data, holdout.held.pixels)])
         query_groups = torch.cat([own[positions], own.new_full((len(holdout.held),), GENERATED)])
         real = copies_among(neighbor_ratios(queries, query_groups, references, groups))
         images, boxes = (holdout.held.select(held), holdout.trained.select(matched)), data.class_boxes(len(counts))
-        return cls(data, seed, counts, references, groups, *images, real, precision, boxes)
+        return cls(data, seed, counts, references, groups, *images, real, precision, boxes, noise_scale)
 
     @torch.no_grad()
     def check(self, denoiser: nn.Module, step: int, num_samples: int = NUM_SAMPLES) -> CopyCheck:
@@ -181,7 +190,7 @@ class MemorizationMonitor:
                 gaps = tuple((held.mean(dim=1) / trained.mean(dim=1) - 1).tolist())
                 errors = tuple(held.mean(dim=0).tolist())
         ratios = neighbor_ratios(
-            _features(self.data, samples), labels.new_full((len(labels),), GENERATED), self.features, self.groups
+            _pooled(samples), labels.new_full((len(labels),), GENERATED), self.features, self.groups
         ).cpu()
         labels = labels.cpu()
         deciding = torch.isin(labels, torch.from_numpy(_deciding(self.counts)))
@@ -196,17 +205,16 @@ class MemorizationMonitor:
         return torch.from_numpy(np.resize(order, count)).to(self.data.device)
 
     def _sample(self, denoiser: nn.Module, labels: Tensor, step: int) -> Tensor:
-        """Samples of these labels, uint8 (N, H, W, C), that fill the frame."""
-        noise, boxes = self._noise(len(labels), "watch samples", step), self._boxes(labels, step)
-        sigmas = karras_sigmas(DEFAULT_SAMPLING.num_inference_steps)
+        """Samples of these labels as they are compared, (N, c, h, w)."""
+        boxes = self._boxes(labels, step)
+        sigmas = karras_sigmas(DEFAULT_SAMPLING.num_inference_steps, noise_scale=self.noise_scale)
         parts = []
-        for begin in range(0, len(labels), CHUNK_IMAGES):
-            part = slice(begin, begin + CHUNK_IMAGES)
+        for part, noise in self._noise(len(labels), "watch samples", step):
             framing = self._framing(None if boxes is None else boxes[part])
             denoise = framing.inside(conditional(denoiser, labels[part]))
-            images = integrate(denoise, noise[part] * float(sigmas[0]), sigmas)
-            parts.append(framing.squeezed(self.data.normalization.to_pixels(images)).pixels)
-        return torch.from_numpy(np.concatenate(parts)).to(labels.device)
+            images = integrate(denoise, noise * float(sigmas[0]), sigmas)
+            parts.append(self.data.compared_samples(images, framing))
+        return torch.cat(parts)
 
     def _boxes(self, labels: Tensor, step: int) -> NDArray[np.int64] | None:
         if self.boxes is None:
@@ -215,41 +223,48 @@ class MemorizationMonitor:
         return np.concatenate([self.boxes.draw(label, [i], self.seed, f"watch {step}") for i, label in drawn])
 
     def _framing(self, boxes: NDArray[np.int64] | None) -> Framing:
-        _, height, width, _ = self.data.pixels.shape
-        return Framing(boxes, (height, width), self.data.device)
+        return Framing(boxes, self.data.shape[1:], self.data.device)
 
     def _errors(self, denoiser: nn.Module, images: LabeledImages) -> Tensor:
-        """EDM's weighted denoising errors at `SIGMAS` of all images, (S, N), on the same noise in every check."""
-        framing, device = self._framing(images.boxes), self.data.device
-        x0 = self.data.normalization.to_network(_tensor(framing.framed(images.pixels)).to(device))
+        """EDM's weighted errors at `MEASURED_SIGMAS` of all images, (S, N), on the same noise in every check."""
+        chunks = self._noise(len(images), "watch noise")
+        return torch.cat([self._errors_of_chunk(denoiser, images, *chunk) for chunk in chunks], dim=1)
+
+    def _errors_of_chunk(self, denoiser: nn.Module, images: LabeledImages, part: slice, noise: Tensor) -> Tensor:
+        framing = self._framing(None if images.boxes is None else images.boxes[part])
+        x0 = self.data.to_network(_tensor(framing.framed(images.pixels[part])).to(self.data.device))
         inside = x0.new_ones(len(x0), 1, 1, 1, dtype=torch.bool) if framing.masks is None else framing.masks
-        inside = inside.expand(-1, 1, *x0.shape[2:])
-        columns = x0 * inside, torch.from_numpy(images.labels).to(device), self._noise(len(x0), "watch noise"), inside
-        errors = []
-        for level in SIGMAS:
-            parts = []
-            for part in zip(*(torch.split(column, CHUNK_IMAGES) for column in columns), strict=True):
-                clean, chosen, drawn, seen = part
-                sigma = clean.new_full((len(clean),), level)
-                mean = denoiser(diffuse(clean, sigma, drawn) * seen, sigma, chosen).mean
-                parts.append(image_mean((mean - clean).square(), seen))
-            errors.append(torch.cat(parts).float() / precondition(x0.new_tensor(level)).c_out.square())
+        inside, labels = inside.expand(-1, 1, *x0.shape[2:]), torch.from_numpy(images.labels[part]).to(x0.device)
+        errors, clean = [], x0 * inside
+        for level in (self.noise_scale * sigma for sigma in MEASURED_SIGMAS):
+            sigma = clean.new_full((len(clean),), level)
+            mean = denoiser(diffuse(clean, sigma, noise) * inside, sigma, labels).mean
+            error = image_mean((mean - clean).square(), inside).float()
+            errors.append(error / precondition(x0.new_tensor(level)).c_out.square())
         return torch.stack(errors)
 
-    def _noise(self, count: int, purpose: str, *index: int) -> Tensor:
-        _, height, width, channels = self.data.pixels.shape
+    def _noise(self, count: int, purpose: str, *index: int) -> Iterator[tuple[slice, Tensor]]:
+        """The noise of so many images, a chunk at a time, since all of it may not fit into memory."""
         drawn = seeding.torch_generator(self.seed, purpose, *index)
-        return torch.randn(count, channels, height, width, generator=drawn).to(self.data.device)
+        for begin in range(0, count, CHUNK_IMAGES):
+            size = min(CHUNK_IMAGES, count - begin)
+            noise = torch.randn(size, *self.data.shape, generator=drawn)
+            yield slice(begin, begin + size), noise.to(self.data.device)
 
 
-def _features(data: TrainingData, pixels: Tensor, *, mirrored: bool = False) -> Tensor:
-    """uint8 (N, H, W, C), normalized and averaged down to at most 16 x 16 px, to (N, F) on the device."""
-    height, width = (min(FEATURE_SIZE, length) for length in pixels.shape[1:3])
+def _features(data: TrainingData, pixels: NDArray[np.uint8], *, mirrored: bool = False) -> Tensor:
+    """Features (N, F) on the device of images uint8 (N, H, W, C) that fill the frame."""
     parts = []
-    for part in torch.split(pixels, 1024):
-        images = data.normalization.to_network(part.to(data.device))
-        parts.append(adaptive_avg_pool2d(images.flip(-1) if mirrored else images, (height, width)).flatten(1))
+    for begin in range(0, max(1, len(pixels)), CHUNK_IMAGES):
+        part = _tensor(pixels[begin : begin + CHUNK_IMAGES])
+        parts.append(_pooled(data.compared(part.flip(2) if mirrored else part)))
     return torch.cat(parts)
+
+
+def _pooled(images: Tensor) -> Tensor:
+    """Images as they are compared (N, c, h, w), averaged down to at most 16 x 16 positions, (N, F)."""
+    height, width = (min(FEATURE_SIZE, length) for length in images.shape[2:])
+    return adaptive_avg_pool2d(images, (height, width)).flatten(1)
 
 
 def _deciding(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,17 +14,21 @@ number of processes repeats itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from diffaug.diffusion.network.denoiser import Denoiser, join_weights, objective_of
+from diffaug.diffusion.network.denoiser import Denoiser, join_weights
+from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.diffusion.training.batches import Batch, TrainingData, draw_batch
+from diffaug.diffusion.process.ddpm import Ddpm
+from diffaug.diffusion.process.edm import Edm
+from diffaug.diffusion.training.batches import Batch
 from diffaug.diffusion.training.loss import TrainingLoss
 from diffaug.diffusion.training.pace import Pace, ema_decay_at, learning_rate_at
 from diffaug.errors import DiffaugError
@@ -40,6 +44,16 @@ GUIDE_FRACTION = 1 / 16
 DENOISER = "denoiser"
 
 Weights = dict[str, Tensor]
+
+
+class Batches(Protocol):
+    """What a network is trained on, such as `TrainingData`."""
+
+    def draw(self, plan: Plan, seed: int, step: int) -> Batch:
+        """The batch of a step, which depends on (seed, step) alone."""
+
+    def objective(self, network: NetworkConfig) -> Edm | Ddpm:
+        """What the network is trained for."""
 
 
 @dataclass
@@ -115,12 +129,16 @@ class StepRecord:
     learning_rate: float
 
 
-def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
-    """The state before the first step; initial weights depend on the seed alone."""
+def new_state(plan: Plan, device: str, seed: int, network: Callable[[], Denoiser] | None = None) -> TrainingState:
+    """The state before the first step; initial weights depend on the seed alone.
+
+    `network` makes another one than that of the plan.
+    """
     use_fast_kernels(device)
     with seeding.torch_global_seed(seed, "initial weights"):
-        uncertainty = defaults.UNCERTAINTY_WEIGHTING and plan.network.objective == "edm"
-        loss = TrainingLoss(Denoiser(plan.network), uncertainty=uncertainty)
+        denoiser = Denoiser(plan.network) if network is None else network()
+        uncertainty = defaults.UNCERTAINTY_WEIGHTING and denoiser.config.objective == "edm"
+        loss = TrainingLoss(denoiser, uncertainty=uncertainty)
     loss.to(device=device)
     loss.to(memory_format=torch.channels_last)
     if plan.compiled:
@@ -135,7 +153,7 @@ def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
 
 
 def train(
-    state: TrainingState, data: TrainingData, plan: Plan, seed: int, *, group: ProcessGroup = ALONE
+    state: TrainingState, data: Batches, plan: Plan, seed: int, *, group: ProcessGroup = ALONE
 ) -> Iterator[StepRecord]:
     """Trains to the end of the state's pace, at first that of the plan.
 
@@ -146,13 +164,13 @@ def train(
     group must take the same steps from the same state.
     """
     state.loss.train()
-    state.denoiser.objective = objective_of(plan.network, data.normalization)
+    state.denoiser.objective = data.objective(plan.network)
     gradients = _Gradients(state, plan, group, seed)
     while state.step < state.pace_of(plan).steps:
         rate = learning_rate_at(state.step, plan, state.pace) * 0.5**state.rollbacks
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = rate
-        batch = draw_batch(data, plan, seed, state.step)
+        batch = data.draw(plan, seed, state.step)
         loss = gradients.compute(batch)
         _update(state, ema_decay_at(state.step, plan.batch_size))
         state.step += 1

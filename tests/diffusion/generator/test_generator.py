@@ -13,6 +13,7 @@ from diffaug.decoding.intensity import IntensityRange
 from diffaug.diffusion.generator.files import GeneratorRecord, write_generator
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.grids import contact_sheet
+from diffaug.diffusion.generator.network_files import write_network
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.diffusion.sampling.samplers import SOLVERS
 from diffaug.diffusion.training.batches import TrainingData
@@ -35,9 +36,11 @@ def trained(blobs, plan, tmp_path_factory) -> dict[bool, Path]:
     for guided in (False, True):
         folders[guided] = tmp_path_factory.mktemp("study") / "generator"
         folders[guided].mkdir()
-        record = GeneratorRecord(plan.network, data.normalization, blobs.counts_by_name, {"images seen": 192}, guided)
-        record = dataclasses.replace(record, intensity=INTENSITY)
-        write_generator(folders[guided], record, state.averaged.state_dict(), halfway if guided else None)
+        network, about = plan.network, {"images seen": 192}
+        record = GeneratorRecord("pixels", network.image_size, network.channels, blobs.counts_by_name, about, INTENSITY)
+        guide, weights = halfway if guided else None, state.averaged.state_dict()
+        write_network(folders[guided], network, data.normalization, weights, guide)
+        write_generator(folders[guided], record)
         storage.commit_directory(folders[guided], {})
     return folders
 
@@ -94,9 +97,9 @@ def test_every_flipped_bit_and_missing_file_is_found(trained, tmp_path, guided, 
 def test_missing_generators_and_weights_of_another_network_are_refused(folder, tmp_path) -> None:
     with pytest.raises(UsageError, match="diffaug fit"):
         Generator.load(tmp_path / "nothing")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "network.json").read_text())
     config["network"]["base_channels"] = 32
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "network.json").write_text(json.dumps(config))
     storage.commit_directory(folder, {})
     with pytest.raises(DamagedError, match="don't fit"):
         Generator.load(folder)

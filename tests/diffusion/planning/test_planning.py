@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import UNet
-from diffaug.diffusion.planning import planning
+from diffaug.diffusion.planning import planning, presets
 from diffaug.diffusion.planning.length import LengthChoice, PilotPlan
-from diffaug.diffusion.planning.reasons import explain
+from diffaug.diffusion.planning.reasons import expected_quality, explain
 from diffaug.diffusion.training import measuring
 from diffaug.diffusion.training.measuring import measure_images_per_second
 
@@ -77,7 +77,7 @@ def test_a_short_training_on_a_cpu_takes_small_batches() -> None:
     ],
 )
 def test_the_network_grows_with_device_budget_and_images(device, minutes, count, expected) -> None:
-    assert planning.choose_preset(count, DiffusionSettings(minutes=minutes), device) == expected
+    assert presets.choose_preset(count, DiffusionSettings(minutes=minutes), device) == expected
 
 
 def test_settings_decide_and_only_what_is_left_open_is_measured(monkeypatch) -> None:
@@ -175,7 +175,7 @@ def test_images_seen_often_are_augmented(count, chosen, expected) -> None:
 def test_a_plan_survives_json_and_its_reasons_are_no_part_of_its_identity() -> None:
     settings = DiffusionSettings(images_seen=100)
     plan = planned(settings, "cuda")
-    stored = dataclasses.replace(plan, reasons=explain(plan, settings, images(8)))
+    stored = dataclasses.replace(plan, reasons=explain(plan, settings, images(8), expected_quality(plan)))
     read = planning.PLAN.validate_python(json.loads(planning.PLAN.dump_json(stored)))
     assert (read, read.reasons) == (stored, stored.reasons)
     assert read == plan
@@ -196,12 +196,13 @@ def test_the_reasons_read_as_in_the_snapshot() -> None:
     for name, (settings, device, speed, shown) in cases.items():
         plan = dataclasses.replace(planning.make_plan(shown, settings, device), images_per_second=speed)
         pilot = None if name == "minutes set" else PilotPlan(0, 70, 30)
-        lines += [f"{name}:", *explain(planning.set_length(plan, settings, len(shown), pilot), settings, shown), ""]
+        final = planning.set_length(plan, settings, len(shown), pilot)
+        lines += [f"{name}:", *explain(final, settings, shown, expected_quality(final)), ""]
     assert "\n".join(lines) == (Path(__file__).parent / "snapshots" / "reasons.txt").read_text()
 
 
 @pytest.mark.parametrize("size", [128, 256])
-@pytest.mark.parametrize("preset", planning.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_large_color_images_keep_the_network_within_its_size(preset: str, size: int) -> None:
     with torch.device("meta"):
         network = UNet(planning.make_plan(images(size, 3), DiffusionSettings(preset=preset), "cpu").network)

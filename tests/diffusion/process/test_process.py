@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffaug.diffusion.process.edm import LOG_SIGMA_MEAN, LOG_SIGMA_STD, Edm
-from diffaug.diffusion.process.process import SIGMA_DATA, diffuse, karras_sigmas, precondition
+from diffaug.diffusion.process.process import SIGMA_DATA, diffuse, karras_sigmas, noise_scale_of, precondition
 from diffaug.runtime import seeding
 
 SIGMAS = torch.logspace(-3, 2, 30, dtype=torch.float64)
@@ -43,3 +43,17 @@ def test_karras_grid_has_the_published_values() -> None:
     assert sigmas[-3:].tolist() == pytest.approx([0.0075, 0.002, 0], abs=1e-4)
     assert len(karras_sigmas(1)) == 2
     assert math.isclose(karras_sigmas(1)[0].item(), 80)
+
+
+def test_larger_images_lose_a_block_of_pixels_at_the_same_place_of_the_process() -> None:
+    """The signal-to-noise ratio of the mean over a block that 64 px show as one pixel is that of the pixel."""
+    assert [noise_scale_of(size) for size in ((8, 8), (64, 64), (32, 128), (128, 128), (256, 64))] == [1, 1, 1, 2, 2]
+    randomness = seeding.torch_generator(0, "blocks")
+    plain, shifted = karras_sigmas(12), karras_sigmas(12, noise_scale=noise_scale_of((128, 128)))
+    for sigma, larger in zip(plain[:-1].tolist(), shifted[:-1].tolist(), strict=True):
+        noise = larger * torch.randn(1, 128, 128, generator=randomness)
+        block_means = torch.nn.functional.avg_pool2d(noise, 2)
+        assert block_means.std().item() == pytest.approx(sigma, rel=0.03)
+    draws = [Edm(scale).draw_sigmas(256, seeding.torch_generator(0, "test")) for scale in (1.0, 2.0)]
+    assert torch.allclose(2 * draws[0], draws[1])
+    assert torch.allclose(karras_sigmas(7, 0.5, 2.0), 2 * karras_sigmas(7, 0.5))

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from diffaug.data.images import LabeledImages
 from diffaug.data.resize import boxes_of
-from diffaug.diffusion.generator.files import for_inference
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.network_files import for_inference
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.boxes import ClassBoxes
@@ -93,7 +93,7 @@ def ellipses(count: int) -> LabeledImages:
 def test_a_batch_is_zero_outside_of_the_boxes_of_its_images() -> None:
     images = ellipses(12)
     network = NetworkConfig((16, 16), 1, 2, 2, 16, (1,), 1, 0.0, 9)
-    plan = Plan(network, 8, 1e-3, 8, 8, augmentation=0.7, horizontal_flip=True)
+    plan = Plan(network.image_size, 1, network, 8, 1e-3, 8, images_seen=8, augmentation=0.7, horizontal_flip=True)
     batch = draw_batch(TrainingData.of(images, "cpu"), plan, 0, 0)
     assert batch.masks is not None
     assert (batch.x0[~batch.masks] == 0).all()
@@ -108,12 +108,18 @@ def test_a_batch_is_zero_outside_of_the_boxes_of_its_images() -> None:
 def test_a_generator_that_learned_proportions_gives_no_padding() -> None:
     images = ellipses(64)
     network = NetworkConfig((16, 16), 1, 2, 2, 16, (1, 2), 1, 0.0, 9)
-    plan = Plan(network, 64, 4e-3, 64 * 250, 64 * 250)
+    plan = Plan(network.image_size, 1, network, 64, 4e-3, 64 * 250, images_seen=64 * 250)
     state, data = new_state(plan, "cpu", 0), TrainingData.of(images, "cpu")
     for _ in train(state, data, plan, 0):
         pass
     boxes = data.class_boxes(2)
-    generator = Generator(for_inference(state.averaged, "cpu"), data.normalization, images.classes, "", boxes=boxes)
+    generator = PixelGenerator(
+        classes=images.classes,
+        weights_sha256="",
+        boxes=boxes,
+        denoiser=for_inference(state.averaged, "cpu"),
+        normalization=data.normalization,
+    )
     for label in (0, 1):
         made = generator.sample(label, range(24), seed=1)
         assert np.array_equal(made, generator.sample(label, range(24), seed=1))

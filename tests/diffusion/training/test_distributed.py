@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.diffusion.planning.planning import Plan, make_plan, set_length
-from diffaug.diffusion.training import measuring, training
+from diffaug.diffusion.training import batches, measuring
 from diffaug.diffusion.training.batches import Batch, TrainingData
 from diffaug.diffusion.training.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.training.loss import TrainingLoss
@@ -129,7 +129,7 @@ def not_compiled(group: ProcessGroup, folder: Path) -> Result:
 
 
 def not_finite(group: ProcessGroup, folder: Path) -> Result:
-    draw = training.draw_batch
+    draw = batches.draw_batch
 
     def broken(*arguments: Any) -> Batch:
         batch = draw(*arguments)
@@ -138,7 +138,7 @@ def not_finite(group: ProcessGroup, folder: Path) -> Result:
         return batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_batch", broken)
+        patch.setattr(batches, "draw_batch", broken)
         result = plain(group, folder)
     result["losses"] = result["losses"][::2]
     return result

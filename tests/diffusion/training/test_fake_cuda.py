@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.generator import generator as artifact
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator import pixels as artifact
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.planning.planning import Plan, make_plan, set_length
 from diffaug.diffusion.process.ddpm import Ddpm
 from diffaug.diffusion.sampling import editing
@@ -61,9 +61,9 @@ class Waits(TorchDispatchMode):
 def really(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with values even where tensors are fake."""
 
-    def computed(*args: Any) -> Any:
+    def computed(*args: Any, **options: Any) -> Any:
         with unset_fake_temporarily():
-            return function(*args)
+            return function(*args, **options)
 
     return computed
 
@@ -129,11 +129,11 @@ def test_a_training_step_runs_and_never_waits(cuda, monkeypatch, changes: dict[s
 
 PIXELS, MASKS = IMAGES.pixels[:2], np.arange(2 * 9 * 14).reshape(2, 9, 14) % 2 == 0
 WAYS: tuple[Callable[..., Any], ...] = (
-    *(partial(Generator.sample, solver=solver) for solver in SOLVERS),
-    partial(Generator.sample, guidance_scale=2.0),
-    partial(Generator.sample, guidance_method="autoguidance", guidance_scale=2.0),
-    partial(Generator.variations, images=PIXELS, strength=0.5, solver="ancestral"),
-    partial(Generator.inpaint, images=PIXELS, masks=MASKS, resamplings=1, guidance_scale=2.0),
+    *(partial(PixelGenerator.sample, solver=solver) for solver in SOLVERS),
+    partial(PixelGenerator.sample, guidance_scale=2.0),
+    partial(PixelGenerator.sample, guidance_method="autoguidance", guidance_scale=2.0),
+    partial(PixelGenerator.variations, images=PIXELS, strength=0.5, solver="ancestral"),
+    partial(PixelGenerator.inpaint, images=PIXELS, masks=MASKS, resamplings=1, guidance_scale=2.0),
 )
 
 
@@ -141,7 +141,13 @@ WAYS: tuple[Callable[..., Any], ...] = (
 @pytest.mark.parametrize("objective", ["edm", "ddpm"])
 def test_every_way_of_sampling_runs(cuda, objective: str, precision: str) -> None:
     _, state, data = begun(objective=objective)
-    generator = Generator(state.averaged, data.normalization, IMAGES.classes, "", guide=state.averaged)
+    generator = PixelGenerator(
+        classes=IMAGES.classes,
+        weights_sha256="",
+        denoiser=state.averaged,
+        normalization=data.normalization,
+        guide=state.averaged,
+    )
     for way in WAYS:
         with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
             assert way(generator, label=0, indices=range(2), num_inference_steps=3).shape == (2, 9, 14, 3), way

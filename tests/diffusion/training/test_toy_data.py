@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.generator.files import for_inference
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.network_files import for_inference
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
@@ -16,15 +16,20 @@ from diffaug.diffusion.training.training import new_state, train
 pytestmark = pytest.mark.e2e
 
 
-def fit(pixels, labels, images: int, patch: int = 1, augmentation: float = 0.0) -> tuple[Generator, TrainingData]:
+def fit(pixels, labels, images: int, patch: int = 1, augmentation: float = 0.0) -> tuple[PixelGenerator, TrainingData]:
     classes = tuple(map(str, range(labels.max() + 1)))
     labeled = LabeledImages(pixels[..., None], labels, classes, tuple(map(str, range(len(labels)))))
     network = NetworkConfig(pixels.shape[1:], 1, len(classes), patch, 16, (1,), 1, 0.0, 9)
-    plan = Plan(network, 128, 4e-3, images, images, augmentation=augmentation)
+    plan = Plan(network.image_size, 1, network, 128, 4e-3, images, images_seen=images, augmentation=augmentation)
     state, data = new_state(plan, "cpu", 0), TrainingData.of(labeled, "cpu")
     for _ in train(state, data, plan, 0):
         pass
-    return Generator(for_inference(state.averaged, "cpu"), data.normalization, classes, weights_sha256=""), data
+    return PixelGenerator(
+        classes=classes,
+        weights_sha256="",
+        denoiser=for_inference(state.averaged, "cpu"),
+        normalization=data.normalization,
+    ), data
 
 
 def test_mean_and_variance_of_two_gaussians_of_different_width() -> None:

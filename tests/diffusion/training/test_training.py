@@ -8,7 +8,7 @@ import torch
 
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.ddpm import PixelBins
-from diffaug.diffusion.training import training
+from diffaug.diffusion.training import batches, training
 from diffaug.diffusion.training.batches import Batch, TrainingData
 from diffaug.diffusion.training.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.training.loss import TrainingLoss
@@ -118,17 +118,17 @@ def test_a_step_that_is_not_finite_changes_nothing(data, plan, monkeypatch) -> N
     state = new_state(plan, "cpu", 0)
     run(state, data, plan, until=2)
     before = {name: tensor.clone() for name, tensor in tensors_of(state).items()}
-    draw = training.draw_batch
+    draw = batches.draw_batch
 
     def broken(*args: object) -> Batch:
         batch = draw(*args)
         return batch._replace(x0=batch.x0 * float("inf"))
 
-    monkeypatch.setattr(training, "draw_batch", broken)
+    monkeypatch.setattr(batches, "draw_batch", broken)
     run(state, data, plan, until=3)
     assert (state.step, int(state.skipped), int(state.skipped_in_a_row)) == (3, 1, 1)
     assert_identical(before, tensors_of(state))
-    monkeypatch.setattr(training, "draw_batch", draw)
+    monkeypatch.setattr(batches, "draw_batch", draw)
     run(state, data, plan, until=4)
     assert (int(state.skipped), int(state.skipped_in_a_row)) == (1, 0)
     assert not torch.equal(tensors_of(state)["denoiser.unet.head.weight"], before["denoiser.unet.head.weight"])
@@ -158,7 +158,7 @@ def test_a_training_that_never_is_finite_fails_with_a_reason(plan, data) -> None
 
 
 def test_ddpm_trains_with_the_levels_of_its_own_pixels_and_without_uncertainty(data, plan) -> None:
-    plan = dataclasses.replace(plan, network=dataclasses.replace(plan.network, objective="ddpm"))
+    plan = dataclasses.replace(plan, unet=dataclasses.replace(plan.network, objective="ddpm"))
     state = new_state(plan, "cpu", 0)
     run(state, data, plan, until=2)
     assert state.loss.uncertainty is None

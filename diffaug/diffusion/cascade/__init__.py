@@ -1,0 +1,1 @@
+"""A small generator and a network that enlarges its images."""
