@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 
 from diffaug.data import problems
 from diffaug.data.domain import DomainReport
-from diffaug.data.images import NO_LABEL, LabeledImages, SeenImages, UnlabeledImages, count_by_name
+from diffaug.data.images import NO_LABEL, LabeledImages, ObjectMasks, SeenImages, UnlabeledImages, count_by_name
 from diffaug.data.layouts.entries import ALL_SPLITS, Split
 from diffaug.data.leaks import Leak
+from diffaug.data.masks.reading import load_masks
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.resize import ResizeChoice, boxes_of
 from diffaug.data.size_choice import SizeChoice
@@ -82,18 +83,24 @@ class Catalog(About):
             used. A row is in use if its split is not empty.
         pixels: uint8 (M, H, W, C), memory-mapped, of the rows `usable`.
         pictures: The same images, each whole and in its own proportions, but small.
+        object_masks: Of training images, also of those left out by `without`.
         positions: Where in `pixels` the rows `usable` are, int64; None: in their order.
     """
 
     table: pd.DataFrame
     pixels: NDArray[np.uint8]
     pictures: Pictures
+    object_masks: ObjectMasks
     positions: NDArray[np.int64] | None = None
 
     def images(self, split: Split) -> LabeledImages:
         """The labeled images of one split, still on the disk. Only those of "train" may reach a generator."""
         pixels, ids = self._pixels_of(split), tuple(self.rows(split)["path"])
         return LabeledImages(pixels, self.labels(split), self.classes, ids, self._boxes(split))
+
+    def masks(self) -> ObjectMasks:
+        """The masks of the images of train that have one, in the order of these images; some may be empty."""
+        return self.object_masks.of(self.rows("train")["path"])
 
     def unlabeled(self) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Pixels uint8 (U, H, W, C) of the unlabeled images, still on the disk, and their paths."""
@@ -173,7 +180,8 @@ class Catalog(About):
         same = not (directory / PIXELS).is_file()
         shape = (-1, *about.image_size, about.channels)
         pixels = pictures.files[0].reshape(shape) if same else _mapped(directory / PIXELS)
-        return cls(**vars(about), table=table, pixels=pixels, pictures=pictures)
+        masks = load_masks(directory, about.image_size)
+        return cls(**vars(about), table=table, pixels=pixels, pictures=pictures, object_masks=masks)
 
     def _boxes(self, split: Split) -> NDArray[np.int64] | None:
         if self.resize.resize != "pad":

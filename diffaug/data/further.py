@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from diffaug.data.layouts.entries import Entry, Further, listed
 from diffaug.data.layouts.masks import set_aside_mask_folders, set_aside_masks_by_name
-from diffaug.data.layouts.walk import Account, Folder, Walk
-from diffaug.errors import DataError, UsageError
+from diffaug.data.layouts.walk import Account, Folder, Walk, path_from
+from diffaug.errors import DataError
 
 FLAG = "--unlabeled"
 
@@ -22,7 +21,7 @@ def read_further(root: Path, folder: str | None) -> Further:
     """
     if folder is None:
         return Further()
-    prefix = _relative(Path(folder), root)
+    prefix = path_from(root, Path(folder), FLAG, "unlabeled images")
     account = Account()
     tree = Walk(Path(folder), account).tree()
     others = {inner.below(name) for inner in tree.walk() for name in inner.others}
@@ -39,22 +38,6 @@ def read_further(root: Path, folder: str | None) -> Further:
         reading=f"{len(paths)} unlabeled images from {prefix}/{_ignored(tree)}",
         remarks=tuple(account.sentences()),
     )
-
-
-def _relative(folder: Path, root: Path) -> str:
-    """The path of the folder relative to the root, with forward slashes."""
-    if not folder.is_dir():
-        what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise UsageError(f"{FLAG}: {what}", where=folder, fix="give the folder that holds the unlabeled images")
-    real, inside = Path(os.path.realpath(folder)), Path(os.path.realpath(root))
-    if inside.is_relative_to(real):
-        fix = "move the unlabeled images into a folder of their own"
-        raise UsageError("the folder of unlabeled images holds the labeled ones, too", where=folder, fix=fix)
-    try:
-        return PurePath(os.path.relpath(real, inside)).as_posix()
-    except ValueError as error:  # another drive of Windows
-        fix = "copy the unlabeled images to the drive of the labeled ones"
-        raise UsageError("unlabeled and labeled images lie on different drives", where=folder, fix=fix) from error
 
 
 def _ignored(tree: Folder) -> str:

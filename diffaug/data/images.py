@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class LabeledImages:
     classes: tuple[str, ...]  # a class may have no image here
     ids: tuple[str, ...]  # N paths relative to the data folder or to the pool
     boxes: NDArray[np.int64] | None = None  # (N, 2), see `resize.boxes_of`; None: true proportions do not matter
+    origins: tuple[str, ...] | None = None  # of N synthetic images, see `synthesis.pool.origins`
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,7 +40,38 @@ class LabeledImages:
         """The images at `positions`, in that order."""
         ids = tuple(self.ids[position] for position in positions)
         boxes = None if self.boxes is None else self.boxes[positions]
-        return LabeledImages(np.asarray(self.pixels[positions]), self.labels[positions], self.classes, ids, boxes)
+        origins = None if self.origins is None else tuple(self.origins[position] for position in positions)
+        pixels = np.asarray(self.pixels[positions])
+        return LabeledImages(pixels, self.labels[positions], self.classes, ids, boxes, origins)
+
+
+@dataclass(frozen=True)
+class ObjectMasks:
+    """Where in some labeled images the object of their class is.
+
+    Attributes:
+        ids: Of the M images, as in `LabeledImages`.
+        pixels: bool (M, H, W), true at the object; may be memory-mapped. None is empty.
+    """
+
+    ids: tuple[str, ...]
+    pixels: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, ids: Iterable[str]) -> ObjectMasks:
+        """The masks of these images, in the order of `ids`; images without one are left out."""
+        position = {name: number for number, name in enumerate(self.ids)}
+        kept = [name for name in ids if name in position]
+        if tuple(kept) == self.ids:  # still on the disk
+            return self
+        return ObjectMasks(tuple(kept), self.pixels[[position[name] for name in kept]])
+
+    def shown(self) -> ObjectMasks:
+        """Those that are not empty."""
+        places = [number for number, mask in enumerate(self.pixels) if mask.any()]
+        return ObjectMasks(tuple(self.ids[number] for number in places), self.pixels[places])
 
 
 @dataclass(frozen=True)
@@ -97,8 +129,9 @@ def count_by_name(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str
 
 
 def hash_of(images: LabeledImages) -> str:
-    """The sha256 of classes, labels and pixels."""
-    digest = hashlib.sha256(repr((images.classes, images.pixels.shape)).encode())
+    """The sha256 of classes, labels, origins and pixels."""
+    about = (images.classes, images.pixels.shape, *([] if images.origins is None else [images.origins]))
+    digest = hashlib.sha256(repr(about).encode())
     digest.update(np.ascontiguousarray(images.labels).data)
     digest.update(np.ascontiguousarray(images.pixels).data)
     return digest.hexdigest()

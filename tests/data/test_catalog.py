@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.building.build import build_catalog
-from diffaug.data.building.changes import describe_changes, stamps_beside
+from diffaug.data.building.changes import describe_changes
 from diffaug.data.catalog import COLUMNS, Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.resize import fit_to_size
@@ -27,7 +27,7 @@ def problem(catalog: Catalog, start: str) -> str:
 
 
 def changes(catalog: Catalog, root: Path, directory: Path) -> str:
-    return describe_changes(catalog, root, DataSettings(), stamps_beside(directory))
+    return describe_changes(catalog, root, DataSettings(), directory)
 
 
 def write_csv(root: Path, columns: str, lines: list[str]) -> Path:
@@ -194,7 +194,7 @@ def test_save_and_load(make_folder, tmp_path) -> None:
     np.testing.assert_array_equal(loaded.pixels, catalog.pixels)
     pd.testing.assert_frame_equal(loaded.table, catalog.table)
     for field in dataclasses.fields(Catalog):
-        if field.name not in ("pixels", "table", "pictures"):
+        if field.name not in ("pixels", "table", "pictures", "object_masks"):
             assert getattr(loaded, field.name) == getattr(catalog, field.name), field.name
 
 

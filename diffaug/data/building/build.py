@@ -22,6 +22,7 @@ from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import Entry
 from diffaug.data.layouts.groups import GroupRule
 from diffaug.data.layouts.scan import Scan, scan
+from diffaug.data.masks.reading import MaskFiles, MaskReader, MaskSource, write_masks
 from diffaug.data.reading.first_pass import STAMP, first_pass
 from diffaug.data.reading.headers import all_pages, file_of, find_intensity
 from diffaug.data.reading.parts import Reader, Source
@@ -88,11 +89,21 @@ def build_catalog(
         table = layout.finish(staging / PICTURES)
         given = layout.test_was_given
         problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
-        about = _about(found, named, images, layout, table, settings=settings, root=root, size=size, domain=domain)
+        masks = write_masks(
+            staging,
+            root,
+            _mask_sources(table),
+            settings,
+            MaskReader(root, layout.image_size, layout.resize),
+        )
+        about = _about(
+            found, named, images, layout, table, settings=settings, root=root, size=size, domain=domain, masks=masks
+        )
         save_catalog(staging, about, table[list(COLUMNS)])
         metadata["fingerprint"] = about.fingerprint
         stamps_beside(directory).unlink(missing_ok=True)  # it belongs to the catalog that is replaced now
-    save_stamps(stamps_beside(directory), stamps)
+    of_masks = np.zeros((len(masks.files), stamps.shape[1]), np.int64)  # unknown until they are looked at again
+    save_stamps(stamps_beside(directory), np.concatenate([stamps, of_masks]))
     remove(parts)
     del images, layout, table  # before the same is read from the disk
     return Catalog.load(directory)
@@ -143,6 +154,7 @@ def _about(
     root: Path,
     size: SizeChoice | None,
     domain: DomainReport,
+    masks: MaskFiles,
 ) -> About:
     return About(
         classes=found.classes,
@@ -157,7 +169,7 @@ def _about(
         leaks=layout.leaks,
         domain=domain,
         problems=[*found.remarks, *images.remarks, *problems.find_problems(table, found.classes, layout.leaks)],
-        fingerprint=_fingerprint(table, layout, images.reader),
+        fingerprint=_fingerprint(table, layout, images.reader, masks),
         scan_fingerprint=named.fingerprint,
     )
 
@@ -172,8 +184,16 @@ def _with_scan(table: pd.DataFrame, entries: Sequence[Entry]) -> pd.DataFrame:
     return table.assign(**columns, picture="")
 
 
-def _fingerprint(table: pd.DataFrame, layout: Layout, reader: Reader) -> str:
+def _mask_sources(table: pd.DataFrame) -> list[MaskSource]:
+    """The masks of training images, on which alone anything is made."""
+    masked = table[(table["split"] == "train") & (table["mask"] != "") & (table["page"] == 0)]
+    columns = masked[["path", "mask", "height", "width", "label"]].itertuples(index=False, name=None)
+    return [MaskSource(*row) for row in columns]
+
+
+def _fingerprint(table: pd.DataFrame, layout: Layout, reader: Reader, masks: MaskFiles) -> str:
     made = (*layout.image_size, layout.channels, layout.resize, reader.rule)
     weights = table["weight"].to_numpy()
     columns = (table[name] for name in ("path", "sha256", "label", "split"))
-    return text_fingerprint(map(str, made), *columns, map(str, weights[weights < 1]))
+    of_masks = [masks.images, masks.sha256] if masks.images else []
+    return text_fingerprint(map(str, made), *columns, map(str, weights[weights < 1]), *of_masks)

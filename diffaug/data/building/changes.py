@@ -12,6 +12,7 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import listed
 from diffaug.data.layouts.scan import Scan, scan
+from diffaug.data.masks.reading import mask_files
 from diffaug.data.reading.sources import changed_files, load_stamps, save_stamps
 from diffaug.files import storage
 
@@ -23,21 +24,25 @@ def stamps_beside(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}-stamps.npy")
 
 
-def describe_changes(catalog: Catalog, root: Path, settings: DataSettings, stamps_file: Path) -> str:
+def describe_changes(catalog: Catalog, root: Path, settings: DataSettings, directory: Path) -> str:
     """How the folder differs from the catalog, in one sentence; empty if it does not.
 
-    Of the files that are in the catalog only those are read that were touched since `stamps_file` was written, which is
-    brought up to date.
+    Of the files that are in the catalog, which lies in `directory`, only those are read that were touched since their
+    stamps were written, which are brought up to date.
     """
+    stamps_file = stamps_beside(directory)
     found = scan(root, settings, read_further(root, settings.unlabeled))
     is_first_page = catalog.table["page"] == 0
     files, sha256 = (catalog.table[column][is_first_page].to_numpy(object).tolist() for column in ("file", "sha256"))
     now, before = {entry.path for entry in found.entries}, set(files)
+    now_read = now | {entry.mask for entry in found.entries if entry.mask}
+    masks = mask_files(directory)
+    files, sha256 = [*files, *masks.files], [*sha256, *masks.sha256]
     known = load_stamps(stamps_file, len(files))
     changed, stamps = changed_files(root, files, sha256, known)
     if (stamps != known).any():
         save_stamps(stamps_file, stamps)
-    kinds = {"added": now - before, "removed": before - now, "changed": set(changed) & now}
+    kinds = {"added": now - before, "removed": before - now, "changed": set(changed) & now_read}
     parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
     if parts:
         return f"files since the catalog was made: {', '.join(parts)}"

@@ -6,14 +6,15 @@ of each kind are opened in a small size to see whether they look like masks.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from diffaug.data.layouts.walk import Account, Folder, stem_of
+from diffaug.data.box_files import coco_images, holds_boxes, is_of_boxes
+from diffaug.data.layouts.walk import Account, Folder, Walk, stem_of
 from diffaug.data.layouts.words import (
     hints_at_masks,
     names_faces,
@@ -22,6 +23,7 @@ from diffaug.data.layouts.words import (
     split_and_rest,
     split_named,
 )
+from diffaug.errors import DataError
 
 PEEKED = 5  # files opened per kind
 MAX_VALUES = 32  # distinct colors of a mask at `PEEKED_SIZE`; photos have hundreds, label images one per object
@@ -42,7 +44,7 @@ _T = TypeVar("_T")
 _Pair = tuple[Folder, str, str]  # a folder, and the names of a mask and its image in it
 
 Masks = dict[str, str]
-"""Path of the mask by path of its image."""
+"""Path of the mask, or of the file with the boxes, by path of its image."""
 
 
 def set_aside_mask_folders(tree: Folder, root: Path, account: Account) -> Masks:
@@ -79,6 +81,49 @@ def set_aside_masks_by_name(tree: Folder, root: Path, account: Account, *, image
                 folder.images.remove(name)
                 _note(folder.below(name), folder.below(image) if image else "", masks, account)
     return masks
+
+
+def masks_of_folder(root: Path, folder: str, images: Iterable[str], account: Account) -> Masks:
+    """The masks and boxes of a folder that was named, relative to the root, for images anywhere in the tree.
+
+    Raises:
+        DataError: None belongs to an image.
+    """
+    tree, of_folder = Walk(root / folder, Account()).tree(), sorted(images)
+    masks: Masks = {}
+    _assign([f"{folder}/{path}" for path in tree.all_images()], folder, of_folder, masks, account)
+    others = {f"{folder}/{inner.below(name)}" for inner in tree.walk() for name in inner.others}
+    masks = boxes_among(others, of_folder, root) | masks
+    if not masks:
+        fix = "name each mask as its image, such as 12.png or 12_mask.png; or leave --masks out"
+        raise DataError("no mask in the folder belongs to an image", where=root / folder, fix=fix)
+    return masks
+
+
+def boxes_among(others: Iterable[str], images: Iterable[str], root: Path) -> Masks:
+    """The files of boxes among those that are no images: one per image and named as it, or one of COCO's for many.
+
+    Of files with equal names, the one in the folder of the image counts; where that does not decide, none does.
+    """
+    candidates = [path for path in others if is_of_boxes(path)]
+    if not candidates:
+        return {}
+    by_stem: defaultdict[str, list[str]] = defaultdict(list)
+    by_name: defaultdict[str, list[str]] = defaultdict(list)
+    for image in images:
+        by_stem[_stem(image)].append(image)
+        by_name[image.rpartition("/")[2]].append(image)
+    found: Masks = {}
+    for path in sorted(candidates):
+        if path.lower().endswith(".json"):
+            named = [by_name[name] for name in coco_images(root / path) if name in by_name]
+            found |= {images[0]: path for images in named if len(images) == 1}
+            continue
+        alike = by_stem.get(_stem(path), [])
+        beside = [image for image in alike if image.rpartition("/")[0] == path.rpartition("/")[0]] or alike
+        if len(beside) == 1 and beside[0] not in found and holds_boxes(root / path):
+            found[beside[0]] = path
+    return found
 
 
 def _believed(kind: str, found: list[_Pair], root: Path) -> list[_Pair]:

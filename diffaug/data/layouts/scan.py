@@ -6,15 +6,13 @@ train on wrong labels.
 """
 
 import os
-import re
 import shlex
 import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffaug.configuration.settings import DataSettings
+from diffaug.configuration.settings import NO_MASKS, DataSettings
 from diffaug.data.layouts.entries import SPLITS, Entry, Further, listed, sorted_classes
 from diffaug.data.layouts.groups import with_groups
 from diffaug.data.layouts.label_tables import (
@@ -29,15 +27,21 @@ from diffaug.data.layouts.label_tables import (
 )
 from diffaug.data.layouts.labeled_by_folder import descent, read_labeled_by_folder
 from diffaug.data.layouts.labeled_by_table import TableReader
-from diffaug.data.layouts.masks import KEPT, Masks, set_aside_mask_folders, set_aside_masks_by_name
+from diffaug.data.layouts.masks import (
+    KEPT,
+    Masks,
+    boxes_among,
+    masks_of_folder,
+    set_aside_mask_folders,
+    set_aside_masks_by_name,
+)
 from diffaug.data.layouts.reading import LAYOUTS, UNLABELED_SPLIT, Reading, chain, refuse_other_formats
-from diffaug.data.layouts.walk import MAY_HOLD_IMAGES, OTHER, OTHER_FORMAT, Account, Folder, Walk, suffix_of
+from diffaug.data.layouts.walk import MAY_HOLD_IMAGES, OTHER, OTHER_FORMAT, Account, Folder, Walk, path_from, suffix_of
+from diffaug.data.layouts.words import slips
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.files import storage
 
 FOLDERS = "folders.json"  # maps class folders that diffaug wrote to class names
-RARE = 0.05  # images of a class whose name may be a slip of the pen, as a fraction of those of the other class
-SHORTEST = 3  # letters of a name in which a slip is looked for
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def scan(root: Path, settings: DataSettings, further: Further | None = None) -> 
     walk = Walk(root, account)
     tree = walk.tree()
     tree.take_out(further.inside)
+    folder = settings.masks if settings.masks != NO_MASKS else None
+    mask_folder = path_from(root, Path(folder), "--masks", "masks") if folder else None
+    tree.take_out(mask_folder)
     images = set(tree.all_images())
     others = {folder.below(name) for folder in tree.walk() for name in folder.others}
     if not images:
@@ -78,6 +85,11 @@ def scan(root: Path, settings: DataSettings, further: Further | None = None) -> 
     masks = set_aside_mask_folders(tree, root, account)
     reading, tables = _read(tree, root, settings, masks, account)
     others -= tables | reading.account.left_out[UNREAD]
+    if mask_folder:
+        masks |= masks_of_folder(root, mask_folder, images, account)
+    else:
+        masks = boxes_among(others, images, root) | masks
+    others -= set(masks.values())
     convertible = {path for path in others if suffix_of(path) in MAY_HOLD_IMAGES}
     account.add(OTHER_FORMAT, convertible)
     account.add(OTHER, others - convertible)
@@ -85,15 +97,16 @@ def scan(root: Path, settings: DataSettings, further: Further | None = None) -> 
         account.add(reason, paths)
     entries = [*_without_twins(reading.entries, walk.twins, root, account), *further.entries]
     entries, remarks = with_groups(entries, settings.group_by)
-    entries = [replace(entry, mask=masks[entry.path]) if entry.path in masks else entry for entry in entries]
-    account.add(KEPT, [entry.mask for entry in entries if entry.mask])
+    account.add(KEPT, [masks[entry.path] for entry in entries if entry.path in masks])
+    if settings.masks != NO_MASKS:
+        entries = [replace(entry, mask=masks.get(entry.path)) for entry in entries]
     left_out = {path for paths in account.left_out.values() for path in paths}
     account.add(reading.rest, images - left_out - {entry.path for entry in entries})
     _require_distinct(reading.classes, root)
     return Scan(
         entries=tuple(sorted(entries, key=lambda entry: entry.path)),
         classes=sorted_classes(reading.classes),
-        remarks=(*account.sentences(), *further.remarks, *remarks, *_slips(entries)),
+        remarks=(*account.sentences(), *further.remarks, *remarks, *slips(entries)),
         reading="; ".join([f"read as: {reading.described}", *filter(None, [further.reading])]),
     )
 
@@ -263,38 +276,3 @@ def _require_distinct(classes: Iterable[str], root: Path) -> None:
             what = f"two classes differ only in case, spaces or Unicode form: {spelling[key]!a} and {name!a}"
             raise DataError(what, where=root, fix="merge them, or rename one")
         spelling[key] = name
-
-
-def _slips(entries: Sequence[Entry]) -> list[str]:
-    """Sentences on rare classes whose name is one letter off that of a frequent class."""
-    counts = Counter(entry.label for entry in entries if entry.label)
-    near: defaultdict[str, list[str]] = defaultdict(list)
-    for name in counts:
-        for shorter in {name, *(name[:cut] + name[cut + 1 :] for cut in range(len(name)))}:
-            near[shorter].append(name)
-    pairs = {
-        (rare, frequent)
-        for names in near.values()
-        for rare in names
-        for frequent in names
-        if counts[rare] < RARE * counts[frequent] and len(rare) >= SHORTEST and _is_one_slip(rare, frequent)
-    }
-    return [
-        f"'{rare}' may be a typing error for '{frequent}': {counts[rare]} and {counts[frequent]} images"
-        for rare, frequent in sorted(pairs)
-    ]
-
-
-def _is_one_slip(one: str, other: str) -> bool:
-    """Whether a letter is missing, added, replaced or swapped with its neighbor; numbers are no letters."""
-    start = _same_letters(one, other)
-    end = _same_letters(one[start:][::-1], other[start:][::-1])
-    left, right = one[start : len(one) - end], other[start : len(other) - end]
-    swapped = len(left) == 2 and left == right[::-1]
-    return (swapped or max(len(left), len(right)) == 1) and not re.search(r"\d", left + right)
-
-
-def _same_letters(one: str, other: str) -> int:
-    """Letters that two texts begin with alike."""
-    differing = (number for number, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
-    return next(differing, min(len(one), len(other)))

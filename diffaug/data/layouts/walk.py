@@ -6,10 +6,10 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from diffaug.data.layouts.entries import tally
-from diffaug.errors import DataError
+from diffaug.errors import DataError, UsageError
 
 MAX_DEPTH = 64
 MAX_LINKED_FOLDERS = 20_000
@@ -266,3 +266,23 @@ def _may_be_image(item: os.DirEntry[str]) -> bool:
         return True  # so that it is reported as unreadable
     marked = head[4:8] == b"ftyp" or head[8:12] == b"WEBP" or head[128:] == b"DICM"
     return marked or head.startswith(_SIGNATURES) or bool(_NETPBM.match(head))
+
+
+def path_from(root: Path, folder: Path, flag: str, holds: str) -> str:
+    """The path of a folder that a flag names, relative to the data folder, with forward slashes.
+
+    Raises:
+        UsageError: There is no such folder, or it holds the data folder.
+    """
+    if not folder.is_dir():
+        what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise UsageError(f"{flag}: {what}", where=folder, fix=f"give the folder that holds the {holds}")
+    real, inside = Path(os.path.realpath(folder)), Path(os.path.realpath(root))
+    if inside.is_relative_to(real):
+        fix = f"move the {holds} into a folder of their own"
+        raise UsageError(f"the folder of {holds} holds the labeled ones, too", where=folder, fix=fix)
+    try:
+        return PurePath(os.path.relpath(real, inside)).as_posix()
+    except ValueError as error:  # another drive of Windows
+        fix = f"copy the {holds} to the drive of the labeled images"
+        raise UsageError(f"{holds} and labeled images lie on different drives", where=folder, fix=fix) from error

@@ -1,14 +1,17 @@
-"""What the names of folders and tables say: a split, a mask, or nothing but `images`.
+"""What the names of folders, tables and classes say: a split, a mask, nothing but `images`, or a typing error.
 
 Names are compared without case, separators and digits: `Train-Set`, `training_set` and `train2017` are one word.
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
-from diffaug.data.layouts.entries import Split
+from diffaug.data.layouts.entries import Entry, Split
 
 LONGEST_NAME = 60  # letters
+RARE = 0.05  # images of a class whose name may be a slip of the pen, as a fraction of those of the other class
+SHORTEST = 3  # letters of a name in which a slip is looked for
 _SPLITS: dict[Split, str] = {
     "unlabeled": "unlabell?ed|unlab|unsup|unsupervised|unannotated|nolabels?",
     "train": "train|training|trainval|trn",
@@ -116,3 +119,38 @@ def _letters(name: str) -> str:
 
 def _first_match(patterns: dict[Split, re.Pattern[str]], text: str) -> Split | None:
     return next((split for split, pattern in patterns.items() if pattern.fullmatch(text)), None)
+
+
+def slips(entries: Sequence[Entry]) -> list[str]:
+    """Sentences on rare classes whose name is one letter off that of a frequent class."""
+    counts = Counter(entry.label for entry in entries if entry.label)
+    near: defaultdict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        for shorter in {name, *(name[:cut] + name[cut + 1 :] for cut in range(len(name)))}:
+            near[shorter].append(name)
+    pairs = {
+        (rare, frequent)
+        for names in near.values()
+        for rare in names
+        for frequent in names
+        if counts[rare] < RARE * counts[frequent] and len(rare) >= SHORTEST and _is_one_slip(rare, frequent)
+    }
+    return [
+        f"'{rare}' may be a typing error for '{frequent}': {counts[rare]} and {counts[frequent]} images"
+        for rare, frequent in sorted(pairs)
+    ]
+
+
+def _is_one_slip(one: str, other: str) -> bool:
+    """Whether a letter is missing, added, replaced or swapped with its neighbor; numbers are no letters."""
+    start = _same_letters(one, other)
+    end = _same_letters(one[start:][::-1], other[start:][::-1])
+    left, right = one[start : len(one) - end], other[start : len(other) - end]
+    swapped = len(left) == 2 and left == right[::-1]
+    return (swapped or max(len(left), len(right)) == 1) and not re.search(r"\d", left + right)
+
+
+def _same_letters(one: str, other: str) -> int:
+    """Letters that two texts begin with alike."""
+    differing = (number for number, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(differing, min(len(one), len(other)))

@@ -84,11 +84,11 @@ def test_stamps_are_kept_and_damage_only_costs_time(tmp_path):
 
 
 def test_changes_of_a_folder_are_found_without_reading_the_rest(build, make_folder, tmp_path, hashed, monkeypatch):
-    root, file = make_folder({"cat": 6, "dog": 6}), tmp_path / "stamps.npy"
+    root, directory = make_folder({"cat": 6, "dog": 6}), tmp_path / "elsewhere"
     catalog = build(root)
     later(monkeypatch)
-    assert describe_changes(catalog, root, DataSettings(), file) == "" and len(hashed) == 12
-    assert describe_changes(catalog, root, DataSettings(), file) == "" and len(hashed) == 12
+    assert describe_changes(catalog, root, DataSettings(), directory) == "" and len(hashed) == 12
+    assert describe_changes(catalog, root, DataSettings(), directory) == "" and len(hashed) == 12
     (root / "cat" / "1.png").write_bytes((root / "dog" / "1.png").read_bytes())
-    assert describe_changes(catalog, root, DataSettings(), file).endswith(": 1 changed (cat/1.png)")
+    assert describe_changes(catalog, root, DataSettings(), directory).endswith(": 1 changed (cat/1.png)")
     assert hashed[12:] == ["1.png"]

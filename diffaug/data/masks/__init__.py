@@ -1,0 +1,1 @@
+"""Masks of images: where in each image the object of its class is."""
