@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from diffaug.configuration.settings import SynthesisSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.process.normalization import Decoded, Normalization
 from diffaug.diffusion.process.process import Moments
 from diffaug.files import locks, storage
 from diffaug.synthesis.filters.calibrated import FilterResult
-from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import class_merges, fill_pool
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.merging import write_pool
 
 CLASSES = ("a", "b", "c/d")
@@ -50,12 +51,14 @@ class PixelFilters:
     image_ids = ("real/0.png", "real/1.png")
     fingerprint = "pixels"
 
-    def __call__(self, candidates: Decoded, class_index: int) -> FilterResult:
+    device = "cpu"
+
+    def __call__(self, candidates: Decoded, class_index: int, *, copied=None) -> FilterResult:
         flat = candidates.pixels.reshape(len(candidates.pixels), -1)
         first = flat[:, 0].astype(np.float32)
         reasons = np.where(first % 4 == 1, "wrong class", "").astype(object)
         reasons[~candidates.finite] = "non-finite"
-        nearest = (first > 128).astype(np.int64)
+        nearest = (first > 128).astype(np.int64) if copied is None else copied[0].nearest
         descriptors = (flat.sum(axis=1, keepdims=True) // 2).astype(np.float32)
         return FilterResult(tuple(reasons), {"first_pixel": first}, nearest, descriptors)
 
@@ -65,8 +68,13 @@ class PixelFilters:
 
 
 @pytest.fixture
-def generator() -> Generator:
-    return Generator(ClassLevelDenoiser(), Normalization((0.0,), (0.5,)), CLASSES, "f" * 64)  # type: ignore[arg-type]
+def generator() -> PixelGenerator:
+    return PixelGenerator(
+        classes=CLASSES,
+        weights_sha256="f" * 64,
+        denoiser=ClassLevelDenoiser(),  # type: ignore[arg-type]
+        normalization=Normalization((0.0,), (0.5,)),
+    )
 
 
 @pytest.fixture

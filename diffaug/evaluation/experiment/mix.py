@@ -13,12 +13,14 @@ class SyntheticMix:
         loss_weight: Loss weight of a synthetic image; a real one has 1.
         max_per_real: At most this many synthetic images of a class per real image of it. None: no limit.
         excluded_classes: Classes that get no synthetic images.
+        excluded_origins: Origins whose images are not used, see `synthesis.pool.origins`.
     """
 
     fraction: float
     loss_weight: float = 1.0
     max_per_real: float | None = None
     excluded_classes: tuple[str, ...] = ()
+    excluded_origins: tuple[str, ...] = ()
 
     @property
     def is_zero(self) -> bool:

@@ -107,8 +107,13 @@ def allowed_positions(train: LabeledImages, synthetic: LabeledImages, mix: Synth
     if mix.max_per_real is not None:
         limit = np.floor(mix.max_per_real * train.class_counts)
     limit[[synthetic.classes.index(name) for name in mix.excluded_classes]] = 0
-    rank = pd.Series(synthetic.labels).groupby(synthetic.labels).cumcount().to_numpy()
-    return np.flatnonzero(rank < limit[synthetic.labels])
+    usable = np.ones(len(synthetic), np.bool_)
+    if mix.excluded_origins and synthetic.origins is not None:
+        usable = ~np.isin(synthetic.origins, mix.excluded_origins)
+    positions = np.flatnonzero(usable)
+    labels = synthetic.labels[positions]
+    rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
+    return positions[rank < limit[labels]]
 
 
 def require_same_form(first: LabeledImages, second: LabeledImages) -> None:

@@ -12,7 +12,7 @@ from diffaug.configuration.arms import CONTROLS
 from diffaug.data.images import LabeledImages
 from diffaug.evaluation.report import charts, choices, images, tables
 from diffaug.evaluation.report.format import FILTERS, UNKNOWN, plain
-from diffaug.evaluation.report.pool import PoolOverview
+from diffaug.evaluation.report.pool import ORIGINS_IN_WORDS, PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.evaluation.verdict.wording import mix_in_words
 from diffaug.files import storage
@@ -129,5 +129,6 @@ def environment() -> Environment:
         "charts": charts,
         "choices": choices,
         "mix_in_words": mix_in_words,
+        "origins": ORIGINS_IN_WORDS,
     }
     return made

@@ -14,10 +14,16 @@ from diffaug.files.records import read_record
 from diffaug.synthesis.audit.memorization import POOL_AUDIT, PoolAudit
 from diffaug.synthesis.audit.quality import POOL_QUALITY, QUALITY, PoolQuality
 from diffaug.synthesis.filters.power import PoolPower
+from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, VARIATION
 from diffaug.synthesis.pool.pool import AUDIT, ClassSummary, Pool, PublicationCheck, read_png
 
 PAIRS_PER_CLASS = 4
 SAMPLES_PER_REASON = 24
+ORIGINS_IN_WORDS = {
+    VARIATION: "variation of a real image",
+    TRANSPLANT: "painted into a real image of another class",
+    CROSSED: "variation of a real image of another class",
+}
 PAIR_COLUMNS = {"file": "synthetic", "nearest_distance": "distance", "copy_ratio": "ratio"}
 
 
@@ -26,7 +32,7 @@ class Pair:
     """A synthetic image, by its file, and the training image that is most similar to it, by its id.
 
     Attributes:
-        origin: `sampled` from noise, or a `variation` of a real image.
+        origin: See `synthesis.pool.origins`.
         distance: Between the two after registration, 0 (no difference) to 2.
         ratio: That distance over the one to the next training image, in [0, 1]; near 0 for a copy.
     """

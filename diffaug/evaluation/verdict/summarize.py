@@ -30,6 +30,7 @@ def summarize(
     roles: Mapping[str, Role],
     train_counts: Mapping[str, int],
     synthetic_counts: Mapping[str, int],
+    usable_counts: Mapping[str, int] | None = None,
     test_labels: NDArray[np.int64],
     classes: Sequence[str],
     num_generators: int = 1,
@@ -41,6 +42,7 @@ def summarize(
 ) -> EvaluationResult:
     """Summarizes the trials finished so far; see `EvaluationResult` for what may be unknown.
 
+    `usable_counts` are the synthetic images of origins that the mix does not exclude, by default all of them.
     Only seeds that every arm has finished count, so that the comparison is paired. Test labels (N,) are in the order of
     the trials' predictions. Seed s was trained on images of generator s % num_generators. `missing` is what the study
     lacked for further arms. `fewer_images` are trials of one baseline on two thirds of the real images, under its name.
@@ -59,7 +61,7 @@ def summarize(
         generators=np.array([trial.seed for trial in next(iter(runs.values()))]) % num_generators,
     )
     arms = summarize_arms(answers, runs)
-    used = used_counts(synthetic_counts, train_counts, choice.mix) if choice else {}
+    used = used_counts(usable_counts or synthetic_counts, train_counts, choice.mix) if choice else {}
     evidence = _evidence(answers, arms, choice, synthetic_counts, used)
     decision = decide(evidence)
     best, plain, lead = arms[decision.comparison.baseline], arms.get(PLAIN_ARM), lead_of_best(answers)

@@ -62,6 +62,8 @@ def mix_in_words(mix: SyntheticMix) -> str:
         parts.append(f"at most {mix.max_per_real:g} per real image of a class")
     if mix.excluded_classes:
         parts.append(f"none for {', '.join(mix.excluded_classes)}")
+    if mix.excluded_origins:
+        parts.append(f"none of the origin {', '.join(mix.excluded_origins)}")
     return ", ".join(parts)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from diffaug.classifiers.encoders.trained import ClassifierOutput
@@ -15,13 +14,14 @@ from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, small_pictures
+from diffaug.stages.generating.backgrounds import choose_masks
 from diffaug.stages.generating.judging import seen_images
 from diffaug.stages.generating.preparing import held_out
 from diffaug.stages.job import GENERATE_RUN, Job
-from diffaug.synthesis.audit.membership import MembershipErrors, denoising_errors, pair
+from diffaug.synthesis.audit.membership import MembershipErrors, pair
 from diffaug.synthesis.audit.memorization import CheckedCandidates, PoolAudit, audit_pool
 from diffaug.synthesis.audit.quality import POOL_QUALITY, QUALITY, LabeledFeatures, PoolQuality, measure_quality
-from diffaug.synthesis.audit.sheets import accepted_sheet, nearest_sheet, rejected_sheet
+from diffaug.synthesis.audit.sheets import accepted_sheet, masks_sheet, nearest_sheet, rejected_sheet
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.pool.pool import AUDIT, Pool, read_png
 
@@ -42,7 +42,8 @@ def describe_pool(
     with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
         write_record(staging / QUALITY, POOL_QUALITY, quality)
         audit.save(staging / AUDIT)
-        for name, sheet in _sheets(seen_images(job, catalog), pool, synthetic).items():
+        sheets = _sheets(seen_images(job, catalog), pool, synthetic) | _mask_sheet(job, catalog)
+        for name, sheet in sheets.items():
             storage.write_bytes(staging / name, storage.png_bytes(sheet))
     job.narrator.progress("measuring the pool", 4, 4)
     _log(job, folder, quality, audit)
@@ -117,16 +118,19 @@ def check_candidates(pool: Pool, copy_threshold: float) -> CheckedCandidates:
     )
 
 
-def _membership(generator: Generator, held: LabeledImages, trained: LabeledImages, seed: int) -> MembershipErrors:
+def _membership(
+    generator: Generator, held: LabeledImages, trained: LabeledImages, seed: int
+) -> MembershipErrors | None:
     chosen_held, chosen_trained = pair(held.labels, trained.labels, seed=seed)
     held, trained = held.select(chosen_held), trained.select(chosen_trained)
 
-    def errors(images: LabeledImages) -> NDArray[np.float64]:
-        framing, labels = generator.framing(images.boxes), torch.from_numpy(images.labels)
-        x0 = generator.framed(np.array(images.pixels), framing)
-        return denoising_errors(generator.denoiser, x0, labels.to(generator.device), seed=seed, masks=framing.masks)
+    def errors(images: LabeledImages) -> NDArray[np.float64] | None:
+        return generator.denoising_errors(np.array(images.pixels), images.labels, seed=seed, boxes=images.boxes)
 
-    return MembershipErrors(errors(held), held.labels, errors(trained), trained.labels)
+    of_held, of_trained = errors(held), errors(trained)
+    if of_held is None or of_trained is None:
+        return None
+    return MembershipErrors(of_held, held.labels, of_trained, trained.labels)
 
 
 def _sheets(real: SeenImages, pool: Pool, synthetic: LabeledImages) -> dict[str, Pixels]:
@@ -144,6 +148,14 @@ def _sheets(real: SeenImages, pool: Pool, synthetic: LabeledImages) -> dict[str,
         images = LabeledImages(pixels, kept["class_index"].to_numpy(np.int64), pool.classes, files)
         sheets["rejected.png"] = rejected_sheet(images, tuple(kept["reason"]))
     return sheets
+
+
+def _mask_sheet(job: Job, catalog: Catalog) -> dict[str, Pixels]:
+    """The masks that transplants are made with, drawn around the objects, if there are any."""
+    real, chosen = catalog.images("train"), choose_masks(job, catalog)
+    if job.config.synthesis.transplant_fraction == 0 or not chosen.masks.pixels.any():
+        return {}
+    return {"masks.png": masks_sheet(real, chosen.masks, chosen.drawn)}
 
 
 def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None:

@@ -16,7 +16,7 @@ from diffaug.synthesis.audit.power import measure_power
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
 from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
-from diffaug.synthesis.pool.chunks import SAMPLED
+from diffaug.synthesis.pool.origins import SAMPLED
 from diffaug.synthesis.pool.pool import BLIND, MANIFEST, POWER, Pool, blind_classes
 
 WARNED = 10  # classes, whose reasons are printed in full
@@ -60,7 +60,8 @@ def passed_samples(pool: Pool) -> list[Share]:
 def tell_power(job: Job, power: PoolPower) -> None:
     """Shows and logs what the filters can tell, with a warning for all that the evaluation leaves out by default."""
     of_samples = ["samples that pass", "confirmed", "variations that keep it", "farther"]
-    columns = ["class", "real images recognized", "ranking", *of_samples]
+    painted = ["seen on the background"] if any(one.on_background.total for one in power.classes.values()) else []
+    columns = ["class", "real images recognized", "ranking", *of_samples, *painted]
     rows = [
         [
             name,
@@ -70,6 +71,7 @@ def tell_power(job: Job, power: PoolPower) -> None:
             _counted(one.confirmed),
             _counted(one.kept_class),
             "" if one.farther is None else f"{one.farther:.2f}",
+            *(_counted(one.on_background) for _ in painted),
         ]
         for name, one in power.classes.items()
     ]
@@ -79,6 +81,7 @@ def tell_power(job: Job, power: PoolPower) -> None:
         "other classes, 0.5 is chance; samples that pass: as real images of their class; confirmed: of these, what the "
         "classifiers assign to the class; farther: probability that a sample is farther from its class than a held-out "
         "real image, 0.5 if they lie alike"
+        + ("; seen on the background: transplants and crossed variations assigned to the class" if painted else "")
     )
     if not power.unlearned:
         _warn_of_blind_classes(job, power)

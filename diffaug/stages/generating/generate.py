@@ -1,6 +1,7 @@
 """The stage that fills the pool, alone or together with other processes."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def generate_pool(
         filling = prepare_filling(job, catalog, generator, targets, judge)
         show_targets(job, filling, catalog)
         if group.is_main:
-            start_log(job, state, targets)
+            start_log(job, state, filling)
     filling.run(job)
     with group.main_first(), job.study.in_turn():
         job.journal.refresh()
@@ -106,7 +107,10 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
     made_of = {"settings": request.stored, "inputs": request.inputs, "chunks": filling.store.folder.name}
     classes = {"classes": list(generator.classes), "dataset_class_to_idx": generator.dataset_class_to_idx}
     trained = read_record(job.study.generator)
-    sources = {"generator_sources": list(explain_sources(trained.unlabeled, trained.initial))}
+    sources = {
+        "generator_sources": list(explain_sources(trained.unlabeled, trained.initial, trained.pretrained)),
+        "pretrained": None if trained.pretrained is None else asdict(trained.pretrained),
+    }
     metadata = {**made_of, **sources, "targets": filling.targets, **classes, **shape}
     old = Pool.open(folder) if before else None
     with storage.new_directory(folder, metadata) as staging:

@@ -10,20 +10,30 @@ from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.filters.scores import COPY, DUPLICATE, OUT_OF_DISTRIBUTION, WRONG_CLASS
-from diffaug.synthesis.pool.chunks import expected_origins
+from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION, Origin
+from diffaug.synthesis.pool.plans import expected_origins
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
+
+_COLUMNS: dict[Origin, str] = {
+    SAMPLED: "sampled",
+    VARIATION: "variations",
+    TRANSPLANT: "transplants",
+    CROSSED: "crossed",
+}
 
 
 def show_targets(job: Job, filling: PoolFilling, catalog: Catalog) -> None:
     """Shows how many images each class will get."""
     counts, maker = catalog.counts_by_name("train"), filling.maker
-    sources = {name: maker.num_sources(number) for number, name in enumerate(maker.generator.classes)}
-    origins = expected_origins(maker.settings, maker.chunk_size, filling.targets, sources)
+    material = {name: maker.material(number) for number, name in enumerate(maker.generator.classes)}
+    expected = expected_origins(maker.settings, maker.chunk_size, filling.targets, material)
+    shown = [one for one in _COLUMNS if one in (SAMPLED, VARIATION) or any(row[one] for row in expected.values())]
     rows = [
-        [name, *map(str, (counts[name], *origins[name], counts[name] + added))]
+        [name, *map(str, (counts[name], *(expected[name][one] for one in shown), counts[name] + added))]
         for name, added in filling.targets.items()
     ]
-    job.narrator.table("Planned pool", ["class", "real", "sampled (about)", "variations (about)", "total"], rows)
+    about = [f"{_COLUMNS[one]} (about)" for one in shown]
+    job.narrator.table("Planned pool", ["class", "real", *about, "total"], rows)
     copied = [name for name in maker.generator.copied_classes if filling.targets.get(name)]
     if copied and not isinstance(job.config.synthesis.sampling_strategy, dict):
         job.narrator.warn(
@@ -32,12 +42,12 @@ def show_targets(job: Job, filling: PoolFilling, catalog: Catalog) -> None:
         )
 
 
-def start_log(job: Job, state: StageState, targets: Mapping[str, int]) -> None:
+def start_log(job: Job, state: StageState, filling: PoolFilling) -> None:
     """Starts the run in the journal."""
-    settings = job.config.synthesis
+    settings = filling.maker.settings
     names = ("guidance_method", "guidance_scale", "solver", "num_inference_steps", "max_synthetic_ratio")
     params = {name: getattr(settings, name) for name in names}
-    params["wanted"] = sum(targets.values())
+    params["wanted"] = sum(filling.targets.values())
     job.start_run(GENERATE_RUN, state, name="generate", kind="generate", params=params)
 
 

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.files import HELD_OUT
 from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.usual import Strength
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
+from diffaug.stages.generating.backgrounds import fingerprint_of, with_backgrounds
 from diffaug.stages.generating.judging import Judge, train_filters
 from diffaug.stages.generating.request import pool_inputs
 from diffaug.stages.job import Job
-from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, advance_all, class_merges, fill_pool, fill_shard
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.merging import ClassMerge
 from diffaug.synthesis.pool.strengths import (
     CHOSEN_STRENGTHS,
-    STRONG,
-    WEAK,
     ChosenStrength,
     choose_strengths,
     strengths_by_class,
@@ -62,16 +63,18 @@ def prepare_filling(
     """Prepares filling the pool of a study up to `targets`; the caller has its turn in the study."""
     config = job.config
     filters = train_filters(job, catalog, judge)
-    trained = catalog.images("train").select(np.flatnonzero(~held_out(catalog, generator)))
-    maker = ChunkMaker(generator, filters, trained, config.synthesis, config.advanced.chunk_size, config.seed)
-    maker = _chosen_strengths(job, generator, maker)
+    kept, settings = ~held_out(catalog, generator), generator.usual.settled(config.synthesis)
+    trained = catalog.images("train").select(np.flatnonzero(kept))
+    maker = ChunkMaker(generator, filters, trained, settings, config.advanced.chunk_size, config.seed)
+    maker = with_backgrounds(job, catalog, _chosen_strengths(job, generator, maker), kept)
     content = {
         "seed": config.seed,
-        "settings": config.synthesis.model_dump(mode="json", exclude=NOT_IN_CHUNKS),
+        "settings": settings.model_dump(mode="json", exclude=NOT_IN_CHUNKS),
         "chunk_size": config.advanced.chunk_size,
         "inputs": pool_inputs(catalog, generator),
         "filters": filters.fingerprint,
         "strengths": dict(sorted(maker.strengths.items())),
+        **fingerprint_of(maker),
     }
     store = ChunkStore(job.study.chunks / storage.fingerprint(content))
     return PoolFilling(store, maker, class_merges(maker, targets))
@@ -97,16 +100,18 @@ def _chosen_strengths(job: Job, generator: Generator, maker: ChunkMaker) -> Chun
         progress = partial(job.narrator.progress, "choosing the strength of variations")
         chosen = choose_strengths(maker, copied=generator.copied_classes, progress=progress)
         write_record(file, CHOSEN_STRENGTHS, chosen)
-    _tell_strengths(job, chosen)
+    _tell_strengths(job, generator, chosen)
     return replace(maker, strengths=strengths_by_class(chosen))
 
 
-def _tell_strengths(job: Job, chosen: Mapping[str, ChosenStrength]) -> None:
+def _tell_strengths(job: Job, generator: Generator, chosen: Mapping[str, ChosenStrength]) -> None:
     """Names the classes whose variations are weaker or stronger than usual, or that get none."""
-    why = {
-        WEAK: "weaker variations than usual, since stronger ones lose the class",
-        STRONG: "stronger variations than usual, since the generator repeats training images",
-        None: "no variations, since at each strength they lose the class or repeat training images",
+    usual = generator.usual
+    why: dict[Strength | None, str] = {
+        **dict.fromkeys(usual.weaker, "weaker variations than usual, since stronger ones lose the class"),
+        **dict.fromkeys(usual.stronger, "stronger variations than usual, since the generator repeats training images"),
+        None: ("samples from noise, and " if usual.only_varies else "")
+        + "no variations, since at each strength they lose the class or repeat training images",
     }
     for strength, what in why.items():
         names = [name for name, one in chosen.items() if one.strength == strength]

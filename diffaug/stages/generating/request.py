@@ -9,12 +9,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from diffaug.configuration.sampling import Sampling
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
 from diffaug.files.temporaries import is_temporary, remove_leftovers
+from diffaug.stages.generating.backgrounds import background_class
 from diffaug.stages.generating.judging import Judge
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.targets import named_strategy, resolve_targets
@@ -40,7 +42,9 @@ def pool_request(
 ) -> PoolRequest:
     """Checks the request for a pool, extended by `more`, and that the generator was trained on these images."""
     settings, advanced = job.config.synthesis, job.config.advanced
-    generator.require_guide(settings.guidance_method)
+    background_class(job, catalog.images("train"))  # refuses an unknown one before anything has begun
+    generator.require_sampling(Sampling(guidance_method=settings.guidance_method))
+    background_class(job, catalog.images("train"))  # refused before anything is begun with it
     more = _named_additions(generator, more)
     targets = _spare_copied(job, catalog, generator, requested_targets(job, catalog))
     trained_on = (storage.recorded_metadata(job.study.generator) or {})["inputs"]["catalog"]

@@ -21,6 +21,7 @@ from diffaug.similarity.distances import (
 from diffaug.similarity.intervals import Estimate, Share
 from diffaug.similarity.thresholds import COPY_LIMIT
 from diffaug.synthesis.audit.membership import MembershipErrors
+from diffaug.synthesis.pool.origins import TRANSPLANT
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ class PoolAudit:
     def reasons(self) -> tuple[str, ...]:
         """Reasons against publishing the pool, in sentences."""
         parts = {"all images": self.overall, **self._parts("origin '{}'", "class '{}'")}
-        return tuple(f"{part}: {text}" for part, audit in parts.items() for text in audit.findings)
+        found = tuple(f"{part}: {text}" for part, audit in parts.items() for text in audit.findings)
+        painted = self.origins[TRANSPLANT].images if TRANSPLANT in self.origins else 0
+        text = f"{painted} images are transplants: all around the painted object each is a training image"
+        return (*found, text) if painted else found
 
     @property
     def unsafe_to_publish(self) -> bool:
@@ -194,7 +198,11 @@ def audit_pool(
             name: audit(samples.labels == index, candidates.labels == index, errors.score(index) if errors else None)
             for index, name in enumerate(classes)
         },
-        origins={name: audit(origin_of == name, candidates.origins == name) for name in names if len(names) > 1},
+        origins={
+            name: audit(origin_of == name, candidates.origins == name)
+            for name in names
+            if len(names) > 1 or name == TRANSPLANT
+        },
         notes=_notes(dict(zip(classes, distances, strict=True)), errors),
     )
 

@@ -16,7 +16,7 @@ from diffaug.synthesis.audit.realism import measure_realism
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.held_out import judged_by
 from diffaug.synthesis.filters.power import FilterPower, PoolPower
-from diffaug.synthesis.pool.chunks import VARIATION
+from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION
 
 LEAST_RANKING = 0.7
 """Area under the ROC curve below which a class counts as not told apart: half-way from 0.5, chance, to 0.9. By hand."""
@@ -50,13 +50,13 @@ def measure_power(
         filters: Calibrated on `real`.
         real: All N training images.
         synthetic: The M images of the pool.
-        origins: Whether each was sampled or is a variation, (M,).
-        sources: Which real image each varies, (M,); empty for samples.
+        origins: Of each, (M,).
+        sources: Which real image each begins from, (M,); empty for samples.
         passed: Of each class, the sampled candidates that pass as real images of it.
         seed: Decides which images are compared where there are many.
     """
     outputs = filters.models.predict(synthetic.pixels) if len(synthetic) else []
-    is_varied = np.array([origin == VARIATION for origin in origins], bool)
+    origin_of = np.array(origins, dtype=str)
     judges, from_recognized = _judges(filters, sources, len(outputs))
     confirmed = np.zeros(len(synthetic), bool)
     if outputs:
@@ -65,7 +65,8 @@ def measure_power(
     classes = {}
     for label, name in enumerate(real.classes):
         own = synthetic.labels == label
-        sampled, varied = own & ~is_varied, own & is_varied & from_recognized
+        sampled, varied = own & (origin_of == SAMPLED), own & (origin_of == VARIATION) & from_recognized
+        painted = own & np.isin(origin_of, (TRANSPLANT, CROSSED))
         classes[name] = _class_power(
             filters,
             label,
@@ -73,13 +74,14 @@ def measure_power(
             confirmed=Share(int(confirmed[sampled].sum()), int(sampled.sum())),
             kept_class=Share(int(confirmed[varied].sum()), int(varied.sum())),
             distances=distances[sampled],
+            on_background=Share(int(confirmed[painted].sum()), int(painted.sum())),
         )
     few = _few_passed(Share(sum(one.count for one in passed), sum(one.total for one in passed)))
     few_passed = (few,) if few else ()
     if not outputs:
         return PoolPower(filters.encoder_name, classes, few_passed)
     both = (filters.models.predict(real.pixels), outputs)
-    figures, unlearned = measure_realism(filters.held_out, real, synthetic, both, ~is_varied, seed=seed)
+    figures, unlearned = measure_realism(filters.held_out, real, synthetic, both, origin_of == SAMPLED, seed=seed)
     return PoolPower(filters.encoder_name, classes, few_passed + unlearned, figures)
 
 
@@ -115,13 +117,14 @@ def _class_power(
     confirmed: Share,
     kept_class: Share,
     distances: NDArray[np.float32],
+    on_background: Share,
 ) -> FilterPower:
     recognized, ranking = filters.held_out.recognized(label), filters.held_out.ranking(label)
     reasons = [
         _not_told(recognized, ranking[0].value if ranking else None, ranking[1] if ranking else 1.0),
-        _less_confirmed(recognized, confirmed),
+        _or_paint(_less_confirmed(recognized, confirmed), on_background),
         _lost_class(kept_class),
-        _few_passed(passed),
+        _or_paint(_few_passed(passed), on_background),
     ]
     of_real = filters.distance.scores[filters.distance.labels == label]
     return FilterPower(
@@ -132,6 +135,7 @@ def _class_power(
         _probability_above(distances, of_real),
         passed,
         tuple(reason for reason in reasons if reason),
+        on_background,
     )
 
 
@@ -180,6 +184,16 @@ def _few_passed(passed: Share) -> str:
     return (
         f"of the samples drawn only {counted(passed)} pass as real images of their class, and these are chosen by the "
         "filters' own opinion"
+    )
+
+
+def _or_paint(reason: str, on_background: Share) -> str:
+    """A reason against samples, with advice where the class is seen in most images on real backgrounds."""
+    if not reason or 2 * on_background.count <= on_background.total:
+        return reason
+    return (
+        f"{reason}; of its images on real backgrounds {counted(on_background)} show it, so make those alone: --set "
+        "synthesis.transplant_fraction=1"
     )
 
 

@@ -1,6 +1,6 @@
 """Captioned contact sheets: many images as one picture for visual inspection."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -8,8 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
 
-from diffaug.data.images import LabeledImages
+from diffaug.data.images import LabeledImages, ObjectMasks
 from diffaug.diffusion.generator.grids import GAP, contact_sheet
 from diffaug.runtime.console import printable
 
@@ -24,13 +25,37 @@ T = TypeVar("T")
 
 
 def accepted_sheet(images: LabeledImages) -> Pixels:
-    """The first eight images of each class of a pool of at least one image, unselected."""
-    return captioned_sheet(
-        [
-            (f"{images.classes[index]}: {images.class_counts[index]} accepted", images.pixels[own[:COLUMNS]])
-            for index, own in _spread(_by_class(images), MAX_ROWS)
-        ]
-    )
+    """The first eight images of each class, and of each origin if these are known, of a pool of at least one image."""
+    rows = []
+    for index, own in _by_class(images):
+        count = f"{images.classes[index]}: {len(own)} accepted"
+        origins = np.array(images.origins or [""] * len(images))[own]
+        for origin in dict.fromkeys(origins.tolist()):
+            chosen = own[origins == origin]
+            of_origin = f", {len(chosen)} of them {origin}" if len(set(origins.tolist())) > 1 else ""
+            rows.append((count + of_origin, images.pixels[chosen[:COLUMNS]]))
+    return captioned_sheet(_spread(rows, MAX_ROWS))
+
+
+def masks_sheet(images: LabeledImages, masks: ObjectMasks, drawn: Collection[str] = ()) -> Pixels:
+    """The first eight images per class with a mask, with its outline; `drawn` names the classes whose masks were."""
+    position = {name: number for number, name in enumerate(images.ids)}
+    shown = np.flatnonzero(masks.pixels.any(axis=(1, 2)))
+    own = images.select(np.array([position[masks.ids[number]] for number in shown.tolist()], np.int64))
+    outlined = np.stack([_outlined(one, masks.pixels[n]) for one, n in zip(own.pixels, shown.tolist(), strict=True)])
+    rows = []
+    for index, found in _by_class(own):
+        name = images.classes[index]
+        how = "drawn by diffaug" if name in drawn else "as given"
+        rows.append((f"{name}: {len(found)} masks, {how}", outlined[found[:COLUMNS]]))
+    return captioned_sheet(_spread(rows, MAX_ROWS))
+
+
+def _outlined(image: Pixels, mask: NDArray[np.bool_]) -> Pixels:
+    """The image (H, W, C) with black and white dots on the pixels around the mask (H, W)."""
+    around = binary_dilation(mask, np.ones((3, 3))) & ~mask
+    dots = np.where(np.indices(mask.shape).sum(axis=0) % 2, 255, 0).astype(np.uint8)
+    return np.where(around[..., None], dots[..., None], image)
 
 
 def rejected_sheet(images: LabeledImages, reasons: Sequence[str]) -> Pixels:

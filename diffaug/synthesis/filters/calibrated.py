@@ -76,9 +76,15 @@ class CalibratedFilters:
     device: str
     score_names: ClassVar = SCORES
 
-    def __call__(self, candidates: Decoded, class_index: int) -> FilterResult:
-        """Filters candidates of one class; non-finite ones are rejected whatever is enabled."""
-        rejected, found, matches = self._assess(candidates.pixels, class_index)
+    def __call__(
+        self, candidates: Decoded, class_index: int, *, copied: tuple[Matches, float] | None = None
+    ) -> FilterResult:
+        """Filters candidates of one class; non-finite ones are rejected whatever is enabled.
+
+        `copied` says what they are most like, and the ratio below which they are copies, where whole images are not to
+        be compared; `nearest` are then positions in what they were compared with.
+        """
+        rejected, found, matches = self._assess(candidates.pixels, class_index, copied)
         enabled = {name: mask for name, mask in rejected.items() if name in self.enabled}
         count = len(candidates.pixels)
         return FilterResult(
@@ -88,17 +94,19 @@ class CalibratedFilters:
             descriptor_maps(candidates.pixels, self.device).reshape(count, math.prod(self.detector.map_shape)),
         )
 
-    def rejections(self, pixels: NDArray[np.uint8], class_index: int) -> dict[str, NDArray[np.bool_]]:
+    def rejections(
+        self, pixels: NDArray[np.uint8], class_index: int, *, copied: tuple[Matches, float] | None = None
+    ) -> dict[str, NDArray[np.bool_]]:
         """What each filter of single images rejects, bool (N,), whether it is enabled or not."""
-        return self._assess(pixels, class_index)[0]
+        return self._assess(pixels, class_index, copied)[0]
 
     def _assess(
-        self, pixels: NDArray[np.uint8], label: int
+        self, pixels: NDArray[np.uint8], label: int, copied: tuple[Matches, float] | None = None
     ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.float32]], Matches]:
         outputs = self.models.predict(pixels)
         log_odds = _mean([scores.wrong_class_log_odds(one.log_probabilities, label) for one in outputs])
         distances = _mean([self.references.distances(fold, one.features, label) for fold, one in enumerate(outputs)])
-        matches = self.detector.match(pixels)
+        matches, threshold = copied or (self.detector.match(pixels), self.copy_threshold)
         saturation = scores.saturation(pixels)
         is_far_off = self._is_far_off(outputs, label)
         rate = self.false_rejection_rate
@@ -107,7 +115,7 @@ class CalibratedFilters:
             scores.SATURATED: saturation > self.saturation_limits[label],
             scores.WRONG_CLASS: self.wrong_class.unusual(log_odds, label, rate) & (log_odds > 0),
             scores.OUT_OF_DISTRIBUTION: self.distance.unusual(distances, label, rate) | is_far_off,
-            scores.COPY: matches.ratios < self.copy_threshold,
+            scores.COPY: matches.ratios < threshold,
         }
         values = (
             np.exp(_mean([one.log_probabilities[:, label] for one in outputs])),
@@ -141,9 +149,13 @@ class CalibratedFilters:
         The classifier that was not trained on the source judges both. A source that all were trained on is not
         recognized.
         """
-        folds, recognized = self.held_out.of_sources(sources)
-        said = judged_by(self.models.predict(pixels), folds).argmax(axis=1)
-        return recognized, recognized & (said == class_index)
+        recognized = self.held_out.of_sources(sources)[1]
+        return recognized, recognized & (self.assigned(pixels, sources) == class_index)
+
+    def assigned(self, pixels: NDArray[np.uint8], sources: Sequence[str]) -> NDArray[np.int64]:
+        """The class of each image (N,) by the classifier that was not trained on its source; the first if all were."""
+        folds, _ = self.held_out.of_sources(sources)
+        return np.asarray(judged_by(self.models.predict(pixels), folds).argmax(axis=1), np.int64)
 
     def duplicates(self, descriptors: NDArray[np.float32], class_index: int, known: int = 0) -> NDArray[np.bool_]:
         """Marks images that show the same as an earlier image of the class that is no duplicate itself, bool (N,).

@@ -24,6 +24,7 @@ class FilterPower:
             area under the ROC curve, 0.5 is chance. None if no image of the class, or of no other one, was held out.
         confirmed: Accepted samples, variations aside, that the classifiers assign to the class.
         kept_class: Of accepted variations whose source the classifiers recognize, those that they still recognize.
+        on_background: Accepted transplants and crossed variations that the classifiers assign to the class.
         farther: Probability that an accepted sample is farther from the class, in the features of the classifiers, than
             a held-out real image of it; 0.5 if they lie alike. None without samples or held-out images.
         passed: Samples, accepted or not, that neither `wrong class` nor `out of distribution` rejects.
@@ -38,6 +39,7 @@ class FilterPower:
     farther: float | None = None
     passed: Share = UNKNOWN
     blind: tuple[str, ...] = ()
+    on_background: Share = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class PoolPower:
         found = dict(self.figures or {})
         for name, power in self.classes.items():
             shares = {"recognized": power.recognized, "confirmed": power.confirmed, "kept_class": power.kept_class}
+            shares |= {"on_background": power.on_background}
             found |= {f"{measure}/{name}": share.value for measure, share in shares.items() if share.total}
             if power.ranking:
                 found[f"ranking/{name}"] = power.ranking.value

@@ -7,7 +7,8 @@ from functools import partial
 
 from diffaug.runtime.parallel import backend_is_registered, run_unordered
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
-from diffaug.synthesis.pool.chunks import REASON, ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.chunks import REASON, ChunkStore
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.merging import ClassMerge
 
 POLL_SECONDS = 0.05

@@ -29,7 +29,8 @@ POWER, BLIND = "power.json", "blind"
 
 def manifest_columns(score_names: Iterable[str]) -> list[str]:
     """Columns of the manifest: where an image came from, the scores of the filters, and what identifies it."""
-    drawn = ["file", "label", "class_index", "origin", "source", "strength", "seed", "index"]
+    drawn = ["file", "label", "class_index", "origin", "source", "mask_source", "mask_place"]
+    drawn += ["strength", "seed", "index"]
     how = ["guidance_method", "guidance_scale", "solver", "num_inference_steps", "generator_sha256", "filters"]
     return [*drawn, *how, *score_names, "nearest", "sha256"]
 
@@ -181,7 +182,8 @@ class Pool:
         pixels = np.empty((len(self), height, width, self.channels), np.uint8)
         for index in range(len(self)):
             pixels[index] = self.read(index)
-        return LabeledImages(pixels, self.labels, self.classes, self.files)
+        origins = tuple(self.manifest["origin"])
+        return LabeledImages(pixels, self.labels, self.classes, self.files, origins=origins)
 
 
 def blind_classes(pool: Pool) -> tuple[str, ...]:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import TypeAdapter
 
-from diffaug.configuration.settings import SynthesisSettings
+from diffaug.diffusion.generator.usual import Strength
 from diffaug.runtime.parallel import Progress
 from diffaug.runtime.seeding import numpy_generator
 from diffaug.similarity.intervals import Share
 from diffaug.synthesis.filters.scores import COPY, WRONG_CLASS
-from diffaug.synthesis.pool.chunks import VARIATION_STRENGTH, ChunkMaker, Strength, variations_per_chunk
+from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.origins import VARIATION
 
-WEAK: Strength = (0.2, 0.4)
-STRONG: Strength = (0.6, 0.85)
 TRIED_IMAGES = 16
 
 LEAST_KEPT = 0.8
@@ -42,10 +41,14 @@ class TriedStrength:
     copies: Share
 
     @property
+    def loses_class(self) -> bool:
+        """Whether too many do not show the class; what can't be measured is no reason against a strength."""
+        return bool(self.kept.total) and self.kept.value < LEAST_KEPT
+
+    @property
     def is_good(self) -> bool:
-        """Whether variations of this strength are worth making; what can't be measured is no reason against it."""
-        keeps = not self.kept.total or self.kept.value >= LEAST_KEPT
-        return keeps and self.copies.value <= MOST_COPIES
+        """Whether variations of this strength are worth making."""
+        return not self.loses_class and self.copies.value <= MOST_COPIES
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,18 @@ def choose_strengths(
 ) -> dict[str, ChosenStrength]:
     """Chooses the strength of variations per class, by name, on a few variations of training images.
 
-    Another strength is tried only where the usual one fails: a weaker one where the class is lost, a stronger one where
-    images are repeated. Classes of `copied`, whose samples repeat training images, begin with the stronger one. What
-    the filters `wrong class` and `copy` would say counts only if they are enabled; without both nothing is chosen.
+    Another strength is tried only where the usual one fails: the next weaker one where the class is lost, the next
+    stronger one where images are repeated, and so on. Classes of `copied`, whose samples repeat training images, begin
+    with the strongest one. What the filters `wrong class` and `copy` would say counts only if they are enabled; without
+    both nothing is chosen.
     """
     if not {WRONG_CLASS, COPY} & set(maker.settings.filters):
         return {}
     varied = [label for label in maker.generator.classes if _is_varied(maker, label)]
-    chosen = {}
+    chosen, usual = {}, maker.generator.usual
     for done, label in enumerate(varied):
         progress(done, len(varied))
-        order = [STRONG, VARIATION_STRENGTH] if label in copied else [VARIATION_STRENGTH]
-        chosen[label] = _choose(maker, label, order)
+        chosen[label] = _choose(maker, label, usual.strengths[-1] if label in copied else usual.strength)
     progress(len(varied), len(varied))
     return chosen
 
@@ -86,22 +89,18 @@ def strengths_by_class(chosen: Mapping[str, ChosenStrength]) -> dict[str, Streng
 
 
 def _is_varied(maker: ChunkMaker, label: str) -> bool:
-    sources = len(maker.positions[maker.generator.classes.index(label)])
-    return variations_per_chunk(maker.settings, maker.chunk_size, sources) > 0
+    return maker.counts(maker.generator.classes.index(label))[VARIATION] > 0
 
 
-def _choose(maker: ChunkMaker, label: str, order: list[Strength]) -> ChosenStrength:
-    tried = []
-    for strength in order:
-        found = _try(maker, label, strength)
-        tried.append(found)
+def _choose(maker: ChunkMaker, label: str, first: Strength) -> ChosenStrength:
+    strengths, tried = maker.generator.usual.strengths, dict[Strength, TriedStrength]()
+    place = strengths.index(first)
+    while 0 <= place < len(strengths) and strengths[place] not in tried:
+        found = tried[strengths[place]] = _try(maker, label, strengths[place])
         if found.is_good:
-            return ChosenStrength(strength, tuple(tried))
-    lost = tried[-1].kept.total and tried[-1].kept.value < LEAST_KEPT
-    last = WEAK if lost else STRONG
-    if last not in order:
-        tried.append(_try(maker, label, last))
-    return ChosenStrength(last if tried[-1].is_good else None, tuple(tried))
+            return ChosenStrength(found.strength, tuple(tried.values()))
+        place += -1 if found.loses_class else 1
+    return ChosenStrength(None, tuple(tried.values()))
 
 
 def _try(maker: ChunkMaker, label: str, strength: Strength) -> TriedStrength:
@@ -114,7 +113,7 @@ def _try(maker: ChunkMaker, label: str, strength: Strength) -> TriedStrength:
         label,
         range(TRIED_IMAGES),
         strength=sum(strength) / 2,
-        sampling=maker.sampling(_typical_scale(settings)),
+        sampling=maker.sampling(settings.typical_guidance),
         seed=int(random.integers(2**31)),
         boxes=chosen.boxes,
     )
@@ -125,8 +124,3 @@ def _try(maker: ChunkMaker, label: str, strength: Strength) -> TriedStrength:
     if COPY in settings.filters:
         copies = Share(int(filters.rejections(made.pixels, index)[COPY].sum()), TRIED_IMAGES)
     return TriedStrength(strength, kept, copies)
-
-
-def _typical_scale(settings: SynthesisSettings) -> float:
-    scale = settings.guidance_scale
-    return sum(scale) / 2 if isinstance(scale, tuple) else scale

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -133,19 +135,25 @@ def test_no_baseline_to_build_on_and_only_synthetic_images_of_an_empty_pool_are_
     real=st.lists(st.integers(1, 5), min_size=3, max_size=3),
     ratio=st.one_of(st.none(), st.floats(0, 4)),
     without=st.sets(st.sampled_from("abc")),
+    origins=st.sets(st.sampled_from(("sampled", "transplant"))),
 )
-def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, ratio, without):
+def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, ratio, without, origins):
     def images(labels):
         labels = np.array(labels, np.int64)
         return LabeledImages(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, ("a", "b", "c"), ("",) * len(labels))
 
     train, synthetic = images(np.repeat([0, 1, 2], real)), images(labels)
+    synthetic = replace(
+        synthetic, origins=tuple("sampled" if number % 3 else "transplant" for number in range(len(labels)))
+    )
     expected, used = [], [0, 0, 0]
     for position, label in enumerate(labels):
+        if synthetic.origins[position] in origins:
+            continue
         if "abc"[label] not in without and (ratio is None or used[label] + 1 <= ratio * real[label]):
             used[label] += 1
             expected.append(position)
-    mix = SyntheticMix(0.5, max_per_real=ratio, excluded_classes=tuple(without))
+    mix = SyntheticMix(0.5, max_per_real=ratio, excluded_classes=tuple(without), excluded_origins=tuple(origins))
     assert allowed_positions(train, synthetic, mix).tolist() == expected
 
 

@@ -114,6 +114,7 @@ def test_the_file_has_the_names_that_scripts_read(result):
         "loss_weight": 0.5,
         "max_per_real": None,
         "excluded_classes": [],
+        "excluded_origins": [],
     }
     assert " ".join(content["class_advice"][0]) == "name advice gain used"
     assert " ".join(content["next_steps"][0]) == "kind arm is_measured effect classes class_effects"

@@ -11,7 +11,7 @@ from PIL import Image
 import diffaug
 from diffaug.configuration.settings import SynthesisSettings
 from diffaug.data.catalog import Catalog
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.planning import defaults
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
@@ -191,7 +191,12 @@ def test_a_pool_of_slightly_changed_training_images_is_unsafe_to_publish(fitted,
 
 def test_a_generator_without_a_record_is_audited_without_held_out_images(fitted, describe) -> None:
     known = fitted.generator_
-    silent = Generator(known.denoiser, known.normalization, known.classes, known.weights_sha256)
+    silent = PixelGenerator(
+        classes=known.classes,
+        weights_sha256=known.weights_sha256,
+        denoiser=known.denoiser,
+        normalization=known.normalization,
+    )
     assert silent.rows() is None
     audit, _, narrated = describe(*random_images(10, 10), generator=silent)
     assert (audit.overall.distance_ratio, audit.overall.membership) == (None, None)

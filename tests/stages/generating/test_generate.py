@@ -271,7 +271,7 @@ def test_shards_then_a_merge_make_the_pool_of_one(study, generated, capsys, monk
     assert "shard 1 of 2 is done; still missing: nothing" in output.err
     written = {file for file in digests(study) if file not in before}
     assert {file.split("/")[0] for file in written} <= {"chunks", "filters", ".lock", ".turn.lock"}
-    monkeypatch.setattr("diffaug.synthesis.pool.chunks.ChunkMaker.make", lambda *_: pytest.fail("all is there"))
+    monkeypatch.setattr("diffaug.synthesis.pool.making.ChunkMaker.make", lambda *_: pytest.fail("all is there"))
     assert digests(opened(study).generate().root) == digests(generated / "pool")
 
 

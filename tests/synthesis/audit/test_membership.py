@@ -4,9 +4,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from diffaug.diffusion.process.process import Moments
-from diffaug.diffusion.training.monitor import SIGMAS
-from diffaug.synthesis.audit.membership import MAX_HELD_OUT, MembershipErrors, denoising_errors, pair
+from diffaug.diffusion.generator.denoising_errors import denoising_errors
+from diffaug.diffusion.process.process import MEASURED_SIGMAS, Moments
+from diffaug.synthesis.audit.membership import MAX_HELD_OUT, MembershipErrors, pair
 
 
 def test_the_score_of_one_class_is_the_area_under_the_roc_curve() -> None:
@@ -78,7 +78,7 @@ def test_the_error_of_an_idle_denoiser_is_that_of_the_noise_the_same_for_all_ima
     images, labels = torch.randn(130, 3, 8, 8), torch.arange(130) % 7
     errors = denoising_errors(idle, images, labels, seed=0)
     assert np.ptp(errors) < 1e-4
-    assert errors[0] == pytest.approx(2 * np.log(SIGMAS).mean(), abs=0.2)
+    assert errors[0] == pytest.approx(2 * np.log(MEASURED_SIGMAS).mean(), abs=0.2)
     assert torch.equal(torch.cat(seen).unique(), torch.arange(7))
     assert np.array_equal(errors, denoising_errors(idle, images, labels, seed=0))
     assert not np.array_equal(errors, denoising_errors(idle, images, labels, seed=1))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.generator.denoising_errors import Denoise, denoising_errors
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import make_plan
 from diffaug.diffusion.process.normalization import Normalization
@@ -22,7 +23,7 @@ from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, nearest_ratios, small_pictures
 from diffaug.similarity.intervals import Estimate, Share
 from diffaug.similarity.thresholds import COPY_RATIO
-from diffaug.synthesis.audit.membership import Denoise, MembershipErrors, denoising_errors, pair
+from diffaug.synthesis.audit.membership import MembershipErrors, pair
 from diffaug.synthesis.audit.memorization import POOL_AUDIT, Audit, CheckedCandidates, PoolAudit, audit_pool
 
 

@@ -100,6 +100,21 @@ def test_a_variation_of_an_image_that_is_not_recognized_says_nothing() -> None:
     assert power.classes["a"].confirmed == Share(0, 0)
 
 
+def test_images_on_real_backgrounds_count_apart_and_are_advised_where_samples_fail() -> None:
+    real = images(REAL, REAL)
+    pool = images([*SAMPLES[:60], *[0] * 20, *[1] * 20], [*SAMPLES[:60], *[2] * 20, *[1] * 20], seed=1)
+    origins = ["sampled"] * 60 + ["crossed"] * 20 + ["transplant"] * 20
+    sources = [""] * 60 + ["0.png"] * 40
+    passed = [Share(30, 40), Share(2, 40), Share(2, 40)]
+    found = measure_power(calibrated(real), real, pool, origins, sources, passed=passed, seed=0).classes
+    assert [found[name].on_background for name in CLASSES] == [Share(0, 0), Share(20, 20), Share(0, 20)]
+    assert [found[name].confirmed.total for name in CLASSES] == [30, 30, 0]
+    assert all(power.kept_class == Share(0, 0) for power in found.values())
+    advised = {name for name, power in found.items() if any("transplant_fraction=1" in text for text in power.blind)}
+    assert advised == {"b"}
+    assert found["c"].blind
+
+
 @pytest.mark.parametrize(
     ("passed", "blind", "is_unlearned"),
     [((2, 2, 30), ("a", "b"), False), ((2, 2, 2), CLASSES, True), ((15, 15, 15), (), False)],

@@ -1,8 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from diffaug.data.images import LabeledImages
-from diffaug.synthesis.audit.sheets import CAPTION_HEIGHT, MAX_ROWS, accepted_sheet, nearest_sheet, rejected_sheet
+from diffaug.data.images import LabeledImages, ObjectMasks
+from diffaug.synthesis.audit.sheets import (
+    CAPTION_HEIGHT,
+    MAX_ROWS,
+    _outlined,
+    accepted_sheet,
+    masks_sheet,
+    nearest_sheet,
+    rejected_sheet,
+)
 
 CLASSES = ("cat", "dog", "none of these")
 
@@ -83,3 +93,18 @@ def test_many_classes_are_thinned_out_evenly_and_keep_the_last() -> None:
 def test_letters_of_other_alphabets_are_drawn_and_told_apart() -> None:
     captions = [accepted_sheet(images((1,), (48, 48, 1), (name,)))[:CAPTION_HEIGHT].tobytes() for name in "äöøжλא"]
     assert len(set(captions)) == 6
+
+
+def test_masks_are_outlined_around_the_object_and_origins_have_rows_of_their_own(make_images) -> None:
+    made = make_images([3, 2], size=16)
+    masks = np.zeros((5, 16, 16), bool)
+    masks[[0, 4], 5:8, 6:9] = True
+    sheet = masks_sheet(made, ObjectMasks(made.ids, masks), drawn=["class 1"])
+    assert sheet.shape[0] > 2 * 16
+    outlined = _outlined(made.pixels[0], masks[0])
+    np.testing.assert_array_equal(outlined[masks[0]], made.pixels[0][masks[0]])
+    changed = (outlined != made.pixels[0]).any(axis=2)
+    assert changed.sum() >= 8 and changed[4:9, 5:10].sum() == changed.sum()
+    of_one = accepted_sheet(replace(made, origins=("sampled",) * 5))
+    of_two = accepted_sheet(replace(made, origins=("sampled", "transplant", *["sampled"] * 3)))
+    assert of_two.shape[0] > of_one.shape[0]

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from diffaug.files import storage
-from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, class_merges, fill_pool, fill_shard
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.pool import ClassSummary, Pool, manifest_columns
 
 TARGETS = {"a": 0, "b": 6, "c/d": 3}
@@ -50,8 +51,12 @@ def test_every_class_gets_what_it_should_and_the_manifest_says_where_from(tmp_pa
 
 @pytest.mark.e2e
 def test_a_pool_stopped_anywhere_ends_the_same_byte_for_byte(tmp_path, maker, complete, digests, monkeypatch) -> None:
-    expected = digests(complete(tmp_path / "whole", maker, TARGETS))
-    for stop_at in range(1, 9):
+    written = Mock(wraps=storage.write_bytes)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", written)
+        expected = digests(complete(tmp_path / "whole", maker, TARGETS))
+    assert written.call_count > 5
+    for stop_at in range(1, written.call_count + 1):
         interrupted = Mock(wraps=storage.write_bytes, side_effect=[DEFAULT] * (stop_at - 1) + [KeyboardInterrupt])
         with monkeypatch.context() as patch:
             patch.setattr(storage, "write_bytes", interrupted)

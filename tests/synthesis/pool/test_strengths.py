@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from diffaug.configuration.settings import SynthesisSettings
+from diffaug.diffusion.generator.usual import USUAL as OF_NETWORKS
 from diffaug.similarity.intervals import Share
-from diffaug.synthesis.pool.chunks import VARIATION, VARIATION_STRENGTH
+from diffaug.synthesis.pool.origins import VARIATION
 from diffaug.synthesis.pool.strengths import (
-    STRONG,
     TRIED_IMAGES,
-    WEAK,
     ChosenStrength,
     TriedStrength,
     choose_strengths,
@@ -18,7 +17,7 @@ from diffaug.synthesis.pool.strengths import (
 )
 from tests.synthesis.conftest import PixelFilters
 
-USUAL = VARIATION_STRENGTH
+WEAK, USUAL, STRONG = OF_NETWORKS.strengths
 
 
 @dataclass
@@ -95,4 +94,4 @@ def test_a_class_without_variations_is_sampled_only_and_others_in_their_range(ma
     varied = maker.make(1, 0).query("origin == @VARIATION")
     assert len(varied) == 2
     assert varied["strength"].between(*WEAK).all()
-    assert [maker.num_sources(number) for number in range(3)] == [0, 5, 0]
+    assert [maker.material(number).varied for number in range(3)] == [0, 5, 0]

@@ -13,7 +13,9 @@ from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.choosing.validation import NO_SYNTHETIC, Option, Validation, on_judged_images
 from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.training_sets import allowed_positions
 from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT
 
 REFINED_MAX_PER_REAL = 3.0
 HOPELESS = 0.05
@@ -38,8 +40,9 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     1. Each base, see `bases`, is trained without and with the middle fraction of synthetic images.
     2. The base of the best of these mixtures is trained with the other fractions too.
     3. The one with the largest gain on a curve over the fractions is taken, see `choose_option`.
-    4. Classes that became worse get no synthetic images if that raises balanced accuracy. A thorough evaluation also
-       tries half the loss weight, and at most three synthetic images per real image of a class.
+    4. Classes that became worse get no synthetic images if that raises the score; nor are images on real backgrounds
+       used if that does. A thorough evaluation also tries half the loss weight, and at most three synthetic images per
+       real image of a class.
     """
     experiment = trainings.experiment
     set_by_hand = experiment.settings.synthetic_fraction
@@ -147,9 +150,19 @@ def _refinements(validation: Validation, chosen: Option, experiment: Experiment)
     mix, worse = chosen.mix, _worse_classes(validation, chosen, experiment.train.classes)
     without = tuple(name for name in experiment.train.classes if name in {*worse, *mix.excluded_classes})
     mixes = [replace(mix, excluded_classes=without)] if worse and len(without) < len(experiment.train.classes) else []
+    mixes += [replace(mix, excluded_origins=(origin,)) for origin in _on_backgrounds(experiment, mix)]
     if experiment.settings.thorough:
         mixes += [replace(mix, loss_weight=mix.loss_weight / 2), replace(mix, max_per_real=REFINED_MAX_PER_REAL)]
     return [Option(chosen.arm, one) for one in mixes]
+
+
+def _on_backgrounds(experiment: Experiment, mix: SyntheticMix) -> list[str]:
+    """The origins on real backgrounds among those of the pilot's images that a mix uses, if there are others, too."""
+    images = experiment.pilot.images if experiment.pilot else None
+    if images is None or images.origins is None:
+        return []
+    used = {images.origins[position] for position in allowed_positions(experiment.train, images, mix).tolist()}
+    return sorted(used & {TRANSPLANT, CROSSED}) if len(used) > 1 else []
 
 
 def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str]) -> list[str]:

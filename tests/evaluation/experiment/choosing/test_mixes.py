@@ -8,6 +8,7 @@ from diffaug.evaluation.experiment.choice import MeasuredArm
 from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix, choose_option, smoothed_gains
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.trainings import Trainings
 from tests.evaluation.experiment.choosing.worlds import Scripted, drawn, draws_classes_equally, synthetic_share
 
 GRID = (0.0, 0.15, 0.3, 0.5)
@@ -107,6 +108,39 @@ def test_a_class_that_became_worse_gets_none_if_that_helps(make, blamed, exclude
     (fewer,) = chosen.refinements
     assert fewer.mix.excluded_classes == ("b",)
     assert chosen.mix == SyntheticMix(0.3, excluded_classes=excluded)
+
+
+@pytest.mark.parametrize("hurts", [True, False])
+def test_images_on_real_backgrounds_are_left_out_if_that_helps(make, hurts):
+    """Odd images of the pilot's pool are transplants; any synthetic image mends "b"."""
+    trainings = make(Scripted(TRAIN, lambda t: 0))
+    pilot = trainings.experiment.pilot
+    origins = tuple("transplant" if number % 2 else "sampled" for number in range(len(pilot.images)))
+    painted = {image.tobytes() for image in pilot.images.pixels[1::2]}
+
+    def errors(training):
+        shown = {image.tobytes() for image in training.images.pixels[training.is_synthetic]}
+        suffers = hurts and bool(shown & painted)
+        return [5 if suffers else 0, 0 if shown else 10, 0]
+
+    experiment = replace(
+        trainings.experiment,
+        pilot=replace(pilot, images=replace(pilot.images, origins=origins)),
+        classifier=Scripted(TRAIN, errors),
+    )
+    chosen = choose_mix(Trainings(experiment), REAL, GRID)
+    tried = [one.mix.excluded_origins for one in chosen.refinements]
+    assert ("transplant",) in tried
+    assert chosen.mix.excluded_origins == (("transplant",) if hurts else ())
+
+
+@pytest.mark.parametrize("origins", [None, ("transplant",) * 60, ("sampled", "variation") * 30])
+def test_nothing_is_left_out_where_all_images_are_of_one_kind(make, origins):
+    trainings = make(Scripted(TRAIN, lambda t: [0, 0 if t.is_synthetic.any() else 10, 0]))
+    pilot = trainings.experiment.pilot
+    images = replace(pilot.images, origins=origins)
+    experiment = replace(trainings.experiment, pilot=replace(pilot, images=images))
+    assert choose_mix(Trainings(experiment), REAL, GRID).refinements == ()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""What transplants and crossed variations are made of: the background class, and the masks of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug.data.catalog import Catalog
+from diffaug.data.images import LabeledImages, ObjectMasks
+from diffaug.data.labels import class_of
+from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
+from diffaug.stages.job import Job
+from diffaug.synthesis.pool.background import ON_BACKGROUND, OnBackground, try_on_background, with_background_choices
+from diffaug.synthesis.pool.drawn_masks import box_masks, difference_masks, some_of
+from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.transplants import Backgrounds
+
+SETTING = "synthesis.background_class"
+
+
+@dataclass(frozen=True)
+class ChosenMasks:
+    """The masks of training images, and the classes for which they were drawn, by name."""
+
+    masks: ObjectMasks
+    drawn: tuple[str, ...] = ()
+
+
+def background_class(job: Job, images: LabeledImages) -> int:
+    """The class that others are painted into: the one that is set, else the most frequent one, the first of equals."""
+    named = job.config.synthesis.background_class
+    if named is None:
+        return int(np.argmax(images.class_counts))
+    return images.classes.index(class_of(named, images.classes, job.study.record.class_to_idx, where=SETTING))
+
+
+def choose_masks(job: Job, catalog: Catalog) -> ChosenMasks:
+    """The masks of the catalog, and drawn ones for classes without any, if they are asked for."""
+    masks, how, images = catalog.masks(), job.config.synthesis.mask_from, catalog.images("train")
+    if how is None:
+        return ChosenMasks(masks)
+    masks = masks.shown()
+    background, has_mask = background_class(job, images), set(masks.ids)
+    classes_with = {images.labels[number] for number, name in enumerate(images.ids) if name in has_mask}
+    others = np.flatnonzero(images.labels == background)
+    others = others[some_of(len(others), job.config.seed)]
+    found, ids, drawn = [np.asarray(masks.pixels)], list(masks.ids), []
+    for label, name in enumerate(images.classes):
+        own = np.flatnonzero(images.labels == label)
+        if label == background or label in classes_with or not len(own):
+            continue
+        made = difference_masks(images.pixels[own], np.asarray(images.pixels[others]), job.config.seed)
+        found.append(box_masks(made) if how == "box" else made)
+        ids += [images.ids[position] for position in own.tolist()]
+        drawn.append(name)
+    return ChosenMasks(ObjectMasks(tuple(ids), np.concatenate(found)), tuple(drawn))
+
+
+def with_backgrounds(job: Job, catalog: Catalog, maker: ChunkMaker, kept: NDArray[np.bool_]) -> ChunkMaker:
+    """The maker that paints into real images of the background class, where that is wanted, possible and seen.
+
+    `kept`, bool (N,), says which images of train are the maker's sources.
+    """
+    settings = maker.settings
+    if settings.transplant_fraction == 0 and settings.crossed_fraction == 0:
+        return maker
+    masks = choose_masks(job, catalog).masks
+    backgrounds = Backgrounds(background_class(job, maker.sources), masks, catalog.groups("train")[kept])
+    maker = replace(maker, backgrounds=backgrounds)
+    if not any(maker.material(number).masks for number in range(len(maker.positions))):
+        _warn_of_no_masks(job, maker, backgrounds.class_index)
+        if not settings.crossed_fraction:
+            return replace(maker, backgrounds=None)
+    tried = _tried(job, maker)
+    _tell(job, maker, tried)
+    return with_background_choices(maker, tried)
+
+
+def fingerprint_of(maker: ChunkMaker) -> dict[str, object]:
+    """What a pool depends on beside sources, generator, filters and settings; empty without backgrounds."""
+    if maker.backgrounds is None:
+        return {}
+    masks = maker.backgrounds.masks
+    hashes = [storage.sha256_bytes(np.ascontiguousarray(masks.pixels).tobytes()), *masks.ids]
+    chosen = [dict(sorted(maker.crossed.items())), maker.not_transplanted]
+    return {"backgrounds": [maker.backgrounds.class_index, storage.fingerprint(hashes), *chosen]}
+
+
+def _tried(job: Job, maker: ChunkMaker) -> dict[str, OnBackground]:
+    """What was tried, once for all processes that fill the pool, since on another machine it might fall otherwise."""
+    about: list[object] = [
+        maker.generator.weights_sha256,
+        maker.filters.fingerprint,
+        maker.settings.model_dump(mode="json"),
+    ]
+    about += [maker.seed, fingerprint_of(maker)]
+    file = job.study.chunks / f"backgrounds-{storage.fingerprint(about)}.json"
+    if file.is_file():
+        return read_record(file, ON_BACKGROUND)
+    tried = try_on_background(maker, partial(job.narrator.progress, "trying transplants"))
+    write_record(file, ON_BACKGROUND, tried)
+    return tried
+
+
+def _warn_of_no_masks(job: Job, maker: ChunkMaker, background: int) -> None:
+    """Says why there are no transplants where the settings ask for them."""
+    settings, name = maker.settings, maker.generator.classes[background]
+    if settings.mask_from is not None:
+        job.narrator.warn(f"no transplants: nothing stands out from '{name}', so no masks could be drawn")
+    elif settings.transplant_fraction:
+        fix = "give masks with --masks FOLDER, or have them drawn with --mask-from difference"
+        job.narrator.warn(f"no transplants: no class but '{name}', the background class, has masks; {fix}")
+
+
+def _tell(job: Job, maker: ChunkMaker, tried: dict[str, OnBackground]) -> None:
+    """Says what is painted into which class, and for which classes the filters do not see it."""
+    assert maker.backgrounds is not None
+    background = maker.generator.classes[maker.backgrounds.class_index]
+    seen: list[str] = []
+    unseen: list[str] = []
+    for name, one in tried.items():
+        if one.transplants:
+            share = f"{name} (seen in {one.transplants.seen.count} of {one.transplants.seen.total})"
+            (seen if one.transplants.is_good else unseen).append(share)
+    if seen:
+        job.narrator.say(f"transplants into real images of '{background}': {', '.join(seen)}")
+    if unseen:
+        what = "no transplants, since the filters do not see the class in them, or they are copies"
+        job.narrator.say(f"{what}: {', '.join(unseen)}")
+    crossed = [name for name, one in tried.items() if one.crossed_strength]
+    lost = [name for name, one in tried.items() if one.crossed and not one.crossed_strength]
+    if crossed:
+        job.narrator.say(f"crossed variations of real images of '{background}': {', '.join(crossed)}")
+    if lost:
+        job.narrator.say(f"no crossed variations, since the filters do not see the class in them: {', '.join(lost)}")

@@ -1,0 +1,160 @@
+"""Transplants: where in a real image of the background class an object of another class is painted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, generate_binary_structure
+
+from diffaug.data.images import LabeledImages, ObjectMasks
+from diffaug.data.resize import fit_to_size
+from diffaug.similarity.copies import CopyDetector, Matches, copy_threshold
+from diffaug.similarity.thresholds import COPY_FALSE_POSITIVE_RATE, COPY_RATIO
+
+Mask = NDArray[np.bool_]
+Masks = NDArray[np.bool_]
+"""Masks (N, H, W)."""
+
+MARGIN = 1
+"""Pixels around a mask that are painted, too, so that the object fits in. Set by hand."""
+
+CUT_OUT_SIDE = 16  # px; what is compared of an object
+CUT_OUT_MARGIN = 0.25  # of the longer side of an object, on each side of a cut-out
+FEWEST_COMPARED = 3  # objects of a class, below which the threshold of copies can't be calibrated
+
+
+@dataclass(frozen=True)
+class ClassObjects:
+    """The objects of one class: its real images that have a mask, with these.
+
+    Attributes:
+        images: All real images.
+        positions: Of the M images among them, int64.
+        masks: bool (M, H, W), none of which is empty.
+        ids: Of the M images.
+        groups: int64 (M,); images of one group show the same.
+        seed: Decides by which of them the threshold of copies is calibrated, where there are many.
+        device: Where they are compared.
+    """
+
+    images: LabeledImages
+    positions: NDArray[np.int64]
+    masks: Masks
+    ids: tuple[str, ...]
+    groups: NDArray[np.int64]
+    seed: int = 0
+    device: str = "cpu"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def outlines(self, chosen: Sequence[tuple[int, int]]) -> Masks:
+        """Where objects are to be, bool (N, H, W): for each the shape of one mask at the place of another."""
+        return np.stack([moved(self.masks[shape], self.masks[place]) for shape, place in chosen])
+
+    def placed(self, chosen: Sequence[tuple[int, int]]) -> Masks:
+        """The masks to paint in, bool (N, H, W): the outlines with their margin."""
+        return np.stack([with_margin(outline) for outline in self.outlines(chosen)])
+
+    def copied(self, painted: NDArray[np.uint8], outlines: Masks) -> tuple[Matches, float]:
+        """Which of these objects each of N painted ones is most like, and the ratio below which it is a copy.
+
+        Only the surroundings of the outlines are compared: the rest is a real image by intention. They are without the
+        margin, and without what the background showed itself, as the real objects are that they are compared with.
+        """
+        detector, threshold = self._compared
+        return detector.match(cut_outs(painted, outlines)), threshold
+
+    @cached_property
+    def _compared(self) -> tuple[CopyDetector, float]:
+        """What finds copies of these objects, and the ratio below which it does."""
+        own = cut_outs((self.images.pixels[position] for position in self.positions.tolist()), self.masks)
+        detector = CopyDetector(own, self.groups, self.device)
+        if len(np.unique(self.groups)) < FEWEST_COMPARED:
+            return detector, COPY_RATIO
+        return detector, copy_threshold(detector, own, self.groups, share=COPY_FALSE_POSITIVE_RATE, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """What transplants and crossed variations are made of, beside the images of the class itself.
+
+    Attributes:
+        class_index: The background class.
+        masks: Of images of any class.
+        groups: Of all real images, (N,); images of one group show the same.
+    """
+
+    class_index: int
+    masks: ObjectMasks
+    groups: NDArray[np.int64]
+
+    def objects(
+        self, images: LabeledImages, positions: NDArray[np.intp], *, seed: int = 0, device: str = "cpu"
+    ) -> ClassObjects:
+        """The objects of the class whose images are at `positions` of all real images."""
+        known = self._numbers
+        chosen = [position for position in positions.tolist() if images.ids[position] in known]
+        masks = self.masks.pixels[[known[images.ids[position]] for position in chosen]]
+        shown = np.flatnonzero(masks.any(axis=(1, 2)))
+        kept = np.array(chosen, np.int64)[shown]
+        ids = tuple(images.ids[position] for position in kept.tolist())
+        return ClassObjects(images, kept, np.asarray(masks[shown]), ids, self.groups[kept], seed, device)
+
+    def own_masks(self, ids: Sequence[str], shape: tuple[int, int]) -> Masks:
+        """Where real images of the background class show an object themselves, bool (N, H, W)."""
+        known, empty = self._numbers, np.zeros(shape, np.bool_)
+        return np.stack([self.masks.pixels[known[name]] if name in known else empty for name in ids])
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.masks.ids)}
+
+
+def moved(mask: Mask, other: Mask) -> Mask:
+    """A mask with its bounding box centered where that of another mask is, as far as the frame allows."""
+    result = np.zeros_like(mask)
+    rows, columns = bounding_box(mask)
+    to_rows, to_columns = bounding_box(other)
+    top = _start(rows, to_rows, mask.shape[0])
+    left = _start(columns, to_columns, mask.shape[1])
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    result[top : top + height, left : left + width] = mask[rows, columns]
+    return result
+
+
+def with_margin(mask: Mask, margin: int = MARGIN) -> Mask:
+    """The mask and what lies within `margin` px of it."""
+    if not margin:
+        return mask
+    return np.asarray(binary_dilation(mask, generate_binary_structure(2, 2), iterations=margin))
+
+
+def bounding_box(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns of a mask that is not empty."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def cut_outs(images: Iterable[NDArray[np.uint8]], masks: Masks) -> NDArray[np.uint8]:
+    """The object in each of N images (H, W, C) with some of its surroundings, uint8 (N, side, side, C)."""
+    size = (CUT_OUT_SIDE, CUT_OUT_SIDE)
+    cut = []
+    for image, mask in zip(images, masks, strict=True):
+        rows, columns = bounding_box(mask)
+        margin = max(1, round(CUT_OUT_MARGIN * max(rows.stop - rows.start, columns.stop - columns.start)))
+        part = image[
+            max(0, rows.start - margin) : rows.stop + margin, max(0, columns.start - margin) : columns.stop + margin
+        ]
+        cut.append(fit_to_size(np.ascontiguousarray(part), size))
+    return np.stack(cut)
+
+
+def _start(own: slice, other: slice, length: int) -> int:
+    """Where an interval begins that is centered on another one inside of a length."""
+    extent: int = own.stop - own.start
+    return int(min(max(0, (other.start + other.stop - extent) // 2), length - extent))

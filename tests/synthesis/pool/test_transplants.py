@@ -1,0 +1,281 @@
+"""Objects painted into real images of another class: where, around what, and what is told of them."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from diffaug.configuration.settings import SynthesisSettings
+from diffaug.data.images import LabeledImages, ObjectMasks
+from diffaug.diffusion.generator.usual import USUAL as OF_NETWORKS
+from diffaug.diffusion.generator.usual import Usual
+from diffaug.diffusion.process.normalization import Decoded
+from diffaug.similarity.intervals import Share
+from diffaug.synthesis.pool.background import (
+    OnBackground,
+    TriedOnBackground,
+    crossed_strengths,
+    try_on_background,
+    with_background_choices,
+)
+from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.plans import Part
+from diffaug.synthesis.pool.strengths import TRIED_IMAGES
+from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
+
+ALONE = SynthesisSettings(num_inference_steps=2, transplant_fraction=1.0)
+HEIGHT, WIDTH = 9, 7
+
+
+def rectangle(top: int, left: int, bottom: int, right: int, shape=(HEIGHT, WIDTH)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.fixture
+def backgrounds(sources: LabeledImages) -> Backgrounds:
+    """Masks of the three images of "a", one of them empty; "b" is the background."""
+    masks = np.stack([rectangle(0, 0, 1, 1, (5, 6)), rectangle(0, 0, 0, 0, (5, 6)), rectangle(4, 4, 5, 6, (5, 6))])
+    return Backgrounds(1, ObjectMasks(sources.ids[:3], masks), np.arange(len(sources)))
+
+
+@pytest.fixture
+def painting(maker, backgrounds):
+    """A maker of which half of each chunk of "a" are transplants."""
+    settings = SynthesisSettings(num_inference_steps=2, transplant_fraction=0.5, variation_fraction=0.0)
+    return replace(maker, settings=settings, backgrounds=backgrounds)
+
+
+def pixels_of(chunk) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(io.BytesIO(content)))[..., None] for content in chunk["png"]])
+
+
+@given(
+    own=st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(1, 3), st.integers(1, 3)),
+    other=st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(1, 3), st.integers(1, 3)),
+)
+def test_a_moved_mask_keeps_its_shape_and_lies_where_the_other_one_does(own, other) -> None:
+    mask, target = (rectangle(y, x, min(y + h, HEIGHT), min(x + w, WIDTH)) for y, x, h, w in (own, other))
+    found = moved(mask, target)
+    assert found.sum() == mask.sum()
+    np.testing.assert_array_equal(found[bounding_box(found)], mask[bounding_box(mask)])
+    for of_found, of_target, length in zip(bounding_box(found), bounding_box(target), (HEIGHT, WIDTH), strict=True):
+        off = abs((of_found.start + of_found.stop) - (of_target.start + of_target.stop)) / 2
+        assert off < 1 or of_found.start == 0 or of_found.stop == length
+    np.testing.assert_array_equal(moved(mask, mask), mask)
+
+
+def test_a_margin_is_what_lies_around_a_mask() -> None:
+    assert with_margin(rectangle(3, 3, 4, 4), 1).nonzero()[0].tolist() == [2] * 3 + [3] * 3 + [4] * 3
+    np.testing.assert_array_equal(with_margin(rectangle(0, 0, 2, 2), 2), rectangle(0, 0, 4, 4))
+    np.testing.assert_array_equal(with_margin(rectangle(1, 1, 2, 2), 0), rectangle(1, 1, 2, 2))
+
+
+def test_half_of_a_chunk_is_painted_into_real_images_and_nothing_changes_around(painting, sources, backgrounds) -> None:
+    chunk = painting.make(0, 0)
+    assert chunk["origin"].tolist() == ["sampled", "transplant"] * 2
+    assert chunk["index"].tolist() == [0, 1, 2, 3]
+    assert (chunk["label"] == "a").all() and (chunk["strength"] == 0).all()
+    painted = chunk[1::2]
+    assert set(painted["source"]) <= set(sources.ids[3:])
+    assert set(painted["mask_source"]) | set(painted["mask_place"]) <= {sources.ids[0], sources.ids[2]}  # one is empty
+    assert set(painted["nearest"]) <= {sources.ids[0], sources.ids[2]}
+    assert chunk[::2][["source", "mask_source", "mask_place"]].eq("").all(axis=None)
+    objects = backgrounds.objects(sources, painting.positions[0])
+    for row, made in zip(painted.itertuples(), pixels_of(painted), strict=True):
+        pair = [objects.ids.index(name) for name in (row.mask_source, row.mask_place)]
+        (mask,) = objects.placed([tuple(pair)])
+        real = sources.pixels[sources.ids.index(row.source)]
+        np.testing.assert_array_equal(made[~mask], real[~mask])
+        assert mask.any() and not mask.all()
+        assert (made[mask] != real[mask]).any()
+
+
+def test_a_chunk_with_transplants_is_the_same_each_time(painting) -> None:
+    first = painting.make(0, 3)
+    painting.make(0, 1)
+    assert painting.make(0, 3).equals(first)
+
+
+def test_the_background_class_and_classes_without_masks_get_none(painting, backgrounds) -> None:
+    assert painting.make(1, 0)["origin"].eq("sampled").all()
+    assert painting.make(2, 0)["origin"].eq("sampled").all()
+    refused = replace(painting, not_transplanted=("a",))
+    assert refused.make(0, 0)["origin"].eq("sampled").all()
+
+
+def test_what_the_background_itself_shows_is_painted_over(painting, backgrounds, sources) -> None:
+    own = rectangle(2, 2, 4, 3, (5, 6))
+    masks = ObjectMasks(sources.ids, np.stack([*backgrounds.masks.pixels, *[own] * 5]))
+    painting = replace(painting, backgrounds=replace(backgrounds, masks=masks))
+    chunk = painting.make(0, 0)[1::2]
+    real = sources.pixels[[sources.ids.index(name) for name in chunk["source"]]]
+    assert (pixels_of(chunk) != real)[:, own].any(axis=1).all()
+
+
+def test_an_object_is_compared_with_real_ones_and_not_the_surface_around_it() -> None:
+    """The same patch on another surface is a copy, a new patch on a real surface is none."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (6, 40, 40, 1), dtype=np.uint8)
+    places = [rectangle(4 + 3 * n, 5 + 2 * n, 14 + 3 * n, 17 + 2 * n, (40, 40)) for n in range(6)]
+    labeled = LabeledImages(images, np.zeros(6, np.int64), ("x", "y"), tuple(map(str, range(6))))
+    masks = ObjectMasks(labeled.ids, np.stack(places))
+    objects = Backgrounds(1, masks, np.arange(6)).objects(labeled, np.arange(6))
+    surface = random.integers(0, 256, (40, 40, 1), dtype=np.uint8)
+    copied, new, on_own = surface.copy(), surface.copy(), images[2].copy()
+    around = rectangle(1, 1, 26, 24, (40, 40))  # of the object of image 2 with its margin
+    copied[around] = images[2][rectangle(7, 6, 32, 29, (40, 40))]
+    mask = rectangle(4, 4, 14, 16, (40, 40))
+    on_own[places[2]] = random.integers(0, 256, (places[2].sum(), 1))
+    matches, threshold = objects.copied(np.stack([copied, new, on_own]), np.stack([mask, mask, places[2]]))
+    assert matches.nearest[0] == 2
+    assert (matches.ratios < threshold).tolist()[:2] == [True, False]
+
+
+def test_a_cut_out_holds_the_object_wherever_it_lies() -> None:
+    image = np.zeros((30, 30, 1), np.uint8)
+    for top, left in ((0, 0), (22, 24), (10, 3)):
+        mask = rectangle(top, left, top + 6, left + 5, (30, 30))
+        lit = np.where(mask[..., None], 255, image).astype(np.uint8)
+        cut = cut_outs(lit[None], mask[None])[0]
+        assert cut.shape == (16, 16, 1)
+        assert 0.25 < (cut > 128).mean() < 0.85
+
+
+class SeesAt:
+    """Filters that see the class in shares given by the strength of what was last drawn."""
+
+    device = "cpu"
+
+    def __init__(self, seen: dict[float, float]) -> None:
+        self.seen, self.strength = seen, 0.0
+        self.held_out = type("HeldOut", (), {"recognized": staticmethod(lambda label: Share(8, 10))})
+
+    def assigned(self, pixels, sources):
+        assert set(sources) <= {f"real/{number}.png" for number in range(3, 8)}
+        return np.where(np.arange(len(pixels)) < round(len(pixels) * self.seen[self.strength]), 0, 1)
+
+    def rejections(self, pixels, class_index, *, copied=None):
+        return {"copy": np.zeros(len(pixels), bool)}
+
+
+def tried(painting, monkeypatch, seen, **settings) -> tuple[dict[str, OnBackground], object]:
+    filters = SeesAt(seen)
+    made = painting.settings.model_copy(update={"transplant_fraction": 0.0, **settings})
+    maker = replace(painting, filters=filters, settings=made)
+    draw = type(maker.generator).draw_variations
+
+    def draw_variations(self, *arguments, **options):
+        filters.strength = options["strength"]
+        return draw(self, *arguments, **options)
+
+    monkeypatch.setattr(type(maker.generator), "draw_variations", draw_variations)
+    return try_on_background(maker), maker
+
+
+CROSSED_STRENGTHS = crossed_strengths(OF_NETWORKS)
+USUAL, STRONG, FORGETFUL = (sum(strength) / 2 for strength in CROSSED_STRENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("seen", "chosen"),
+    [
+        ({USUAL: 0.5, STRONG: 1, FORGETFUL: 1}, CROSSED_STRENGTHS[0]),  # as often as half of the real images
+        ({USUAL: 0.3, STRONG: 0.5, FORGETFUL: 1}, CROSSED_STRENGTHS[1]),
+        ({USUAL: 0, STRONG: 0.3, FORGETFUL: 0.9}, CROSSED_STRENGTHS[2]),
+        ({USUAL: 0, STRONG: 0.1, FORGETFUL: 0.3}, None),
+    ],
+)
+def test_crossed_variations_are_as_weak_as_shows_the_class(painting, monkeypatch, seen, chosen) -> None:
+    found, maker = tried(painting, monkeypatch, seen, crossed_fraction=0.5)
+    assert found.keys() == {"a", "c/d"}  # each but the background
+    assert found["a"].crossed_strength == chosen
+    assert found["a"].transplants is None
+    maker = with_background_choices(maker, {"a": found["a"]})
+    assert maker.crossed == ({"a": chosen} if chosen else {})
+    assert maker.counts(0)["crossed"] == (2 if chosen else 0)
+    assert maker.counts(2)["crossed"] == 0
+
+
+@pytest.mark.parametrize(("share", "makes"), [(0.5, True), (0.3, False), (0.0, False)])
+def test_transplants_are_made_where_the_filters_see_the_class(painting, monkeypatch, share, makes) -> None:
+    found, maker = tried(painting, monkeypatch, {0.0: share}, transplant_fraction=0.5)
+    assert found.keys() == {"a"}
+    assert found["a"].transplants.seen == Share(round(TRIED_IMAGES * share), TRIED_IMAGES)
+    assert with_background_choices(maker, found).counts(0)["transplant"] == (2 if makes else 0)
+
+
+def test_transplants_are_not_judged_where_no_filter_asks_for_the_class(painting, monkeypatch) -> None:
+    found, maker = tried(painting, monkeypatch, {0.0: 0.0}, transplant_fraction=0.5, filters=("copy",))
+    assert found == {}
+    assert with_background_choices(maker, found).counts(0)["transplant"] == 2
+
+
+def test_copies_and_unrecognized_classes_speak_against_real_backgrounds() -> None:
+    good = TriedOnBackground(Share(8, 16), Share(9, 10), Share(0, 16))
+    assert good.is_good
+    assert not replace(good, copies=Share(9, 16)).is_good
+    assert not replace(good, recognized=Share(0, 10)).is_good
+    assert not replace(good, recognized=Share(0, 0)).is_good
+
+
+def test_crossed_variations_begin_from_the_background_class(painting, sources, generator) -> None:
+    settings = SynthesisSettings(num_inference_steps=2, crossed_fraction=1.0, variation_fraction=0.0)
+    maker = replace(painting, settings=settings, crossed={"a": OF_NETWORKS.strength}, not_transplanted=("a",))
+    chunk = maker.make(0, 2)
+    assert chunk["origin"].eq("crossed").all() and chunk["label"].eq("a").all()
+    assert set(chunk["source"]) <= set(sources.ids[3:]) and chunk["mask_source"].eq("").all()
+    real = sources.pixels[[sources.ids.index(name) for name in chunk["source"]]]
+    options = {"num_inference_steps": 2, "strength": chunk["strength"][0]}
+    varied = generator.variations(real, "a", range(8, 12), seed=7, **options)
+    np.testing.assert_array_equal(pixels_of(chunk), varied)
+
+
+class Copier:
+    """Paints the object of one real image, with the pixels around it, at its own place."""
+
+    classes, image_size, usual = ("x", "y"), (40, 40), OF_NETWORKS
+
+    def __init__(self, real: np.ndarray) -> None:
+        self.real = real
+
+    def draw_inpainted(self, images, masks, *others, **options) -> Decoded:
+        return Decoded(np.where(masks[..., None], self.real, images), np.ones(len(images), bool))
+
+
+@pytest.mark.parametrize("is_masked", [False, True], ids=["clean background", "background with an object"])
+def test_a_painted_object_that_repeats_a_real_one_is_a_copy(settings, is_masked) -> None:
+    random = np.random.default_rng(0)
+    images = random.normal(110, 3, (8, 40, 40, 1)).astype(np.uint8)
+    places = [rectangle(5 + 3 * n, 6 + 2 * n, 10 + 3 * n, 11 + 2 * n, (40, 40)) for n in range(6)]
+    for image, place in zip(images, places, strict=False):
+        image[place] = random.integers(0, 256, (place.sum(), 1))
+    places += [rectangle(36, 0, 40, 4, (40, 40))] * 2
+    labeled = LabeledImages(images, np.repeat([0, 1], (6, 2)), ("x", "y"), tuple(map(str, range(8))))
+    masks = (
+        ObjectMasks(labeled.ids, np.stack(places)) if is_masked else ObjectMasks(labeled.ids[:6], np.stack(places[:6]))
+    )
+    backgrounds = Backgrounds(1, masks, np.arange(8))
+
+    class Filters:
+        device = "cpu"
+
+        def rejections(self, pixels, class_index, *, copied):
+            return {"copy": copied[0].ratios < copied[1], "nearest": copied[0].nearest}
+
+    maker = ChunkMaker(Copier(images[2]), Filters(), labeled, settings, 2, 0, backgrounds=backgrounds)
+    part = Part("transplant", (0, 1), (0, 1), ((2, 2), (2, 2)))
+    found = maker.rejections(0, maker.draw(0, part, maker.sampling(1.0)))
+    assert found["nearest"].tolist() == [2, 2]
+    assert found["copy"].all()
+
+
+def test_crossed_variations_are_tried_from_weak_to_strong_for_every_kind_of_generator() -> None:
+    of_pipelines = Usual(((0.25, 0.35), (0.45, 0.55), (0.65, 0.75), (0.85, 0.95)), 3)
+    assert crossed_strengths(of_pipelines) == ((0.65, 0.75), (0.8, 0.95), (0.85, 0.95))
+    assert crossed_strengths(OF_NETWORKS) == ((0.4, 0.7), (0.6, 0.85), (0.8, 0.95))
