@@ -15,6 +15,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from diffaug.configuration.sampling import DEFAULT_SAMPLING
+from diffaug.diffusion.generator.files import read_record
+from diffaug.diffusion.generator.generator import generator_kind
 from diffaug.integrations.mlflow_limits import clean_name
 from diffaug.tracking.events import Event
 
@@ -30,7 +32,7 @@ def signature() -> ModelSignature:
     inputs, outputs = (Schema([ColSpec(kind, name) for name, kind in columns.items()]) for columns in (rows, images))
     params = [
         ParamSpec("seed", DataType.long, 0),
-        ParamSpec("guidance_scale", DataType.double, DEFAULT_SAMPLING.guidance_scale),
+        ParamSpec("guidance_scale", DataType.double, None),  # what is usual for the generator
         ParamSpec("num_inference_steps", DataType.long, DEFAULT_SAMPLING.num_inference_steps),
     ]
     return ModelSignature(inputs, outputs, ParamSchema(params))
@@ -41,7 +43,8 @@ def save_generator(folder: Path, target: Path, description: Model | None = None)
     code = importlib.util.find_spec("diffaug.integrations.mlflow_model")
     assert code is not None and code.origin is not None
     # Without the label of a build of torch, which no public index has.
-    requirements = [f"{package}=={version(package).partition('+')[0]}" for package in ("diffaug", "torch")]
+    packages = generator_kind(read_record(folder).kind, folder).packages
+    requirements = [f"{package}=={version(package).partition('+')[0]}" for package in packages]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about type hints, which a signature stands for
         mlflow.pyfunc.save_model(

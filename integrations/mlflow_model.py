@@ -43,7 +43,7 @@ class GeneratorModel(PythonModel):
         Raises:
             MlflowException: An unknown class, or a number out of range; nothing is sampled then. A server answers 400.
         """
-        options = dict(params or {})
+        options = {name: value for name, value in (params or {}).items() if value is not None}
         seed = int(options.pop("seed", 0))
         try:
             wanted = [

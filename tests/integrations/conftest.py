@@ -19,6 +19,7 @@ import torch
 from mlflow import MlflowClient
 
 from diffaug.diffusion.generator.files import GeneratorRecord, write_generator
+from diffaug.diffusion.generator.network_files import write_network
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.process.normalization import Normalization
@@ -101,8 +102,8 @@ def tiny_generator(tmp_path_factory) -> Path:
         untrained = Denoiser(network).state_dict()
         weights = {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in untrained.items()}
     counts = dict(zip(CLASSES, (9, 5, 2), strict=True))
-    record = GeneratorRecord(network, Normalization((0.0,), (0.5,)), counts, {"images seen": 0})
-    write_generator(folder, record, weights)
+    write_network(folder, network, Normalization((0.0,), (0.5,)), weights)
+    write_generator(folder, GeneratorRecord("pixels", network.image_size, network.channels, counts, {"images seen": 0}))
     storage.commit_directory(folder, {})
     return folder
 

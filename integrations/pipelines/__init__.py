@@ -1,0 +1,1 @@
+"""Pretrained diffusers pipelines on disk: checked, loaded, fine-tuned, and sampled as a generator."""

@@ -1,0 +1,1 @@
+"""The stage that fine-tunes a pretrained pipeline."""

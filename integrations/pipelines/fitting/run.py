@@ -1,0 +1,296 @@
+"""The fine-tuning of a pipeline in a study: resumed, logged, saved, interrupted, and ended in time."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from diffaug.data.images import NO_LABEL
+from diffaug.diffusion.generator.files import GeneratorRecord, write_generator
+from diffaug.diffusion.generator.grids import sample_sheet
+from diffaug.diffusion.planning.sources import PretrainedModel
+from diffaug.diffusion.training.batches import TrainingData, UnlabeledPart
+from diffaug.diffusion.training.pace import Pace
+from diffaug.errors import DataError, DiffaugError, Interrupted
+from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
+from diffaug.integrations.pipelines.adapter import Adapter
+from diffaug.integrations.pipelines.base import BaseFile, BaseModel, describe_base
+from diffaug.integrations.pipelines.denoising import Encoder, require_short
+from diffaug.integrations.pipelines.families import family_of
+from diffaug.integrations.pipelines.fitting.training import (
+    FineTuning,
+    TrainingLatents,
+    restore_latest,
+    save_checkpoint,
+)
+from diffaug.integrations.pipelines.frame import Frame, inner_size, latent_moments
+from diffaug.integrations.pipelines.generator import PipelineGenerator
+from diffaug.integrations.pipelines.loading import LoadedPipeline, load_pipeline
+from diffaug.integrations.pipelines.prompts import Prompts, class_names, prompts_from
+from diffaug.integrations.pipelines.records import (
+    ADAPTER,
+    PIPELINE,
+    PipelineRecord,
+    read_pipeline_record,
+    write_pipeline_record,
+)
+from diffaug.stages.fitting.running import CHECKPOINTS, LOGGED_POINTS, PaceKeeper, discard_progress
+from diffaug.stages.fitting.sources import seen_rows
+from diffaug.stages.fitting.work import Work
+from diffaug.stages.job import FIT_RUN, Job
+from diffaug.stages.signals import stop_requests
+
+RANK = 8
+"""Of the LoRA layers, as in DiffDA-Eval (arXiv 2603.08364)."""
+HASHES = "pretrained-files.json"
+GRID_COLUMNS = 4
+GRID_PAUSE = 10  # a grid is drawn once this many times the seconds have passed that the last one took
+_HASHES = TypeAdapter(dict[str, tuple[BaseFile, ...]])
+"""Hashed files by the folder of their pipeline: another one may have files of equal names, sizes and times."""
+
+
+def described_base(job: Job) -> BaseModel:
+    """The pipeline that the settings name. Its files are hashed once per study, unless size or time changes."""
+    file = job.study.path / HASHES
+    folder = str(_folder(job).resolve())
+    known = read_record(file, _HASHES) if file.is_file() else {}
+    base = describe_base(folder, known.get(folder, ()))
+    write_record(file, _HASHES, {folder: base.files})
+    return base
+
+
+def prompts_of(work: Work, loaded: LoadedPipeline) -> Prompts:
+    """The prompts of the classes and training images; none may be too long for the pipeline."""
+    if not family_of(loaded).takes_text:
+        return class_names(work.classes)
+    images = work.holdout.trained
+    by_path = {path: images.classes[label] for path, label in zip(images.ids, images.labels, strict=True)}
+    prompts = prompts_from(work.job.config.diffusion.prompts, work.classes, by_path)
+    require_short(loaded, prompts.all)
+    return prompts
+
+
+def write_files(work: Work, about: PipelineRecord, facts: dict[str, str | int], adapter: Adapter | None = None) -> None:
+    """Writes a generator of a pipeline into the folder of the work."""
+    base, plan = about.base, work.plan
+    write_pipeline_record(work.folder, about)
+    if adapter is not None:
+        adapter.write(work.folder / ADAPTER)
+    record = GeneratorRecord(
+        "pipeline",
+        plan.image_size,
+        plan.channels,
+        work.holdout.trained.counts_by_name,
+        {
+            **facts,
+            "pretrained pipeline": f"{base.name}, {base.family}, sha256 {base.sha256}",
+            "works at": f"{about.frame.inner[1]} x {about.frame.inner[0]} px",
+            "prompts": "; ".join(about.prompts.all[:5]) + ("; ..." if len(about.prompts.all) > 5 else ""),
+            "copies of training images": "not checked here; the filter 'copy' of the pool looks for them",
+            "seconds": round(work.clock.seconds),
+            "seed": work.job.config.seed,
+            **work.job.environment,
+        },
+        dataset_class_to_idx=work.job.study.record.class_to_idx,
+        intensity=work.catalog.intensity,
+        unlabeled=plan.unlabeled,
+        pretrained=PretrainedModel(base.name, f"{base.family} pipeline", base.license, base.sha256),
+    )
+    write_generator(work.folder, record, seen_rows(work.catalog, work.holdout, plan, work.folder))
+
+
+def frame_of(work: Work, loaded: LoadedPipeline) -> Frame:
+    """Sizes and channels of images in and out of the pipeline."""
+    side, plan = work.job.config.advanced.pipeline_size, work.plan
+    return Frame(plan.image_size, plan.channels, inner_size(plan.image_size, loaded, side))
+
+
+class PipelineRun:
+    """The fine-tuning of a pipeline by a plan, in the main process."""
+
+    def __init__(self, work: Work, unlabeled: UnlabeledPart | None) -> None:
+        self.work, self.job, self.folder, self.plan, self.clock = work, work.job, work.folder, work.plan, work.clock
+        base = described_base(work.job)
+        self.loaded = load_pipeline(base.folder, work.job.device)
+        prompts = prompts_of(work, self.loaded)
+        self.about = self._begun_with(PipelineRecord(base, prompts, frame_of(work, self.loaded), RANK))
+        adapter = Adapter.install(
+            self.loaded, work.classes, rank=RANK, tokens=prompts.use_tokens, seed=work.job.config.seed
+        )
+        size = self.about.frame.latent_shape(self.loaded)[1:]
+        self.state = FineTuning(
+            loaded=self.loaded,
+            adapter=adapter,
+            latents=self._latents(unlabeled),
+            prompts=prompts,
+            plan=self.plan,
+            seed=work.job.config.seed,
+            levels=family_of(self.loaded).levels(self.loaded, size),
+        )
+        self._pace = PaceKeeper(self.plan, self.clock)
+        self._log_interval = max(1, self.plan.steps // LOGGED_POINTS)
+        self._losses: list[float] = []
+        self._saved_at = self._drawn_at = time.monotonic()
+        self._drawing = 0.0
+
+    @property
+    def images_seen(self) -> int:
+        """Images seen so far."""
+        step: int = self.state.step
+        return step * self.plan.batch_size
+
+    def train(self) -> None:
+        """Takes the steps of the plan from the last checkpoint on, in the time of the plan, and writes the generator.
+
+        Raises:
+            Interrupted: A stop was requested; a checkpoint was saved.
+        """
+        self._resume()
+        was_ended = self.work.finish and self.state.step > 0
+        if was_ended:
+            self.state.pace = Pace(self.state.step)
+        with stop_requests() as stop_requested:
+            while self.state.step < self.state.pace_of_plan.steps:
+                self._losses.append(self.state.take_step())
+                self._keep_pace()
+                self._log()
+                stopping = stop_requested()
+                if stopping or time.monotonic() - self._saved_at >= self.job.config.advanced.checkpoint_seconds:
+                    self._save(stopping=stopping)
+                if stopping:
+                    raise self._interrupted()
+        self._require_few_skipped()
+        self._draw_grid()
+        facts: dict[str, str | int] = {
+            **({"purpose": f"a {self.work.title}, trained without some images"} if self.work.is_pilot else {}),
+            "images seen": self.images_seen,
+            "LoRA rank": RANK,
+            "steps skipped": self.state.skipped,
+            **({"training ended": "with --finish"} if was_ended else {}),
+        }
+        write_files(self.work, self.about, facts, self.state.adapter)
+        discard_progress(self.folder)
+
+    def _begun_with(self, about: PipelineRecord) -> PipelineRecord:
+        """The record of this training; a DataError if it was begun with another pipeline or other prompts."""
+        if any((self.folder / CHECKPOINTS).glob("step-*")) and (self.folder / PIPELINE).is_file():
+            before = read_pipeline_record(self.folder)
+            if replace(before, base=about.base) != about or before.base.sha256 != about.base.sha256:
+                what = "the pretrained pipeline, or the table of prompts, was changed since this training began"
+                raise DataError(
+                    what, where=about.base.folder, fix="put it back, or repeat the command with --overwrite"
+                )
+        write_pipeline_record(self.folder, about)
+        return about
+
+    def _latents(self, unlabeled: UnlabeledPart | None) -> TrainingLatents:
+        """Encodes all images once."""
+        trained = replace(self.work.holdout.trained, boxes=None)
+        if unlabeled is not None:
+            unlabeled = replace(unlabeled, images=replace(unlabeled.images, boxes=None))
+        data = TrainingData.of(trained, "cpu", unlabeled=unlabeled)
+        pixels, labels = data.pixels.numpy(), data.labels.numpy()
+        ids = trained.ids + (() if unlabeled is None else unlabeled.images.ids)
+        means, deviations = [], []
+        copies = [pixels, pixels[:, :, ::-1]] if self.plan.horizontal_flip else [pixels]
+        for number, image in enumerate(image for copy in copies for image in copy):
+            mean, deviation = latent_moments(self.loaded, self.about.frame.enlarged(image[None]))
+            means.append(mean.half().cpu())
+            deviations.append(deviation.half().cpu())
+            self.job.narrator.progress("encoding images", number + 1, len(copies) * len(pixels))
+        times = len(copies)
+        return TrainingLatents(
+            torch.cat(means),
+            torch.cat(deviations),
+            ids * times,
+            np.tile(np.where(labels == len(trained.classes), NO_LABEL, labels), times),
+            np.tile(data.draw_probabilities, times) / times,
+            np.tile(data.label_probabilities, times),
+        )
+
+    def _resume(self) -> None:
+        step, notes = restore_latest(self.folder / CHECKPOINTS, self.state)
+        for note in notes:
+            self.job.narrator.warn(note)
+        if step is None:
+            self._draw_grid()
+        else:
+            self.clock.resume_at(self.state.seconds)
+            self.job.narrator.say(f"resuming at {self.images_seen} of {self.plan.images_seen} images")
+
+    def _keep_pace(self) -> None:
+        if self.plan.seconds is None or self.state.step % self._log_interval:
+            return
+        last, pace = self._pace.last_step(self.state.step), self.state.pace_of_plan
+        if last != pace.steps:
+            self.state.pace = pace.ending_after(last, self.state.step)
+
+    def _save(self, *, stopping: bool) -> None:
+        if not stopping and time.monotonic() - self._drawn_at > GRID_PAUSE * self._drawing:
+            self._draw_grid()
+        self.state.seconds = self.clock.seconds
+        save_checkpoint(self.folder / CHECKPOINTS, self.state)
+        self._saved_at = time.monotonic()
+
+    def _draw_grid(self) -> None:
+        """Draws and logs samples."""
+        began, about = time.monotonic(), self.about
+        generator = PipelineGenerator(
+            classes=self.work.classes,
+            weights_sha256="",
+            loaded=self.loaded,
+            prompts=about.prompts,
+            frame=about.frame,
+            encoder=Encoder(self.loaded),
+        )
+        steps, seed = self.job.config.synthesis.num_inference_steps, self.job.config.seed
+        sheet = sample_sheet(generator, columns=GRID_COLUMNS, seed=seed, num_inference_steps=steps)
+        file = self.folder / "samples" / f"images-{self.images_seen:09d}.png"
+        storage.write_bytes(file, storage.png_bytes(sheet))
+        self.job.journal.log_image(FIT_RUN, self._named("samples"), file, step=self.images_seen)
+        self._drawn_at = time.monotonic()
+        self._drawing = self._drawn_at - began
+
+    def _log(self) -> None:
+        step, last = self.state.step, self.state.pace_of_plan.steps
+        if step % self._log_interval and step < last:
+            return
+        loss = float(np.mean(self._losses))
+        self._losses.clear()
+        metrics = {"loss": loss, "skipped_steps": float(self.state.skipped)}
+        named = {self._named(name): value for name, value in metrics.items()}
+        self.job.journal.log_metrics(FIT_RUN, named, step=self.images_seen)
+        detail = f"{self.images_seen} images, loss {loss:.3f}"
+        self.job.narrator.progress(f"fine-tuning {self.work.title}".rstrip(), step, last, detail)
+
+    def _require_few_skipped(self) -> None:
+        if 2 * self.state.skipped > self.state.step:
+            what = f"{self.state.skipped} of {self.state.step} steps changed nothing: their gradients were not finite"
+            fix = f"lower the learning rate: --set diffusion.learning_rate={self.plan.learning_rate / 2:.1g}"
+            raise DiffaugError(what, where=self.folder, fix=fix)
+
+    def _interrupted(self) -> Interrupted:
+        study = self.job.study
+        finish = shlex.join(["diffaug", "fit", str(study.record.data), "--study", str(study.path), "--finish"])
+        what = "end the pilot here and train on all images" if self.work.is_pilot else "keep what was learned so far"
+        done = f"{self.images_seen} of {self.plan.images_seen} images"
+        return Interrupted(
+            f"stopped after {done}; a checkpoint was saved",
+            where=self.folder,
+            fix=f"resume with: {self.job.command}\n         or {what}: {finish}",
+        )
+
+    def _named(self, name: str) -> str:
+        return f"{self.work.title}/{name}" if self.work.title else name
+
+
+def _folder(job: Job) -> Path:
+    assert job.config.diffusion.pipeline is not None
+    return Path(job.config.diffusion.pipeline)

@@ -1,0 +1,254 @@
+"""Fine-tunes an adapter on the latents of images: one step at a time, and everything that is needed to resume.
+
+Everything random in step k depends on (seed, k) alone, so a training that resumes from a checkpoint ends, on one
+machine with one number of threads, in exactly the weights of one that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from diffaug.data.images import NO_LABEL
+from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.process.process import diffuse
+from diffaug.diffusion.training.pace import Pace, learning_rate_at
+from diffaug.errors import DamagedError
+from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
+from diffaug.integrations.pipelines.adapter import Adapter, fill
+from diffaug.integrations.pipelines.denoising import NO_PROMPT, Denoiser, Encoder, encode
+from diffaug.integrations.pipelines.levels import Levels
+from diffaug.integrations.pipelines.loading import LoadedPipeline
+from diffaug.integrations.pipelines.prompts import Prompts
+from diffaug.runtime import seeding
+
+PROMPT_DROPOUT = 0.1
+"""Fraction of prompts hidden, which makes guidance possible. As in Ho & Salimans 2022 (arXiv 2207.12598)."""
+LEARNED_RATE = 5.0
+"""Learning rate of tokens and class rows relative to LoRA's, as usual in textual inversion (5e-4 beside 1e-4)."""
+MAX_GRADIENT_NORM = 1.0
+TENSORS, COUNTERS = "state.safetensors", "counters.json"
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class TrainingLatents:
+    """The images to train on, encoded once.
+
+    Attributes:
+        means: Of the latents (N, C, h, w), float16 on the CPU.
+        deviations: The same.
+        ids: Paths.
+        labels: Class indices, `NO_LABEL` for images without.
+        draw_probabilities: How often each image is drawn.
+        label_probabilities: How often each is drawn with its prompt, before any is hidden.
+    """
+
+    means: Tensor
+    deviations: Tensor
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    draw_probabilities: NDArray[np.float64]
+    label_probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The input of a step: latents, noise (B, C, h, w), levels (B,), and prompts."""
+
+    x0: Tensor
+    noise: Tensor
+    sigma: Tensor
+    prompts: list[str]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a checkpoint holds besides tensors; `seconds` were spent on the fit."""
+
+    step: int
+    skipped: int
+    micro_batches: int
+    pace: Pace | None
+    seconds: float
+
+
+_COUNTERS = TypeAdapter(Counters)
+
+
+class FineTuning:
+    """The training of an adapter by a plan.
+
+    Attributes:
+        step: Steps taken.
+        skipped: Steps that changed nothing, since a gradient was not finite.
+        micro_batches: Parts in which a batch passes through the network; more if memory is short.
+        pace: None until a deadline has changed what the plan says.
+        seconds: Spent on the fit when the state was saved.
+    """
+
+    def __init__(
+        self,
+        *,
+        loaded: LoadedPipeline,
+        adapter: Adapter,
+        latents: TrainingLatents,
+        prompts: Prompts,
+        plan: Plan,
+        seed: int,
+        levels: Levels,
+    ) -> None:
+        self.loaded, self.adapter, self.latents, self.prompts = loaded, adapter, latents, prompts
+        self.plan, self.seed, self.levels = plan, seed, levels
+        self.encoder, self.classes = Encoder(loaded), tuple(prompts.by_class)
+        self.step = self.skipped = 0
+        self.micro_batches = 1
+        self.pace: Pace | None = None
+        self.seconds = 0.0
+        groups = [
+            {"params": list(part.values()), "scale": scale}
+            for part, scale in ((adapter.lora, 1.0), (adapter.learned, LEARNED_RATE))
+            if part
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=0.0)
+
+    @property
+    def pace_of_plan(self) -> Pace:
+        """The present pace."""
+        return self.pace or Pace(self.plan.steps)
+
+    def take_step(self) -> float:
+        """Takes the next step and returns its loss, the mean squared error of what the network says."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["scale"] * learning_rate_at(self.step, self.plan, self.pace)
+        loss = self._in_parts(self.batch_of(self.step))
+        parameters = list(self.adapter.parameters.values())
+        norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        self.step += 1
+        return loss
+
+    def batch_of(self, step: int) -> Batch:
+        """The batch of a step, which depends on (seed, step) alone."""
+        data, count = self.latents, self.plan.batch_size
+        draws = seeding.numpy_generator(self.seed, "batch", step)
+        chosen = draws.choice(len(data.ids), size=count, p=data.draw_probabilities)
+        hiding = PROMPT_DROPOUT + (1 - PROMPT_DROPOUT) * (1 - data.label_probabilities[chosen])
+        hidden = draws.random(count) < hiding
+        captions = draws.integers(2**31, size=count)
+        random = seeding.torch_generator(self.seed, "noise", step)
+        means, deviations = data.means[chosen].float(), data.deviations[chosen].float()
+        x0 = means + deviations * torch.randn(means.shape, generator=random)
+        noise = torch.randn(means.shape, generator=random)
+        sigma = self.levels.draw(torch.rand(count, generator=random).clamp(1e-6, 1 - 1e-6))
+        device = self.loaded.device
+        prompts = [
+            self._prompt(int(place), int(caption), hidden=bool(is_hidden))
+            for place, caption, is_hidden in zip(chosen, captions, hidden, strict=True)
+        ]
+        return Batch(x0.to(device), noise.to(device), sigma.to(device), prompts)
+
+    def _prompt(self, place: int, caption: int, *, hidden: bool) -> str:
+        label = int(self.latents.labels[place])
+        prompt: str = NO_PROMPT
+        if not hidden and label != NO_LABEL:
+            prompt = self.prompts.of_image(self.latents.ids[place], self.classes[label], caption)
+        return prompt
+
+    def _in_parts(self, batch: Batch) -> float:
+        """Halves the parts as long as memory runs out."""
+        while True:
+            try:
+                return self._backward(batch)
+            except RuntimeError as error:
+                short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+                if not short or 2 * self.micro_batches > len(batch.prompts):
+                    raise
+            self.micro_batches *= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _backward(self, batch: Batch) -> float:
+        self.optimizer.zero_grad(set_to_none=False)
+        total = 0.0
+        for part in np.array_split(np.arange(len(batch.prompts)), self.micro_batches):
+            x0, noise, sigma = batch.x0[part], batch.noise[part], batch.sigma[part]
+            unique = list(dict.fromkeys(batch.prompts[place] for place in part))
+            rows = torch.tensor([unique.index(batch.prompts[place]) for place in part], device=x0.device)
+            condition = encode(self.loaded, unique) if self.adapter.encodes_learned else self.encoder(unique)
+            denoiser = Denoiser(self.loaded, self.levels, condition)
+            output = denoiser.output(diffuse(x0, sigma, noise), sigma, rows)
+            error = (output - self.levels.target(x0, noise, sigma)).square().flatten(1).mean(dim=1)
+            loss = error.sum() / len(batch.prompts)
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+
+def save_checkpoint(folder: Path, state: FineTuning) -> None:
+    """Writes a checkpoint, and only then removes all but the newest two."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in state.adapter.parameters.items():
+        tensors[f"value.{name}"] = parameter
+        moments = state.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with storage.new_directory(folder / f"step-{state.step:08d}", {"step": state.step}) as target:
+        storage.write_bytes(target / TENSORS, save(content))
+        counters = Counters(state.step, state.skipped, state.micro_batches, state.pace, state.seconds)
+        write_record(target / COUNTERS, _COUNTERS, counters)
+    for old in _newest_first(folder)[KEPT:]:
+        storage.discard_directory(old)
+
+
+def restore_latest(folder: Path, state: FineTuning) -> tuple[int | None, list[str]]:
+    """Fills `state` from the newest checkpoint that is whole; a DamagedError if there are checkpoints and none is.
+
+    Returns its step, None without a checkpoint; and a sentence for each damaged checkpoint that was passed over.
+    """
+    notes: list[str] = []
+    candidates = _newest_first(folder)
+    for candidate in candidates:
+        try:
+            if storage.committed_metadata(candidate, verify=True) is not None:
+                _fill(state, load_file(candidate / TENSORS), read_record(candidate / COUNTERS, _COUNTERS), candidate)
+                return state.step, notes
+            notes.append(f"checkpoint {candidate.name} was not finished; the one before it is used")
+        except DamagedError as error:
+            notes.append(f"checkpoint {candidate.name} is damaged ({error.what}); the one before it is used")
+    if candidates:
+        raise DamagedError(f"no checkpoint is whole: {'; '.join(notes)}", where=folder, fix="remove it to train anew")
+    return None, notes
+
+
+def _fill(state: FineTuning, tensors: dict[str, Tensor], counters: Counters, where: Path) -> None:
+    sections: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        section, _, rest = name.partition(".")
+        sections.setdefault(section, {})[rest] = tensor
+    fill(state.adapter.parameters, sections["value"], where / TENSORS)
+    for name, parameter in state.adapter.parameters.items():
+        if name in sections.get("step", {}):
+            state.optimizer.state[parameter] = {
+                "step": sections["step"][name],
+                **{moment: sections[moment][name].to(parameter.device) for moment in MOMENTS[:2]},
+            }
+    for name in ("step", "skipped", "micro_batches", "pace", "seconds"):
+        setattr(state, name, getattr(counters, name))
+
+
+def _newest_first(folder: Path) -> Sequence[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)

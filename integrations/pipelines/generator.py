@@ -1,0 +1,230 @@
+"""A pretrained diffusers pipeline on disk, perhaps fine-tuned, as a generator of diffaug."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffaug.configuration.sampling import Sampling
+from diffaug.diffusion.generator.denoising_errors import denoising_errors
+from diffaug.diffusion.generator.files import GeneratorRecord
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.usual import Usual
+from diffaug.diffusion.process.normalization import Decoded
+from diffaug.diffusion.sampling.class_noise import ClassNoise
+from diffaug.diffusion.sampling.editing import keep_known, require_images, require_strength, resampled
+from diffaug.diffusion.sampling.guidance import DenoiseFunction, classifier_free, conditional
+from diffaug.diffusion.sampling.samplers import run_solver
+from diffaug.errors import UsageError
+from diffaug.integrations.pipelines.adapter import Adapter
+from diffaug.integrations.pipelines.base import require_same_base
+from diffaug.integrations.pipelines.denoising import NO_PROMPT, Denoiser, Encoder
+from diffaug.integrations.pipelines.families import family_of
+from diffaug.integrations.pipelines.frame import Frame, decode_latents, latent_moments
+from diffaug.integrations.pipelines.levels import Levels
+from diffaug.integrations.pipelines.loading import LoadedPipeline, load_pipeline
+from diffaug.integrations.pipelines.prompts import Prompts
+from diffaug.integrations.pipelines.records import ADAPTER, read_pipeline_record
+from diffaug.runtime.devices import repeatable_kernels
+
+MOVED = "DIFFAUG_DIFFUSION__PIPELINE"
+"""Environment variable that says where the pipeline lies, if it was moved; it is the setting `diffusion.pipeline`."""
+STRENGTHS = ((0.25, 0.35), (0.45, 0.55), (0.65, 0.75), (0.85, 0.95))
+"""Around 0.3, 0.5, 0.7 and 0.9. Low ones were best where a pipeline does not know the domain, high ones where it does
+(UniDiffDA, arXiv 2603.08364)."""
+GUIDANCE = (2.0, 3.0)
+"""The 5 to 7.5 of the pipelines is for single pictures: it leaves little diversity. Chosen by hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineGenerator(Generator):
+    """A pretrained pipeline whose network denoises latents, told about the class by a prompt.
+
+    Images pass through it at its own size. The solvers are those of all generators; noise levels are scaled such that
+    strengths and guidance intervals mean what they mean elsewhere, see `pipelines.levels`.
+
+    Attributes:
+        loaded: The pipeline, with the adapter in it.
+        prompts: By class.
+        only_varies: Whether it is meant to vary real images, since it was not fine-tuned.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = (*Generator.packages, "diffusers", "transformers", "peft")
+
+    loaded: LoadedPipeline
+    prompts: Prompts
+    frame: Frame
+    encoder: Encoder
+    only_varies: bool = False
+
+    @classmethod
+    def open(cls, folder: Path, record: GeneratorRecord, device: str) -> Self:
+        """See `Generator.open`; a UsageError if the pretrained pipeline is gone or was changed."""
+        about = read_pipeline_record(folder)
+        moved = os.environ.get(MOVED)
+        loaded = load_pipeline(require_same_base(about.base, Path(moved) if moved else None), device)
+        adapter = Adapter.install(loaded, record.classes, rank=about.rank, tokens=about.prompts.use_tokens)
+        adapter.read(folder / ADAPTER)
+        return cls(
+            classes=record.classes,
+            weights_sha256=about.fingerprint(folder),
+            folder=folder,
+            dataset_class_to_idx=record.dataset_class_to_idx,
+            intensity=record.intensity,
+            copied_classes=record.copied_classes,
+            loaded=loaded,
+            prompts=about.prompts,
+            frame=about.frame,
+            encoder=Encoder(loaded),
+            only_varies=not about.is_trained,
+        )
+
+    @property
+    def usual(self) -> Usual:
+        """Variations at strengths of 0.9, 0.7, 0.5 or 0.3, the strongest that keeps the class; little guidance."""
+        family = family_of(self.loaded)
+        scale = GUIDANCE if family.is_guided(self.loaded) else 1.0
+        return Usual(STRENGTHS, len(STRENGTHS) - 1, scale, self.only_varies)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images in px."""
+        size: tuple[int, int] = self.frame.image_size
+        return size
+
+    @property
+    def channels(self) -> int:
+        """1 gray, 3 RGB."""
+        channels: int = self.frame.channels
+        return channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self.loaded.device
+        return device
+
+    @repeatable_kernels()
+    def draw_samples(self, label: str | int, indices: Sequence[int], sampling: Sampling, seed: int) -> Decoded:
+        """See `Generator.draw_samples`."""
+        sigmas = self._levels.path(sampling.num_inference_steps, 1.0)
+        parts = []
+        for noise, _ in self._batches("sample", seed, label, indices):
+            parts.append(self._decoded(run_solver(sampling, self._denoise(noise, sampling), noise, sigmas)))
+        return _joined(parts)
+
+    @repeatable_kernels()
+    def draw_variations(
+        self,
+        images: NDArray[np.uint8],
+        label: str | int,
+        indices: Sequence[int],
+        *,
+        strength: float,
+        sampling: Sampling,
+        seed: int,
+        boxes: NDArray[np.int64] | None = None,
+    ) -> Decoded:
+        """See `Generator.draw_variations`. The strength is the fraction of the pipeline's own time, as in diffusers."""
+        images = require_images(images, (len(indices), *self.image_size, self.channels))
+        require_strength(strength)
+        sigmas = self._levels.path(max(1, round(strength * sampling.num_inference_steps)), strength)
+        parts = []
+        for noise, chosen in self._batches("variation", seed, label, indices):
+            known = self._latents(images[chosen]) if strength < 1 else None
+            parts.append(self._decoded(run_solver(sampling, self._denoise(noise, sampling), noise, sigmas, known)))
+        return _joined(parts)
+
+    @repeatable_kernels()
+    def draw_inpainted(
+        self,
+        images: NDArray[np.uint8],
+        masks: NDArray[np.bool_],
+        label: str | int,
+        indices: Sequence[int],
+        *,
+        sampling: Sampling,
+        seed: int,
+        resamplings: int,
+    ) -> Decoded:
+        """See `Generator.draw_inpainted`. What latents show of a masked pixel is made anew."""
+        sigmas = resampled(self._levels.path(sampling.num_inference_steps, 1.0), resamplings)
+        parts = []
+        for noise, chosen in self._batches("inpaint", seed, label, indices):
+            known = self._latents(images[chosen])
+            replaced = self.frame.latent_masks(masks[chosen], self.loaded).to(self.device)
+            denoise = keep_known(self._denoise(noise, sampling), known, replaced)
+            parts.append(self._decoded(run_solver(sampling, denoise, noise, sigmas, known)))
+        return _joined(parts)
+
+    @torch.no_grad()
+    def denoising_errors(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        *,
+        seed: int,
+        boxes: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.float64]:
+        """See `Generator.denoising_errors`; each class with the first of its prompts."""
+        condition = self.encoder([self.prompts.by_class[label][0] for label in self.classes])
+        denoiser = Denoiser(self.loaded, self._levels, condition)
+        errors = [np.empty(0)]
+        for chosen in np.array_split(np.arange(len(labels)), -(-len(labels) // self.frame.at_once) or 1):
+            x0, rows = self._latents(images[chosen]), torch.from_numpy(labels[chosen]).to(self.device)
+            errors.append(denoising_errors(denoiser, x0, rows, seed=seed))
+        return np.concatenate(errors)
+
+    def require_sampling(self, sampling: Sampling) -> None:
+        """Raises a UsageError if the method is autoguidance: a pretrained pipeline has no early version of itself."""
+        if sampling.guidance_method == "autoguidance":
+            what = "a pretrained pipeline has no guide for autoguidance"
+            raise UsageError(what, where="guidance_method", fix="use guidance_method='classifier_free'")
+
+    @property
+    def _levels(self) -> Levels:
+        return family_of(self.loaded).levels(self.loaded, self._latent_shape[1:])
+
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
+        shape: tuple[int, int, int] = self.frame.latent_shape(self.loaded)
+        return shape
+
+    def _batches(
+        self, purpose: str, seed: int, label: str | int, indices: Sequence[int]
+    ) -> Iterator[tuple[ClassNoise, slice]]:
+        """The noise of images that are sampled together, and their places; a call always splits its images alike."""
+        for start in range(0, len(indices), self.frame.at_once):
+            chosen = slice(start, start + self.frame.at_once)
+            own, index = indices[chosen], self.class_index(label)
+            yield ClassNoise(seed, purpose, index, own, self._latent_shape, self.device), chosen
+
+    def _denoise(self, noise: ClassNoise, sampling: Sampling) -> DenoiseFunction:
+        self.require_sampling(sampling)
+        prompts = self.prompts.of_class(self.classes[noise.class_index], noise.indices, noise.seed, noise.purpose)
+        unique = list(dict.fromkeys(prompts))
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=self.device)
+        denoiser = Denoiser(self.loaded, self._levels, self.encoder([*unique, NO_PROMPT]), sampling.guidance_scale)
+        if family_of(self.loaded).is_distilled(self.loaded):
+            return conditional(denoiser, rows)
+        return classifier_free(denoiser, rows, len(unique), sampling.guidance_scale, sampling.guidance_interval)
+
+    def _latents(self, images: NDArray[np.uint8]) -> Tensor:
+        means: Tensor = latent_moments(self.loaded, self.frame.enlarged(images))[0]
+        return means
+
+    def _decoded(self, latents: Tensor) -> Decoded:
+        decoded: Decoded = self.frame.reduced(decode_latents(self.loaded, latents))
+        return decoded
+
+
+def _joined(parts: Sequence[Decoded]) -> Decoded:
+    return Decoded(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
