@@ -65,11 +65,11 @@ def first_pass(root: Path, study: Path, side: int, *, compare: bool = False) -> 
 def second_start(root: Path, study: Path, side: int) -> None:
     """Opens a saved catalog and looks for files that changed."""
     from diffaug.configuration.settings import DataSettings
-    from diffaug.data.building.changes import describe_changes, stamps_beside
+    from diffaug.data.building.changes import describe_changes
     from diffaug.data.catalog import Catalog
 
     catalog = Catalog.load(study / "catalog")
-    changes = describe_changes(catalog, root, DataSettings(image_size=side), stamps_beside(study / "catalog"))
+    changes = describe_changes(catalog, root, DataSettings(image_size=side), study / "catalog")
     assert not changes, changes
     assert len(catalog.images("train"))
 

@@ -22,7 +22,8 @@ from diffaug.runtime import seeding
 
 PACKAGES = ("diffaug", "torch", "numpy", "diffusers", "denoising-diffusion-pytorch")
 PEAK_SIZES = {"cpu": 2048, "cuda": 8192}
-CHANNELS = {8: 1, 28: 1, 32: 3, 64: 3}
+CHANNELS = {8: 1, 28: 1, 32: 3, 64: 3, 128: 3}
+USUAL_SIZES = [8, 28, 32, 64]
 CLASSES = 10
 IMAGES = 512
 
@@ -35,7 +36,7 @@ def speed_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="few and short repetitions")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), nargs="+", default=available_devices())
-    parser.add_argument("--sizes", type=int, nargs="+", choices=CHANNELS, default=list(CHANNELS), help="pixels")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=CHANNELS, default=USUAL_SIZES, help="pixels")
     parser.add_argument("--parameters", type=int, help="about, of every network; none: as diffaug itself plans")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, help="turns that each system has; the median counts")

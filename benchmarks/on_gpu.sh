@@ -2,9 +2,16 @@
 # Checks the CUDA path and measures speed, quality and gain on a machine with one GPU, in at most 8 minutes.
 #
 #     OUT=results WHEELS=folder bash benchmarks/on_gpu.sh
+#     DEVICE=cpu QUICK=1 OUT=results bash benchmarks/on_gpu.sh     # a dry run at tiny sizes
 #
-# OUT receives one JSON file per benchmark and a log. WHEELS may hold packages that pip installs first, without an index.
-# DEVICE=cpu QUICK=1 tries the script where there is no GPU.
+# - device_path: training, sampling, resuming after kills, float32, bfloat16, compilation, and too little memory.
+# - train_speed, sample_speed: images per second at 32 and 128 px, against diffusers and denoising-diffusion-pytorch.
+# - quality_per_minute: kernel distance on digits after half a minute, against the better peer.
+# - cascade: a short cascade on digits at 128 px, with a pool.
+# - gain: the whole job on digits.
+#
+# OUT receives one JSON file per benchmark and a log; the exit status is the number of steps that failed. WHEELS may hold
+# packages, which are installed without an index.
 set -u
 cd "$(dirname "$0")/.."
 OUT=${OUT:-benchmarks/results/gpu}
@@ -16,23 +23,29 @@ mkdir -p "$OUT"
 if [ -n "${WHEELS:-}" ]; then
     "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" "$WHEELS"/*.whl
 fi
-"$PYTHON" -m pip install --quiet --no-deps --no-build-isolation -e . || exit 1
+if [ -z "${INSTALLED:-}" ]; then
+    "$PYTHON" -m pip install --quiet --no-deps --no-build-isolation -e . || exit 1
+fi
+SIZES="32 128" MINUTES="--minutes 0.5" IMAGES=60000
+if [ -n "$QUICK" ]; then SIZES="8" MINUTES="" IMAGES=200; fi
 
-step() { # step SECONDS NAME COMMAND...: one benchmark, ended after its share of the time
+step() { # step SECONDS NAME COMMAND...: one command, ended after its share of the time
     local limit=$1 name=$2
     shift 2
     echo "== $name"
-    timeout "$limit" "$PYTHON" "$@" --json "$OUT/$name.json" || echo "== $name ended with status $?"
+    timeout "$limit" "$PYTHON" "$@" || echo "== $name ended with status $?"
 }
 
 {
-    step 100 device_path benchmarks/device_path.py --device "$DEVICE" $QUICK
-    step 60 train_speed benchmarks/train_speed.py --device "$DEVICE" --sizes 32 64 --rounds 3 $QUICK
-    step 60 sample_speed benchmarks/sample_speed.py --device "$DEVICE" --sizes 32 64 --rounds 3 $QUICK
+    step 120 device_path benchmarks/device_path.py --device "$DEVICE" --json "$OUT/device_path.json" $QUICK
+    step 60 train_speed benchmarks/train_speed.py --device "$DEVICE" --sizes $SIZES --rounds 3 --json "$OUT/train_speed.json" $QUICK
+    step 60 sample_speed benchmarks/sample_speed.py --device "$DEVICE" --sizes $SIZES --rounds 3 --json "$OUT/sample_speed.json" $QUICK
     "$PYTHON" -c "from pathlib import Path; from diffaug.data.demo import write_long_tailed_digits as write; write(Path('$OUT/work/digits'))"
-    step 130 quality_per_minute benchmarks/quality_per_minute.py "$OUT/work/digits" --work "$OUT/work/quality" \
-        --systems diffaug "diffusers tuned" --minutes 0.5 --device "$DEVICE" $QUICK
-    step 120 gain benchmarks/gain.py digits --minutes 0.5 --work "$OUT/work/gain" $QUICK
+    step 100 quality_per_minute benchmarks/quality_per_minute.py "$OUT/work/digits" --work "$OUT/work/quality" \
+        --systems diffaug "diffusers tuned" $MINUTES --device "$DEVICE" --json "$OUT/quality_per_minute.json" $QUICK
+    step 60 cascade -m diffaug fit "$OUT/work/digits" --study "$OUT/work/cascade" --route cascade --image-size 128 \
+        --images-seen "$IMAGES" --device "$DEVICE" --no-mlflow --set advanced.pilot=false --set data.near_duplicates=false
+    step 80 gain benchmarks/gain.py digits $MINUTES --work "$OUT/work/gain" --json "$OUT/gain.json" $QUICK
     rm -rf "$OUT/work"
 } 2>&1 | tee "$OUT/log.txt"
 exit "$(grep -c 'ended with status' "$OUT/log.txt")"

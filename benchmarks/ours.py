@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 import diffaug
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
-from diffaug.diffusion.generator.files import for_inference
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.network_files import for_inference
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.planning import Plan, make_plan
 from diffaug.diffusion.training.batches import TrainingData
@@ -44,8 +44,11 @@ class Ours:
         data = TrainingData.of(images, device)
         self._state = new_state(self._plan, device, seed=0)
         self._steps = train(self._state, data, self._plan, seed=0)
-        self._generator = Generator(
-            for_inference(self._state.averaged, device), data.normalization, images.classes, weights_sha256=""
+        self._generator = PixelGenerator(
+            classes=images.classes,
+            weights_sha256="",
+            denoiser=for_inference(self._state.averaged, device),
+            normalization=data.normalization,
         )
         self.parameters = count_parameters(plan)
 
@@ -82,7 +85,7 @@ def planned_parameters(images: LabeledImages, settings: DiffusionSettings, devic
 def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -> LabeledImages:
     """Unfiltered samples of a fitted augmenter, equally many of each class, as its configuration says to sample."""
     generator, settings = augmenter.generator_, augmenter.config.synthesis
-    scale = settings.guidance_scale
+    low, high = generator.usual.settled(settings).guidance_range
     chunks = [
         generator.sample(
             name,
@@ -91,7 +94,7 @@ def draw(augmenter: diffaug.DiffusionAugmenter, per_class: int, seed: int = 0) -
             solver=settings.solver,
             num_inference_steps=settings.num_inference_steps,
             guidance_method=settings.guidance_method,
-            guidance_scale=sum(scale) / 2 if isinstance(scale, tuple) else scale,
+            guidance_scale=(low + high) / 2,
         )
         for name in generator.classes
         for start in range(0, per_class, CHUNK)

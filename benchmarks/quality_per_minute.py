@@ -33,6 +33,7 @@ from diffaug.configuration.sources import resolve
 from diffaug.configuration.yaml_files import parse_value
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.grids import contact_sheet
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.files import storage
 
 from contenders import SYSTEMS
@@ -49,6 +50,12 @@ REAL = "real"
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark from the command line."""
     arguments = parse(argv)
+    rows = compare(arguments)
+    write_report(arguments.json, summarize(rows), rows)
+
+
+def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per system and budget, and one for real images; writes a sheet of samples for each."""
     comparison = Comparison(arguments)
     extractor = Extractor.fit(comparison.train, comparison.device, arguments.feature_updates)
     rows = [_row(Result(REAL, 0.0, 0.0, 0), extractor, *halves(comparison.test))]
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for result, images in comparison.results(system, arguments.minutes):
             _write_sheet(arguments.work / "sheets" / f"{system}-{result.minutes:g}min.png", images)
             rows.append(_row(result, extractor, comparison.test, images))
-    write_report(arguments.json, summarize(rows), rows)
+    return rows
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -134,7 +141,9 @@ class Comparison:
             time_budget=minutes, study=study, settings=self._settings, verbose=False
         ).fit(self._data)
         seconds = time.monotonic() - began
-        parameters = sum(weights.numel() for weights in augmenter.generator_.denoiser.parameters())
+        generator = augmenter.generator_
+        assert isinstance(generator, PixelGenerator)
+        parameters = sum(weights.numel() for weights in generator.denoiser.parameters())
         self._write(Result(Ours.name, minutes, seconds, parameters), draw(augmenter, self._per_class).pixels)
 
     def _make_peer(self, system: str, budgets: Sequence[float]) -> None:

@@ -40,6 +40,8 @@ CASES = {
     "flowers": Case("flowers", settings={"data.image_size": 64}),
     "neu-lt": Case("neu-lt", settings={"data.image_size": 64}),
     "neu-lt-128": Case("neu-lt", settings={"data.image_size": 128}),
+    "neu": Case("neu-lt", 20.0, {"data.image_size": 200}),
+    "flowers-128": Case("flowers", 20.0, {"data.image_size": 128}),
     "cifar10-lt": Case(
         "cifar10-lt",
         20.0,

@@ -26,15 +26,16 @@ import numpy as np
 import torch
 
 from diffaug.configuration.settings import AdvancedSettings, DiffusionSettings, SynthesisSettings
-from diffaug.diffusion.generator.files import for_inference
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.network_files import for_inference
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.planning import make_plan
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.files import locks, storage
 from diffaug.synthesis.filters.preparing import prepare_filters
-from diffaug.synthesis.pool.chunks import ChunkMaker, ChunkStore
+from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import class_merges, fill_pool
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.merging import write_pool
 
 from measuring import CHANNELS, print_table, random_images, write_report
@@ -119,7 +120,12 @@ def make_maker(size: int, folder: Path) -> ChunkMaker:
     images = random_images(size)
     plan = make_plan(images, DiffusionSettings(minutes=10), "cpu")
     data = TrainingData.of(images, "cpu")
-    generator = Generator(for_inference(Denoiser(plan.network), "cpu"), data.normalization, images.classes, "0" * 64)
+    generator = PixelGenerator(
+        classes=images.classes,
+        weights_sha256="0" * 64,
+        denoiser=for_inference(Denoiser(plan.network), "cpu"),
+        normalization=data.normalization,
+    )
     settings, groups = SynthesisSettings(filters=()), np.arange(len(images))
     filters = prepare_filters(folder, images, groups, settings=settings, seed=0, device="cpu", max_steps=20)
     return ChunkMaker(generator, filters, images, settings, AdvancedSettings().chunk_size, seed=0)

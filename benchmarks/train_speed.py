@@ -27,6 +27,12 @@ FORWARDS_A_STEP = 3
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the benchmark from the command line."""
     arguments = speed_parser(__doc__).parse_args(argv)
+    rows = rows_of(arguments)
+    write_report(arguments.json, summarize(rows), rows)
+
+
+def rows_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per device, size and system."""
     rows: list[dict[str, Any]] = []
     for device in arguments.device:
         peak = matmul_peak(device)
@@ -35,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured = measure(size, device, peak, arguments)
             print_table(measured)
             rows += measured
-    write_report(arguments.json, summarize(rows), rows)
+    return rows
 
 
 def measure(size: int, device: str, peak: float, arguments: argparse.Namespace) -> list[dict[str, Any]]:

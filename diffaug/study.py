@@ -112,7 +112,7 @@ class Study:
     def has_training(self) -> bool:
         """Whether there is a generator, a pilot of one, or the beginning of either."""
         return self.has_pilot or any(
-            (one / storage.DONE).exists() or any(one.glob("checkpoints/*")) for one in (self.generator, self._pilot)
+            (one / storage.DONE).exists() or any(one.glob("**/checkpoints/*")) for one in (self.generator, self._pilot)
         )
 
     @property

@@ -60,7 +60,7 @@ def write_pool(
             file = f"{folders[classes[class_index]]}/{number:05d}.png"
             storage.write_bytes(staging / file, content)
             sha256 = storage.sha256_bytes(content)
-            origin = ("sampled", "", 0.0, 0, number)
+            origin = ("sampled", "", "", "", 0.0, 0, number)
             how = ("classifier_free", 1.0, "dpm_solver_2m", 12, "0" * 64, "filters")
             values = (file, classes[class_index], class_index, *origin, *how, "real.png", sha256)
             rows.append(dict(zip(manifest_columns(()), values, strict=True)))

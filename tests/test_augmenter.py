@@ -125,7 +125,7 @@ def test_finished_stages_are_kept_and_other_settings_need_overwrite(generated) -
     again.generate()
     assert times(generated.study / "pool", "*.png") == before
     config = again.config
-    for refused, words in (({"guidance_scale": 2.0}, "guidance_scale 1.0 -> 2.0"), ({"solver": "plms"}, "plms")):
+    for refused, words in (({"guidance_scale": 2.0}, "guidance_scale None -> 2.0"), ({"solver": "plms"}, "plms")):
         with pytest.raises(UsageError, match=words):
             again.generate(**refused)
         assert again.config == generated.open().config == config  # settings of a call hold for that call

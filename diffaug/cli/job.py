@@ -35,9 +35,18 @@ if TYPE_CHECKING:
     from diffaug.data.catalog import Catalog
     from diffaug.evaluation.verdict.result import EvaluationResult
 
-TRAINING = ("diffusion.minutes", "diffusion.images_seen", "diffusion.init")
-DATA = ("data.image_size", "data.layout", "data.label_column", "data.group_by", "data.unlabeled")
-SYNTHESIS = ("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps")
+TRAINING = (
+    *("diffusion.minutes", "diffusion.images_seen", "diffusion.init"),
+    *("diffusion.route", "diffusion.autoencoder", "diffusion.pipeline"),
+)
+DATA = (
+    *("data.image_size", "data.layout", "data.label_column", "data.group_by", "data.unlabeled"),
+    "data.masks",
+)
+SYNTHESIS = (
+    *("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps"),
+    "synthesis.mask_from",
+)
 EVALUATION = (
     *("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier"),
     "evaluation.drop_leaked",

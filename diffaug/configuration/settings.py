@@ -14,6 +14,8 @@ from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.configuration.sampling import DEFAULT_SAMPLING, GuidanceMethod, Scale, Solver, Steps
 
 FILTER_NAMES = ("constant", "saturated", "wrong class", "out of distribution", "copy", "duplicate")
+NO_MASKS = "none"
+ROUNDING = 1e-9
 SAMPLING_WORDS = ("auto", "not majority", "minority", "not minority", "all")
 
 
@@ -53,6 +55,11 @@ class DataSettings(Settings):
     unlabeled: str | None = None
     """Further folder of images of the same kind without labels, which train the generator, too. Names of folders and
     tables in it are not read as labels. Default: the folder unlabeled/ beside the labeled images, if there is one."""
+    masks: str | None = None
+    """Folder of masks, or of files of boxes, named as their images; any value but 0 is the object. none: use no masks.
+    Default: the masks that lie with the images."""
+    invert_masks: bool | None = None
+    """Whether the object is where masks are 0. Default: it is not, and masks that look so are refused."""
     near_duplicates: bool = True
     """Keep images that show nearly the same picture on one side of every split. false: they only look alike, as sheets
     of one form do, and a split that diffaug makes may part them."""
@@ -61,6 +68,11 @@ class DataSettings(Settings):
     @classmethod
     def _from_anywhere(cls, folder: str | None) -> str | None:
         return _absolute(folder)
+
+    @field_validator("masks")
+    @classmethod
+    def _masks_from_anywhere(cls, folder: str | None) -> str | None:
+        return folder if folder == NO_MASKS else _absolute(folder)
 
     @field_validator("intensity_range")
     @classmethod
@@ -103,21 +115,40 @@ class DiffusionSettings(Settings):
     unlabeled: Literal["auto", "no label", "pseudo-labels", "ignore"] = "auto"
     """How unlabeled images are trained on. no label: as images of any class. pseudo-labels: a classifier labels them,
     and each label counts as often as it is sure. ignore: not at all. auto: no label."""
+    route: Literal["auto", "pixels", "cascade", "latent", "pipeline", "variations"] = "auto"
+    """Way to the generator. pixels: a network for the pixels, trained from scratch. cascade: a small one, then one that
+    enlarges its images. latent: a network on the latents of an autoencoder. pipeline: a pretrained pipeline,
+    fine-tuned. variations: a pretrained pipeline varies real images. auto: what --pipeline or --autoencoder asks for,
+    else pixels."""
+    autoencoder: str | None = None
+    """Folder of a pretrained autoencoder, AutoencoderKL or AutoencoderTiny, for the route latent. Default: none."""
+    pipeline: str | None = None
+    """Folder of a pretrained diffusers pipeline for the routes pipeline and variations. Default: none."""
+    prompts: str | None = None
+    """What a pretrained pipeline is told: a text in which {class} stands for the class, or {token} for a word that it
+    learns for the class; or a CSV of such texts. Default: a photo of a {class}."""
     init: str | None = None
     """Study or generator to continue from, with other classes or another size. Default: random weights."""
     stop_on_copying: bool = True
     """End the training when the generator begins to copy training images, with the weights from before. false: only
     warn."""
 
-    @field_validator("init")
+    @field_validator("init", "autoencoder", "pipeline")
     @classmethod
     def _from_anywhere(cls, folder: str | None) -> str | None:
         return _absolute(folder)
+
+    @field_validator("prompts")
+    @classmethod
+    def _table_from_anywhere(cls, prompts: str | None) -> str | None:
+        return prompts if prompts is None or "{" in prompts else _absolute(prompts)
 
     @model_validator(mode="after")
     def _consistent(self) -> DiffusionSettings:
         if self.minutes is not None and self.images_seen is not None:
             raise ValueError("set minutes or images_seen, not both")
+        if self.route == "auto" and self.autoencoder is not None and self.pipeline is not None:
+            raise ValueError("set autoencoder or pipeline, not both, or say with route which one is used")
         return self
 
 
@@ -134,11 +165,23 @@ class SynthesisSettings(Settings):
     """Solver steps per image."""
     guidance_method: GuidanceMethod = DEFAULT_SAMPLING.guidance_method
     """Guide away from the average of all classes, or from an early version of the model (autoguidance)."""
-    guidance_scale: Scale | tuple[Scale, Scale] = DEFAULT_SAMPLING.guidance_scale
-    """Guidance scale. 1 is none; more is less diverse. A range [low, high] is sampled per chunk."""
+    guidance_scale: Scale | tuple[Scale, Scale] | None = None
+    """Guidance scale. 1 is none; more is less diverse. A range [low, high] is sampled per chunk. Default: 1, and 2 to 3
+    for a pretrained pipeline."""
     variation_fraction: Fraction | None = None
     """Fraction of images that vary a real image instead of starting from noise. Default: 0.25 in classes of up to 50
     images, falling to 0 in classes of 200."""
+    transplant_fraction: Fraction | None = None
+    """Fraction of the images of a class with masks in which its object is painted into a real image of the background
+    class. Default: 0.5 in classes of up to 50 images, falling to 0 in classes of 200."""
+    crossed_fraction: Fraction = 0.0
+    """Fraction of the images of a class that vary a real image of the background class, under the label of the class.
+    A class gets them only if the filters see it in them."""
+    background_class: str | None = None
+    """Class whose real images objects of other classes are painted into. Default: the most frequent one."""
+    mask_from: Literal["difference", "box"] | None = None
+    """How masks are drawn in classes without any. difference: where an image differs from those of the background
+    class. box: the rectangle around that. Default: none are drawn."""
     filters: tuple[str, ...] = FILTER_NAMES
     """Reasons for rejecting an image. Non-finite images are always rejected."""
     false_rejection_rate: Annotated[float, Field(gt=0, lt=1)] = 0.08
@@ -146,6 +189,13 @@ class SynthesisSettings(Settings):
     reject. More finds more bad images."""
     max_attempts: PositiveInt = 4
     """Candidates per requested image before a class is given up."""
+
+    @model_validator(mode="after")
+    def _parts_of_one(self) -> SynthesisSettings:
+        fractions = (self.variation_fraction, self.transplant_fraction, self.crossed_fraction)
+        if sum(part for part in fractions if part is not None) > 1 + ROUNDING:
+            raise ValueError("variation_fraction, transplant_fraction and crossed_fraction together are above 1")
+        return self
 
     @field_validator("sampling_strategy", mode="before")
     @classmethod
@@ -182,10 +232,21 @@ class SynthesisSettings(Settings):
 
     @field_validator("guidance_scale")
     @classmethod
-    def _ascending(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+    def _ascending(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
         if isinstance(value, tuple) and value[0] > value[1]:
             raise ValueError("give the lower end of the range first")
         return value
+
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """Lowest and highest guidance scale; that of diffaug's own networks if none is set."""
+        scale = DEFAULT_SAMPLING.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return scale if isinstance(scale, tuple) else (scale, scale)
+
+    @property
+    def typical_guidance(self) -> float:
+        """The guidance scale, or the middle of its range."""
+        return sum(self.guidance_range) / 2
 
 
 class TrackingSettings(Settings):
@@ -211,6 +272,8 @@ class AdvancedSettings(Settings):
     pilot: bool = True
     """First train a generator without a third of the images, the pilot, to choose the training length, and the amount
     of synthetic images, on images that it has not seen. false: train as long as minutes or images_seen say."""
+    pipeline_size: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
+    """Side in px at which a pretrained pipeline works; smaller is faster and coarser. Default: that of its training."""
     filter_max_steps: PositiveInt | None = None
     """Optimizer steps of each classifier behind the filters. Default: chosen from the data."""
     synthetic_fraction_grid: Annotated[tuple[BatchShare, ...], Field(min_length=1)] = (0.0, 0.15, 0.3, 0.5)

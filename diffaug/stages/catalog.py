@@ -8,7 +8,7 @@ from diffaug.classifiers.encoders.domain import describe_by
 from diffaug.classifiers.working_size import choose_working_size
 from diffaug.configuration.settings import Config
 from diffaug.data.building.build import build_catalog
-from diffaug.data.building.changes import describe_changes, stamps_beside
+from diffaug.data.building.changes import describe_changes
 from diffaug.data.catalog import Catalog
 from diffaug.data.domain import Describe, Shown
 from diffaug.data.size_choice import SizeChoice
@@ -41,7 +41,7 @@ def prepare_catalog(job: Job) -> Catalog:
         if missing := next((folder for folder in _folders(job, root) if not folder.is_dir()), None):
             job.narrator.warn(f"the folder {missing} is missing; using the copy of its images in the study")
             return catalog
-        changes = describe_changes(catalog, root, job.config.data, stamps_beside(folder))
+        changes = describe_changes(catalog, root, job.config.data, folder)
         if not changes:
             return catalog
         if _is_trained(job) and not job.overwrite:

@@ -14,16 +14,14 @@ from diffaug.configuration.sampling import Sampling
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.splits import FOLDS
-from diffaug.diffusion.generator.files import for_inference
-from diffaug.diffusion.generator.generator import Generator
-from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.costs import Costs, Seconds
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.diffusion.process.normalization import Normalization
 from diffaug.runtime.parallel import MAX_WORKERS, one_thread_each
 from diffaug.stages.fitting.plan import plan_training
+from diffaug.stages.fitting.routes.by_name import route_by_name
 from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job
+from diffaug.stages.route_options import compare_routes, show_routes
 
 FEWEST_ATTEMPTS, MOST_ATTEMPTS = 1.0, 2.0
 """Candidates per accepted image that are counted on."""
@@ -37,8 +35,9 @@ ENOUGH_SECONDS = 0.5
 def plan_job(job: Job, catalog: Catalog, *, renew: bool) -> Plan:
     """The plan of the training, see `plan_training`, with the costs of the whole job."""
     plan = plan_training(job, catalog, measure=True, renew=renew)
-    plan = replace(plan, costs=estimate_costs(job, catalog, plan))
+    plan = replace(plan, costs=estimate_costs(job, catalog, plan), options=compare_routes(job, catalog, plan))
     assert plan.costs is not None
+    show_routes(job, plan)
     job.narrator.say(plan.costs.sentence())
     return plan
 
@@ -87,13 +86,9 @@ def _small_recipe() -> TrainingRecipe:
 def _seconds_per_sample(job: Job, plan: Plan, images: LabeledImages) -> float:
     """Of an untrained network, which takes as long as a trained one."""
     settings, size = job.config.synthesis, job.config.advanced.chunk_size
-    scale = settings.guidance_scale if isinstance(settings.guidance_scale, float) else settings.guidance_scale[1]
-    sampling = Sampling(
-        solver=settings.solver, num_inference_steps=settings.num_inference_steps, guidance_scale=float(scale)
-    )
-    denoiser = for_inference(Denoiser(plan.network), job.device)
-    normalization = Normalization.of(np.asarray(images.pixels[: len(images) : max(1, len(images) // 64)]))
-    generator = Generator(denoiser, normalization, images.classes, weights_sha256="")
+    generator = route_by_name(plan.route).untrained(job, images, plan)
+    scale = generator.usual.settled(settings).guidance_range[1]
+    sampling = Sampling(solver=settings.solver, num_inference_steps=settings.num_inference_steps, guidance_scale=scale)
 
     def sample(count: int) -> None:
         generator.draw_samples(images.classes[0], range(count), sampling, job.config.seed)

@@ -16,7 +16,7 @@ from diffaug import AugmentedDataset, MixedBatchSampler, SyntheticReplace
 from diffaug.augment.formats import plain
 from diffaug.augment.materialize import folder_of_dataset, materialize
 from diffaug.data.labels import class_of
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.experiment.training_task import perform
 from diffaug.integrations import albumentations_transforms
@@ -167,12 +167,22 @@ def by_mixed_batches(one: Numbering, label: Any, _: Path) -> str:
     return items.classes[sorted(one.class_to_idx.values()).index(left_out)]
 
 
+def without_network(one: Numbering) -> PixelGenerator:
+    return PixelGenerator(
+        classes=one.classes,
+        weights_sha256="",
+        dataset_class_to_idx=one.class_to_idx,
+        denoiser=None,  # type: ignore[arg-type]
+        normalization=None,  # type: ignore[arg-type]
+    )
+
+
 def by_generator(one: Numbering, label: Any, _: Path) -> str:
-    return Generator(None, None, one.classes, "", dataset_class_to_idx=one.class_to_idx).class_of(label)  # type: ignore[arg-type]
+    return without_network(one).class_of(label)
 
 
 def by_mlflow_model(one: Numbering, label: Any, _: Path) -> str:
-    generator = Generator(None, None, one.classes, "", dataset_class_to_idx=one.class_to_idx)  # type: ignore[arg-type]
+    generator = without_network(one)
     shades = {name: np.full((8, SIZE, SIZE, 1), position, np.uint8) for position, name in enumerate(one.classes)}
     model = GeneratorModel()
     model.generator = SimpleNamespace(class_of=generator.class_of, sample=lambda name, *_, **__: shades[name])

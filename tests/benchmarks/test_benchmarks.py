@@ -130,7 +130,7 @@ def test_a_script_writes_its_report_and_trains_nothing_twice(script: Any, data, 
         assert all(0 < row["peak share"] < 1 and row["train images/s"] > 0 for row in rows)
     if script in (ablations, quality_per_minute):
         forbidden = Mock(side_effect=AssertionError("trained again"))
-        monkeypatch.setattr("diffaug.stages.fitting.fit.train", forbidden)
+        monkeypatch.setattr("diffaug.stages.fitting.running.train", forbidden)
         if script is quality_per_minute:
             monkeypatch.setattr(diffaug.DiffusionAugmenter, "fit", forbidden)
         monkeypatch.setattr(quality_per_minute, "make_peer", forbidden)

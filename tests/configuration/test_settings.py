@@ -8,8 +8,8 @@ from diffaug.errors import UsageError
 
 
 def test_the_settings_are_few():
-    assert len([key for key in setting_fields() if not key.startswith("advanced.")]) <= 56
-    assert len([key for key in setting_fields() if key.startswith("advanced.")]) <= 6
+    assert len([key for key in setting_fields() if not key.startswith("advanced.")]) <= 66
+    assert len([key for key in setting_fields() if key.startswith("advanced.")]) <= 7
 
 
 @pytest.mark.parametrize("key", setting_fields())

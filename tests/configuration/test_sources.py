@@ -116,7 +116,8 @@ def test_every_key_can_be_set_from_every_source(combined, key):
 
 @pytest.mark.parametrize("dropped", [MINUTES, IMAGES_SEEN])
 def test_yaml_reads_back_from_study_and_file(tmp_path, dropped):
-    flags = {key: other_value(key) for key in setting_fields() if key not in (dropped, "evaluation.quick")}
+    left_out = dropped, "evaluation.quick", "synthesis.crossed_fraction"  # three fractions would be above 1 together
+    flags = {key: other_value(key) for key in setting_fields() if key not in left_out}
     config = resolve(flags, environment={}).config
     text = to_yaml(config)
     assert resolve(environment={}, base=yaml.safe_load(text)).config == config
@@ -164,6 +165,14 @@ def test_both_lengths_from_one_source_are_a_contradiction(combined, source, name
     with pytest.raises(UsageError, match="minutes or images_seen, not both") as caught:
         combined({source: dict.fromkeys(names, 5)})
     assert source in caught.value.where
+
+
+def test_two_pretrained_models_are_a_contradiction_until_the_route_says_which(combined):
+    both = {"diffusion.autoencoder": "/a", "diffusion.pipeline": "/b"}
+    with pytest.raises(UsageError, match="autoencoder or pipeline, not both, or say with route"):
+        combined({"flag": both})
+    for route in ("pixels", "latent", "pipeline"):
+        assert combined({"flag": {**both, "diffusion.route": route}}).config.diffusion.route == route
 
 
 def test_an_empty_length_replaces_nothing_of_the_other_kind(combined):

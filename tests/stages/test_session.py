@@ -89,7 +89,7 @@ def test_a_refused_setting_begins_no_study_and_does_not_stay(
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("diffaug.stages.fitting.plan.measure_images_per_second", broken)
+    monkeypatch.setattr("diffaug.stages.fitting.routes.pixels.measure_images_per_second", broken)
     with pytest.raises(UsageError, match=words):
         new(settings=settings).fit(make_classes(tmp_path / "data", COUNTS))
     assert all(name.startswith("catalog") for name in left())

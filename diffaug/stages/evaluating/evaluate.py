@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diffaug.classifiers.identity import identity_of
 from diffaug.classifiers.training_set import Classifier
 from diffaug.data.catalog import Catalog
+from diffaug.data.images import count_by_name
 from diffaug.errors import Interrupted, UsageError
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real, planned_tests, planned_trainings
@@ -186,6 +189,7 @@ def _summarize(
         roles={arm.name: arm.role for arm in experiment.arms},
         train_counts=experiment.train.counts_by_name,
         synthetic_counts=pools[0].counts_by_name if pools else dict.fromkeys(experiment.train.classes, 0),
+        usable_counts=_usable_counts(experiment, choice.mix.excluded_origins),
         test_labels=experiment.test.labels,
         classes=experiment.train.classes,
         num_generators=count,
@@ -195,6 +199,15 @@ def _summarize(
         missing=_missing(experiment),
         fewer_images=fewer_images,
     )
+
+
+def _usable_counts(experiment: Experiment, excluded_origins: Sequence[str]) -> dict[str, int] | None:
+    """Images per class of the first pool without those of some origins; None if there is no pool."""
+    if not experiment.pools:
+        return None
+    pool = experiment.pools[0]
+    usable = ~np.isin(pool.origins or [""] * len(pool), list(excluded_origins))
+    return count_by_name(pool.labels[usable], pool.classes)
 
 
 def _missing(experiment: Experiment) -> list[Missing]:

@@ -33,6 +33,8 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
         params |= {"synthetic_fraction": choice.mix.fraction, "synthetic_loss_weight": choice.mix.loss_weight}
         excluded = ", ".join(choice.mix.excluded_classes)
         params |= {"excluded_classes": excluded} if excluded else {}
+        origins = ", ".join(choice.mix.excluded_origins)
+        params |= {"excluded_origins": origins} if origins else {}
     if arm.on_best:
         params["base"] = choice.base
     tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}

@@ -73,6 +73,8 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
 
 
 def _refinement(mix: SyntheticMix) -> str:
+    if mix.excluded_origins:
+        return f"without synthetic images of the origin {', '.join(mix.excluded_origins)}"
     if mix.excluded_classes:
         return f"without synthetic images of {', '.join(mix.excluded_classes)}"
     limit = "" if mix.max_per_real is None else f", at most {mix.max_per_real:g} per real image of each class"

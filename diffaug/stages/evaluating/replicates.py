@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.data.catalog import Catalog
-from diffaug.diffusion.planning.planning import PLAN, choose_preset
+from diffaug.diffusion.planning.planning import PLAN
+from diffaug.diffusion.planning.presets import choose_preset
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import stage_settings

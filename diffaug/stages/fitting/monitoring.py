@@ -1,31 +1,20 @@
 """Checks a training for copies, reports them, and decides when to end."""
 
-from dataclasses import dataclass
-
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.process.process import MEASURED_SIGMAS
 from diffaug.diffusion.training.batches import Holdout, TrainingData
 from diffaug.diffusion.training.monitor import (
     NUM_SAMPLES,
-    SIGMAS,
     CheckSchedule,
     CopyCheck,
     MemorizationMonitor,
 )
 from diffaug.diffusion.training.pace import Pace
 from diffaug.diffusion.training.training import TrainingState
-from diffaug.similarity.intervals import Share
+from diffaug.stages.fitting.networks import CopyReport
 from diffaug.stages.job import FIT_RUN, Job
 
 SAMPLES_PER_CLASS, MOST_SAMPLES = 32, 1024
-
-
-@dataclass(frozen=True)
-class CopyReport:
-    """What is known about copies at the end of a training: facts for the model card, and copies by class name."""
-
-    facts: dict[str, str | int]
-    copies: dict[str, Share]
-    copied_classes: tuple[str, ...]
 
 
 class MonitorCallback:
@@ -39,7 +28,13 @@ class MonitorCallback:
         if schedule.steps:
             seed, mirrored = job.config.seed, plan.horizontal_flip
             self.monitor = MemorizationMonitor.of(
-                data, holdout, schedule.pairs, seed, mirrored=mirrored, precision=plan.precision
+                data,
+                holdout,
+                schedule.pairs,
+                seed,
+                mirrored=mirrored,
+                precision=plan.precision,
+                noise_scale=plan.network.noise_scale,
             )
         else:
             job.narrator.say("the training is too short to check for copies of training images")
@@ -132,5 +127,7 @@ def figures_of(check: CopyCheck, classes: tuple[str, ...]) -> dict[str, float]:
     figures |= {f"copies/class/{name}": share.value for name, share in by_class if share.total}
     if check.loss_gap is not None:
         figures["loss_gap"] = check.loss_gap
-        figures |= {f"loss_gap/sigma {sigma:g}": gap for sigma, gap in zip(SIGMAS, check.loss_gaps, strict=True)}
+        figures |= {
+            f"loss_gap/sigma {sigma:g}": gap for sigma, gap in zip(MEASURED_SIGMAS, check.loss_gaps, strict=True)
+        }
     return figures

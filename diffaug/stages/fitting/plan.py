@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from diffaug.configuration.settings import Config
@@ -16,19 +15,18 @@ from diffaug.diffusion.planning.planning import (
     PLAN,
     Plan,
     halve_batch_if_too_few_steps,
-    make_plan,
     precision_candidates,
     set_length,
 )
 from diffaug.diffusion.planning.reasons import cost_of_size, explain
-from diffaug.diffusion.training.batches import TrainingData
-from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.judged import possible_pilot
+from diffaug.stages.fitting.routes.choice import choose_route
+from diffaug.stages.fitting.routes.route import Route
 from diffaug.stages.fitting.sources import with_sources
 from diffaug.stages.job import Job
 
@@ -39,7 +37,7 @@ NO_TIME_FOR_PILOT = "no pilot: the training is too short to choose its length"
 def generator_settings(config: Config) -> dict[str, Any]:
     """The settings that the trained weights depend on."""
     diffusion = config.diffusion.model_dump(mode="json")
-    advanced = config.advanced.model_dump(mode="json", include={"base_channels", "pilot"})
+    advanced = config.advanced.model_dump(mode="json", include={"base_channels", "pilot", "pipeline_size"})
     return {"seed": config.seed, **diffusion, **advanced}
 
 
@@ -84,19 +82,26 @@ def write_plan(job: Job, plan: Plan) -> None:
 
 
 def _new_plan(job: Job, catalog: Catalog, *, measure: bool) -> Plan:
+    route, why = choose_route(job, catalog.images("train"))
+    plan = plan_of_route(route, job, catalog, measure=measure)
+    return replace(plan, reasons=(why, *plan.reasons))
+
+
+def plan_of_route(route: Route, job: Job, catalog: Catalog, *, measure: bool) -> Plan:
+    """The plan of a training by one route, at the speed measured now."""
     settings, images, pilot = job.config.diffusion, catalog.images("train"), possible_pilot(job, catalog)
-    plan = make_plan(images, settings, job.device, base_channels=job.config.advanced.base_channels)
-    plan = with_sources(job, plan, catalog)
-    speed, decides = _Speed(job, images), settings.images_seen is None or settings.compile is True
+    plan = with_sources(job, replace(route.plan(job, images), route=route.name), catalog)
+    speed, decides = _Speed(job, images, route), settings.images_seen is None or settings.compile is True
     if decides or measure:
         job.narrator.say("measuring training speed ...")
     if decides:
-        plan = speed.fastest(precision_candidates(plan, settings))
-    plan = _with_enough_steps(job, plan, speed)
+        plan = speed.fastest(precision_candidates(plan, settings) if plan.unet else [plan])
+    if plan.unet:
+        plan = _with_enough_steps(job, plan, speed)
     if measure and not decides:
         plan = speed.fastest([plan])
     plan = set_length(plan, settings, len(images), pilot if isinstance(pilot, PilotPlan) else None)
-    reasons = explain(plan, settings, images)
+    reasons = (*plan.reasons, *explain(plan, settings, images, route.expectation(plan)))
     if plan.pilot is None:
         reasons += (pilot if isinstance(pilot, str) else NO_TIME_FOR_PILOT,)
     return replace(plan, reasons=reasons)
@@ -120,10 +125,7 @@ class _Speed:
 
     job: Job
     images: LabeledImages
-
-    @cached_property
-    def _data(self) -> TrainingData:
-        return TrainingData.of(self.images, self.job.device)
+    route: Route
 
     def fastest(self, candidates: Iterable[Plan]) -> Plan:
         """The fastest candidate with its speed. A later one must be faster by a tenth; each counts at its best."""
@@ -142,7 +144,7 @@ class _Speed:
         """Images per second of all processes together; 0 if the network can't be compiled."""
         group = current()
         try:
-            speed = measure_images_per_second(self._data, plan, group)
+            speed = self.route.images_per_second(self.job, self.images, plan)
         except RuntimeError as error:
             if not plan.compiled:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -12,21 +13,24 @@ from torch import Tensor
 
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.grids import sample_sheet
+from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.checkpoints import restore_latest, save_checkpoint
 from diffaug.diffusion.training.pace import Pace
-from diffaug.diffusion.training.training import StepRecord, TrainingState, new_state, train
+from diffaug.diffusion.training.training import Batches, StepRecord, TrainingState, new_state, train
 from diffaug.errors import DiffaugError, Interrupted
 from diffaug.files import storage
 from diffaug.runtime.console import duration
 from diffaug.runtime.distributed import current
-from diffaug.stages.job import FIT_RUN, Job
+from diffaug.stages.fitting.work import Clock, Work
+from diffaug.stages.job import FIT_RUN
 from diffaug.stages.signals import stop_requests
 
 LOGGED_POINTS = 200
 GRID_COLUMNS = 8
-CHECKPOINTS = "checkpoints"
+QUICK_GRID, GRID_SHARE = 5.0, 0.05
+"""Seconds up to which a grid is drawn with each checkpoint; share of the time that longer ones take."""
+CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"
 RESERVED_SHARE = 0.05
 """Share of a deadline left for the last measurement and for writing the generator."""
 
@@ -38,56 +42,37 @@ class Watch(Protocol):
         """Whether the training is to end now, whatever its pace says."""
 
 
-class Clock:
-    """The time that a fit takes, in all its runs."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds so far."""
-        return time.monotonic() - self._began
-
-    def resume_at(self, seconds: float) -> None:
-        """Counts what earlier runs took."""
-        self._began = min(self._began, time.monotonic() - seconds)
-
-
 class TrainingRun:
-    """One training by a plan. Every process has one; only the main one writes.
+    """The training of one network by a plan. Every process has one; only the main one writes.
 
     Args:
-        job: Of the study, whose run "fit" the training is logged in.
-        folder: Where checkpoints and sample grids are kept.
-        plan: Of this training.
+        work: Whose plan and folder these are; checkpoints and sample grids are kept there.
         data: What it is trained on.
-        classes: Names of its classes.
-        clock: Of the whole fit.
-        title: Names the training in progress and metrics; empty for the one on all images.
-        images_after: Images that another training is expected to see after this one.
+        preview: A generator of the network given, for sample grids.
+        state: To begin with, see `new_state`. Default: that of the plan's network.
+        part: Names the network in progress and metrics, if the route trains several.
+        grid_columns: Samples of each class in a grid.
     """
 
     def __init__(
         self,
-        job: Job,
-        folder: Path,
-        plan: Plan,
-        data: TrainingData,
+        work: Work,
+        data: Batches,
+        preview: Callable[[Denoiser], Generator],
         *,
-        classes: tuple[str, ...],
-        clock: Clock,
-        title: str = "",
-        images_after: int = 0,
+        state: TrainingState | None = None,
+        part: str = "",
+        grid_columns: int = GRID_COLUMNS,
     ) -> None:
-        self.job, self.folder, self.plan, self.data, self.classes = job, folder, plan, data, classes
-        self.clock, self.title, self.images_after = clock, title, images_after
+        self.work, self.job, self.folder, self.plan, self.clock = work, work.job, work.folder, work.plan, work.clock
+        self.data, self.preview, self.grid_columns = data, preview, grid_columns
+        self.part, self.title = part, " ".join(filter(None, (work.title, part)))
         self.group = current()
-        self.state = new_state(plan, job.device, job.config.seed)
-        self._pace = _PaceKeeper(plan, clock)
-        self._log_interval = max(1, plan.steps // LOGGED_POINTS)
+        self.state = state or new_state(self.plan, self.job.device, self.job.config.seed)
+        self._pace = PaceKeeper(self.plan, self.clock)
+        self._log_interval = max(1, self.plan.steps // LOGGED_POINTS)
         self._losses: list[Tensor] = []
-        self._logged_at = self._saved_at = 0.0
+        self._logged_at = self._saved_at = self._drawn_at = self._drawing = 0.0
         self._began = 0, 0.0
 
     @property
@@ -145,15 +130,19 @@ class TrainingRun:
 
     def save_grid(self) -> None:
         """Draws and logs samples of the averaged weights."""
-        boxes = self.data.class_boxes(len(self.classes))
-        generator = Generator(
-            self.state.averaged, self.data.normalization, self.classes, weights_sha256="", boxes=boxes
-        )
+        began = time.monotonic()
+        generator = self.preview(self.state.averaged)
         steps, seed = self.job.config.synthesis.num_inference_steps, self.job.config.seed
-        sheet = sample_sheet(generator, columns=GRID_COLUMNS, seed=seed, num_inference_steps=steps)
+        sheet = sample_sheet(generator, columns=self.grid_columns, seed=seed, num_inference_steps=steps)
         file = self.folder / "samples" / f"images-{self.images_seen:09d}.png"
         storage.write_bytes(file, storage.png_bytes(sheet))
         self.job.journal.log_image(FIT_RUN, self._named("samples"), file, step=self.images_seen)
+        self._drawn_at = time.monotonic()
+        self._drawing = self._drawn_at - began
+
+    def _grid_is_due(self) -> bool:
+        """Grids that take long, as where a large autoencoder decodes on a CPU, get a small share of the time."""
+        return self._drawing < QUICK_GRID or self._drawing < GRID_SHARE * (time.monotonic() - self._drawn_at)
 
     def log_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
         """Logs figures of the training by images seen."""
@@ -171,7 +160,7 @@ class TrainingRun:
 
     def _save_if_due(self, stopping: bool) -> None:
         if stopping or time.monotonic() - self._saved_at >= self.job.config.advanced.checkpoint_seconds:
-            if not stopping:
+            if not stopping and self._grid_is_due():
                 self.save_grid()
             self.state.seconds = self.clock.seconds
             save_checkpoint(self.folder / CHECKPOINTS, self.state)
@@ -195,20 +184,22 @@ class TrainingRun:
         self._logged_at = now
         self.log_metrics(metrics, record.images_seen)
         detail = f"{record.images_seen} images, loss {loss:.3f}"
-        if self.images_after:
+        if self.work.images_after:
             detail += f", at most {duration(self._seconds_left(record.step, last))} until all is trained"
         self.job.narrator.progress(f"training {self.title}".rstrip(), record.step, last, detail)
 
     def _seconds_left(self, step: int, last: int) -> float:
         """Until the end of all trainings, at the speed of this run so far."""
         first, began = self._began
-        steps = last - step + self.images_after / self.plan.batch_size
+        steps = last - step + self.work.images_after / self.plan.batch_size
         return steps * (time.monotonic() - began) / max(1, step - first)
 
     def _interrupted(self) -> Interrupted:
         study = self.job.study
         finish = shlex.join(["diffaug", "fit", str(study.record.data), "--study", str(study.path), "--finish"])
-        what = "end the pilot here and train on all images" if self.title else "keep what was learned so far"
+        what = "end the pilot here and train on all images" if self.work.is_pilot else "keep what was learned so far"
+        if self.part:  # other networks may follow, of the pilot or not
+            what = f"end the training of {self.title} here and go on with what follows"
         done = f"{self.images_seen} of {self.plan.images_seen} images{f' of {self.title}' if self.title else ''}"
         return Interrupted(
             f"stopped after {done}; a checkpoint was saved",
@@ -217,10 +208,16 @@ class TrainingRun:
         )
 
     def _named(self, name: str) -> str:
-        return f"{self.title}/{name}" if self.title else name
+        return f"{self.title.replace(' ', '/')}/{name}" if self.title else name
 
 
-class _PaceKeeper:
+def discard_progress(folder: Path) -> None:
+    """Removes what a training needs to resume, once its network is written."""
+    for name in (CHECKPOINTS, SNAPSHOTS):
+        storage.discard_directory(folder / name)
+
+
+class PaceKeeper:
     """Finds the last step that a training reaches before its deadline, from the speed measured on the way.
 
     What the machine does besides, checks and checkpoints count. The mean of the speeds since the last call and since

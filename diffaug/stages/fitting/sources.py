@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from diffaug.diffusion.generator.warm_start import (
     share_taken,
     take_weights,
 )
+from diffaug.diffusion.latent.folder import AutoencoderFolder
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.planning.sources import InitialWeights, UnlabeledPlan
 from diffaug.diffusion.training.batches import Holdout, UnlabeledPart
 from diffaug.diffusion.training.training import TrainingState
-from diffaug.errors import DataError
+from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import stage_record
 from diffaug.runtime.distributed import current
@@ -41,14 +43,19 @@ CONTINUED_RATE = 1 / 3
 
 
 def stage_inputs(job: Job, catalog: Catalog) -> dict[str, str]:
-    """Fingerprints of what a training works on. An earlier generator that is gone counts as it was when it began."""
-    inputs, path = {"catalog": catalog.fingerprint}, job.config.diffusion.init
-    if path is None:
-        return inputs
-    begun = stage_record(job.study.generator)
-    if begun is not None and "init" in begun.inputs and not Path(path).exists():
-        return {**inputs, "init": begun.inputs["init"]}
-    return {**inputs, "init": EarlierGenerator.open(path).weights_sha256}
+    """Fingerprints of what a training works on. What is gone by now counts as it was when the training began."""
+    settings, begun = job.config.diffusion, stage_record(job.study.generator)
+    sources: dict[str, tuple[str, Callable[[str], str]]] = {}
+    if settings.init is not None:
+        sources["init"] = settings.init, lambda path: EarlierGenerator.open(path).weights_sha256
+    takes_latents = settings.route == "latent" or (settings.route == "auto" and not settings.pipeline)
+    if settings.autoencoder is not None and takes_latents:
+        sources["autoencoder"] = settings.autoencoder, lambda path: AutoencoderFolder.find(path).sha256
+    inputs = {"catalog": catalog.fingerprint}
+    for name, (path, hash_of) in sources.items():
+        is_gone = begun is not None and name in begun.inputs and not Path(path).exists()
+        inputs[name] = begun.inputs[name] if begun is not None and is_gone else hash_of(path)
+    return inputs
 
 
 def with_sources(job: Job, plan: Plan, catalog: Catalog) -> Plan:
@@ -63,6 +70,10 @@ def with_sources(job: Job, plan: Plan, catalog: Catalog) -> Plan:
     plan = replace(plan, unlabeled=UnlabeledPlan.of(weights, labeled, settings))
     if settings.init is None:
         return plan
+    if plan.unet is None:
+        raise UsageError(
+            f"--init: the route '{plan.route}' trains no network that could continue", fix="leave --init out"
+        )
     earlier = EarlierGenerator.open(settings.init)
     channels, objective = plan.network.channels, settings.objective
     require_same_kind(earlier, channels=channels, objective=objective, intensity=catalog.intensity)
@@ -79,7 +90,7 @@ def with_sources(job: Job, plan: Plan, catalog: Catalog) -> Plan:
         plan.learning_rate,
     )
     rate = plan.learning_rate if settings.learning_rate else CONTINUED_RATE * plan.learning_rate
-    return replace(plan, network=network, learning_rate=rate, initial=initial)
+    return replace(plan, unet=network, learning_rate=rate, initial=initial)
 
 
 def require_unseen_by(earlier: EarlierGenerator, catalog: Catalog, job: Job) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path, images, small, monkeypatch) -> None:
-    monkeypatch.setattr("diffaug.stages.fitting.plan.measure_images_per_second", lambda *_: 5.0)
+    monkeypatch.setattr("diffaug.stages.fitting.routes.pixels.measure_images_per_second", lambda *_: 5.0)
     monkeypatch.setattr("diffaug.diffusion.planning.defaults.FEW_IMAGES", 1)
     monkeypatch.setattr("diffaug.diffusion.planning.defaults.LONG_CPU_MINUTES", 11)  # more than assumed for images
     settings = {**small, "diffusion.images_seen": None, "diffusion.minutes": 12, "diffusion.batch_size": 64}
@@ -30,7 +30,9 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
     options = list(zip(words[3::2], words[4::2], strict=True))
     assignments = [value.partition("=") for name, value in options if name == "--set"]
     given = {key: parse_value(value, where="--set") for key, _, value in assignments}
-    monkeypatch.setattr("diffaug.stages.fitting.plan.measure_images_per_second", lambda *_: 50.0)  # a faster machine
+    monkeypatch.setattr(
+        "diffaug.stages.fitting.routes.pixels.measure_images_per_second", lambda *_: 50.0
+    )  # a faster machine
     study, config = dict(options)["--study"], dict(options)["--config"]
     again = diffaug.DiffusionAugmenter(study=study, config=config, settings=given, verbose=False).attach(images)
     second_generator = replicates._job(augmenter.job, augmenter.inspect(), pool, 1)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from diffaug.augmenter import DiffusionAugmenter
-from diffaug.diffusion.training import training
+from diffaug.diffusion.training import batches
 from diffaug.diffusion.training.batches import Batch
 from diffaug.errors import DiffaugError
 from tests.conftest import SMALL
@@ -18,13 +18,13 @@ SETTINGS = SMALL | {"diffusion.images_seen": 64, "diffusion.batch_size": 8}
 
 def break_batches(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """The batches of the first `count` steps are not finite."""
-    draw = training.draw_batch
+    draw = batches.draw_batch
 
     def drawn(*arguments: object) -> Batch:
         batch = draw(*arguments)
         return batch._replace(x0=batch.x0 * float("nan")) if arguments[-1] < count else batch
 
-    monkeypatch.setattr(training, "draw_batch", drawn)
+    monkeypatch.setattr(batches, "draw_batch", drawn)
 
 
 def fit(images, study, **settings) -> DiffusionAugmenter:

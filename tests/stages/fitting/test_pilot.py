@@ -16,7 +16,7 @@ from diffaug.diffusion.planning.planning import PLAN, Plan
 from diffaug.errors import Interrupted, UsageError
 from diffaug.files.records import read_record as read
 from diffaug.stages.evaluating.pilot import pilot_pool
-from diffaug.stages.fitting import judged, pilot, running
+from diffaug.stages.fitting import judged, measured_lengths, running
 from diffaug.stages.fitting.judged import in_turn_by_class, judged_images, possible_pilot
 from diffaug.stages.job import Job
 from tests.conftest import SMALL, write_classes
@@ -75,6 +75,14 @@ def test_the_pilot_leaves_whole_thirds_out_and_the_generator_does_not(tmp_path, 
     assert not list((study.path / "pilot" / "generator").glob("snapshots"))
 
 
+def test_an_earlier_pilot_chooses_nothing_for_a_generator_without_one(tmp_path, folder) -> None:
+    study = fit(folder, tmp_path / "study", **{"diffusion.images_seen": 320}).study
+    assert study.has_pilot
+    settings = {**SETTINGS, "diffusion.images_seen": 320, "advanced.pilot": False}
+    DiffusionAugmenter(study=study.path, settings=settings, verbose=False, overwrite=True).fit(folder)
+    assert not study.has_pilot and plan_of(study.path).pilot is None
+
+
 def test_the_measured_lengths_are_logged_and_the_choice_is_kept_with_the_plan(tmp_path, folder) -> None:
     study = fit(folder, tmp_path / "study").study.path
     choice = plan_of(study).length
@@ -88,7 +96,7 @@ def test_the_measured_lengths_are_logged_and_the_choice_is_kept_with_the_plan(tm
 
 
 def test_the_generator_sees_each_image_as_often_as_the_pilot_chose(tmp_path, folder, monkeypatch) -> None:
-    monkeypatch.setattr(pilot, "is_enough", lambda found: len(found) == 4)
+    monkeypatch.setattr(measured_lengths, "is_enough", lambda found: len(found) == 4)
     monkeypatch.setattr(length, "choose_length", lambda found: 1)
     study = fit(folder, tmp_path / "study").study.path
     plan = plan_of(study)
@@ -155,7 +163,7 @@ def test_finish_keeps_what_was_learned_so_far(tmp_path, folder, monkeypatch) -> 
 
 def test_finish_ends_the_pilot_and_trains_on_all_images(tmp_path, folder, monkeypatch) -> None:
     monkeypatch.setattr(length, "choose_length", lambda found: 0)
-    monkeypatch.setattr(pilot, "is_enough", lambda found: False)
+    monkeypatch.setattr(measured_lengths, "is_enough", lambda found: False)
     fix = interrupt(monkeypatch, folder, tmp_path / "study", after=7)
     assert "or end the pilot here and train on all images: diffaug fit" in fix
     study = fit(folder, tmp_path / "study", finish=True).study.path
@@ -244,7 +252,7 @@ def test_a_slow_machine_ends_in_time_with_a_learning_rate_of_zero(tmp_path, fold
     clock = [0.0]
     monkeypatch.setattr(length, "choose_length", lambda found: len(found) - 1)
     monkeypatch.setattr(running.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr("diffaug.stages.fitting.plan.measure_images_per_second", lambda *_: 48.0)
+    monkeypatch.setattr("diffaug.stages.fitting.routes.pixels.measure_images_per_second", lambda *_: 48.0)
     train = running.train
 
     def slow(*arguments, **options):

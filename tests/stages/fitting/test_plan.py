@@ -7,6 +7,7 @@ from diffaug.diffusion.planning.costs import Costs, Seconds
 from diffaug.errors import UsageError
 from diffaug.stages.fitting import plan as planning
 from diffaug.stages.fitting.plan import plan_training
+from diffaug.stages.fitting.routes import pixels
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,7 @@ def costs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measured(monkeypatch: pytest.MonkeyPatch, *speeds: float | Exception) -> None:
     """Gives the speeds of the next measurements; an error is raised."""
-    monkeypatch.setattr(planning, "measure_images_per_second", Mock(side_effect=speeds))
+    monkeypatch.setattr(pixels, "measure_images_per_second", Mock(side_effect=speeds))
 
 
 def augmenter_of(images, study, **settings: object) -> DiffusionAugmenter:

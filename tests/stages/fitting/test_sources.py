@@ -295,7 +295,7 @@ def test_another_size_takes_what_fits(images, tmp_path) -> None:
     record = read_record(augmenter.study.generator)
     assert record.initial is not None
     assert 0.5 < record.initial.taken < 1
-    assert record.network.image_size == (8, 8)
+    assert record.image_size == (8, 8)
 
 
 @pytest.mark.parametrize("break_", ["missing", "empty", "damaged"])

@@ -1,0 +1,1 @@
+"""The ways to a generator: one module per route."""

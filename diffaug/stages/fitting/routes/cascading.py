@@ -1,0 +1,198 @@
+"""Trains the two networks of a cascade, one after the other, each resumable.
+
+The folder of the work gets `base/` and `upscaler/`, each with the files of a network. What the base's training found
+out is kept beside them until both are done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+from pydantic import TypeAdapter
+
+from diffaug.diffusion.cascade.crops import Crops
+from diffaug.diffusion.cascade.files import BASE, UPSCALER, read_level, write_scale
+from diffaug.diffusion.cascade.generator import CascadeGenerator, reduced_boxes
+from diffaug.diffusion.cascade.planning import plan_of_upscaler
+from diffaug.diffusion.cascade.reducing import Reduction
+from diffaug.diffusion.cascade.upscaler import Upscaler
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.network_files import read_network, write_network
+from diffaug.diffusion.generator.pixels import PixelGenerator
+from diffaug.diffusion.network.denoiser import Denoiser
+from diffaug.diffusion.training.batches import TrainingData
+from diffaug.diffusion.training.pace import Pace
+from diffaug.diffusion.training.training import TrainingState
+from diffaug.files import storage
+from diffaug.files.records import read_record, write_record
+from diffaug.runtime.distributed import current
+from diffaug.stages.fitting.measured_lengths import CHOICE, LENGTH
+from diffaug.stages.fitting.networks import CopyReport, TrainedNetwork, pixel_preview, write_description
+from diffaug.stages.fitting.routes.view_levels import USUAL_LEVEL, choose_view_level
+from diffaug.stages.fitting.running import TrainingRun, discard_progress
+from diffaug.stages.fitting.sources import EARLIER_ROWS
+from diffaug.stages.fitting.training import train_network
+from diffaug.stages.fitting.work import Work
+from diffaug.study import PILOT
+
+PROGRESS, BASE_REPORT = "progress", "base.json"
+GRID_COLUMNS = 3
+"""Full images take long to sample, and a grid appears with each checkpoint."""
+
+
+@dataclass(frozen=True)
+class BaseReport:
+    """What the training of the base left besides its network: see `TrainedNetwork`; and the time on the clock."""
+
+    facts: dict[str, str | int]
+    copies: CopyReport
+    seconds: float
+
+
+_BASE_REPORT = TypeAdapter(BaseReport)
+
+
+def train_cascade(work: Work) -> None:
+    """Trains base and upscaler, and writes the generator. See `Route.train`.
+
+    With `work.finish` the network in progress ends where it is; an upscaler that has not begun is trained.
+    """
+    _train_base(work)
+    _UpscalerTraining(work).train()
+
+
+def _train_base(work: Work) -> None:
+    """Trains the base in its share of the time, unless it is trained, and writes its network."""
+    file, group = work.folder / PROGRESS / BASE_REPORT, current()
+    with group.main_first():
+        is_done = file.is_file()
+    if is_done:
+        return
+    own = _work_of_base(work)
+    data = _data_of_base(work, own)
+    trained = train_network(own, data, pixel_preview(own, data), part="base")
+    with group.main_first():
+        if trained is not None:
+            write_network(own.folder, own.plan.network, data.normalization, trained.weights, trained.guide)
+            report = BaseReport(trained.facts, trained.copies, work.clock.seconds)
+            write_record(file, _BASE_REPORT, report)
+
+
+def _work_of_base(work: Work) -> Work:
+    plan, holdout = work.plan, work.holdout
+    reduction, others = Reduction(plan.image_size, plan.network.image_size), holdout.unlabeled
+    return replace(
+        work,
+        holdout=replace(
+            holdout,
+            trained=reduction.images(holdout.trained),
+            held=reduction.images(holdout.held),
+            unlabeled=None if others is None else reduction.images(others),
+        ),
+        plan=replace(plan, image_size=plan.network.image_size, seconds=work.deadline(plan.share)),
+        folder=work.folder / BASE,
+    )
+
+
+def _data_of_base(work: Work, own: Work) -> TrainingData:
+    """The reduced images; labels are predicted on the full ones."""
+    unlabeled, others = work.unlabeled, own.holdout.unlabeled
+    if unlabeled is not None and others is not None:
+        unlabeled = replace(unlabeled, images=others)
+    return TrainingData.of(own.holdout.trained, work.job.device, unlabeled=unlabeled)
+
+
+class _Unwatched:
+    """Ends no training early."""
+
+    def ends_training(self, state: TrainingState, pace: Pace) -> bool:
+        """Never."""
+        return False
+
+
+class _UpscalerTraining:
+    """The training of the upscaler, once the base is written. Every process has one; only the main one writes."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.folder = work, work.folder / UPSCALER
+        self.report = read_record(work.folder / PROGRESS / BASE_REPORT, _BASE_REPORT)
+        work.clock.resume_at(self.report.seconds)
+        base = work.plan.network.image_size
+        self.crops = Crops.of(work.holdout.trained, base, work.job.device, unlabeled=work.unlabeled)
+        own = replace(work, plan=plan_of_upscaler(work.plan, len(work.classes)), folder=self.folder, images_after=0)
+        self.run = TrainingRun(own, self.crops, self.preview, part="upscaler", grid_columns=GRID_COLUMNS)
+        self.was_ended = False
+
+    def train(self) -> None:
+        """Trains it, or resumes its training, and writes the generator."""
+        self.run.resume()
+        self.was_ended = self.work.finish and self.run.state.step > 0
+        self.run.train(_Unwatched() if current().is_main else None, finish=self.was_ended)
+        with current().main_first():
+            if current().is_main:
+                self.run.require_few_skipped()
+                self._write()
+
+    def preview(self, denoiser: Denoiser) -> Generator:
+        """The cascade with the upscaler as it is."""
+        return self._generator(denoiser, USUAL_LEVEL)
+
+    @cached_property
+    def base(self) -> PixelGenerator:
+        """The trained base."""
+        network = read_network(self.work.folder / BASE, self.work.job.device)
+        boxes = self.crops.class_boxes(len(self.work.classes))
+        return PixelGenerator(
+            classes=self.work.classes,
+            weights_sha256="",
+            boxes=None if boxes is None else reduced_boxes(boxes, self.crops.scale.reduction),
+            denoiser=network.denoiser,
+            normalization=network.normalization,
+            guide=network.guide,
+        )
+
+    def _generator(self, denoiser: Denoiser, level: float) -> CascadeGenerator:
+        upscaler = Upscaler(denoiser, self.crops.scale, level)
+        return CascadeGenerator(classes=self.work.classes, weights_sha256="", base=self.base, upscaler=upscaler)
+
+    def _write(self) -> None:
+        self.run.save_grid()
+        state, scale, folder = self.run.state, self.crops.scale, self.work.folder
+        level, why = self._level()
+        write_network(self.folder, self.run.plan.network, scale.normalization, state.averaged.state_dict(), state.guide)
+        write_scale(self.folder, scale, level)
+        facts: dict[str, str | int] = {
+            **self.report.facts,
+            "seconds": round(self.work.clock.seconds),
+            "crops seen by the upscaler": self.run.images_seen,
+            **({"training of the upscaler ended": "with --finish"} if self.was_ended else {}),
+            "noise level of the upscaler's view": f"{level:g}, {why}",
+        }
+        if self.work.plan.initial is not None:
+            storage.write_parquet(folder / EARLIER_ROWS, pd.read_parquet(folder / BASE / EARLIER_ROWS))
+        trained = TrainedNetwork({}, None, facts, self.report.copies)
+        write_description(self.work, self.crops, "cascade", trained)
+        self._write_length()
+        for part in (folder / BASE, self.folder):
+            discard_progress(part)
+        storage.discard_directory(folder / PROGRESS)
+
+    def _write_length(self) -> None:
+        """Passes on the length that a pilot chose for the base, and the time that both networks took."""
+        file = self.work.folder / BASE / LENGTH
+        if file.is_file():
+            choice = replace(read_record(file, CHOICE), seconds=self.work.clock.seconds)
+            write_record(self.work.folder / LENGTH, CHOICE, choice)
+
+    def _level(self) -> tuple[float, str]:
+        """The level that the pilot chose, or that held-out images choose; and why."""
+        if self.work.plan.pilot is not None:  # it is trained, and it has none itself
+            pilot = self.work.job.study.path / PILOT / self.work.job.study.generator.name / UPSCALER
+            return read_level(pilot), "as the pilot chose on images that it has not seen"
+        generator = self._generator(self.run.state.averaged, USUAL_LEVEL)
+        level = choose_view_level(self.work.job, generator, self.work.holdout.held)
+        if level is None:
+            return USUAL_LEVEL, "the usual one, since too few images are held out to choose it"
+        return level, "at which enlarged samples look most like images held out"

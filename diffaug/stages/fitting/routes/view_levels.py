@@ -1,0 +1,85 @@
+"""Chooses the noise level of the views: such that enlarged samples of the base look most like real images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
+from diffaug.classifiers.patch_features import patch_features
+from diffaug.configuration.sampling import Sampling
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.cascade.generator import CascadeGenerator
+from diffaug.diffusion.cascade.upscaler import Task
+from diffaug.stages.fitting.judged import in_turn_by_class
+from diffaug.stages.job import Job
+from diffaug.synthesis.audit.quality import kernel_distance
+
+LEVELS = (0.0, 0.02, 0.05, 0.1)
+"""Tried levels; a normalized image has a deviation of 0.5."""
+USUAL_LEVEL = 0.0
+"""The level where too few images are held out to choose one. By hand."""
+LEAST_IMAGES, MOST_IMAGES, PARTS = 20, 40, 8
+PURPOSE = "view level"
+
+Features = NDArray[np.floating[Any]]
+
+
+def choose_view_level(job: Job, generator: CascadeGenerator, held: LabeledImages) -> float | None:
+    """The level at which upscaled samples of the base are nearest to images that neither network has seen (KID).
+
+    Of more than 40 images so many count, nearly the same number of each class. As many are drawn of each class. At all
+    levels the same small samples get the same noise. None if there are too few images to tell.
+    """
+    if len(held) < LEAST_IMAGES:
+        return None
+    seed, config = job.config.seed, job.config.synthesis
+    real = held.select(in_turn_by_class(held.labels, seed)[:MOST_IMAGES])
+    counts = real.class_counts
+    sampling = Sampling(solver=config.solver, num_inference_steps=config.num_inference_steps)
+    present = [index for index, count in enumerate(counts) if count]
+    small = {
+        index: generator.base.draw_samples(generator.classes[index], range(counts[index]), sampling, seed)
+        for index in present
+    }
+    made = {}
+    for level in LEVELS:
+        upscaler = replace(generator.upscaler, level=level)
+        tasks = {index: Task(PURPOSE, index, range(counts[index]), seed, sampling) for index in present}
+        parts = [upscaler.enlarge(small[index].pixels, tasks[index]).pixels for index in present]
+        made[level] = _features(job, real.pixels, np.concatenate(parts))
+    return nearest_level(_features(job, real.pixels, real.pixels), made)
+
+
+def nearest_level(real: Features, made: Mapping[float, Features]) -> float:
+    """The lowest level whose distance exceeds the least one by no more than a standard error.
+
+    Features are float (N, D) and, per level, (M, D). The error is that of the difference, by leaving out eighths of
+    both sets (jackknife).
+    """
+    distances = {level: _distances(real, features) for level, features in made.items()}
+    best = min(distances, key=lambda level: float(distances[level][0]))
+    for level in sorted(distances):
+        whole, *left_out = distances[level] - distances[best]
+        error = np.sqrt((PARTS - 1) * np.var(left_out))
+        if whole <= error:
+            return level
+    return best
+
+
+def _distances(real: Features, made: Features) -> NDArray[np.float64]:
+    """KID of all images, and without each eighth, (1 + PARTS,)."""
+    distances = []
+    for part in range(-1, PARTS):
+        pair = [one[np.arange(len(one)) % PARTS != part].astype(np.float64) for one in (real, made)]
+        distances.append(kernel_distance(*pair))
+    return np.array(distances)
+
+
+def _features(job: Job, real: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> Features:
+    encoder = encoder_by_name(job.config.encoder, job.device, image_side=typical_side(real))
+    return patch_features(pixels, job.config.seed, real) if encoder is None else encoder.features(pixels)

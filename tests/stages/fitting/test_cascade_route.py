@@ -1,0 +1,196 @@
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from diffaug.augmenter import DiffusionAugmenter
+from diffaug.configuration.settings import Config
+from diffaug.data.images import LabeledImages
+from diffaug.diffusion.cascade import planning as cascade_planning
+from diffaug.diffusion.cascade import reducing
+from diffaug.diffusion.cascade.files import read_level
+from diffaug.diffusion.cascade.generator import CascadeGenerator
+from diffaug.diffusion.generator.files import read_record
+from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.planning import length, planning
+from diffaug.diffusion.planning.planning import PLAN
+from diffaug.diffusion.process.normalization import Decoded
+from diffaug.errors import Interrupted, UsageError
+from diffaug.files.records import read_record as read
+from diffaug.stages.fitting import judged, running
+from diffaug.stages.fitting.routes import view_levels
+from diffaug.stages.fitting.routes.view_levels import choose_view_level, nearest_level
+from tests.conftest import SMALL, write_classes
+
+SETTINGS = SMALL | {
+    "diffusion.route": "cascade",
+    "diffusion.images_seen": 160,
+    "advanced.checkpoint_seconds": 1000,
+    "evaluation.synthetic_fraction": 0.3,  # with the length set, there is nothing for a pilot to choose
+}
+COUNTS = {"dark": 8, "bright": 8}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Gray images of 12 x 12 px, made by a base of 6 x 6 px."""
+    monkeypatch.setattr(reducing, "BASE_SIDE", 6)
+    monkeypatch.setattr(cascade_planning, "WIDTH", 16)
+    write_classes(tmp_path / "images" / "train", COUNTS, size=12)
+    return write_classes(tmp_path / "images" / "test", dict.fromkeys(COUNTS, 2), size=12).parent
+
+
+def fit(folder: Path, study: Path, *, finish: bool = False, **settings: object) -> DiffusionAugmenter:
+    augmenter = DiffusionAugmenter(study=study, settings={**SETTINGS, **settings}, verbose=False)
+    return augmenter.fit(folder, finish=finish)
+
+
+def weights(study: Path) -> list[bytes]:
+    return [(study / "generator" / part / "model.safetensors").read_bytes() for part in ("base", "upscaler")]
+
+
+def stop_at(patch: pytest.MonkeyPatch, *stops: int) -> None:
+    """Requests a stop in these steps, counted over all trainings."""
+    taken, log = [0], running.TrainingRun._log
+
+    def count(self, record) -> None:
+        taken[0] += 1
+        if taken[0] in stops:
+            signal.raise_signal(signal.SIGINT)
+        log(self, record)
+
+    patch.setattr(running.TrainingRun, "_log", count)
+
+
+@pytest.mark.e2e
+def test_a_cascade_is_fitted_generates_and_says_what_it_is(tmp_path, folder) -> None:
+    augmenter = fit(folder, tmp_path / "study")
+    generator = Generator.load(augmenter.study.generator)
+    assert isinstance(generator, CascadeGenerator)
+    assert (generator.image_size, generator.base.image_size, generator.channels) == ((12, 12), (6, 6), 1)
+    record = read_record(augmenter.study.generator)
+    assert record.kind == "cascade"
+    assert record.training["images seen"] == 160
+    assert record.training["crops seen by the upscaler"] == 160
+    assert "too few images" in record.training["noise level of the upscaler's view"]
+    assert read(augmenter.study.generator / "plan.json", PLAN).network.image_size == (6, 6)
+    assert not list(augmenter.study.generator.glob("**/checkpoints"))
+    assert not (augmenter.study.generator / "progress").exists()
+    assert set(generator.rows()["part"]) <= {"trained", "held out"}
+    pool = augmenter.generate(sampling_strategy={"dark": 12})
+    assert {path.suffix for path in (augmenter.study.pool).rglob("*.png")} == {".png"}
+    assert len(pool) >= 1
+
+
+@pytest.mark.e2e
+def test_a_fit_that_is_stopped_in_either_network_ends_in_the_same_bytes(tmp_path, folder, monkeypatch) -> None:
+    whole = weights(fit(folder, tmp_path / "whole").study.path)
+    stops = (4, 10, 13, 17)  # the base takes 10 steps
+    stop_at(monkeypatch, *stops)
+    for number in stops:
+        with pytest.raises(Interrupted) as caught:
+            fit(folder, tmp_path / "study")
+        part = "upscaler" if number > 10 else "base"
+        assert f"of {part};" in str(caught.value)
+        assert f"end the training of {part} here and go on" in caught.value.fix
+    assert weights(fit(folder, tmp_path / "study").study.path) == whole
+
+
+@pytest.mark.e2e
+def test_finish_keeps_an_upscaler_that_has_begun(tmp_path, folder, monkeypatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 14)
+        fit(folder, tmp_path / "study")
+    record = read_record(fit(folder, tmp_path / "study", finish=True).study.generator)
+    assert record.training["crops seen by the upscaler"] == 4 * 16
+    assert record.training["training of the upscaler ended"] == "with --finish"
+    assert "training ended" not in record.training  # the base was trained to its end
+
+
+@pytest.mark.e2e
+def test_the_pilot_chooses_length_and_level_without_the_judged_images(tmp_path, folder, monkeypatch) -> None:
+    for module, name, value in (
+        (length, "FIRST_VIEWS", 1),
+        (length, "FIRST_IMAGES_SEEN", 32),
+        (planning, "LEAST_IMAGES_SEEN", 32),
+        (judged, "LEAST_JUDGED", 4),
+        (view_levels, "LEAST_IMAGES", 4),
+        (view_levels, "LEVELS", (0.0, 0.3)),
+        (view_levels, "nearest_level", lambda real, made: 0.3),
+        (length, "choose_length", lambda found: 0),
+    ):
+        monkeypatch.setattr(module, name, value)
+    study = fit(folder, tmp_path / "study", **{"evaluation.synthetic_fraction": None}).study
+    parts = {part: Generator.load(study.path / part) for part in (".", "pilot")}
+    judged_ids = set(parts["."].rows()["id"]) - set(parts["pilot"].rows()["id"])
+    assert len(judged_ids) == 6
+    assert [read_level(one.folder / "upscaler") for one in parts.values()] == [0.3, 0.3]
+    why = {name: read_record(one.folder).training["noise level of the upscaler's view"] for name, one in parts.items()}
+    assert why == {
+        ".": "0.3, as the pilot chose on images that it has not seen",
+        "pilot": "0.3, at which enlarged samples look most like images held out",
+    }
+    plan = read(study.generator / "plan.json", PLAN)
+    assert plan.length.measured[0].images_seen == 32
+    assert plan.images_seen == 48  # 32 / 10 views of 16 images, in whole batches
+
+
+@pytest.mark.e2e
+def test_small_images_are_refused_with_advice_that_works(tmp_path, folder, monkeypatch) -> None:
+    monkeypatch.setattr(reducing, "BASE_SIDE", 12)
+    with pytest.raises(UsageError, match="no larger than those that its base makes") as caught:
+        fit(folder, tmp_path / "study")
+    assert "--route pixels" in caught.value.fix
+    fit(folder, tmp_path / "study", **{"diffusion.route": "pixels"})
+
+
+@pytest.mark.e2e
+def test_unlabeled_images_train_both_networks(tmp_path, folder) -> None:
+    rng = np.random.default_rng(3)
+    (folder / "unlabeled").mkdir()
+    for number in range(6):
+        pixels = rng.integers(0, 90, (12, 12), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "unlabeled" / f"{number}.png")
+    study = fit(folder, tmp_path / "study").study
+    rows = pd.read_parquet(study.generator / "rows.parquet")
+    assert (rows["label"] == "").sum() == 6
+
+
+@dataclass(frozen=True)
+class Copies:
+    """An upscaler that returns what it is given."""
+
+    level: float = 0.0
+
+    def enlarge(self, small, task) -> Decoded:
+        return Decoded(small, np.ones(len(small), np.bool_))
+
+
+def test_the_level_is_chosen_on_images_of_every_class(monkeypatch) -> None:
+    drawn: dict[str, int] = {}
+
+    def draw_samples(name, indices, sampling, seed) -> Decoded:
+        drawn[name] = len(indices)
+        return Decoded(np.zeros((len(indices), 2, 2, 1), np.uint8), np.ones(len(indices), np.bool_))
+
+    labels = np.repeat(np.arange(4), (60, 60, 60, 5)).astype(np.int64)
+    names = tuple("abcd")
+    held = LabeledImages(np.zeros((185, 2, 2, 1), np.uint8), labels, names, tuple(map(str, range(185))))
+    generator = SimpleNamespace(classes=names, base=SimpleNamespace(draw_samples=draw_samples), upscaler=Copies())
+    monkeypatch.setattr(view_levels, "_features", lambda job, real, pixels: pixels.reshape(len(pixels), -1))
+    choose_view_level(SimpleNamespace(config=Config()), generator, held)
+    assert drawn == {"a": 12, "b": 12, "c": 11, "d": 5}
+
+
+def test_the_nearest_level_is_the_lowest_of_those_that_can_not_be_told_from_the_best() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(64, 8))
+    near, far = rng.normal(size=(2, 64, 8))
+    assert nearest_level(real, {0.0: far + 3, 0.1: near, 0.2: far + 3}) == 0.1
+    assert nearest_level(real, {0.0: far, 0.1: near, 0.4: near + 2}) == 0.0
+    assert nearest_level(real, {0.2: near + 1, 0.4: near}) == 0.4
