@@ -118,8 +118,7 @@ class DiffusionSettings(Settings):
     route: Literal["auto", "pixels", "cascade", "latent", "pipeline", "variations"] = "auto"
     """Way to the generator. pixels: a network for the pixels, trained from scratch. cascade: a small one, then one that
     enlarges its images. latent: a network on the latents of an autoencoder. pipeline: a pretrained pipeline,
-    fine-tuned. variations: a pretrained pipeline varies real images. auto: what --pipeline or --autoencoder asks for,
-    else pixels."""
+    fine-tuned. variations: such a pipeline varies real images. auto: as --pipeline or --autoencoder asks, or pixels."""
     autoencoder: str | None = None
     """Folder of a pretrained autoencoder, AutoencoderKL or AutoencoderTiny, for the route latent. Default: none."""
     pipeline: str | None = None

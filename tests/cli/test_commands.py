@@ -87,9 +87,10 @@ def test_evaluate_prints_the_arms_and_the_verdict_on_stdout(capsys, study) -> No
 def test_demo_runs_the_whole_job(capsys, tmp_path, quick_options) -> None:
     study = tmp_path / "demo"
     few = ["synthesis.sampling_strategy={8: 20, 9: 20}", "evaluation.arms=[real only, real + synthetic]"]
-    main(["demo", "--study", str(study), "--quiet", *quick_options, *(word for one in few for word in ("--set", one))])
+    main(["demo", "--study", str(study), *quick_options, *(word for one in few for word in ("--set", one))])
     assert yaml.safe_load((study / "config.yaml").read_text())["diffusion"]["minutes"] is None
-    assert "verdict:" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "verdict:" in output.out and output.err.startswith("The demo shows the whole job on small digits.")
     counts = [len(list((tmp_path / "demo-images" / "train" / str(digit)).iterdir())) for digit in range(10)]
     assert (counts[0], counts[-1]) == (100, 5)
     assert counts == sorted(counts, reverse=True)
@@ -168,11 +169,10 @@ def test_plan_reports_also_once_a_generator_is_there_and_trains_nothing(capsys, 
 
 
 @pytest.mark.slow
-def test_the_demo_as_shipped_finds_a_gain(answer) -> None:
+def test_the_demo_as_shipped_learns_digits_and_does_no_harm(answer) -> None:
     results = answer("demo", "--no-mlflow", "--quiet")["results"]
     accuracy = {arm["name"]: arm["metrics"]["balanced_accuracy"]["mean"] for arm in results["arms"]}
-    assert accuracy["real + synthetic"] > accuracy["real only"]
-    assert results["verdict"]["decision"] != "do not use"
+    assert accuracy["best real + synthetic"] > max(accuracy["real only"], 0.94)
 
 
 def test_inspect_shows_counts_warnings_and_the_next_command(capsys, tmp_path, images, monkeypatch, set_options) -> None:
