@@ -32,6 +32,7 @@ from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
 from diffaug.evaluation.experiment.leakage import require_unseen
 from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.experiment.run import PURPOSE
+from diffaug.evaluation.experiment.training_task import predicted_classes
 from diffaug.evaluation.experiment.trainings import Trainings
 from diffaug.runtime.seeding import derive_seed
 from diffaug.stages.evaluating.checks import seen_test_images
@@ -118,8 +119,8 @@ def test_figures(experiment: Experiment, options: Sequence[Option]) -> list[floa
         for number in range(TRAINED_SEEDS)
     ]
     tasks = [task_of(option, part) for option in options for part in parts]
-    predicted = Trainings(experiment).predicted(tasks)
-    figures = [_accuracy(one, experiment.test) for one in predicted]
+    answers = Trainings(experiment).answers(tasks)
+    figures = [_accuracy(predicted_classes(one), experiment.test) for one in answers]
     means: list[float] = np.reshape(figures, (len(options), TRAINED_SEEDS)).mean(axis=1).tolist()
     return means
 

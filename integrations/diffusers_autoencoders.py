@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ TILE = 512  # px; larger images are encoded and decoded in overlapping tiles by 
 PROBE = 64  # px
 
 
-class DiffusersAutoencoder:
+class DiffusersAutoencoder(ABC):
     """What autoencoders of diffusers have in common; see `Autoencoder`."""
 
     def __init__(self, folder: AutoencoderFolder, device: str) -> None:
@@ -37,9 +38,9 @@ class DiffusersAutoencoder:
         device: torch.device = next(self.module.parameters()).device
         return device
 
+    @abstractmethod
     def encode(self, images: Tensor) -> Encoded:
         """See `Autoencoder.encode`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -47,8 +48,9 @@ class DiffusersAutoencoder:
         decoded: Tensor = self.module.decode(latents / self.scale + self.shift).sample
         return decoded
 
+    @abstractmethod
     def _stride(self, config: Any) -> int:
-        raise NotImplementedError
+        """Pixels per latent, along each side."""
 
 
 class KlAutoencoder(DiffusersAutoencoder):

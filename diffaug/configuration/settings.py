@@ -124,7 +124,7 @@ class DiffusionSettings(Settings):
     pipeline: str | None = None
     """Folder of a pretrained diffusers pipeline for the routes pipeline and variations. Default: none."""
     prompts: str | None = None
-    """What a pretrained pipeline is told: a text in which {class} stands for the class, or {token} for a word that it
+    """Prompt of a pretrained pipeline: a text in which {class} stands for the class, or {token} for a word that it
     learns for the class; or a CSV of such texts. Default: a photo of a {class}."""
     init: str | None = None
     """Study or generator to continue from, with other classes or another size. Default: random weights."""

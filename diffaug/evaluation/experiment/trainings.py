@@ -47,10 +47,6 @@ class Trainings:
                 self._finished(missing[name], outcome)
         return [self._answers[name] for name in names]
 
-    def predicted(self, tasks: Sequence[TrainingTask]) -> list[NDArray[np.int64]]:
-        """The predicted classes (N,) of each training."""
-        return [Outcome(answer, 0.0).predicted for answer in self.answers(tasks)]
-
     def with_pseudo_labels(self, tasks: Sequence[TrainingTask]) -> list[TrainingTask]:
         """The tasks, those that train on unlabeled images with labels by a teacher.
 

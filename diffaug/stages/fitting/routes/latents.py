@@ -19,7 +19,7 @@ _RECONSTRUCTION: TypeAdapter[Reconstruction | None] = TypeAdapter(Reconstruction
 def kept_reconstruction(work: Work, cache: LatentCache) -> Reconstruction | None:
     """What the pilot has measured, or is measured now, on the images of the work; None if it can't be measured.
 
-    It is told and logged once. Processes call it one after another, the main one first.
+    It is printed and logged once. Processes call it one after another, the main one first.
     """
     job, images = work.job, work.holdout.trained
     begun = stage_record(job.study.generator)
