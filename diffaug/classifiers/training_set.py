@@ -1,6 +1,5 @@
 """What a classifier is trained on and how, and the protocol that every classifier follows."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
@@ -35,6 +34,7 @@ class Augmentation:
 
 
 PLAIN = Augmentation()
+EPOCHS = 100
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,12 @@ class TrainingRecipe:
 
 
 def default_updates(num_train_images: int) -> int:
-    """Updates after which a training has converged: 24 times the square root of the training images, 400 to 1500."""
-    return min(max(round(24 * math.sqrt(num_train_images)), 400), 1500)
+    """Updates of a training: 100 epochs in batches of 64, but at least 400 and at most 3000.
+
+    In cross-validation on the training images of long-tailed Fashion-MNIST the accuracy of arms with augmentation rose
+    by 1 to 3 points from 50 to 150 epochs and no further with 200; that of plain arms hardly changed.
+    """
+    return min(max(round(EPOCHS * num_train_images / 64), 400), 3000)
 
 
 class Classifier(Protocol):

@@ -25,8 +25,10 @@ ARM_ROLES: dict[str, Role] = {
     "synthetic only": "ablation",
 }
 ARM_NAMES = tuple(ARM_ROLES)
-THOROUGH_ARMS = ("replay", "prior", "real + unfiltered synthetic", "real + synthetic", "synthetic only")
-"""Arms that a default evaluation leaves out: the controls, and the candidate that they explain."""
+CONTROL_ARMS = ("replay", "prior", "real + unfiltered synthetic", "real + synthetic", "synthetic only")
+"""Arms that only a thorough evaluation compares: the controls, and the candidate that they explain."""
+TUNED_DRAWS = ("oversampling", "balanced softmax")
+"""Arms that a default evaluation leaves out because "tuned augmentation" is the better of them, or better than both."""
 CANDIDATE = "best real + synthetic"
 """The arm that a default evaluation is about."""
 QUICK_ARMS = ("real only", "balanced softmax", "pretrained features", CANDIDATE)
@@ -69,11 +71,13 @@ def default_arms(resources: Resources, *, quick: bool = False, thorough: bool = 
 
     Without synthetic images "best real + synthetic" is the best real arm itself.
     """
-    left_out = set() if thorough and resources.pool else set(THOROUGH_ARMS)
+    left_out = set() if thorough and resources.pool else set(CONTROL_ARMS)
     if not resources.gpu:
         left_out.add("fine-tuned")
     if not resources.augmentable:
         left_out.add("tuned augmentation")
+    elif not (quick or thorough):
+        left_out.update(TUNED_DRAWS)
     names = QUICK_ARMS if quick else ARM_NAMES
     return tuple(name for name in names if name not in left_out and not resources.missing_for(name))
 

@@ -25,7 +25,7 @@ from diffaug.stages.route_options import compare_routes, show_routes
 
 FEWEST_ATTEMPTS, MOST_ATTEMPTS = 1.0, 2.0
 """Candidates per accepted image that are counted on."""
-CHOICE_TRAININGS, COMPARED_ARMS = 43, 5
+CHOICE_TRAININGS, COMPARED_ARMS = 41, 3
 """Trainings of networks that a default evaluation takes to choose arm and amount; arms that it tests per seed."""
 LEAST_SHARE, LARGEST_SHARE = 0.6, 1.6
 """By how much an evaluation differs from its estimate. Set by hand: arms and classifiers cost unlike amounts."""

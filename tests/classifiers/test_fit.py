@@ -219,7 +219,7 @@ def test_batch_size_does_not_matter_mapped_images_do_not_change_and_some_are_nee
 def test_default_updates_grow_with_the_set_within_bounds():
     updates = [default_updates(n) for n in (10, 350, 1400, 10**6)]
     assert updates == sorted(updates)
-    assert (updates[0], updates[-1]) == (400, 1500)
+    assert (updates[0], updates[-1]) == (400, 3000)
     assert len(set(updates)) == 4
 
 

@@ -86,7 +86,7 @@ ARMS = {
         Arm("real only"),
         Arm("oversampling", draw="classes"),
         Arm("balanced softmax", balanced_softmax=True),
-        Arm("tuned augmentation", augmentation=Augmentation("light")),
+        Arm("tuned augmentation", balanced_softmax=True, augmentation=Augmentation("light")),
         Arm("pretrained features", learner="features", draw="classes", regularization=0.03),
         Arm("fine-tuned", learner="fine-tuned", draw="classes"),
         Arm("pseudo-labels", pseudo_labeling=PseudoLabeling(0.95, class_balanced=False)),

@@ -6,6 +6,7 @@ from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
 from diffaug.evaluation.experiment.choosing.real_arms import (
+    DRAWS,
     RealArms,
     choose_real_arms,
     quick_arms,
@@ -68,9 +69,9 @@ def planned_trainings(experiment: Experiment) -> int:
         return test
     if experiment.settings.quick:
         return test + (len(networks) if experiment.encoder_name else 0)
-    tuned = "tuned augmentation" in names
-    compared = [arm for arm in networks if arm.role == "baseline" and arm.control == "none"]
-    folds = 3 * (max(len(compared), 3) - tuned if tuned else len(compared)) + TUNING * tuned
+    tuned = {"tuned augmentation"} & names
+    measured = {arm.name for arm in networks if arm.role == "baseline" and arm.control == "none"} - tuned
+    folds = 3 * len(measured | set(DRAWS if tuned else ())) + TUNING * len(tuned)
     mixed = JUDGED_SEEDS * 7 if experiment.pilot and any(arm.depends_on_mix for arm in experiment.arms) else 0
     return folds + mixed + test
 

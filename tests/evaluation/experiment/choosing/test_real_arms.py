@@ -86,7 +86,7 @@ def test_nothing_is_trained_where_there_is_nothing_to_choose(make, arms, needed)
 
 def test_where_no_part_can_be_left_out_the_arms_stay_as_they_are(make):
     real = choose_real(make(counts=(1, 1, 1), pilot=False, settings={"arms": DEFAULT}))
-    assert (real.best.name, real.measured) == ("balanced softmax", ())
+    assert (real.best.name, real.measured) == ("tuned augmentation", ())
 
 
 def test_a_first_answer_trains_no_network_to_choose(make):
