@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from diffaug.augment import formats
 from diffaug.augment.formats import ImageFormat
 from diffaug.augment.labels import get_class_to_idx, get_targets, numbering_of, stored_targets
+from diffaug.augment.lookup import usable_pool
 from diffaug.data.labels import SHOWN, Label, UnknownLabelError, integers_are_clear, is_integer, match_name, plain_label
 from diffaug.data.layouts.entries import listed
 from diffaug.errors import UsageError
@@ -42,6 +43,8 @@ class AugmentedDataset(Dataset[Any]):
             keyword). Default: the dataset's own.
         labels: Labels of the real items, if the dataset has no attribute with them; see `get_targets`.
         classes: Names of labels 0, 1, ..., if the dataset has none and the pool was made from other data.
+        include_blind: Whether images are used of classes, too, that nothing shows them to belong to. The evaluation
+            does not use them.
 
     Attributes:
         class_to_idx: Class name to label: the dataset's own if it has names, else the pool's.
@@ -60,9 +63,11 @@ class AugmentedDataset(Dataset[Any]):
         transform: Callable[..., Any] | None = None,
         labels: Sequence[Any] | None = None,
         classes: Sequence[str | int] | None = None,
+        include_blind: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.pool = pool if isinstance(pool, Pool) else Pool.open(os.fspath(pool))
+        opened = pool if isinstance(pool, Pool) else Pool.open(os.fspath(pool))
+        self.pool = usable_pool(opened, include_blind=include_blind)
         found: Sequence[Label] = get_targets(dataset, labels)
         if not found:
             raise UsageError("the dataset has no items, so the format of its items is unknown")

@@ -104,8 +104,11 @@ def rebuilt(container: Any, parts: Mapping[Any, Any]) -> Any:
 
 
 def what_is_held(sample: Any) -> str:
-    """The keys of a mapping, or the type of anything else, for a message."""
-    return str(sorted(map(str, sample))) if isinstance(sample, Mapping) else type(sample).__name__
+    """The keys of a mapping, or the type and length of anything else, for a message."""
+    if isinstance(sample, Mapping):
+        return str(sorted(map(str, sample)))
+    length = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
+    return f"{type(sample).__name__}{length}"
 
 
 class _ObservedError(Exception):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 
+from diffaug.augment.foreign import LEAVE_OUT, errors_named, item_of
 from diffaug.data.labels import Label, UnknownLabelError, is_integer, plain_label
 from diffaug.errors import DataError, UsageError
 
@@ -17,6 +18,7 @@ SAMPLE_ATTRIBUTES = ("samples", "imgs", "_samples")
 LABEL_KEYS = ("label", "labels", "target")
 NAME_ATTRIBUTES = ("classes", "class_names", "idx_to_class")
 FEW_ITEMS = 20  # of fewer items, each may have a class of its own
+_ATTRIBUTES = "correct its attributes, or wrap it in a dataset that only has __len__ and __getitem__"
 
 
 def get_targets(dataset: Any, labels: Sequence[Any] | None = None) -> list[Label]:
@@ -47,10 +49,11 @@ def get_targets(dataset: Any, labels: Sequence[Any] | None = None) -> list[Label
             "this",
             stacklevel=2,
         )
-        stored = [label_of(dataset[index], index) for index in range(len(dataset))]
+        stored = [label_of(item_of(dataset, index), index) for index in range(len(dataset))]
     return checked_labels(stored, named=get_class_to_idx(dataset) is not None)
 
 
+@errors_named("the labels that the dataset stores can't be read", _ATTRIBUTES)
 def stored_targets(dataset: Any) -> list[Label] | None:
     """The labels that the dataset, or those it wraps, store beside the items; None if there are none."""
     usable = (_one_label_per_item(candidate, len(dataset)) for candidate in _label_candidates(dataset))
@@ -64,6 +67,7 @@ def stored_targets(dataset: Any) -> list[Label] | None:
     return found
 
 
+@errors_named("the class names of the dataset can't be read", _ATTRIBUTES)
 def get_class_to_idx(dataset: Any) -> dict[str, int] | None:
     """Class name to index, or None if the dataset has no plain names.
 
@@ -95,6 +99,7 @@ def numbering_of(names: Sequence[Any]) -> dict[str, int]:
     return numbering
 
 
+@errors_named("the dataset can't be used", "give it a length, and items by index: __len__ and __getitem__")
 def require_map_style(dataset: Any) -> None:
     """Raises UsageError, with what to pass instead, if this is no dataset of labeled items that can be counted."""
     what, fix = f"{type(dataset).__name__} is no dataset of labeled images", "pass a dataset of (image, label) items"
@@ -108,6 +113,7 @@ def require_map_style(dataset: Any) -> None:
     elif isinstance(dataset, IterableDataset) or (isinstance(dataset, Iterable) and not isinstance(dataset, Sized)):
         fix = "labels can only be taken from a dataset with a length: list(dataset) makes one, if it fits into memory"
     elif isinstance(dataset, Sized) and hasattr(dataset, "__getitem__") and not isinstance(dataset, str | bytes | set):
+        len(dataset)  # which may raise
         return
     raise UsageError(what, fix=fix)
 
@@ -115,11 +121,12 @@ def require_map_style(dataset: Any) -> None:
 def label_of(item: Any, index: int) -> Label:
     """The label of an item, an index or a name; a DataError that names the item if it has no single class."""
     try:
-        if isinstance(item, Mapping):
-            return plain_label(item[label_key(item)])
-        fields = getattr(item, "_fields", ())
-        position = next((fields.index(key) for key in LABEL_KEYS if key in fields), 1)
-        return plain_label(item[position] if isinstance(item, tuple | list) and len(item) > 1 else None)
+        with errors_named(f"the label of item {index} of the dataset can't be read", LEAVE_OUT):
+            if isinstance(item, Mapping):
+                return plain_label(item[label_key(item)])
+            fields = getattr(item, "_fields", ())
+            position = next((fields.index(key) for key in LABEL_KEYS if key in fields), 1)
+            return plain_label(item[position] if isinstance(item, tuple | list) and len(item) > 1 else None)
     except UnknownLabelError as error:
         raise DataError(f"item {index} of the dataset: {error.what}", fix=error.fix) from error
 

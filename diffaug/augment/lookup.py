@@ -1,9 +1,10 @@
 """Looks up synthetic images by label, for the transforms."""
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from diffaug.data.labels import (
 )
 from diffaug.data.layouts.entries import listed
 from diffaug.errors import UsageError, did_you_mean
-from diffaug.synthesis.pool.pool import Pool
+from diffaug.synthesis.pool.pool import Pool, without_blind
 
 CACHED_IMAGES = 128
 NAME = "SyntheticReplace"  # of both transforms, for albumentations and for torchvision
@@ -31,18 +32,25 @@ OnProblem = Literal["error", "skip"]
 
 
 class PoolLookup:
-    """Images of a pool by label, with a cache; each process opens the pool, or that of a study, at the first use."""
+    """Images of a pool by label, with a cache; each process opens the pool, or that of a study, at the first use.
 
-    def __init__(self, path: str, class_to_idx: Mapping[str, int] | None = None) -> None:
-        self._path, self._class_to_idx = path, class_to_idx
+    Images of blind classes are left out, see `usable_pool`, unless `include_blind`.
+    """
+
+    def __init__(
+        self, path: str, class_to_idx: Mapping[str, int] | None = None, *, include_blind: bool = False
+    ) -> None:
+        self._path, self._class_to_idx, self._include_blind = path, class_to_idx, include_blind
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self._class_to_idx)
+        make = partial(type(self), include_blind=self._include_blind)
+        return make, (self._path, self._class_to_idx)
 
     @cached_property
     def pool(self) -> Pool:
         """The open pool."""
-        return Pool.open(self._path)
+        pool = Pool.open(self._path)
+        return pool if self._include_blind else without_blind(pool)[0]
 
     @cached_property
     def read(self) -> Callable[[int], NDArray[np.uint8]]:
@@ -95,6 +103,16 @@ class PoolLookup:
                 fix=f"pass class_to_idx=dataset.class_to_idx, such as {example} of an ImageFolder, or names as labels",
             )
         return class_of(label, classes, self._numbering)
+
+
+def usable_pool(pool: Pool, *, include_blind: bool) -> Pool:
+    """The pool without images that nothing shows to belong to their class, with a warning, unless they are wanted."""
+    if include_blind:
+        return pool
+    usable, left_out = without_blind(pool)
+    if left_out:
+        warnings.warn(f"{left_out}; use them anyway with include_blind=True", stacklevel=3)
+    return usable
 
 
 def must_skip(stale: Collection[str], reaction: OnProblem) -> bool:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffaug.augment.foreign import item_of
 from diffaug.augment.formats import IMAGE_KEYS, image_and_label_keys, what_is_held
 from diffaug.augment.labels import checked_labels, get_class_to_idx, label_of, require_map_style, stored_targets
 from diffaug.augment.pixels import Values, pixels_of
 from diffaug.data.labels import Label, UnknownLabelError, class_of, is_integer
-from diffaug.data.layouts.scan import FOLDERS
+from diffaug.data.layouts.reading import FOLDERS
 from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
 from diffaug.runtime.distributed import current
@@ -45,7 +46,7 @@ def folder_of_dataset(dataset: Any, study: Path) -> DatasetFolder:
     contents = [(name, _hash(pixels)) for name, pixels in _named_images(dataset)]
     names = sorted({name for name, _ in contents})
     class_to_idx = get_class_to_idx(dataset)
-    if class_to_idx is None and is_integer(label_of(dataset[0], 0)):
+    if class_to_idx is None and is_integer(label_of(item_of(dataset, 0), 0)):
         class_to_idx = {name: int(name) for name in names}
     folder = study.parent / f"{study.name}-images-{storage.fingerprint(contents)}" / "images"
     return DatasetFolder(folder, storage.safe_names(names), class_to_idx)
@@ -110,7 +111,7 @@ def _write_unlabeled(dataset: Any, contents: list[str], home: Path) -> None:
 def _images(dataset: Any) -> Iterator[Values]:
     """The pixels of every item, without its label."""
     for index in range(len(dataset)):
-        yield pixels_of(_image_of(dataset[index]), index)
+        yield pixels_of(_image_of(item_of(dataset, index)), index)
 
 
 def _image_of(item: Any) -> Any:
@@ -129,7 +130,7 @@ def _named_images(dataset: Any) -> Iterator[tuple[str, Values]]:
     """Class name and pixels of every item."""
     class_to_idx, stored, labels = get_class_to_idx(dataset), stored_targets(dataset), []
     for index in range(len(dataset)):
-        item = dataset[index]
+        item = item_of(dataset, index)
         keys = image_and_label_keys(item)
         if keys is None:
             what = f"item {index} of the dataset is no image with a label: {what_is_held(item)}"
@@ -152,9 +153,12 @@ def _require_same(label: Label, stored: Label, class_to_idx: Mapping[str, int], 
 
 def _class_name(label: Label, class_to_idx: Mapping[str, int] | None, index: int) -> str:
     """The name of the class, composed, since a folder of either Unicode form is the same class."""
-    if class_to_idx is None:
-        return unicodedata.normalize("NFC", str(label))
     try:
-        return unicodedata.normalize("NFC", class_of(label, list(class_to_idx), class_to_idx))
+        name = str(label) if class_to_idx is None else class_of(label, list(class_to_idx), class_to_idx)
+        name.encode()
     except UnknownLabelError as error:
         raise DataError(f"item {index} of the dataset: {error.what}", fix=error.fix) from error
+    except UnicodeEncodeError as error:
+        what = f"item {index} of the dataset: the class name {error.object!a} is no valid Unicode text"
+        raise DataError(what, fix="rename the class in the dataset") from error
+    return unicodedata.normalize("NFC", name)

@@ -124,6 +124,8 @@ class MixedBatchSampler(Sampler[list[int]]):
             self._groups = [group for group in groups if len(group)]
         if self._fraction and not sum(map(len, self._groups)):
             fix = "generate some, exclude fewer classes in without=, or set synthetic_fraction=0"
+            if dataset.pool.left_out:
+                fix += ", or take those of blind classes: AugmentedDataset(..., include_blind=True)"
             raise UsageError("there are no synthetic images for the batches", fix=fix)
         if equal_classes:
             self._fraction *= Fraction(len(self._groups), len(classes))

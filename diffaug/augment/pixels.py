@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffaug.augment.foreign import LEAVE_OUT, errors_named
 from diffaug.decoding.decode import decode_image
 from diffaug.decoding.limits import MIN_SIDE
 from diffaug.errors import DataError
@@ -28,17 +29,22 @@ def pixels_of(image: Any, index: int) -> Values:
     Raises:
         DataError: This is no such image; NaN and infinity are no values.
     """
+    with errors_named(f"item {index} of the dataset is not an image that can be read", LEAVE_OUT):
+        array = _channels_last(_array_of(image, index), hasattr(image, "detach"), index)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return np.ascontiguousarray(_flattened_on_white(_values(array, index), index))
+
+
+def _array_of(image: Any, index: int) -> NDArray[Any]:
     if isinstance(image, Image.Image):
-        array = _array_of_pil(image, index)
-    elif hasattr(image, "detach"):
+        _require_size(image.size, index)
+        return _array_of_pil(image, index)
+    if hasattr(image, "detach"):
         tensor = image.detach().cpu()
-        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    elif isinstance(image, np.ndarray):
-        array = image
-    else:
-        raise _refused(index, f"it is of type {type(image).__name__}", "return a PIL image, an array or a tensor")
-    array = _flattened_on_white(_values(_channels_last(array, hasattr(image, "detach"), index), index), index)
-    return np.ascontiguousarray(array)
+        return np.asarray((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+    if isinstance(image, np.ndarray):
+        return image
+    raise _refused(index, f"it is of type {type(image).__name__}", "return a PIL image, an array or a tensor")
 
 
 def _array_of_pil(image: Image.Image, index: int) -> NDArray[Any]:
@@ -56,6 +62,7 @@ def _array_of_pil(image: Image.Image, index: int) -> NDArray[Any]:
 
 def _channels_last(array: NDArray[Any], is_tensor: bool, index: int) -> NDArray[Any]:
     if array.ndim == 2:
+        _require_size(array.shape[::-1], index)
         return array[..., None]
     if array.ndim == 3:
         orders = (array, np.moveaxis(array, 0, -1))
@@ -64,6 +71,13 @@ def _channels_last(array: NDArray[Any], is_tensor: bool, index: int) -> NDArray[
                 return ordered
     fix = "an image has a height, a width and 1 to 4 channels; return one image per item"
     raise _refused(index, f"it has the shape {array.shape}", fix)
+
+
+def _require_size(size: tuple[int, ...], index: int) -> None:
+    """A DataError if a side of (width, height) in px is too small."""
+    if min(size) < MIN_SIDE:
+        what = f"it has {size[0]} x {size[1]} px, and each side needs {MIN_SIDE}"
+        raise _refused(index, what, LEAVE_OUT)
 
 
 def _values(array: NDArray[Any], index: int) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from diffaug.augment.lookup import (
     must_skip,
     pool_path,
     replaceable_format,
+    usable_pool,
 )
 from diffaug.data.labels import UnknownLabelError, plain_label
 from diffaug.errors import UsageError
@@ -47,6 +48,8 @@ class SyntheticReplace(v2.Transform):  # type: ignore[misc]
         on_unknown_label: What to do with a label, or a name in `class_to_idx`, that is not a class of the pool.
         on_annotations: What to do with boxes, masks and further images, which would no longer match a replaced image:
             `tv_tensors` that are not empty, and PIL images. "skip" keeps the sample unchanged.
+        include_blind: Whether images are used of classes, too, that nothing shows them to belong to. The evaluation
+            does not use them.
 
     Raises:
         UsageError: There is no pool, an argument is invalid, or a call gets a sample that it can't replace.
@@ -60,6 +63,7 @@ class SyntheticReplace(v2.Transform):  # type: ignore[misc]
         class_to_idx: Mapping[str, int] | None = None,
         on_unknown_label: OnProblem = "error",
         on_annotations: OnProblem = "error",
+        include_blind: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= p <= 1:
@@ -71,9 +75,10 @@ class SyntheticReplace(v2.Transform):  # type: ignore[misc]
         self.p = p
         self.class_to_idx = checked_class_to_idx(class_to_idx)
         self.on_unknown_label, self.on_annotations = on_unknown_label, on_annotations
-        self._lookup = PoolLookup(self.pool, self.class_to_idx)
-        Pool.open(self.pool)  # a wrong path fails here and not in a worker
-        PoolLookup(self.pool, self.class_to_idx).require_known_names(on_unknown_label)
+        self.include_blind = include_blind
+        self._lookup = PoolLookup(self.pool, self.class_to_idx, include_blind=include_blind)
+        usable_pool(Pool.open(self.pool), include_blind=include_blind)  # a wrong path fails here and not in a worker
+        PoolLookup(self.pool, self.class_to_idx, include_blind=True).require_known_names(on_unknown_label)
 
     def forward(self, *inputs: Any) -> Any:
         """The sample with its image replaced, or unchanged."""

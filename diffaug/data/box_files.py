@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diffaug.decoding.object_masks import turned_as
 from diffaug.errors import DataError
 
 Mask = NDArray[np.bool_]
 
 MAX_BYTES = 64 * 2**20
 SUFFIXES = (".xml", ".txt", ".json")
+ANOTHER = "correct the file, or use no masks: --masks none"
 _ROUNDING = 0.01  # px
 
 
@@ -42,18 +44,24 @@ def is_of_boxes(file: str) -> bool:
 def read_boxes(file: Path, image: Path, size: tuple[int, int], label: str) -> Mask:
     """The boxes of an image of a height and width in px as a mask, bool (H, W); it is empty if there are none.
 
-    If some are named as the class of the image, the others are left out.
+    If some are named as the class of the image, the others are left out. Boxes on the stored pixels of an image that
+    EXIF turns by 90 degrees, which the size in the file shows, are turned, too.
 
     Raises:
         DataError: The file is damaged, or was made for an image of another size.
     """
-    height, width = size
-    boxes = boxes_in(file, image.name, size)
-    named = [box for box in boxes if box.name.casefold() == label.casefold()]
-    mask = np.zeros(size, np.bool_)
-    for box in named or boxes:
-        mask[_touched(box.top, box.bottom, height), _touched(box.left, box.right, width)] = True
-    return mask
+    made_for, boxes = boxes_in(file, image.name, size)
+    if made_for in (size, size[::-1]):
+        named = [box for box in boxes if box.name.casefold() == label.casefold()]
+        mask = np.zeros(made_for, np.bool_)
+        for box in named or boxes:
+            mask[_touched(box.top, box.bottom, made_for[0]), _touched(box.left, box.right, made_for[1])] = True
+        upright = mask if made_for == size else turned_as(image, mask)
+        if upright.shape == size:
+            return upright
+    (h, w), (height, width) = made_for, size
+    what = f"the boxes are for an image of {w} x {h} px, and this one has {width} x {height} px"
+    raise DataError(what, where=file, fix=ANOTHER)
 
 
 def _touched(begin: float, end: float, length: int) -> slice:
@@ -85,51 +93,44 @@ def coco_images(file: Path) -> set[str]:
         return set()
 
 
-def boxes_in(file: Path, image: str, size: tuple[int, int]) -> Sequence[Box]:
-    """The boxes that a file gives for an image, by its name, of a height and width in px; see `read_boxes`."""
+def boxes_in(file: Path, image: str, size: tuple[int, int]) -> tuple[tuple[int, int], Sequence[Box]]:
+    """The boxes that a file gives for an image, by its name, and the height and width in px that they are made for.
+
+    Many files do not give that, or 0; then it is `size`. A DataError if the file can't be read.
+    """
     try:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"over {MAX_BYTES // 2**20} MB")
-        boxes = _boxes_in(file, image, size)
+        made_for, boxes = _boxes_in(file, image, size)
         if not all(math.isfinite(edge) for box in boxes for edge in box[:4]):
             raise ValueError("an edge is not a finite number")
-        return boxes
+        return made_for if all(made_for) else size, boxes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ET.ParseError) as error:
         what = f"the boxes can't be read: {' '.join(str(error).split()) or type(error).__name__}"
-        raise DataError(what, where=file, fix="correct the file, or use no masks: --masks none") from error
+        raise DataError(what, where=file, fix=ANOTHER) from error
 
 
-def _boxes_in(file: Path, image: str, size: tuple[int, int]) -> Sequence[Box]:
+def _boxes_in(file: Path, image: str, size: tuple[int, int]) -> tuple[tuple[int, int], Sequence[Box]]:
     if file.suffix.lower() == ".xml":
-        return _voc(file, size)
+        return _voc(file)
     if file.suffix.lower() == ".txt":
-        return list(_yolo(file.read_text(encoding="utf-8"), size))
-    made_for, boxes = coco_boxes(file, file.stat().st_mtime_ns).get(image, ((0, 0), ()))
-    _require_size(made_for, size)
-    return boxes
+        return size, list(_yolo(file.read_text(encoding="utf-8"), size))
+    return coco_boxes(file, file.stat().st_mtime_ns).get(image, (size, ()))
 
 
-def _require_size(made_for: tuple[int, int], size: tuple[int, int]) -> None:
-    """A ValueError if a file gives another height and width for the image; many give none, or 0."""
-    if all(made_for) and made_for != size:
-        (h, w), (height, width) = made_for, size
-        raise ValueError(f"they are for an image of {w} x {h} px, and this one has {width} x {height} px")
-
-
-def _voc(file: Path, size: tuple[int, int]) -> list[Box]:
+def _voc(file: Path) -> tuple[tuple[int, int], list[Box]]:
     content = file.read_bytes()
     if b"<!ENTITY" in content:
         raise ValueError("it defines entities")
     root = ET.fromstring(content)  # noqa: S314  (see above)
     height, width = (int(float(root.findtext(f"size/{name}") or 0)) for name in ("height", "width"))
-    _require_size((height, width), size)
     found = []
     for one in root.iter("object"):
         corner = one.find("bndbox")
         if corner is not None:
             left, top, right, bottom = (float(corner.findtext(name, "")) for name in ("xmin", "ymin", "xmax", "ymax"))
             found.append(Box(left - 1, top - 1, right, bottom, one.findtext("name", "")))  # VOC counts from 1
-    return found
+    return (height, width), found
 
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

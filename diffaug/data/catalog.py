@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from diffaug.data import problems
 from diffaug.data.domain import DomainReport
 from diffaug.data.images import NO_LABEL, LabeledImages, ObjectMasks, SeenImages, UnlabeledImages, count_by_name
-from diffaug.data.layouts.entries import ALL_SPLITS, Split
+from diffaug.data.layouts.entries import ALL_SPLITS, SPLITS, Split
 from diffaug.data.leaks import Leak
 from diffaug.data.masks.reading import load_masks
 from diffaug.data.reading.pictures import Pictures
@@ -35,6 +36,8 @@ COLUMNS = (
 )
 SHAPE = ["picture_height", "picture_width", "picture_channels"]
 TABLE, PIXELS, PICTURES, ABOUT = "table.parquet", "pixels.npy", "pictures.npy", "catalog.json"
+LARGEST_SIDE = 2**31  # px
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ class GroupProposal:
 class About:
     """What holds for the images as a whole."""
 
-    classes: tuple[str, ...]  # in the order of `sorted_classes`
-    image_size: tuple[int, int]  # height and width in px that all images were brought to
-    channels: int  # 1 gray, 3 RGB
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]  # in the order of `sorted_classes`
+    image_size: tuple[Side, Side]  # height and width in px that all images were brought to
+    channels: Annotated[int, Field(ge=1, le=3)]  # 1 gray, 3 RGB
     root: Path
     reading: str  # how the folder was read, in one sentence
     resize: ResizeChoice
@@ -171,15 +174,30 @@ class Catalog(About):
 
     @classmethod
     def load(cls, directory: Path) -> Catalog:
-        """Reads a saved catalog."""
+        """Reads a saved catalog, whose files are hashed unless they are known from before.
+
+        Raises:
+            UsageError: There is no finished one.
+            DamagedError: A file is not as it was written, or does not fit the others.
+        """
         if storage.committed_metadata(directory) is None:
             raise UsageError("there is no finished catalog here", where=directory, fix="diffaug inspect DATA")
-        about, table = read_record(directory / ABOUT, _ABOUT), pd.read_parquet(directory / TABLE)
+        about, table = read_record(directory / ABOUT, _ABOUT), storage.read_parquet(directory / TABLE, COLUMNS)
+        try:
+            require_fitting(table, about.classes)
+            return cls._of_files(directory, about, table)
+        except (ValueError, TypeError, OverflowError) as error:
+            what = f"the parts of the catalog don't fit each other ({error})"
+            raise DamagedError(what, where=directory, fix=storage.REPAIR_HINT) from error
+
+    @classmethod
+    def _of_files(cls, directory: Path, about: About, table: pd.DataFrame) -> Catalog:
         shapes = in_order_of_use(table[["status", "split", *SHAPE]])[SHAPE].to_numpy(np.int64)
         pictures = Pictures.in_one_file(_mapped(directory / PICTURES).reshape(-1), shapes)
-        same = not (directory / PIXELS).is_file()
-        shape = (-1, *about.image_size, about.channels)
+        same, shape = not (directory / PIXELS).is_file(), (len(shapes), *about.image_size, about.channels)
         pixels = pictures.files[0].reshape(shape) if same else _mapped(directory / PIXELS)
+        if pixels.shape != shape or pictures.files[0].size != shapes.prod(axis=1).sum():
+            raise ValueError(f"images of other shapes than {shape}")
         masks = load_masks(directory, about.image_size)
         return cls(**vars(about), table=table, pixels=pixels, pictures=pictures, object_masks=masks)
 
@@ -234,9 +252,25 @@ def order_of_use(split: pd.Series[str]) -> NDArray[np.int64]:
     return np.argsort(rank[codes], kind="stable")
 
 
+def require_fitting(table: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Raises ValueError unless a table can be the one of images of these classes."""
+    labeled = table["label"][table["split"].isin(SPLITS)]
+    usable, unusable = table[table["status"] == "ok"], table[table["status"] != "ok"]
+    sizes = usable[[*SHAPE, "height", "width"]].to_numpy(np.int64)
+    weights = usable["weight"].to_numpy(np.float64)
+    requirements = {
+        "classes": len(set(classes)) == len(classes) and labeled.isin(classes).all(),
+        "splits": usable["split"].isin([*ALL_SPLITS, ""]).all() and (unusable["split"] == "").all(),
+        "paths": table["path"].is_unique and all(isinstance(path, str) for path in table["path"]),
+        "sizes": ((sizes >= 1) & (sizes <= LARGEST_SIDE)).all(),
+        "weights": ((weights >= 0) & (weights <= 1)).all(),
+    }
+    if wrong := [name for name, is_met in requirements.items() if not is_met]:
+        raise ValueError(f"impossible {wrong[0]} in its table")
+
+
 def _mapped(file: Path) -> NDArray[np.uint8]:
-    try:
-        values: NDArray[np.uint8] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise DamagedError(f"not an array ({error})", where=file, fix=storage.REPAIR_HINT) from error
+    values = storage.read_array(file, mapped=True)
+    if values.dtype != np.uint8:
+        raise ValueError(f"{file.name} holds {values.dtype}")
     return values

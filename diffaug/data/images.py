@@ -68,11 +68,6 @@ class ObjectMasks:
             return self
         return ObjectMasks(tuple(kept), self.pixels[[position[name] for name in kept]])
 
-    def shown(self) -> ObjectMasks:
-        """Those that are not empty."""
-        places = [number for number, mask in enumerate(self.pixels) if mask.any()]
-        return ObjectMasks(tuple(self.ids[number] for number in places), self.pixels[places])
-
 
 @dataclass(frozen=True)
 class UnlabeledImages:

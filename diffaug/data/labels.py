@@ -90,6 +90,8 @@ def plain_label(label: Any) -> Label:
     if isinstance(label, str) and label:
         return str(label)
     if isinstance(label, Integral):
+        if not -(2**63) <= int(label) < 2**63:
+            raise UnknownLabelError("a label is too large for a class index", fix="count the classes from 0")
         return int(label)
     if isinstance(label, float) and label.is_integer():
         return int(label)

@@ -48,6 +48,7 @@ def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[L
         *tally("files that repeat the pixels of another one of their class", ok["path"][repeated]),
         *_near_duplicates(ok),
         *_of_one_picture(ok[~unlabeled]),
+        *_of_same_pixels(ok[~unlabeled]),
         *_conflicts(ok[~unlabeled]),
         *_left_out(ok),
         *_leaks(leaks),
@@ -77,18 +78,24 @@ def require_training_images(
     table: pd.DataFrame, classes: Sequence[str], settings: DataSettings, *, test_was_given: bool, root: Path
 ) -> None:
     """Raises DataError, naming the classes, when some have too few training images."""
-    train = split_counts(table, classes)["train"]
+    counts = split_counts(table, classes)
+    train = counts["train"]
     short = train[train < settings.min_train_images]
     if short.empty:
         return
+    others = [f"{total} in {split}" for split in ("val", "test") if (total := int(counts[split].sum()))]
+    if not train.any() and others:
+        fix = "name the split of the images to train on 'train'; where no split is given, diffaug makes one for testing"
+        raise DataError(f"no image is in the split 'train': {', '.join(others)}", where=root, fix=fix)
     needed = f"each class needs {settings.min_train_images} for training"
     if not test_was_given:
         total = images_needed(settings.min_train_images, settings.test_fraction)
         needed += f", that is {total} images in all with {settings.test_fraction:.0%} held out for testing"
+    removal = "" if len(classes) - len(short) < 2 else ", or remove the class"
     unusable = _unusable(table[table["label"].isin(short.index)])
     hint = f" ({'; '.join(unusable)})" if unusable else ""
     what = f"too few training images: {', '.join(f'{name} has {count}' for name, count in short.items())}{hint}"
-    raise DataError(what, where=root, fix=f"{needed}; add images, or remove the class")
+    raise DataError(what, where=root, fix=f"{needed}; add images{removal}")
 
 
 def _unusable(table: pd.DataFrame) -> list[str]:
@@ -141,6 +148,14 @@ def _of_one_picture(ok: pd.DataFrame) -> list[str]:
     names = [f"{name} {alike} of {count}" for name, alike, count in pairs if alike >= max(MANY_ALIKE, count / 2)]
     what = "classes of which most images show nearly the same picture and are not split"
     return tally(f"{what} (data.near_duplicates=false, if what differs is what matters)", names)
+
+
+def _of_same_pixels(ok: pd.DataFrame) -> list[str]:
+    """Classes that can't be split, since all of their images are the same."""
+    different = ok.groupby("label")["pixel_sha256"].agg(["size", "nunique"])
+    same = different[(different["nunique"] == 1) & (different["size"] > 1)]
+    what = "classes of which all images have the same pixels, so that none can be held out; add images that differ"
+    return tally(what, map(str, same.index))
 
 
 def _leaks(leaks: Sequence[Leak]) -> list[str]:

@@ -23,6 +23,8 @@ from diffaug.decoding.limits import open_regular
 from diffaug.decoding.reading import hash_and_file, hash_of_file, hash_of_page, read_header, read_samples
 from diffaug.decoding.result import Decoded, Header, RejectedError, Samples
 
+_BLOCK_BYTES = 2**26  # of Pillow; each thread keeps freed blocks of less than glibc's 32 MB for itself
+
 
 def decode(path: Path, *, page: int = 0, intensity: IntensityRange | None = None) -> Decoded:
     """Decodes one page of an image file, whatever its extension says.
@@ -78,14 +80,21 @@ def pixel_sha256(pixels: NDArray[Any]) -> str:
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Inside the block, Pillow's and pydicom's remarks on odd files are silent; `decode` checks sizes itself.
+    """Inside the block, Pillow's and pydicom's remarks on odd files are silent, and Pillow gives back all memory.
 
-    Warning filters belong to the whole process, so this goes around a thread pool, not inside its threads.
+    `decode` checks sizes itself. Filters and blocks belong to the process, so this goes around a thread pool, not
+    inside its threads.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+    pillow: Any = Image.core  # type: ignore[attr-defined]
+    block_bytes = pillow.get_block_size()
+    pillow.set_block_size(_BLOCK_BYTES)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        pillow.set_block_size(block_bytes)
 
 
 def _finish(samples: Samples, intensity: IntensityRange | None, sha256: str = "") -> Decoded:

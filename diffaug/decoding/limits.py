@@ -5,6 +5,7 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+from diffaug.decoding.memory import reserve
 from diffaug.decoding.result import RejectedError
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -39,7 +40,10 @@ def raise_if_of_machine(error: Exception) -> None:
 
 
 def require_size(size: tuple[int, int], bytes_per_pixel: float, mode: str) -> None:
-    """A RejectedError if width or height in px are too small, or too large for decoding at this memory per pixel."""
+    """A RejectedError if width or height in px are too small, or too large for decoding at this memory per pixel.
+
+    Waits for the memory inside of `memory.shared`.
+    """
     width, height = size
     if min(size) < MIN_SIDE:
         raise RejectedError("too small", f"{width} x {height} px; each side needs {MIN_SIDE}", size, mode)
@@ -47,3 +51,4 @@ def require_size(size: tuple[int, int], bytes_per_pixel: float, mode: str) -> No
         limit = MAX_MEMORY / bytes_per_pixel / 1e6
         note = f"{width} x {height} px; of this kind at most {limit:.0f} Mpx are read; save it smaller"
         raise RejectedError("too large", note, size, mode)
+    reserve(width * height * bytes_per_pixel)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,17 @@ from PIL import Image, UnidentifiedImageError
 
 from diffaug.decoding.formats.deep import is_deep
 from diffaug.decoding.formats.orientation import orientation_of, turn, upright
-from diffaug.decoding.formats.pillow_files import open_page
-from diffaug.decoding.limits import open_regular
+from diffaug.decoding.formats.pillow_files import bands_of, open_page
+from diffaug.decoding.formats.reduced import opened, read_band
+from diffaug.decoding.limits import open_regular, require_size
+from diffaug.decoding.memory import shared
 from diffaug.decoding.reading import read_samples
-from diffaug.decoding.result import RejectedError
+from diffaug.decoding.result import Pixels, RejectedError, Samples, strips
 
 Mask = NDArray[np.bool_]
 
 _LOSSY = ("JPEG", "MPO")
+_BYTES_OF_GRAY, _BYTES_OF_COLOR = 3, 7  # per pixel of a whole mask: what `_drawn` makes of it, and the image of Pillow
 _OF_BRIGHTEST = 0.5  # share of the largest value that compression leaves to an object and not to its surroundings
 
 
@@ -28,19 +31,25 @@ def read_mask(path: Path) -> Mask:
     Indices of a palette count by their color, and transparent pixels as 0; where nothing but the transparency differs,
     it is the mask. Of a JPEG, which blurs edges, pixels of at least half the largest value count.
     """
-    with open_regular(path) as file:
-        image = _in_8_bits(file)
-        if image is None:
-            samples = read_samples(file, 0, path.name)
-            drawn = (samples.values != 0).any(axis=2)
-            return np.asarray(drawn if samples.alpha is None else drawn & (samples.alpha > 0))
+    with shared(), open_regular(path) as file:
         try:
-            image.load()
-            return np.ascontiguousarray(upright(image, _drawn(image)))
+            image, _ = open_page(file)
+            if bands := bands_of(image, file):
+                require_size(image.size, _BYTES_OF_GRAY, f"{image.mode} mask")
+                return np.ascontiguousarray(turn(_drawn(image, opened(image, bands)), bands.orientation))
+            if not is_deep(image):
+                is_gray = image.mode in ("1", "L")
+                require_size(image.size, _BYTES_OF_GRAY if is_gray else _BYTES_OF_COLOR, f"{image.mode} mask")
+                image.load()
+                return np.ascontiguousarray(upright(image, _drawn(image, _strips_of(image))))
         except RejectedError:
             raise
+        except UnidentifiedImageError:
+            pass  # of a format that Pillow does not read
         except Exception as error:  # parsers of damaged files raise OSError, SyntaxError, struct.error, ...
             raise RejectedError("truncated", " ".join(str(error).split()) or "damaged") from error
+        file.seek(0)
+        return _not_0(read_samples(file, 0, path.name))
 
 
 def turned_as(image: Path, mask: Mask) -> Mask:
@@ -52,29 +61,46 @@ def turned_as(image: Path, mask: Mask) -> Mask:
         return mask
 
 
-def _in_8_bits(file: BinaryIO) -> Image.Image | None:
-    """The image of a file that Pillow reads with 8 bits at most; None, and the file at its beginning, for others."""
-    try:
-        image, _ = open_page(file)
-        if not is_deep(image):
-            return image
-    except UnidentifiedImageError:
-        pass
-    except RejectedError:
-        raise
-    except Exception as error:
-        raise RejectedError("truncated", " ".join(str(error).split()) or "damaged") from error
-    file.seek(0)
-    return None
+def _strips_of(image: Image.Image) -> Iterator[Image.Image]:
+    for rows in strips(image.height, image.width * 16):
+        yield image.crop((0, rows.start, image.width, rows.stop))
 
 
-def _drawn(image: Image.Image) -> Mask:
-    if image.has_transparency_data:
-        pixels = np.asarray(image.convert("RGBA"))
-        visible = pixels[..., 3] > 0
-        colored = (pixels[..., :3] > 0).any(axis=2) & visible
-        return np.asarray(colored if colored.any() else visible)
-    values = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    brightest = values if values.ndim == 2 else values.max(axis=2)
-    least = max(1.0, _OF_BRIGHTEST * float(brightest.max())) if image.format in _LOSSY else 1.0
-    return np.asarray(brightest >= least)
+def _drawn(image: Image.Image, parts: Iterable[Image.Image]) -> Mask:
+    """What is drawn, bool (H, W), in an image that `parts` make up."""
+    brightest = np.empty((image.height, image.width), np.uint8)
+    visible = np.empty(brightest.shape, np.bool_) if image.has_transparency_data and not is_deep(image) else None
+    top = 0
+    for part in parts:
+        rows = slice(top, top := top + part.height)
+        brightest[rows], seen = _brightest_and_visible(part)
+        if visible is not None:
+            visible[rows] = seen
+            brightest[rows] *= seen
+    least = max(1, np.ceil(_OF_BRIGHTEST * brightest.max())) if image.format in _LOSSY else 1
+    drawn = np.greater_equal(brightest, np.uint8(least), out=brightest.view(np.bool_))
+    return drawn if visible is None or drawn.any() else visible
+
+
+def _brightest_and_visible(part: Image.Image) -> tuple[Pixels, Mask | bool]:
+    """The largest value of each pixel, uint8 (H, W), and whether it is not transparent."""
+    if is_deep(part):
+        return _not_0(read_band(part)).view(np.uint8), True
+    if part.has_transparency_data:
+        pixels = np.asarray(part.convert("RGBA"))
+        return _highest(pixels[..., :3]), pixels[..., 3] > 0
+    values = np.asarray(part.convert("L" if part.mode in ("1", "L") else "RGB"))
+    return values if values.ndim == 2 else _highest(values), True
+
+
+def _highest(pixels: Pixels) -> Pixels:
+    red, green, blue = np.moveaxis(pixels, 2, 0)  # numpy reduces an axis of three values slowly
+    return np.asarray(np.maximum(np.maximum(red, green), blue))
+
+
+def _not_0(samples: Samples) -> Mask:
+    values = samples.values
+    drawn = np.empty(values.shape[:2], np.bool_)
+    for rows in strips(len(values), values[:1].size):
+        drawn[rows] = (values[rows] != 0).any(axis=2)
+    return np.asarray(drawn if samples.alpha is None else drawn & (samples.alpha > 0))

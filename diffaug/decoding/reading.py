@@ -15,7 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from diffaug.decoding.formats import dicom, netpbm, raw_tiff, recognition
 from diffaug.decoding.formats.color import read_color
 from diffaug.decoding.formats.deep import is_deep, read_deep
-from diffaug.decoding.formats.pillow_files import header_of, open_page, prepare_jpeg
+from diffaug.decoding.formats.pillow_files import bands_of, header_of, open_page, prepare_jpeg
+from diffaug.decoding.formats.reduced import read_reduced
 from diffaug.decoding.limits import open_regular, raise_if_of_machine
 from diffaug.decoding.result import DecodeStatus, Header, RejectedError, Samples
 
@@ -99,7 +100,9 @@ def _read_with_pillow(file: BinaryIO, page: int) -> Samples:
         return open_page(file, page)[0]
 
     image, frames = open_page(file, page)
-    if is_deep(image):
+    if bands := bands_of(image, file):
+        samples = read_reduced(image, bands)
+    elif is_deep(image):
         samples = read_deep(image, open_again)
     else:
         prepare_jpeg(image, file)

@@ -45,7 +45,7 @@ class Samples:
     Attributes:
         values: (H, W, C), C being 1 or 3. uint8 values are pixels; all others need an `IntensityRange`.
         mode: Pillow's, or that of the format.
-        size: Width and height of the upright image in px; larger than `values` if those were read at half size.
+        size: Width and height of the upright image in px; larger than `values` if those are of a reduced image.
         white: The value that is white by the file's bit depth; 0 if the depth says nothing, as for floats.
         declared_white: The largest value by a tag of its own; 0 if there is none.
         alpha: Opacity of each pixel, uint8 (H, W).
@@ -76,7 +76,7 @@ class Decoded:
 
     Attributes:
         pixels: uint8 (H, W, C), upright; C is 1 when every pixel is gray, else 3.
-        width: Of the upright image, in px. A JPEG of over 16 Mpx has fewer `pixels`.
+        width: Of the upright image, in px. A JPEG or PNG of over 16 Mpx has fewer `pixels`.
         height: Of the upright image, in px.
         mode: Pillow's, of the file's image.
         sha256: Of the file's content.

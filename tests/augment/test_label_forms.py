@@ -17,6 +17,7 @@ from diffaug.augment.formats import plain
 from diffaug.augment.materialize import folder_of_dataset, materialize
 from diffaug.data.labels import class_of
 from diffaug.diffusion.generator.pixels import PixelGenerator
+from diffaug.diffusion.generator.usual import USUAL
 from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.experiment.training_task import perform
 from diffaug.integrations import albumentations_transforms
@@ -185,7 +186,9 @@ def by_mlflow_model(one: Numbering, label: Any, _: Path) -> str:
     generator = without_network(one)
     shades = {name: np.full((8, SIZE, SIZE, 1), position, np.uint8) for position, name in enumerate(one.classes)}
     model = GeneratorModel()
-    model.generator = SimpleNamespace(class_of=generator.class_of, sample=lambda name, *_, **__: shades[name])
+    model.generator = SimpleNamespace(
+        class_of=generator.class_of, sample=lambda name, *_, **__: shades[name], usual=USUAL
+    )
     answer = model.predict(None, {"label": [label], "n": [1]})  # type: ignore[arg-type]
     return str(answer["label"][0])
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 
-from diffaug.augment.materialize import DatasetFolder, folder_of_dataset, materialize
+from diffaug.augment.labels import get_targets
+from diffaug.augment.materialize import DatasetFolder, folder_of_dataset, folder_of_unlabeled, materialize
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.layouts.entries import sorted_classes
 from diffaug.data.layouts.scan import scan
@@ -154,6 +155,11 @@ def test_a_dataset_that_changes_its_images_at_random_is_refused(tmp_path) -> Non
         ([1, 0], {"classes": ["cat", "dog"], "targets": [0, 1]}, "item 0 has label 1, but .* says 0"),
         ([0, "a"], {}, "item 0 has the label 0 and item 1 has 'a'.*mixed"),
         ([1, "01"], {}, "mixed"),
+        ([0, 10**5000], {}, "item 1 .*too large for a class index"),
+        (["a", "\ud800"], {}, r"item 1 .*'\\ud800' is no valid Unicode"),
+        ([0, 1], {"classes": ["a", "\ud800"]}, r"item 1 .*'\\ud800' is no valid Unicode"),
+        ([0, torch.tensor(1, device="meta")], {}, "label of item 1 .*meta tensor"),
+        ([0, 1], {"targets": torch.zeros(2, device="meta")}, "labels that the dataset stores .*meta tensor"),
         (["cow", "dog"], {"classes": ["cat", "dog"]}, "item 0 .* no class 'cow'"),
     ],
 )
@@ -161,6 +167,57 @@ def test_labels_without_a_class_are_refused_by_name(tmp_path, labels, attributes
     with pytest.raises(DataError, match=words):
         put(labeled(labels, **attributes), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def failing(error: BaseException) -> Items:
+    def fail() -> None:
+        raise error
+
+    return Items([(np.zeros((8, 8), np.uint8), 0), fail])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad"),
+        OSError(5, "bad"),
+        IndexError("bad"),
+        KeyError("bad"),
+        StopIteration("bad"),
+        RuntimeError("bad"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("read", [put, folder_of_unlabeled, lambda data, _: get_targets(data)])
+@pytest.mark.filterwarnings("ignore:Items has no attribute")
+def test_whatever_a_dataset_raises_names_the_item(tmp_path, error, read) -> None:
+    with pytest.raises(
+        DataError, match=f"(?s)item 1 of the dataset can't be read: {type(error).__name__}.*bad.*Subset"
+    ):
+        read(failing(error), tmp_path / "study")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), SystemExit(1), UsageError("own")])
+def test_what_is_not_the_fault_of_a_dataset_is_passed_on(tmp_path, error) -> None:
+    with pytest.raises(type(error)):
+        put(failing(error), tmp_path)
+
+
+def test_the_advice_to_leave_an_item_out_works(tmp_path) -> None:
+    assert put(Subset(failing(ValueError("bad")), [0]), tmp_path).folders == {"0": "0"}
+
+
+class Broken(Items):
+    """A dataset of which the length, or the attribute of the class names, raises."""
+
+    @property
+    def classes(self) -> Any:
+        raise ZeroDivisionError("bad")
+
+
+class Endless(Items):
+    def __len__(self) -> int:
+        raise TypeError("endless")
 
 
 class Stream(IterableDataset):
@@ -181,6 +238,11 @@ class Stream(IterableDataset):
         (7, "int"),
         ({1, 2}, "set"),
         ([], "no items"),
+        (Broken([(0, 1)]), "class names of the dataset .*bad"),
+        (Endless([(0, 1)]), "can't be used.*endless"),
+        ([(0, 1), (0,)], "item 0 .*type int"),
+        ([(np.zeros((8, 8), np.uint8), 1), (0,)], "item 1 .*tuple of 1"),
+        ([(np.zeros((8, 8), np.uint8), 1), None], "item 1 .*NoneType"),
         (Subset(labeled([0, 1]), []), "no items"),
         (["a.png", "b.png"], "item 0 .* no image with a label"),
         ([{"image": np.zeros((8, 8), np.uint8), "fine": 1, "coarse": 0}], "(?s)item 0 .*coarse"),
@@ -244,6 +306,8 @@ tensor = partial(torch.as_tensor)
         (tensor(half).bfloat16()[None], np.full((8, 8), 128)),
         (tensor(clear).permute(2, 0, 1), np.full((8, 8), 255)),
         (tensor(deep), deep),
+        (deep.astype(">u2"), deep),
+        (tensor(half).requires_grad_()[None], np.full((8, 8), 128)),
         (Image.fromarray(gray), gray),
         (Image.fromarray(deep), deep),
         (Image.fromarray(deep.astype(np.int32)), deep),
@@ -284,6 +348,11 @@ def with_value(value: float, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
         (np.zeros((5, 8, 8), np.uint8), "shape"),
         (np.zeros(8, np.uint8), "shape"),
         (gray.astype(complex), "complex"),
+        *((np.zeros((0, 0), kind), "0 x 0 px") for kind in (np.uint8, np.int16, np.float32)),
+        *((Image.new(mode, (0, 5)), "0 x 5 px") for mode in ("L", "I", "RGBA")),
+        (gray[:3], "8 x 3 px, and each side needs 4"),
+        (tensor(gray / 255).to_sparse(), "TypeError.*[Ss]parse"),
+        (torch.zeros(1, 8, 8, device="meta"), "meta tensor"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(tmp_path, image, words) -> None:

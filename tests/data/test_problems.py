@@ -1,9 +1,14 @@
 """Sentences about files that are not used, or used with a remark."""
 
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from diffaug.data.problems import find_problems
+from diffaug.configuration.settings import DataSettings
+from diffaug.data.problems import find_problems, require_training_images
+from diffaug.errors import DataError
 
 
 def table_of(*rows: tuple[str, str, str]) -> pd.DataFrame:
@@ -57,3 +62,25 @@ def test_classes_of_one_picture_are_told_of_with_a_way_out(sizes: list[int], tol
 def test_a_picture_of_many_files_and_two_labels_is_named_by_one_file_of_each() -> None:
     table = table_of(*((f"{n:02}", "ok", "") for n in range(40))).assign(picture="00", label=["cat", "dog"] * 20)
     assert "pictures that have two labels: 1 (00 = 01)" in find_problems(table, ["cat", "dog"], ())
+
+
+def test_classes_whose_images_are_all_the_same_are_told_of() -> None:
+    table = table_of(("a", "ok", ""), ("b", "ok", ""), ("c", "ok", ""), ("d", "ok", ""))
+    same = table.assign(label=["cat", "cat", "dog", "dog"], pixel_sha256=["x", "x", "y", "z"])
+    (line,) = [line for line in find_problems(same, ["cat", "dog"], ()) if "same pixels, so" in line]
+    assert line.endswith("add images that differ: 1 (cat)")
+
+
+@pytest.mark.parametrize(
+    ("splits", "what", "fix"),
+    [
+        (["test", "test", "val"], "no image is in the split 'train': 1 in val, 2 in test", "to train on 'train'"),
+        (["train", "test", "test"], "too few training images: cat has 1", "; add images$"),
+        (["", "", ""], "too few training images: cat has 0", "; add images$"),
+    ],
+)
+def test_the_advice_for_too_few_training_images_can_be_followed(splits, what, fix) -> None:
+    table = table_of(*((str(n), "ok", "") for n in range(3))).assign(split=splits)
+    with pytest.raises(DataError, match=what) as caught:
+        require_training_images(table, ["cat"], DataSettings(), test_was_given=True, root=Path("here"))
+    assert re.search(fix, str(caught.value.fix)) and caught.value.where == "here"

@@ -6,20 +6,23 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffaug.data.layouts.entries import Entry, listed
 from diffaug.data.layouts.walk import IMAGE_SUFFIXES, Account, Folder, suffix_of
 from diffaug.data.layouts.words import says_nothing, split_and_rest, split_named, splits_among
 from diffaug.decoding.formats.recognition import HEAD_BYTES, unsupported
-from diffaug.errors import DataError
+from diffaug.errors import DamagedError, DataError
+from diffaug.files import storage
 
 LAYOUTS = "give a folder that holds one folder per class, or train/ and test/ of those, or a CSV of file_name,label"
+FOLDERS = "folders.json"  # maps class folders that diffaug wrote to class names
 UNLABELED_SPLIT = "images of a split that gives them no labels, read as unlabeled"
 _AS_CLASSES = "add --layout classes to read each folder as a class"
 _MOST_SIBLINGS = 1000
 _MOST_LOOKED_AT = 100  # files
+_MARKED = re.compile(r".*-[0-9a-f]{8}")  # folder names that `storage.safe_names` makes
 _OFFICE = {".xlsx", ".docx", ".pptx", ".ods", ".odt"}
 _COPY = re.compile(r"(?:[ _-]+(?:copy|kopie|copie|copia))?(?: ?\(\d+\))?$", re.IGNORECASE)
 _OF_PEOPLE = re.compile(r"(?:patient|pat|subject|subj|sub|participant|case)[_\-. ]?\d.*", re.IGNORECASE)
@@ -34,6 +37,34 @@ class Reading:
     described: str  # how the folder was read
     account: Account  # what was left out and why
     rest: str  # why an image is left out that is neither an entry nor in the account
+
+
+def recorded_names(root: Path) -> dict[str, str]:
+    """Class names by folder that diffaug wrote to `FOLDERS`; empty if there is none, or it holds something else."""
+    try:
+        names = storage.read_json(root / FOLDERS) if (root / FOLDERS).is_file() else {}
+    except (DamagedError, OSError, RecursionError):
+        return {}
+    is_record = isinstance(names, dict) and all(isinstance(name, str) and name for name in names.values())
+    return names if is_record and len(set(names.values())) == len(names) else {}
+
+
+def with_recorded_names(reading: Reading, root: Path) -> Reading:
+    """The reading with the class names of `FOLDERS`, if these are names of its classes, as in an export with splits.
+
+    Raises:
+        DataError: Folders are named by diffaug, and the file that holds the names of their classes is damaged.
+    """
+    names = recorded_names(root)
+    if names and reading.classes <= names.keys():
+        entries = [replace(entry, label=names.get(entry.label or "", entry.label)) for entry in reading.entries]
+        described = f"{reading.described}; classes named by {FOLDERS}"
+        return replace(reading, entries=entries, classes={names[name] for name in reading.classes}, described=described)
+    marked = sorted(filter(_MARKED.fullmatch, reading.classes))
+    if marked and not names and (root / FOLDERS).is_file():
+        what = f"this file should hold the names of the classes in the folders {listed(marked)}, and can't be read"
+        raise DataError(what, where=root / FOLDERS, fix="make it anew, or remove it to call the classes as the folders")
+    return reading
 
 
 def commands(root: Path, paths: Iterable[str], *, most: int = 5) -> str:
@@ -193,14 +224,15 @@ def _choices(folders: Sequence[Folder], root: Path) -> str:
 def _guess_above(folder: Path) -> str:
     """For one class's folder given in place of the folder of all classes."""
     folder = folder.resolve()
-    siblings = _visible_folders(folder.parent)
+    siblings = visible_folders(folder.parent)
     looks_like_class = 1 < len(siblings) <= _MOST_SIBLINGS and all(map(_holds_images, siblings))
     if looks_like_class and not any(split_named(sibling.name) for sibling in siblings):
         return f"if '{folder.name}' is one of the classes, give {folder.parent}"
     return LAYOUTS
 
 
-def _visible_folders(folder: Path) -> list[Path]:
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden; none if it can't be listed."""
     try:
         return [Path(item.path) for item in os.scandir(folder) if item.is_dir() and not item.name.startswith(".")]
     except OSError:  # it may be closed to the user

@@ -5,7 +5,6 @@ tables. Where several readings are possible, it is refused with the flag that ch
 train on wrong labels.
 """
 
-import os
 import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -35,13 +34,20 @@ from diffaug.data.layouts.masks import (
     set_aside_mask_folders,
     set_aside_masks_by_name,
 )
-from diffaug.data.layouts.reading import LAYOUTS, UNLABELED_SPLIT, Reading, chain, refuse_other_formats
+from diffaug.data.layouts.reading import (
+    FOLDERS,
+    LAYOUTS,
+    UNLABELED_SPLIT,
+    Reading,
+    chain,
+    recorded_names,
+    refuse_other_formats,
+    visible_folders,
+    with_recorded_names,
+)
 from diffaug.data.layouts.walk import MAY_HOLD_IMAGES, OTHER, OTHER_FORMAT, Account, Folder, Walk, path_from, suffix_of
 from diffaug.data.layouts.words import slips
-from diffaug.errors import DamagedError, DataError, UsageError
-from diffaug.files import storage
-
-FOLDERS = "folders.json"  # maps class folders that diffaug wrote to class names
+from diffaug.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,10 @@ def scan(root: Path, settings: DataSettings, further: Further | None = None) -> 
         refuse_other_formats(sorted(others), root)
     masks = set_aside_mask_folders(tree, root, account)
     reading, tables = _read(tree, root, settings, masks, account)
-    others -= tables | reading.account.left_out[UNREAD]
+    reading = with_recorded_names(reading, root)
+    others -= (
+        tables | {path for path in others if path.rpartition("/")[2] == FOLDERS} | reading.account.left_out[UNREAD]
+    )
     if mask_folder:
         masks |= masks_of_folder(root, mask_folder, images, account)
     else:
@@ -123,14 +132,8 @@ def _read_named_folders(root: Path) -> Scan | None:
 
     None if there is no such file, or it is of other folders, as beside the splits of an export.
     """
-    if not (root / FOLDERS).is_file():
-        return None
-    try:
-        names = storage.read_json(root / FOLDERS)
-        folders = {item.name for item in os.scandir(root) if item.is_dir() and not item.name.startswith(".")}
-    except (DamagedError, OSError, RecursionError):
-        return None
-    if not isinstance(names, dict) or names.keys() != folders or not all(isinstance(n, str) for n in names.values()):
+    names = recorded_names(root)
+    if not names or names.keys() != {folder.name for folder in visible_folders(root)}:
         return None
     paths = [(folder, path.name) for folder in sorted(names) for path in sorted((root / folder).iterdir())]
     entries = tuple(Entry(f"{folder}/{name}", names[folder]) for folder, name in paths if name.endswith(".png"))

@@ -15,6 +15,8 @@ import pyarrow.parquet
 
 from diffaug.data.layouts.walk import suffix_of
 from diffaug.errors import DataError
+from diffaug.files import given
+from diffaug.files.reading import is_regular
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".jsonl", ".parquet"}
 _SEPARATORS = (",", ";", "\t", "|")
@@ -44,6 +46,8 @@ class Table:
 
 def read_columns(file: Path) -> tuple[str, ...]:
     """The names of the columns; empty if the file does not look like a table of several columns."""
+    if not is_regular(file):
+        return ()
     try:
         if suffix_of(file.name) == ".parquet":
             return tuple(pyarrow.parquet.read_schema(file).names)
@@ -60,8 +64,10 @@ def read_table(file: Path, *, most: int | None = None) -> Table:
     """Reads a table, or its first `most` rows.
 
     Raises:
+        UsageError: There is no regular file, or one that is too large.
         DataError: The file can't be read, names a column twice, or has a row with more values than columns.
     """
+    given.require_file(file)
     kinds = {".parquet": _read_parquet, ".jsonl": _read_json_lines}
     try:
         return kinds.get(suffix_of(file.name), _read_csv)(file, most)
@@ -134,9 +140,10 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_parquet(file: Path, most: int | None) -> Table:
-    table = pyarrow.parquet.read_table(file)
-    if most is not None:
-        table = table.slice(0, most)
+    # Without threads, since pyarrow waits for ever where the system refuses to start one.
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as opened:
+        table = opened.read(use_threads=False).slice(0, most)
+    _require_distinct(table.schema.names, file)  # or else pyarrow can't tell which one is meant
     names = _class_names(table.schema.metadata)
     plain = [field.name for field in table.schema if not pa.types.is_binary(field.type)]
     rows = [

@@ -132,11 +132,10 @@ def load_masks(folder: Path, image_size: tuple[int, int]) -> ObjectMasks:
     ids = mask_files(folder).images
     if not ids:
         return ObjectMasks((), np.empty((0, *image_size), np.bool_))
-    try:
-        pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
-    except (ValueError, FileNotFoundError) as error:
-        fix = storage.REPAIR_HINT
-        raise DamagedError(f"not an array of masks ({error})", where=folder / PIXELS, fix=fix) from error
+    pixels = storage.read_array(folder / PIXELS, mapped=True)
+    if pixels.dtype != np.uint8 or pixels.shape != (len(ids), *image_size):
+        what = f"the masks don't fit the catalog: {pixels.dtype} {pixels.shape}"
+        raise DamagedError(what, where=folder / PIXELS, fix=storage.REPAIR_HINT)
     return ObjectMasks(ids, pixels.view(np.bool_))
 
 

@@ -89,7 +89,7 @@ def first_pass(reader: Reader, sources: Sequence[Source], folder: Path, progress
             done += len(read[number])
             progress(done, len(sources))
     table = pa.concat_tables([*kept, *(read[number] for number in sorted(read))])
-    return FirstPass((_in_order(table, sources) if have else table).to_pandas(), folder)
+    return FirstPass((_in_order(table, sources) if have else table).to_pandas(use_threads=False), folder)
 
 
 def _read_parts(reader: Reader, sources: Sequence[Source], folder: Path) -> Generator[int]:

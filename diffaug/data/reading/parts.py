@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,9 @@ from diffaug.data.reading.pictures import Pixels, reduced
 from diffaug.data.reading.sources import UNKNOWN, is_trusted, stamp_of
 from diffaug.decoding.decode import decode, strict_pillow
 from diffaug.decoding.intensity import IntensityRange
+from diffaug.decoding.memory import Budget, OfProcesses, shared
 from diffaug.decoding.result import Decoded, DecodeStatus
+from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.runtime.parallel import in_threads
 
@@ -59,7 +62,7 @@ class Part:
     """What was found in some files.
 
     Attributes:
-        checksum: Of the pictures, which follow each other in a file of their own.
+        checksum: Of the rows, and of the pictures, which follow each other in a file of their own.
         found: One row per image.
     """
 
@@ -99,17 +102,22 @@ class Reader:
         """The whole image at full size."""
         return decode(self.root / source.file, page=source.page, intensity=self.intensity)
 
-    def read(self, source: Source) -> tuple[Found, Pixels | None]:
-        """One row, and the picture if the file is usable; a file that changes meanwhile is read again."""
+    def read(self, source: Source, budget: Budget | None = None) -> tuple[Found, Pixels | None]:
+        """One row, and the picture if the file is usable; a file that changes meanwhile is read again.
+
+        A large image waits until `budget`, by default that of all threads, has memory for it.
+        """
         path = f"{self.root}/{source.file}"
         for _ in range(MAX_ATTEMPTS):
             began, stamp = time.time(), stamp_of(path)
-            decoded = self.decode(source)
+            with shared(budget):
+                decoded = self.decode(source)
+                picture = None if decoded.pixels is None else reduced(decoded.pixels, self.side)
+                decoded = replace(decoded, pixels=None)
             if stamp_of(path) == stamp:
                 break
         else:
-            decoded = Decoded("unreadable", note="it changes while it is read")
-        picture = None if decoded.pixels is None else reduced(decoded.pixels, self.side)
+            decoded, picture = Decoded("unreadable", note="it changes while it is read"), None
         size, changed, entered = stamp if is_trusted(stamp, began) else UNKNOWN
         height, width, channels = (0, 0, 0) if picture is None else picture.shape
         found = Found(
@@ -138,12 +146,13 @@ def write_part(reader: Reader, sources: Sequence[Source], folder: Path, number: 
     found: list[Found] = []
     pictures: list[bytes] = []
     with strict_pillow():
-        for row, picture in (in_threads if threads else map)(reader.read, sources):
+        read = partial(reader.read, budget=None if threads else OfProcesses(folder / "memory"))
+        for row, picture in (in_threads if threads else map)(read, sources):
             found.append(row)
             pictures += [] if picture is None else [picture.tobytes()]
     content = b"".join(pictures)
     storage.write_unfinished(pictures_file(folder, number), content)
-    storage.write_unfinished(_record(folder, number), _PART.dump_json(Part(zlib.crc32(content), found)))
+    storage.write_unfinished(_record(folder, number), _PART.dump_json(Part(_checksum(content, found), found)))
 
 
 def read_part(folder: Path, number: int) -> list[Found]:
@@ -155,12 +164,16 @@ def whole_parts(folder: Path) -> Iterator[tuple[int, list[Found]]]:
     """The numbers and rows of the parts that an interrupted pass left whole."""
     for number in part_numbers(folder):
         try:
-            part = _PART.validate_json(_record(folder, number).read_bytes())
-            content = pictures_file(folder, number).read_bytes()
-        except (ValidationError, FileNotFoundError):
+            part = _PART.validate_json(storage.read_bytes(_record(folder, number)))
+            content = storage.read_bytes(pictures_file(folder, number))
+        except (ValidationError, DamagedError):
             continue
-        if zlib.crc32(content) == part.checksum:
+        if _checksum(content, part.found) == part.checksum:
             yield number, part.found
+
+
+def _checksum(pictures: bytes, found: list[Found]) -> int:
+    return zlib.crc32(_PART.dump_json(Part(0, found)), zlib.crc32(pictures))
 
 
 def part_numbers(folder: Path) -> list[int]:

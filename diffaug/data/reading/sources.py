@@ -68,7 +68,9 @@ def changed_files(root: Path, files: Sequence[str], sha256: Sequence[str], known
 
 
 def save_stamps(file: Path, stamps: Stamps) -> None:
-    """Writes stamps."""
+    """Writes stamps, in place of whatever is there."""
+    if file.is_dir():
+        storage.discard_directory(file)
     storage.write_array(file, stamps)
 
 

@@ -14,6 +14,7 @@ from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures, Pixels
 from diffaug.data.resize import Resize, fit_to_size, to_channels
 from diffaug.decoding.decode import strict_pillow
+from diffaug.decoding.memory import shared
 from diffaug.errors import DataError
 from diffaug.files import storage
 from diffaug.runtime.parallel import in_threads
@@ -66,8 +67,9 @@ class Originals:
         has_picture = ((shapes >= image_size).all(axis=1) | (shapes == self.sizes).all(axis=1)).tolist()
 
         def load(position: int) -> Pixels:
-            pixels = self.pictures[position] if has_picture[position] else self._decode(position)
-            return to_channels(fit_to_size(pixels, image_size, self.resize), self.channels)
+            with shared():
+                pixels = self.pictures[position] if has_picture[position] else self._decode(position)
+                return to_channels(fit_to_size(pixels, image_size, self.resize), self.channels)
 
         def load_all(positions: NDArray[np.int64]) -> Pixels:
             with strict_pillow():

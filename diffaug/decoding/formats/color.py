@@ -1,7 +1,7 @@
 """Brings 8-bit images of any of Pillow's modes to gray or sRGB."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,16 @@ _PROFILE_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # color space of 
 _Convert = Callable[[Image.Image], Image.Image]
 
 
-def read_color(image: Image.Image) -> Samples:
-    """The pixels of an image, with transparent ones over white and its color profile applied."""
+def read_color(image: Image.Image, *, white_alone: bool | None = None) -> Samples:
+    """The pixels of an image, with transparent ones over white and its color profile applied.
+
+    `white_alone` says what `is_white_alone` gives, for a part of an image; by default it is found out.
+    """
     image.load()
     mode, notes = image.mode, list[str]()
-    convert, channels = _conversion(image, notes)
+    if white_alone is None:
+        white_alone = is_white_alone([image])
+    convert, channels = _conversion(image, notes, white_alone=white_alone)
     pixels = np.empty((image.height, image.width, channels), np.uint8)
     parts = strips(image.height, image.width * 4)
     for rows in parts:
@@ -60,9 +65,9 @@ def _is_colored(pixels: Pixels) -> bool:
     return bool((highest - lowest).max() > GRAY_TOLERANCE)
 
 
-def _conversion(image: Image.Image, notes: list[str]) -> tuple[_Convert, int]:
+def _conversion(image: Image.Image, notes: list[str], *, white_alone: bool) -> tuple[_Convert, int]:
     """How to convert each part of an image, and to how many channels; remarks are appended to `notes`."""
-    opaque, plain = _opacity(image, notes)
+    opaque, plain = _opacity(image, notes, white_alone=white_alone)
     through = _to_srgb(image, plain, notes)
     if through is not None:
         return lambda part: _apply(through, opaque(part).convert(plain)), 3
@@ -74,14 +79,14 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)  # which would copy it
 
 
-def _opacity(image: Image.Image, notes: list[str]) -> tuple[_Convert, str]:
+def _opacity(image: Image.Image, notes: list[str], *, white_alone: bool) -> tuple[_Convert, str]:
     """A function that makes parts opaque, and the mode in which their colors are: L, RGB, CMYK or LAB."""
     gray = image.mode in _GRAY_MODES
     plain = "L" if gray else image.mode if image.mode in ("CMYK", "LAB") else "RGB"
     if not image.has_transparency_data:
         return lambda part: part, plain
 
-    ground, note = ("black", BECAME_BLACK) if _is_white_alone(image) else ("white", BECAME_WHITE)
+    ground, note = ("black", BECAME_BLACK) if white_alone else ("white", BECAME_WHITE)
 
     def over_ground(part: Image.Image) -> Image.Image:
         part = _with_alpha(part)
@@ -100,15 +105,21 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     return image.convert("RGBA")
 
 
-def _is_white_alone(image: Image.Image) -> bool:
-    """Whether what is drawn on a transparent ground is white, so that nothing of it would be left over white."""
+def is_white_alone(parts: Iterable[Image.Image]) -> bool:
+    """Whether what is drawn on a transparent ground is white, so that nothing of it would be left over white.
+
+    `parts` make up the image.
+    """
     drawn = False
-    for rows in strips(image.height, image.width * 16):
-        pixels = np.asarray(_with_alpha(image.crop((0, rows.start, image.width, rows.stop))))
-        seen = pixels[pixels[..., 3] > 0]
-        if (seen[:, :3] < NEARLY_WHITE).any():
+    for part in parts:
+        if not part.has_transparency_data:
             return False
-        drawn = drawn or len(seen) > 0
+        for rows in strips(part.height, part.width * 16):
+            pixels = np.asarray(_with_alpha(part.crop((0, rows.start, part.width, rows.stop))))
+            seen = pixels[pixels[..., 3] > 0]
+            if (seen[:, :3] < NEARLY_WHITE).any():
+                return False
+            drawn = drawn or len(seen) > 0
     return drawn
 
 

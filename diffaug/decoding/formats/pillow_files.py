@@ -9,6 +9,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from diffaug.decoding.formats.directories import require_small_tags
 from diffaug.decoding.formats.orientation import upright_size
+from diffaug.decoding.formats.png_bands import PngBands
 from diffaug.decoding.formats.recognition import HAS_AVIF, HAS_JPEG_2000
 from diffaug.decoding.limits import require_size
 from diffaug.decoding.result import Header, RejectedError
@@ -16,7 +17,8 @@ from diffaug.decoding.result import Header, RejectedError
 MAX_PAGES = 1000
 MAX_GIF_BLOCKS = 4096  # extensions and frames looked at
 MAX_SCANS = 100  # of a progressive JPEG; encoders use 6 to 14, and each costs a pass over the image
-LARGE_JPEG = 16 * 10**6  # px; larger ones are decoded at a half, a quarter or an eighth of their size
+LARGE = 16 * 10**6  # px; larger JPEG and PNG are decoded at a half, a quarter or an eighth of their size
+WIDEST = 2**16  # px of an image that is read in bands
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", *DEEP_MODES)
@@ -36,13 +38,13 @@ def open_page(file: BinaryIO, page: int = 0) -> tuple[Image.Image, list[int]]:
     """An image that is not loaded yet, and the frames of its file that are pages."""
     require_small_tags(file)
     image = Image.open(file, formats=FORMATS)
-    require_decodable(image)
+    require_decodable(image, file)
     frames = _frames(image, file)
     if page >= len(frames):
         raise RejectedError("truncated", f"there is no page {page}", image.size, image.mode)
     if frames[page]:
         image.seek(frames[page])
-        require_decodable(image)
+        require_decodable(image, file)
     return image, frames
 
 
@@ -89,7 +91,22 @@ def bits_of(image: Image.Image) -> int:
     return 16 if deep else 8
 
 
-def require_decodable(image: Image.Image) -> None:
+def bands_of(image: Image.Image, file: BinaryIO) -> PngBands | None:
+    """What cuts the file of a large image that is not loaded yet; None for others, which are read at once."""
+    if image.format != "PNG" or image.width * image.height <= LARGE or image.width > WIDEST:
+        return None
+    position = file.tell()
+    found = PngBands.of(file)
+    file.seek(position)
+    return found
+
+
+def scale_of(image: Image.Image) -> int:
+    """The divisor of the sides, 1, 2, 4 or 8, that leaves a large image at most `LARGE` px if possible."""
+    return next((scale for scale in (1, 2, 4) if image.width * image.height / scale**2 <= LARGE), 8)
+
+
+def require_decodable(image: Image.Image, file: BinaryIO) -> None:
     """A RejectedError if the header promises what can't be decoded within the limits."""
     if image.mode not in _MODES:
         raise RejectedError("unsupported mode", f"mode {image.mode} is not read", image.size, image.mode)
@@ -99,17 +116,18 @@ def require_decodable(image: Image.Image) -> None:
     bytes_per_pixel += _BYTES_OF_FORMAT.get(str(image.format), 0)
     if image.format in ("JPEG", "MPO"):
         bytes_per_pixel = _jpeg_bytes_per_pixel(image)
+    elif bands := bands_of(image, file):
+        bytes_per_pixel = bands.bytes_per_pixel  # which never are in memory whole, but take time
     require_size(image.size, bytes_per_pixel, image.mode)
 
 
 def prepare_jpeg(image: Image.Image, file: BinaryIO) -> None:
     """Makes a large JPEG decode at a fraction of its size, which takes a fraction of the memory."""
-    width, height = image.size
     if image.info.get("progressive"):
         _require_few_scans(image, file)
-    if image.format in ("JPEG", "MPO") and width * height > LARGE_JPEG:
-        scale = next((scale for scale in (2, 4) if width * height / scale**2 <= LARGE_JPEG), 8)
-        image.draft(None, (width // scale, height // scale))
+    scale = scale_of(image)
+    if image.format in ("JPEG", "MPO") and scale > 1:
+        image.draft(None, (image.width // scale, image.height // scale))
 
 
 def _require_few_scans(image: Image.Image, file: BinaryIO) -> None:
@@ -126,7 +144,7 @@ def _jpeg_bytes_per_pixel(image: Image.Image) -> float:
     """A progressive JPEG is held as a whole, in 2 bytes per coefficient; others are decoded by rows."""
     channels = len(image.getbands())
     progressive = 2 * channels if image.info.get("progressive") else 0
-    large = image.size[0] * image.size[1] > LARGE_JPEG
+    large = image.width * image.height > LARGE
     return progressive + (1.2 if large else _BYTES_OF_COLOR)
 
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,26 @@ def test_folders_that_diffaug_wrote_have_the_names_in_their_record(tmp_path: Pat
 def test_another_file_of_that_name_is_no_record(tmp_path: Path, names: str) -> None:
     grow(tmp_path, "{cat,dog}/1.png", tables={"folders.json": names})
     assert found(tmp_path) == {"cat/1.png": ("cat", None), "dog/1.png": ("dog", None)}
+
+
+@pytest.mark.parametrize("files", ["{train,test}/{a_b-01234567,cat}/1.png", "{a_b-01234567,cat}/{train,test}/1.png"])
+def test_names_of_folders_hold_in_any_layout_of_folders(tmp_path: Path, files: str) -> None:
+    grow(tmp_path, files, tables={"folders.json": '{"a_b-01234567": "a/b", "cat": "Cat", "unused": "Dog"}'})
+    scanned = read(tmp_path)
+    assert scanned.classes == ("Cat", "a/b")
+    assert {(entry.label, entry.split) for entry in scanned.entries} == {
+        (name, split) for name in ("Cat", "a/b") for split in ("train", "test")
+    }
+    assert not scanned.remarks and "classes named by folders.json" in scanned.reading
+
+
+@pytest.mark.parametrize("names", ["{", "7", '{"a_b-01234567": 1}', '{"a_b-01234567": "x", "cat": "x"}', ""])
+def test_a_damaged_record_of_names_is_not_passed_over(tmp_path: Path, names: str) -> None:
+    grow(tmp_path, "{a_b-01234567,cat}/1.png", tables={"folders.json": names})
+    with pytest.raises(DataError, match=r"(?s)a_b-01234567.*can't be read.*folders.json.*remove it") as caught:
+        read(tmp_path)
+    Path(caught.value.where).unlink()
+    assert read(tmp_path).classes == ("a_b-01234567", "cat")
 
 
 # Links
@@ -350,6 +372,14 @@ def test_parquet_with_names_of_classes(tmp_path: Path) -> None:
     assert found(tmp_path) == {"train/1.png": ("cat", "train"), "train/2.png": ("dog", "train")}
 
 
+def test_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    grow(tmp_path, "{1,2}.png")
+    columns = [pa.array(["1.png", "2.png"]), pa.array(["1.png", "2.png"]), pa.array(["cat", "dog"])]
+    pyarrow.parquet.write_table(pa.table(columns, ["file_name", "file_name", "label"]), tmp_path / "labels.parquet")
+    with pytest.raises(DataError, match=r"(?s)two columns have the same name: 'file_name'.*labels.parquet.*rename"):
+        read(tmp_path)
+
+
 # Properties
 
 NAMES = ["train", "test", "val", "cat", "dog", "images", "masks", "ground_truth", "unlabeled", "x", "p1", "extra"]
@@ -399,3 +429,18 @@ def test_names_are_cut_and_printable_and_counted() -> None:
     assert tally("files", []) == []
     assert tally("files", {"x"}) == ["files: 1 (x)"]
     assert tally("files", ["b", "a"]) == ["files: 2 (a, b)"]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_a_parquet_table_is_read_without_threads(tmp_path: Path) -> None:
+    """Pyarrow waits for ever where the system refuses to start a thread."""
+    table = pa.table({"file_name": [f"{n}.png" for n in range(9)], "label": ["a"] * 9})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    script = (
+        "import os, sys; from pathlib import Path; from diffaug.data.layouts.tables import read_table\n"
+        "before = len(os.listdir('/proc/self/task')); rows = read_table(Path(sys.argv[1])).rows\n"
+        "print(len(rows), len(os.listdir('/proc/self/task')) - before)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "t.parquet")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["9", "0"]

@@ -251,6 +251,33 @@ def test_boxes_for_an_image_of_another_size_are_refused_with_a_way_on(root, buil
         build(root)
 
 
+@pytest.mark.parametrize("stored", [True, False], ids=["on stored pixels", "upright"])
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_boxes_of_images_that_exif_turns_are_on_either_pixels(root, build, kind, stored) -> None:
+    """The size in the file says which. Without EXIF, a size the other way round is that of another image."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees clockwise to be upright
+    for path in [*root.rglob("*.png")]:
+        tall = np.kron(np.asarray(Image.open(path)), np.ones((2, 1), np.uint8))
+        write(path, np.rot90(tall), exif=exif)
+    rows, columns = (slice(2 * place(0)[0].start, 2 * place(0)[0].stop), place(0)[1])  # in the upright image
+    box = (columns.start, rows.start, columns.stop, rows.stop)
+    if stored:  # (x, y) upright is (y, width - x) on the stored pixels
+        box = (rows.start, SIDE - columns.stop, rows.stop, SIDE - columns.start)
+    width, height = (2 * SIDE, SIDE) if stored else (SIDE, 2 * SIDE)
+    if kind == "voc":
+        text = f"{SIZE.format(width, height)}{voc_object('mark', (box[0] + 1, box[1] + 1, *box[2:]))}</annotation>"
+        (root / "train" / "mark" / "m0.xml").write_text(text)
+    else:
+        image = {"id": 1, "file_name": "m0.png", "width": width, "height": height}
+        one = {"id": 1, "image_id": 1, "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]]}
+        (root / "instances.json").write_text(json.dumps({"images": [image], "annotations": [one]}))
+    (mask,) = build(root, image_size=SIDE, near_duplicates=False).masks().pixels
+    expected = np.zeros((2 * SIDE, SIDE), bool)
+    expected[rows, columns] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_an_edge_that_is_no_number_is_named(root, build, number) -> None:
     (root / "train" / "mark" / "m0.xml").write_text(voc(0).replace("<xmin>1<", f"<xmin>{number}<"))

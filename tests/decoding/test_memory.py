@@ -1,0 +1,104 @@
+"""Large images wait for each other."""
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from PIL import Image
+
+from diffaug.data.reading.parts import Reader, Source, whole_parts, write_part
+from diffaug.decoding.limits import MAX_MEMORY
+from diffaug.decoding.memory import PIECE, PIECES, UNCOUNTED, OfProcesses, OfThreads, reserve, shared
+
+LARGEST = -(-MAX_MEMORY // PIECE)
+
+
+class Recorded:
+    """A budget that notes what is taken and what is given back."""
+
+    def __init__(self) -> None:
+        self.events: list[int] = []
+
+    @contextmanager
+    def take(self, pieces):
+        self.events.append(pieces)
+        yield
+        self.events.append(-pieces)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_never_more_is_held_than_there_is_and_everyone_gets_a_turn(tmp_path, kind) -> None:
+    budget, held, most, lock = OfThreads() if kind == "threads" else OfProcesses(tmp_path), 0, [], threading.Lock()
+
+    def use(pieces: int) -> int:
+        nonlocal held
+        with budget.take(pieces):
+            with lock:
+                held += pieces
+                most.append(held)
+            threading.Event().wait(0.002)
+            with lock:
+                held -= pieces
+        return pieces
+
+    wanted = [LARGEST, 1, PIECES, 3, LARGEST, LARGEST, 2, PIECES, 1, 1]
+    with ThreadPoolExecutor(5) as threads:
+        assert list(threads.map(use, wanted)) == wanted
+    assert max(most) == PIECES
+
+
+def test_the_largest_image_fits_the_budget() -> None:
+    assert LARGEST <= PIECES
+
+
+def test_only_what_is_asked_for_inside_of_a_block_is_held_and_growing_gives_back_first() -> None:
+    budget = Recorded()
+    reserve(MAX_MEMORY)
+    with shared(budget):
+        reserve(UNCOUNTED)
+        reserve(2 * PIECE)
+        reserve(PIECE)
+        reserve(2.5 * PIECE)
+        reserve(100 * PIECES * PIECE)
+    reserve(MAX_MEMORY)
+    assert budget.events == [2, -2, 3, -3, PIECES, -PIECES]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(64, []), (1600, [1, -1])])
+def test_reading_a_large_image_takes_its_share(tmp_path, side, expected) -> None:
+    Image.new("RGB", (side, side)).save(tmp_path / "image.png")
+    budget = Recorded()
+    found, picture = Reader(tmp_path).read(Source("image.png"), budget)
+    assert (found.status, found.width, picture.shape[2]) == ("ok", side, 1)
+    assert budget.events == expected
+
+
+@pytest.mark.e2e
+def test_a_process_that_is_killed_gives_its_share_back(tmp_path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from diffaug.decoding.memory import *\n"
+        "with OfProcesses(Path(sys.argv[1])).take(PIECES): print('has it', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"has it\n"
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(lambda: OfProcesses(tmp_path).take(1).__enter__())
+            threading.Event().wait(0.05)
+            assert not waiting.done()
+            process.kill()
+            waiting.result(timeout=60)
+
+
+def test_a_worker_process_waits_for_the_others(tmp_path) -> None:
+    Image.new("RGB", (1600, 1600)).save(tmp_path / "image.png")
+    parts = tmp_path / "parts"
+    with ThreadPoolExecutor(1) as threads:
+        with OfProcesses(parts / "memory").take(PIECES):
+            written = threads.submit(write_part, Reader(tmp_path), [Source("image.png")], parts, 0)
+            threading.Event().wait(0.1)
+            assert not written.done()
+        written.result(timeout=60)
+    assert [number for number, _ in whole_parts(parts)] == [0]
