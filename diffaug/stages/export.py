@@ -3,12 +3,16 @@
 from diffaug.data.catalog import Catalog
 from diffaug.stages.job import Job
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
-from diffaug.synthesis.pool.pool import Pool
+from diffaug.synthesis.pool.pool import Pool, without_blind
 
 
 def export_study(job: Job, catalog: Catalog, settings: ExportSettings) -> Export:
     """Exports the study's images and reports what was written."""
     pool = Pool.open(job.study.pool)
+    if not settings.include_blind:
+        pool, left_out = without_blind(pool)
+        if left_out:
+            job.narrator.warn(f"{left_out}; export them anyway with --include-blind")
     for reason in pool.unsafe_to_publish:
         job.narrator.warn(f"unsafe to publish: {reason}")
     export = export_images(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 LIBRARIES = ("diffusers", "transformers")
 UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 WITHOUT_WEIGHTS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3")
+AGAIN = "download the pipeline again"
 LONGEST_LICENSE = 20_000  # characters
 FAMILIES = {
     "StableDiffusionPipeline": "Stable Diffusion",
@@ -44,23 +45,33 @@ class Layout:
 
     Attributes:
         pipeline: Name of the pipeline's class.
-        parts: Components that are read, each a subfolder.
+        parts: Library and class of each component that is read, by the name of its subfolder.
         absent: Components that the pipeline does without.
-        variant: The precision that weight files name, such as fp16; None if they name none.
         labels: Class index to name, of a pipeline of ImageNet classes; empty if it has none.
     """
 
     folder: Path
     pipeline: str
-    parts: tuple[str, ...]
+    parts: dict[str, tuple[str, str]]
     absent: tuple[str, ...]
-    variant: str | None
     labels: dict[int, str]
 
     @property
     def family(self) -> str:
         """The name of the family."""
         return FAMILIES[self.pipeline]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The components that have weights."""
+        return tuple(name for name in self.parts if name not in WITHOUT_WEIGHTS)
+
+    def variant(self, part: str) -> str | None:
+        """The precision in the names of all weight files of a part, as in model.fp16.safetensors, if they name one."""
+        names = [file.name for file in (self.folder / part).glob(f"*{SAFETENSORS}")]
+        marks = [re.search(r"\.(fp16|bf16|fp32)(-\d+-of-\d+)?\.safetensors$", one) for one in names]
+        found = [mark[1] for mark in marks if mark]
+        return found[0] if found and len(found) == len(names) else None
 
 
 def read_layout(folder: str | Path) -> Layout:
@@ -77,20 +88,34 @@ def read_layout(folder: str | Path) -> Layout:
         known = ", ".join(dict.fromkeys(FAMILIES.values()))
         what = f"a {pipeline} can't be used as a generator"
         raise UsageError(what, where=folder / INDEX, fix=f"choose a pipeline of one of these families: {known}")
-    named = {name: value for name, value in index.items() if isinstance(value, list) and name not in UNUSED_PARTS}
-    for name, (library, _) in named.items():
-        if library is not None and library not in LIBRARIES:
-            what = f"the part '{name}' of the pipeline is code of its own ({library}), which is never run"
-            raise DataError(
-                what, where=folder / INDEX, fix="use a pipeline made of parts of diffusers and transformers"
-            )
-    parts = tuple(name for name, (library, _) in named.items() if library is not None)
+    named = _named_parts(index, folder / INDEX)
+    parts = {name: (library, kind) for name, (library, kind) in named.items() if library and kind}
     for name in parts:
         _require_part(folder, name)
     absent = tuple(name for name, (library, _) in named.items() if library is None)
     unused = tuple(name for name in UNUSED_PARTS if name in index)
-    labels = {int(key): str(value) for key, value in (index.get("id2label") or {}).items()}
-    return Layout(folder, pipeline, parts, (*absent, *unused), _variant(folder, parts), labels)
+    try:
+        labels = {int(key): str(value) for key, value in dict(index.get("id2label") or {}).items()}
+    except (TypeError, ValueError) as error:
+        raise DataError("id2label does not name classes by number", where=folder / INDEX, fix=AGAIN) from error
+    return Layout(folder, pipeline, parts, (*absent, *unused), labels)
+
+
+def _named_parts(index: Mapping[str, Any], where: Path) -> dict[str, tuple[str | None, str | None]]:
+    """Library and class of each component, None for one that the pipeline does without."""
+    named = {}
+    for name, value in index.items():
+        if not isinstance(value, list) or name in UNUSED_PARTS:
+            continue
+        is_pair = len(value) == 2 and all(one is None or isinstance(one, str) for one in value)
+        if not is_pair or not name.isidentifier():
+            raise DataError(f"the part '{name}' is not given by its library and class", where=where, fix=AGAIN)
+        library, kind = value
+        if library is not None and library not in LIBRARIES:
+            what = f"the part '{name}' of the pipeline is code of its own ({library}), which is never run"
+            raise DataError(what, where=where, fix="use a pipeline made of parts of diffusers and transformers")
+        named[name] = library, kind
+    return named
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -99,7 +124,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
         content = storage.read_json(file)
         if isinstance(content, dict):
             return content
-        raise DataError("this file does not describe a pipeline", where=file, fix="download the pipeline again")
+        raise DataError("this file does not describe a pipeline", where=file, fix=AGAIN)
     fix = f"give a folder with {INDEX}, as save_pretrained of diffusers writes it"
     if not folder.exists():
         fix += "; nothing is downloaded, so the name of a model on a hub is not enough"
@@ -133,22 +158,15 @@ def _require_part(folder: Path, name: str) -> None:
 def _require_shards(part: Path, again: str) -> None:
     """Raises DataError if weights are in several files and one is missing."""
     for file in part.glob(f"*{SAFETENSORS}.index*.json"):
-        shards = set(storage.read_json(file)["weight_map"].values())
+        content = storage.read_json(file)
+        found = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(found, dict) or not all(isinstance(shard, str) for shard in found.values()):
+            raise DataError("this file does not say which weights lie where", where=file, fix=again)
+        shards = set(found.values())
         missing = sorted(shard for shard in shards if not (part / Path(shard).name).is_file())
         if missing:
             what = f"{len(missing)} of {len(shards)} files of weights are missing: {', '.join(missing[:3])}"
             raise DataError(what, where=part, fix=again)
-
-
-def _variant(folder: Path, parts: Iterable[str]) -> str | None:
-    """The precision in the names of weight files, as in model.fp16.safetensors, if a part has no others."""
-    for name in parts:
-        names = [file.name for file in (folder / name).glob(f"*{SAFETENSORS}")]
-        marks = [re.search(r"\.(fp16|bf16|fp32)(-\d+-of-\d+)?\.safetensors$", one) for one in names]
-        found = [mark[1] for mark in marks if mark]
-        if names and len(found) == len(names):
-            return found[0]
-    return None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -72,23 +73,61 @@ def load_pipeline(folder: str | Path, device: str) -> LoadedPipeline:
 
     Parts that the index leaves out must be left out again by name. On a GPU that computes in bfloat16, everything
     but the VAE does.
+
+    Raises:
+        DataError: A file is damaged, or weights are not those of the config beside them.
     """
     layout = read_layout(folder)
     diffusers = import_diffusers()
-    options: dict[str, Any] = {**dict.fromkeys(layout.absent), **OPTIONS.get(layout.family, {})}
-    if layout.variant is not None:
-        options["variant"] = layout.variant
     with _quiet():
-        try:
+        networks = {name: _load_network(layout, name, _dtype_of(name, device)) for name in layout.networks}
+        options = {**dict.fromkeys(layout.absent), **OPTIONS.get(layout.family, {}), **networks}
+        with _damage_named("this pipeline", layout.folder / INDEX):
             pipe = diffusers.DiffusionPipeline.from_pretrained(
                 str(layout.folder.resolve()), local_files_only=True, use_safetensors=True, **options
             )
-        except Exception as error:  # whatever a damaged file makes libraries raise
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            what = f"diffusers {diffusers.__version__} can't load this pipeline: {first}"
-            raise DataError(what, where=layout.folder / INDEX, fix="check that the folder is whole") from error
     pipe.set_progress_bar_config(disable=True)
     return _prepared(layout, pipe, device)
+
+
+def _load_network(layout: Layout, name: str, dtype: torch.dtype) -> nn.Module:
+    """A part that has weights; libraries would fill up what is missing of them at random."""
+    library, kind = layout.parts[name]
+    part = layout.folder / name
+    with _damage_named(f"the part '{name}' of the pipeline", part):
+        network, found = getattr(importlib.import_module(library), kind).from_pretrained(
+            str(part.resolve()),
+            local_files_only=True,
+            use_safetensors=True,
+            variant=layout.variant(name),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported instead
+            **{"dtype" if library == "transformers" else "torch_dtype": dtype},
+        )
+    keys = {
+        "missing": found["missing_keys"],
+        "unknown": found["unexpected_keys"],
+        "of another shape": [key for key, *_ in found["mismatched_keys"]],
+    }
+    wrong = [f"{len(names)} are {how}, such as {min(names)}" for how, names in keys.items() if names]
+    if wrong:
+        what = f"the weights of '{name}' are not those of its config.json: {'; '.join(wrong)}"
+        raise DataError(what, where=part, fix=f"copy config.json and weights of {name}/ from the same model")
+    return cast(nn.Module, network)
+
+
+def _dtype_of(name: str, device: str) -> torch.dtype:
+    return torch.bfloat16 if name != "vae" and computes_in_bfloat16(device) else torch.float32
+
+
+@contextmanager
+def _damage_named(what: str, where: Path) -> Iterator[None]:
+    """A block in which whatever a damaged file makes libraries raise is a DataError."""
+    try:
+        yield
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"{what} can't be loaded: {first}", where=where, fix="copy the folder again, whole") from error
 
 
 @contextmanager
@@ -110,10 +149,9 @@ def _quiet() -> Iterator[None]:
 
 def _prepared(layout: Layout, pipe: Any, device: str) -> LoadedPipeline:
     use_fast_kernels(device)
-    dtype = torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    for name, part in pipe.components.items():
+    for part in pipe.components.values():
         if isinstance(part, nn.Module):
-            part.to(device, torch.float32 if name == "vae" else dtype).eval().requires_grad_(False)
+            part.to(device).eval().requires_grad_(False)
     for name, part in pipe.components.items():
         if name.startswith("tokenizer") and part is not None and part.model_max_length > UNLIMITED:
             part.model_max_length = CLIP_TOKENS  # pipelines fill up to it

@@ -12,14 +12,14 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages, ObjectMasks
 from diffaug.data.labels import class_of
 from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import find_signed_record, write_signed_record
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.background import ON_BACKGROUND, OnBackground, try_on_background, with_background_choices
 from diffaug.synthesis.pool.drawn_masks import box_masks, difference_masks, some_of
 from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.transplants import Backgrounds
 
-SETTING = "synthesis.background_class"
+SETTING = "advanced.background_class"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ChosenMasks:
 
 def background_class(job: Job, images: LabeledImages) -> int:
     """The class that others are painted into: the one that is set, else the most frequent one, the first of equals."""
-    named = job.config.synthesis.background_class
+    named = job.config.advanced.background_class
     if named is None:
         return int(np.argmax(images.class_counts))
     return images.classes.index(class_of(named, images.classes, job.study.record.class_to_idx, where=SETTING))
@@ -43,21 +43,23 @@ def choose_masks(job: Job, catalog: Catalog) -> ChosenMasks:
     masks, how, images = catalog.masks(), job.config.synthesis.mask_from, catalog.images("train")
     if how is None:
         return ChosenMasks(masks)
-    masks = masks.shown()
-    background, has_mask = background_class(job, images), set(masks.ids)
+    given = [(name, mask) for name, mask in zip(masks.ids, masks.pixels, strict=True) if mask.any()]
+    background, has_mask = background_class(job, images), {name for name, _ in given}
     classes_with = {images.labels[number] for number, name in enumerate(images.ids) if name in has_mask}
+    drawn = [n for n in np.unique(images.labels).tolist() if n != background and n not in classes_with]
+    without = np.flatnonzero(np.isin(images.labels, drawn))
     others = np.flatnonzero(images.labels == background)
     others = others[some_of(len(others), job.config.seed)]
-    found, ids, drawn = [np.asarray(masks.pixels)], list(masks.ids), []
-    for label, name in enumerate(images.classes):
+    ids = [name for name, _ in given] + [images.ids[position] for position in without.tolist()]
+    pixels = np.empty((len(ids), *images.pixels.shape[1:3]), np.bool_)
+    for number, (_, mask) in enumerate(given):
+        pixels[number] = mask
+    for label in drawn:
         own = np.flatnonzero(images.labels == label)
-        if label == background or label in classes_with or not len(own):
-            continue
         made = difference_masks(images.pixels[own], np.asarray(images.pixels[others]), job.config.seed)
-        found.append(box_masks(made) if how == "box" else made)
-        ids += [images.ids[position] for position in own.tolist()]
-        drawn.append(name)
-    return ChosenMasks(ObjectMasks(tuple(ids), np.concatenate(found)), tuple(drawn))
+        places = len(given) + np.searchsorted(without, own)
+        pixels[places] = box_masks(made) if how == "box" else made
+    return ChosenMasks(ObjectMasks(tuple(ids), pixels), tuple(images.classes[label] for label in drawn))
 
 
 def with_backgrounds(job: Job, catalog: Catalog, maker: ChunkMaker, kept: NDArray[np.bool_]) -> ChunkMaker:
@@ -68,8 +70,8 @@ def with_backgrounds(job: Job, catalog: Catalog, maker: ChunkMaker, kept: NDArra
     settings = maker.settings
     if settings.transplant_fraction == 0 and settings.crossed_fraction == 0:
         return maker
-    masks = choose_masks(job, catalog).masks
-    backgrounds = Backgrounds(background_class(job, maker.sources), masks, catalog.groups("train")[kept])
+    chosen, groups = choose_masks(job, catalog), catalog.groups("train")[kept]
+    backgrounds = Backgrounds(background_class(job, maker.sources), chosen.masks, groups, chosen.drawn)
     maker = replace(maker, backgrounds=backgrounds)
     if not any(maker.material(number).masks for number in range(len(maker.positions))):
         _warn_of_no_masks(job, maker, backgrounds.class_index)
@@ -85,7 +87,7 @@ def fingerprint_of(maker: ChunkMaker) -> dict[str, object]:
     if maker.backgrounds is None:
         return {}
     masks = maker.backgrounds.masks
-    hashes = [storage.sha256_bytes(np.ascontiguousarray(masks.pixels).tobytes()), *masks.ids]
+    hashes = [(name, storage.sha256_bytes(mask.tobytes())) for name, mask in zip(masks.ids, masks.pixels, strict=True)]
     chosen = [dict(sorted(maker.crossed.items())), maker.not_transplanted]
     return {"backgrounds": [maker.backgrounds.class_index, storage.fingerprint(hashes), *chosen]}
 
@@ -99,10 +101,11 @@ def _tried(job: Job, maker: ChunkMaker) -> dict[str, OnBackground]:
     ]
     about += [maker.seed, fingerprint_of(maker)]
     file = job.study.chunks / f"backgrounds-{storage.fingerprint(about)}.json"
-    if file.is_file():
-        return read_record(file, ON_BACKGROUND)
+    kept = find_signed_record(file, ON_BACKGROUND, overwrite=job.overwrite)
+    if kept is not None:
+        return kept
     tried = try_on_background(maker, partial(job.narrator.progress, "trying transplants"))
-    write_record(file, ON_BACKGROUND, tried)
+    write_signed_record(file, ON_BACKGROUND, tried)
     return tried
 
 

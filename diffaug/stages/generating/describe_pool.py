@@ -1,5 +1,6 @@
 """Describes a finished pool in `pool-report/`: quality and memorization per class, and contact sheets."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, small_pictures
-from diffaug.stages.generating.backgrounds import choose_masks
 from diffaug.stages.generating.judging import seen_images
 from diffaug.stages.generating.preparing import held_out
 from diffaug.stages.job import GENERATE_RUN, Job
@@ -23,26 +23,25 @@ from diffaug.synthesis.audit.memorization import CheckedCandidates, PoolAudit, a
 from diffaug.synthesis.audit.quality import POOL_QUALITY, QUALITY, LabeledFeatures, PoolQuality, measure_quality
 from diffaug.synthesis.audit.sheets import accepted_sheet, masks_sheet, nearest_sheet, rejected_sheet
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
-from diffaug.synthesis.pool.pool import AUDIT, Pool, read_png
+from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.pool import AUDIT, Pool
 
 Pixels = NDArray[np.uint8]
 
 
-def describe_pool(
-    job: Job, catalog: Catalog, generator: Generator, filters: CalibratedFilters, pool: Pool
-) -> PoolAudit:
-    """Measures, draws, logs and narrates the properties of a pool; the run "generate" is open."""
-    real, synthetic = catalog.images("train"), pool.images()
+def describe_pool(job: Job, catalog: Catalog, maker: ChunkMaker, pool: Pool) -> PoolAudit:
+    """Measures, draws, logs and narrates the properties of a pool that `maker` filled; the run "generate" is open."""
+    real, synthetic, filters = catalog.images("train"), pool.images(), maker.filters
     job.narrator.progress("measuring the pool", 0, 4, "quality")
     quality = _quality(filters, real, synthetic, job.config.seed)
     job.narrator.progress("measuring the pool", 1, 4, "comparing with real images")
-    audit = _audit(job, catalog, generator, pool, synthetic=synthetic, copy_threshold=filters.copy_threshold)
+    audit = _audit(job, catalog, maker, pool, synthetic)
     job.narrator.progress("measuring the pool", 3, 4, "drawing sheets")
     folder = job.study.pool_report
-    with storage.new_directory(folder, {"generator": generator.weights_sha256}) as staging:
+    with storage.new_directory(folder, {"generator": maker.generator.weights_sha256}) as staging:
         write_record(staging / QUALITY, POOL_QUALITY, quality)
         audit.save(staging / AUDIT)
-        sheets = _sheets(seen_images(job, catalog), pool, synthetic) | _mask_sheet(job, catalog)
+        sheets = _sheets(seen_images(job, catalog), pool, synthetic) | _mask_sheet(maker)
         for name, sheet in sheets.items():
             storage.write_bytes(staging / name, storage.png_bytes(sheet))
     job.narrator.progress("measuring the pool", 4, 4)
@@ -65,10 +64,8 @@ def _quality(filters: CalibratedFilters, real: LabeledImages, synthetic: Labeled
     )
 
 
-def _audit(
-    job: Job, catalog: Catalog, generator: Generator, pool: Pool, *, synthetic: LabeledImages, copy_threshold: float
-) -> PoolAudit:
-    images, is_held = catalog.images("train"), held_out(catalog, generator)
+def _audit(job: Job, catalog: Catalog, maker: ChunkMaker, pool: Pool, synthetic: LabeledImages) -> PoolAudit:
+    images, is_held = catalog.images("train"), held_out(catalog, maker.generator)
     trained, held = images.select(np.flatnonzero(~is_held)), images.select(np.flatnonzero(is_held))
     seen, held_groups = _trained_on(job, catalog, is_held)
     flip, seed = job.config.diffusion.horizontal_flip, job.config.seed
@@ -76,14 +73,14 @@ def _audit(
     return audit_pool(
         Described(small_pictures(synthetic.pixels), synthetic.labels, np.full(len(synthetic), GENERATED, np.int64)),
         tuple(pool.manifest["origin"]),
-        check_candidates(pool, copy_threshold),
+        check_candidates(pool, maker.copy_threshold),
         trained=Described(
             np.concatenate([small_pictures(view) for view in views]),
             np.tile(seen.labels, len(views)),
             np.tile(seen.groups, len(views)),
         ),
         held=Described(small_pictures(held.pixels), held.labels, held_groups),
-        errors=_membership(generator, held, trained, seed) if len(held) else None,
+        errors=_membership(maker.generator, held, trained, seed) if len(held) else None,
         classes=synthetic.classes,
         seed=seed,
     )
@@ -97,8 +94,10 @@ def _trained_on(job: Job, catalog: Catalog, is_held: NDArray[np.bool_]) -> tuple
     return SeenImages(pixels, ids, seen.labels[chosen], seen.groups[chosen]), seen.groups[: len(is_held)][is_held]
 
 
-def check_candidates(pool: Pool, copy_threshold: float) -> CheckedCandidates:
+def check_candidates(pool: Pool, copy_threshold: Callable[[int, str], float]) -> CheckedCandidates:
     """Checks the candidates of each class up to its last image; accepted ones beyond it are not recorded.
+
+    `copy_threshold` is that of the filter, by class index and origin.
 
     All candidates of a class that was given up count, because it has no surplus. A candidate is a copy whether or not
     the copy filter is enabled or another filter rejected it first.
@@ -111,11 +110,11 @@ def check_candidates(pool: Pool, copy_threshold: float) -> CheckedCandidates:
         last = rejected["class_index"].map(manifest.groupby("class_index")["index"].max())
         counted = ~(rejected["index"] > last) | rejected["label"].isin(given_up)
         candidates = pd.concat([candidates, rejected.loc[counted, columns]])
-    return CheckedCandidates(
-        (candidates["copy_ratio"] < copy_threshold).to_numpy(bool),
-        candidates["class_index"].to_numpy(np.int64),
-        candidates["origin"].to_numpy(str),
-    )
+    labels, origins = candidates["class_index"].to_numpy(np.int64), candidates["origin"].to_numpy(str)
+    about = list(zip(labels.tolist(), origins.tolist(), strict=True))
+    thresholds = {one: copy_threshold(*one) for one in dict.fromkeys(about)}
+    copied = candidates["copy_ratio"].to_numpy(float) < np.array([thresholds[one] for one in about])
+    return CheckedCandidates(copied, labels, origins)
 
 
 def _membership(
@@ -143,19 +142,19 @@ def _sheets(real: SeenImages, pool: Pool, synthetic: LabeledImages) -> dict[str,
     kept = None if pool.rejected is None else pool.rejected[pool.rejected["file"] != ""]
     if kept is not None and len(kept):
         files, shape = tuple(kept["file"]), (*pool.image_size, pool.channels)
-        hashes = zip(files, kept["sha256"], strict=True)
-        pixels = np.stack([read_png(storage.safe_join(pool.root, file), sha256, shape) for file, sha256 in hashes])
+        paths = (storage.safe_join(pool.root, file) for file in files)
+        pixels = np.stack([storage.read_png(*one, shape) for one in zip(paths, kept["sha256"], strict=True)])
         images = LabeledImages(pixels, kept["class_index"].to_numpy(np.int64), pool.classes, files)
         sheets["rejected.png"] = rejected_sheet(images, tuple(kept["reason"]))
     return sheets
 
 
-def _mask_sheet(job: Job, catalog: Catalog) -> dict[str, Pixels]:
+def _mask_sheet(maker: ChunkMaker) -> dict[str, Pixels]:
     """The masks that transplants are made with, drawn around the objects, if there are any."""
-    real, chosen = catalog.images("train"), choose_masks(job, catalog)
-    if job.config.synthesis.transplant_fraction == 0 or not chosen.masks.pixels.any():
+    found = maker.backgrounds
+    if found is None or maker.settings.transplant_fraction == 0 or not any(mask.any() for mask in found.masks.pixels):
         return {}
-    return {"masks.png": masks_sheet(real, chosen.masks, chosen.drawn)}
+    return {"masks.png": masks_sheet(maker.sources, found.masks, found.drawn)}
 
 
 def _log(job: Job, folder: Path, quality: PoolQuality, audit: PoolAudit) -> None:

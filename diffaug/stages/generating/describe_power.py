@@ -6,16 +6,15 @@ import shlex
 
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.files import read_record
-from diffaug.diffusion.planning.planning import PLAN
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.intervals import Share
-from diffaug.stages.fitting.plan import PLAN_FILE
+from diffaug.stages.fitting.plan import read_plan
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.power import measure_power
-from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
 from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.origins import SAMPLED
 from diffaug.synthesis.pool.pool import BLIND, MANIFEST, POWER, Pool, blind_classes
 
@@ -24,17 +23,18 @@ LEAST_VIEWS = 40  # of each training image, from which on generators of digits w
 LONGER = 4  # times as many images seen, where the generator has not learned the images
 
 
-def record_power(job: Job, catalog: Catalog, filters: CalibratedFilters, pool: Pool) -> PoolPower:
+def record_power(job: Job, catalog: Catalog, maker: ChunkMaker, pool: Pool) -> PoolPower:
     """Measures the power of the filters for an uncommitted pool, and records it in the pool and in its manifest."""
     manifest = pool.manifest
     power = measure_power(
-        filters,
+        maker.filters,
         catalog.images("train"),
         pool.images(),
         manifest["origin"].tolist(),
         manifest["source"].fillna("").tolist(),
         passed=passed_samples(pool),
         seed=job.config.seed,
+        only_varies=maker.generator.usual.only_varies,
     )
     write_record(pool.root / POWER, POOL_POWER, power)
     marked = manifest.assign(**{BLIND: manifest["label"].isin(blind_classes(pool))})
@@ -120,7 +120,7 @@ def _warn_of_blind_classes(job: Job, power: PoolPower) -> None:
 def longer_training(job: Job) -> str:
     """The commands that train the generator of the study longer and fill the pool anew."""
     study, data = shlex.quote(str(job.study.path)), shlex.quote(str(job.study.record.data))
-    seen = PLAN.validate_python(storage.read_json(job.study.generator / PLAN_FILE)).images_seen
+    seen = read_plan(job.study.generator).images_seen
     images = max(LONGER * seen, LEAST_VIEWS * sum(read_record(job.study.generator).train_counts.values()))
     fit = f"diffaug fit {data} --study {study} --images-seen {images} --overwrite"
     return f"{fit}, then diffaug generate {study} --overwrite"

@@ -14,17 +14,25 @@ from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.files.stage_records import begin_stage, is_stage_of, require_same_settings, stage_settings
+from diffaug.files.temporaries import remove
 from diffaug.runtime.distributed import current
 from diffaug.stages.generating.describe_pool import describe_pool
 from diffaug.stages.generating.describe_power import record_power, tell_power
 from diffaug.stages.generating.judging import choose_judge
 from diffaug.stages.generating.log import finish_log, show_targets, start_log, warn_uncalibrated
 from diffaug.stages.generating.preparing import PoolFilling, prepare_filling
-from diffaug.stages.generating.request import EXTENSION, PoolRequest, current_targets, keep_for_extension, pool_request
+from diffaug.stages.generating.request import (
+    EXTENSION,
+    PoolRequest,
+    current_targets,
+    keep_finished,
+    keep_for_extension,
+    pool_request,
+)
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.memorization import PoolAudit
 from diffaug.synthesis.pool.merging import write_pool
-from diffaug.synthesis.pool.pool import AUDIT, PUBLICATION_CHECK, Pool, PublicationCheck
+from diffaug.synthesis.pool.pool import AUDIT, PUBLICATION_CHECK, Pool, PublicationCheck, pool_facts
 
 
 def generate_pool(
@@ -49,15 +57,19 @@ def generate_pool(
     request = pool_request(job, catalog, generator, more or {}, judge)
     with group.main_first(), job.study.in_turn():
         job.journal.refresh()
+        if job.overwrite and group.is_main:
+            _discard_damaged(job)
         state = begin_stage(job.study.pool, request.stored, request.inputs, overwrite=job.overwrite)
         job.accept()
         if state == "new":
-            (job.study.chunks / EXTENSION).unlink(missing_ok=True)
+            remove(job.study.chunks / EXTENSION)
         targets = current_targets(job, request, finished=state == "finished")
         if targets is None:
             pool = Pool.open(job.study.pool)
             if group.is_main and job.journal.status(GENERATE_RUN) == "open":  # interrupted before the log entry
                 finish_log(job, pool, advised=audited)
+            if group.is_main:
+                keep_finished(job, request)
             return pool
         filling = prepare_filling(job, catalog, generator, targets, judge)
         show_targets(job, filling, catalog)
@@ -67,6 +79,17 @@ def generate_pool(
     with group.main_first(), job.study.in_turn():
         job.journal.refresh()
         return _finish(job, catalog, request, filling, audited=audited)
+
+
+def _discard_damaged(job: Job) -> None:
+    """Removes filters that are damaged, and a pool whose figures are; what belongs to it is made anew with it."""
+    study = job.study
+    if storage.is_damaged(study.filters):
+        storage.discard_directory(study.filters)
+    is_undescribed = (study.pool / AUDIT).exists() and not (study.pool_report / storage.DONE).exists()
+    if is_undescribed or storage.is_damaged(study.pool_report):
+        storage.discard_directory(study.pool)
+        storage.discard_directory(study.pool_report)
 
 
 def generate_shard(
@@ -100,7 +123,7 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
     if not is_stage_of(folder, request.stored, request.inputs):
         raise UsageError("another process began this pool meanwhile with other settings or images", where=folder)
     before = storage.committed_metadata(folder)
-    if before and all(before["targets"][label] >= target for label, target in filling.targets.items()):
+    if before and all(pool_facts(folder).targets.get(label, 0) >= one for label, one in filling.targets.items()):
         job.narrator.say(f"pool: finished by another process ({folder})")
         return Pool.open(folder)
     shape = {"image_size": list(generator.image_size), "channels": generator.channels}
@@ -120,10 +143,10 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
             _require_kept(old, staging)
         # Measured before it is committed, so that a pool that is unsafe or of no use is marked from the beginning.
         new = Pool(staging, generator.classes, generator.image_size, generator.channels)
-        power = record_power(job, catalog, filling.maker.filters, new)
+        power = record_power(job, catalog, filling.maker, new)
         if audited:
             tell_power(job, power)
-            audit = describe_pool(job, catalog, generator, filling.maker.filters, new)
+            audit = describe_pool(job, catalog, filling.maker, new)
             write_record(staging / AUDIT, PUBLICATION_CHECK, _publication_check(audit))
     pool = Pool.open(folder)
     finish_log(job, pool, advised=audited)

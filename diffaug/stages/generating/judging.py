@@ -8,8 +8,6 @@ from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
 from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import SeenImages
-from diffaug.errors import DamagedError
-from diffaug.files import storage
 from diffaug.stages.job import Job
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.preparing import prepare_filters
@@ -42,11 +40,6 @@ def choose_judge(job: Job, catalog: Catalog, encoder: Encoder | None) -> Judge:
 def train_filters(job: Job, catalog: Catalog, judge: Judge) -> CalibratedFilters:
     """The filters of the study, trained and calibrated on the real images unless they are there."""
     folder, config = job.study.filters, job.config
-    if job.overwrite:
-        try:
-            storage.committed_metadata(folder, verify=True)
-        except DamagedError:
-            storage.discard_directory(folder)
     job.narrator.say("training and calibrating the filters on the real images ...")
     filters = prepare_filters(
         folder,

@@ -29,8 +29,8 @@ def show_targets(job: Job, filling: PoolFilling, catalog: Catalog) -> None:
     expected = expected_origins(maker.settings, maker.chunk_size, filling.targets, material)
     shown = [one for one in _COLUMNS if one in (SAMPLED, VARIATION) or any(row[one] for row in expected.values())]
     rows = [
-        [name, *map(str, (counts[name], *(expected[name][one] for one in shown), counts[name] + added))]
-        for name, added in filling.targets.items()
+        [name, *map(str, (counts[name], *(made[one] for one in shown), counts[name] + sum(made.values())))]
+        for name, made in expected.items()
     ]
     about = [f"{_COLUMNS[one]} (about)" for one in shown]
     job.narrator.table("Planned pool", ["class", "real", *about, "total"], rows)
@@ -58,7 +58,12 @@ def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
     for label, summary in pool.summaries.items():
         rejected.update(summary.rejected)
         metrics[f"accepted/{label}"] = float(summary.accepted)
-        if summary.accepted < summary.wanted:
+        if summary.wanted and not summary.candidates:
+            job.narrator.warn(
+                f"class '{label}': none of {summary.wanted} images was made, since the generator was not trained on "
+                f"the images and only varies them. {_fine_tuning(job)}"
+            )
+        elif summary.accepted < summary.wanted:
             job.narrator.warn(
                 f"class '{label}': only {summary.accepted} of {summary.wanted} images passed the filters "
                 f"({_by_reason(summary.rejected)}){f'. {_advice(job, summary.rejected)}' if advised else ''}"
@@ -104,6 +109,13 @@ def _advice(job: Job, rejected: Mapping[str, int]) -> str:
     }
     cause = causes.get(reason, "The generator has not learned to make images, probably for want of training")
     return f"{cause}; train longer: {longer_training(job)}"
+
+
+def _fine_tuning(job: Job) -> str:
+    """The commands that train the generator on the images."""
+    study, data = shlex.quote(str(job.study.path)), shlex.quote(str(job.study.record.data))
+    fit = f"diffaug fit {data} --study {study} --route pipeline --overwrite"
+    return f"Fine-tune it: {fit}, then diffaug generate {study} --overwrite"
 
 
 def _by_reason(counts: Mapping[str, int]) -> str:

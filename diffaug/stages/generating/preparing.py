@@ -12,7 +12,7 @@ from diffaug.diffusion.generator.files import HELD_OUT
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.usual import Strength
 from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import find_signed_record, write_signed_record
 from diffaug.stages.generating.backgrounds import fingerprint_of, with_backgrounds
 from diffaug.stages.generating.judging import Judge, train_filters
 from diffaug.stages.generating.request import pool_inputs
@@ -94,12 +94,11 @@ def _chosen_strengths(job: Job, generator: Generator, maker: ChunkMaker) -> Chun
     """
     about = [generator.weights_sha256, maker.filters.fingerprint, maker.settings.model_dump(mode="json"), maker.seed]
     file = job.study.chunks / f"strengths-{storage.fingerprint(about)}.json"
-    if file.is_file():
-        chosen = read_record(file, CHOSEN_STRENGTHS)
-    else:
+    chosen = find_signed_record(file, CHOSEN_STRENGTHS, overwrite=job.overwrite)
+    if chosen is None:
         progress = partial(job.narrator.progress, "choosing the strength of variations")
         chosen = choose_strengths(maker, copied=generator.copied_classes, progress=progress)
-        write_record(file, CHOSEN_STRENGTHS, chosen)
+        write_signed_record(file, CHOSEN_STRENGTHS, chosen)
     _tell_strengths(job, generator, chosen)
     return replace(maker, strengths=strengths_by_class(chosen))
 
@@ -110,8 +109,7 @@ def _tell_strengths(job: Job, generator: Generator, chosen: Mapping[str, ChosenS
     why: dict[Strength | None, str] = {
         **dict.fromkeys(usual.weaker, "weaker variations than usual, since stronger ones lose the class"),
         **dict.fromkeys(usual.stronger, "stronger variations than usual, since the generator repeats training images"),
-        None: ("samples from noise, and " if usual.only_varies else "")
-        + "no variations, since at each strength they lose the class or repeat training images",
+        None: "no variations, since at each strength they lose the class or repeat training images",
     }
     for strength, what in why.items():
         names = [name for name, one in chosen.items() if one.strength == strength]

@@ -14,11 +14,12 @@ from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import UsageError
 from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
-from diffaug.files.temporaries import is_temporary, remove_leftovers
-from diffaug.stages.generating.backgrounds import background_class
+from diffaug.files.records import find_signed_record, write_signed_record
+from diffaug.files.stage_records import required_record
+from diffaug.files.temporaries import is_temporary, remove, remove_leftovers
 from diffaug.stages.generating.judging import Judge
 from diffaug.stages.job import Job
+from diffaug.synthesis.pool.pool import pool_facts
 from diffaug.synthesis.pool.targets import named_strategy, resolve_targets
 
 EXTENSION, REACHED = "extension.json", "targets.json"
@@ -42,13 +43,10 @@ def pool_request(
 ) -> PoolRequest:
     """Checks the request for a pool, extended by `more`, and that the generator was trained on these images."""
     settings, advanced = job.config.synthesis, job.config.advanced
-    background_class(job, catalog.images("train"))  # refuses an unknown one before anything has begun
     generator.require_sampling(Sampling(guidance_method=settings.guidance_method))
-    background_class(job, catalog.images("train"))  # refused before anything is begun with it
     more = _named_additions(generator, more)
     targets = _spare_copied(job, catalog, generator, requested_targets(job, catalog))
-    trained_on = (storage.recorded_metadata(job.study.generator) or {})["inputs"]["catalog"]
-    if trained_on != catalog.fingerprint:
+    if required_record(job.study.generator).inputs.get("catalog") != catalog.fingerprint:
         raise UsageError(
             "the generator was trained on other images or another split, and may have seen the present test images",
             where=job.study.generator,
@@ -57,7 +55,7 @@ def pool_request(
     stored = {
         "seed": job.config.seed,
         **settings.model_dump(mode="json"),
-        **advanced.model_dump(mode="json", include={"chunk_size", "filter_max_steps"}),
+        **advanced.model_dump(mode="json", include={"background_class", "chunk_size", "filter_max_steps"}),
     }
     stored |= judge.stored
     return PoolRequest(stored, pool_inputs(catalog, generator), targets, more)
@@ -132,15 +130,14 @@ def current_targets(job: Job, request: PoolRequest, *, finished: bool) -> dict[s
         if request.more:
             raise UsageError("there is no finished pool to extend", where=pool, fix=f"finish it first: {command}")
         return _reached_targets(job, request)
-    have: dict[str, int] = (storage.recorded_metadata(pool) or {})["targets"]
-    file = job.study.chunks / EXTENSION
-    extension = read_record(file, _REQUEST) if file.is_file() else None
+    have, file = pool_facts(pool).targets, job.study.chunks / EXTENSION
+    extension = find_signed_record(file, _REQUEST, overwrite=job.overwrite)
     if extension is None or extension.targets != have:  # not begun, or finished
         if not request.more:
             job.narrator.say(f"pool: already finished, kept ({pool})")
             return None
         extension = replace(request, targets=have)
-        write_record(file, _REQUEST, extension)
+        write_signed_record(file, _REQUEST, extension)
     elif request.more not in ({}, extension.more):
         unfinished = ", ".join(f"{label}={number}" for label, number in extension.more.items())
         raise UsageError(
@@ -151,16 +148,22 @@ def current_targets(job: Job, request: PoolRequest, *, finished: bool) -> dict[s
 
 def _reached_targets(job: Job, request: PoolRequest) -> dict[str, int]:
     """The targets that this very pool had reached before it was lost or damaged; else the requested ones."""
-    file = job.study.chunks / REACHED
-    reached = read_record(file, _REQUEST) if file.is_file() else request
+    reached = find_signed_record(job.study.chunks / REACHED, _REQUEST, overwrite=job.overwrite) or request
     same = (reached.stored, reached.inputs) == (request.stored, request.inputs)
     return reached.targets if same else request.targets
 
 
+def keep_finished(job: Job, request: PoolRequest) -> None:
+    """Does what `keep_for_extension` does for a finished pool, unless that was done when it was committed."""
+    facts = pool_facts(job.study.pool)
+    if facts.chunks and _reached_targets(job, request) != facts.targets:
+        keep_for_extension(job.study.chunks, request, facts.targets, job.study.chunks / facts.chunks)
+
+
 def keep_for_extension(folder: Path, request: PoolRequest, targets: Mapping[str, int], kept: Path) -> None:
     """Records the reached targets and removes all chunks in `folder` but those in `kept`, which make up the pool."""
-    write_record(folder / REACHED, _REQUEST, replace(request, targets=dict(targets), more={}))
-    (folder / EXTENSION).unlink(missing_ok=True)
+    write_signed_record(folder / REACHED, _REQUEST, replace(request, targets=dict(targets), more={}))
+    remove(folder / EXTENSION)
     remove_leftovers(folder.rglob(".*.tmp"))
     for other in folder.glob("*"):
         if other.is_dir() and other.name != kept.name and not is_temporary(other):

@@ -16,7 +16,7 @@ from diffaug.synthesis.audit.realism import measure_realism
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.held_out import judged_by
 from diffaug.synthesis.filters.power import FilterPower, PoolPower
-from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION
+from diffaug.synthesis.pool.origins import CROSSED, ORIGINS, SAMPLED, TRANSPLANT, VARIATION, Origin
 
 LEAST_RANKING = 0.7
 """Area under the ROC curve below which a class counts as not told apart: half-way from 0.5, chance, to 0.9. By hand."""
@@ -43,6 +43,7 @@ def measure_power(
     *,
     passed: Sequence[Share],
     seed: int,
+    only_varies: bool = False,
 ) -> PoolPower:
     """Measures the power of the filters of `real`, the training images, for the accepted images of a pool.
 
@@ -54,6 +55,7 @@ def measure_power(
         sources: Which real image each begins from, (M,); empty for samples.
         passed: Of each class, the sampled candidates that pass as real images of it.
         seed: Decides which images are compared where there are many.
+        only_varies: Whether the generator was not trained on the images, see `Usual`.
     """
     outputs = filters.models.predict(synthetic.pixels) if len(synthetic) else []
     origin_of = np.array(origins, dtype=str)
@@ -75,6 +77,8 @@ def measure_power(
             kept_class=Share(int(confirmed[varied].sum()), int(varied.sum())),
             distances=distances[sampled],
             on_background=Share(int(confirmed[painted].sum()), int(painted.sum())),
+            painted_as=TRANSPLANT if TRANSPLANT in origin_of[own] else CROSSED,
+            only_varies=only_varies,
         )
     few = _few_passed(Share(sum(one.count for one in passed), sum(one.total for one in passed)))
     few_passed = (few,) if few else ()
@@ -118,13 +122,15 @@ def _class_power(
     kept_class: Share,
     distances: NDArray[np.float32],
     on_background: Share,
+    painted_as: Origin,
+    only_varies: bool,
 ) -> FilterPower:
     recognized, ranking = filters.held_out.recognized(label), filters.held_out.ranking(label)
     reasons = [
         _not_told(recognized, ranking[0].value if ranking else None, ranking[1] if ranking else 1.0),
-        _or_paint(_less_confirmed(recognized, confirmed), on_background),
-        _lost_class(kept_class),
-        _or_paint(_few_passed(passed), on_background),
+        _or_paint(_less_confirmed(recognized, confirmed), on_background, painted_as),
+        _lost_class(kept_class, only_varies=only_varies),
+        _or_paint(_few_passed(passed), on_background, painted_as),
     ]
     of_real = filters.distance.scores[filters.distance.labels == label]
     return FilterPower(
@@ -169,13 +175,15 @@ def _less_confirmed(recognized: Share, confirmed: Share) -> str:
     )
 
 
-def _lost_class(kept_class: Share) -> str:
+def _lost_class(kept_class: Share, *, only_varies: bool) -> str:
     if not kept_class.total or kept_class.interval[1] >= LEAST_KEPT:
         return ""
-    return (
-        f"of variations of recognized real images only {counted(kept_class)} still show the class; make none: --set "
-        "synthesis.variation_fraction=0"
+    fix = (
+        "fine-tune the generator: --route pipeline"
+        if only_varies
+        else "make none: --set synthesis.variation_fraction=0"
     )
+    return f"of variations of recognized real images only {counted(kept_class)} still show the class; {fix}"
 
 
 def _few_passed(passed: Share) -> str:
@@ -187,14 +195,14 @@ def _few_passed(passed: Share) -> str:
     )
 
 
-def _or_paint(reason: str, on_background: Share) -> str:
+def _or_paint(reason: str, on_background: Share, painted_as: Origin) -> str:
     """A reason against samples, with advice where the class is seen in most images on real backgrounds."""
     if not reason or 2 * on_background.count <= on_background.total:
         return reason
-    return (
-        f"{reason}; of its images on real backgrounds {counted(on_background)} show it, so make those alone: --set "
-        "synthesis.transplant_fraction=1"
-    )
+    others = (origin for origin in ORIGINS if origin not in (SAMPLED, painted_as))  # together they must not exceed 1
+    alone = [f"--set synthesis.{painted_as}_fraction=1", *(f"--set synthesis.{other}_fraction=0" for other in others)]
+    seen = f"of its images on real backgrounds {counted(on_background)} show it, so make those alone"
+    return f"{reason}; {seen}: {' '.join(alone)}"
 
 
 def counted(share: Share) -> str:

@@ -13,6 +13,7 @@ from scipy.ndimage import binary_dilation
 from diffaug.data.images import LabeledImages, ObjectMasks
 from diffaug.diffusion.generator.grids import GAP, contact_sheet
 from diffaug.runtime.console import printable
+from diffaug.synthesis.pool.origins import SAMPLED
 
 COLUMNS, MAX_ROWS = 8, 24
 FONT_SIZE, CAPTION_HEIGHT, MIN_WIDTH = 12, 20, 400
@@ -32,22 +33,21 @@ def accepted_sheet(images: LabeledImages) -> Pixels:
         origins = np.array(images.origins or [""] * len(images))[own]
         for origin in dict.fromkeys(origins.tolist()):
             chosen = own[origins == origin]
-            of_origin = f", {len(chosen)} of them {origin}" if len(set(origins.tolist())) > 1 else ""
+            of_origin = f", {len(chosen)} of them {origin}" if set(origins.tolist()) - {"", SAMPLED} else ""
             rows.append((count + of_origin, images.pixels[chosen[:COLUMNS]]))
     return captioned_sheet(_spread(rows, MAX_ROWS))
 
 
 def masks_sheet(images: LabeledImages, masks: ObjectMasks, drawn: Collection[str] = ()) -> Pixels:
     """The first eight images per class with a mask, with its outline; `drawn` names the classes whose masks were."""
-    position = {name: number for number, name in enumerate(images.ids)}
-    shown = np.flatnonzero(masks.pixels.any(axis=(1, 2)))
-    own = images.select(np.array([position[masks.ids[number]] for number in shown.tolist()], np.int64))
-    outlined = np.stack([_outlined(one, masks.pixels[n]) for one, n in zip(own.pixels, shown.tolist(), strict=True)])
+    mask_of = {name: mask for name, mask in zip(masks.ids, masks.pixels, strict=True) if mask.any()}
     rows = []
-    for index, found in _by_class(own):
-        name = images.classes[index]
+    for index, own in _by_class(images):
+        name, found = images.classes[index], [place for place in own.tolist() if images.ids[place] in mask_of]
         how = "drawn by diffaug" if name in drawn else "as given"
-        rows.append((f"{name}: {len(found)} masks, {how}", outlined[found[:COLUMNS]]))
+        outlined = [_outlined(images.pixels[place], mask_of[images.ids[place]]) for place in found[:COLUMNS]]
+        if found:
+            rows.append((f"{name}: {len(found)} masks, {how}", np.stack(outlined)))
     return captioned_sheet(_spread(rows, MAX_ROWS))
 
 
@@ -107,7 +107,7 @@ def _caption(text: str, width: int, channels: int) -> Pixels:
     """The text as a strip of `CAPTION_HEIGHT`, shortened if it is too long."""
     image = Image.new("L", (width, CAPTION_HEIGHT), PAPER)
     draw, font = ImageDraw.Draw(image), _font()
-    text = whole = printable(text).replace("\n", " ")
+    text = whole = printable(text, keep="\n").replace("\n", " ")
     while draw.textlength(text, font=font) > width - 2 * GAP:
         whole = whole[:-1]
         text = f"{whole}..."

@@ -32,6 +32,7 @@ class ExportSettings:
     """The settings of an export, see `DiffusionAugmenter.export`.
 
     The format is the name of an entry point. The seed decides the order of images in formats that shuffle them.
+    Whoever opens the pool looks at `include_blind`.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class ExportSettings:
     seed: int = 0
     overwrite: bool = False
     depth: Depth = "8"
+    include_blind: bool = False
 
     def __post_init__(self) -> None:
         if self.only not in get_args(Only):
@@ -96,7 +98,7 @@ def export_images(
     items = replace(items, read=read, intensity=catalog.intensity if settings.depth == "source" else None)
     made_of = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
     chosen = {"only": settings.only, "splits": list(items.splits), "seed": settings.seed, "depth": settings.depth}
-    facts = {"export": settings.format, **chosen, **made_of}
+    facts = {"export": settings.format, **chosen, "left_out": list(pool.left_out), **made_of}
     counts = items.counts()
     with storage.new_directory(out, facts) as staging:
         about = {"diffaug": __version__, "classes": list(items.classes), "images": counts}

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from diffaug._version import __version__
+from diffaug.data.layouts.reading import FOLDERS
 from diffaug.files import storage
 from diffaug.runtime.console import printable
 from diffaug.runtime.parallel import in_threads
@@ -24,14 +25,14 @@ from diffaug.runtime.seeding import numpy_generator
 from diffaug.synthesis.export.export import ExportSettings
 from diffaug.synthesis.export.items import ORIGIN_REAL, ExportItems
 
-MANIFEST, FOLDERS = "manifest.parquet", "folders.json"
+MANIFEST = "manifest.parquet"
 
 
 def write_image_folder(items: ExportItems, folder: Path, settings: ExportSettings) -> str:
     """Writes `<split>/<class>/<name>.png` and `manifest.parquet` with the origin of each file.
 
     Every split has a folder for every class, even if empty, so that a class has the same index everywhere. A class
-    whose name is no valid folder name gets another one; `folders.json` maps folders to class names.
+    whose name is no valid folder name gets another one; `folders.json`, also in each split, maps folders to classes.
     """
     folders = storage.safe_names(items.classes)
     for split in items.splits:
@@ -42,7 +43,8 @@ def write_image_folder(items: ExportItems, folder: Path, settings: ExportSetting
     files = [f"{row['split']}/{folders[row['label']]}/{row['name']}.png" for row in rows]
     _write_images(items, everything, [folder / file for file in files])
     _write_table(folder / MANIFEST, _with_files(items.table, "file", files))
-    storage.write_json(folder / FOLDERS, {name: label for label, name in folders.items()})
+    for place in (folder, *(folder / split for split in items.splits)):
+        storage.write_json(place / FOLDERS, {name: label for label, name in folders.items()})
     first = items.splits[0]
     lacking = len({(row["split"], row["label"]) for row in rows}) < len(items.splits) * len(items.classes)
     arguments = f"{str(settings.out / first)!r}{', allow_empty=True' if lacking else ''}"
@@ -174,4 +176,4 @@ def _table(items: ExportItems) -> str:
 
 
 def _cell(text: str) -> str:
-    return printable(text).replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")
+    return printable(text, keep="\n").replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")

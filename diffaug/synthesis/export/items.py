@@ -13,6 +13,7 @@ from diffaug.data.layouts.entries import SPLITS, Split
 from diffaug.decoding.intensity import IntensityRange
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.stage_records import required_record
 from diffaug.synthesis.pool.pool import Pool
 
 ORIGIN_REAL = "real"
@@ -75,8 +76,8 @@ class ExportItems:
 
 def collect_items(catalog: Catalog, pool: Pool, *, only: Only, splits: Collection[str] = ()) -> ExportItems:
     """The images of a study; those of the pool become part of the train split."""
-    inputs = (storage.committed_metadata(pool.root) or {}).get("inputs", {})
-    if inputs.get("catalog") != catalog.fingerprint:  # the generator may have seen the present test images
+    # of another catalog, the generator may have seen the present test images
+    if required_record(pool.root).inputs.get("catalog") != catalog.fingerprint:
         raise UsageError(
             "the pool was generated from other images or another split",
             where=pool.root,
@@ -112,7 +113,8 @@ def _chosen_splits(catalog: Catalog, pool: Pool, only: Only, splits: Collection[
         raise UsageError(
             f"there are no {what} of the split '{missing[0]}'" if missing else f"there are no {what} to export",
             where=catalog.root if only == "all" else pool.root,
-            fix=f"splits with images: {', '.join(split for split in SPLITS if counts[split]) or 'none'}",
+            fix=f"splits with images: {', '.join(split for split in SPLITS if counts[split]) or 'none'}"
+            + ("; or export those of blind classes, too: --include-blind" if pool.left_out else ""),
         )
     return chosen
 

@@ -42,16 +42,16 @@ class ChunkStore:
     def read(self, class_index: int, number: int, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """A finished chunk as `ChunkMaker.make` returned it, or some of its columns."""
         path = self._path(class_index, number)
-        stored = path.read_bytes()
+        stored = storage.read_bytes(path)
         sha256, content = stored[:SHA256_BYTES], stored[SHA256_BYTES:]
-        fix = f"rm {shlex.quote(str(path))}  (it is computed again)"
+        fix = f"remove it, and it is computed again: rm {shlex.quote(str(path))}"
         if hashlib.sha256(content).digest() != sha256:
             raise DamagedError("a chunk of the pool was changed after it was written", where=path, fix=fix)
         try:
             table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
         except pa.ArrowInvalid:
             what = "a chunk of the pool has an unknown format"
-            fix = f"rm -r {shlex.quote(str(self.folder))}  (its chunks are computed again)"
+            fix = f"remove its folder, whose chunks are computed again: rm -r {shlex.quote(str(self.folder))}"
             raise DamagedError(what, where=path, fix=fix) from None
         chunk: pd.DataFrame = (table if columns is None else table.select(columns)).to_pandas()
         return chunk

@@ -24,12 +24,16 @@ class PoolProgress:
 
 
 def class_merges(maker: ChunkMaker, targets: Mapping[str, int]) -> list[ClassMerge]:
-    """The merges of all classes before any chunk, for targets by class name."""
-    size, attempts = maker.chunk_size, maker.settings.max_attempts
-    return [
-        ClassMerge(label, maker.generator.classes.index(label), target, chunk_size=size, max_attempts=attempts)
-        for label, target in targets.items()
-    ]
+    """The merges of all classes before any chunk, for targets by class name.
+
+    A class of which nothing can be made, see `origin_fractions`, is given up without an attempt.
+    """
+    size, merges = maker.chunk_size, []
+    for label, target in targets.items():
+        index = maker.generator.classes.index(label)
+        attempts = maker.settings.max_attempts if any(maker.counts(index).values()) else 0
+        merges.append(ClassMerge(label, index, target, chunk_size=size, max_attempts=attempts))
+    return merges
 
 
 def fill_pool(store: ChunkStore, maker: ChunkMaker, merges: Sequence[ClassMerge]) -> Iterator[PoolProgress]:

@@ -136,6 +136,12 @@ class ChunkMaker:
         """What each filter rejects, bool (N,), whether it is enabled or not."""
         return self.filters.rejections(made.images.pixels, class_index, copied=self._copied(class_index, made))
 
+    def copy_threshold(self, class_index: int, origin: str) -> float:
+        """The ratio of distances below which the filter calls an image of this class and origin a copy."""
+        if origin == TRANSPLANT:
+            return self.objects[class_index].copy_threshold
+        return self.filters.copy_threshold
+
     def source_positions(self, class_index: int, part: Part) -> NDArray[np.intp]:
         """Positions in `sources` of the real images that a part begins from."""
         across = part.origin in (TRANSPLANT, CROSSED) and self.backgrounds is not None

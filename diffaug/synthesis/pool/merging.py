@@ -20,9 +20,17 @@ from diffaug.files.records import write_record
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.scores import DUPLICATE
 from diffaug.synthesis.pool.chunks import DESCRIPTOR, PNG, REASON, ChunkStore
-from diffaug.synthesis.pool.pool import MANIFEST, REJECTED, SUMMARIES, SUMMARY, ClassSummary, manifest_columns
+from diffaug.synthesis.pool.pool import (
+    IMAGES,
+    MANIFEST,
+    REJECTED,
+    REJECTED_IMAGES,
+    SUMMARIES,
+    SUMMARY,
+    ClassSummary,
+    manifest_columns,
+)
 
-IMAGES = "images"
 SHOWN_REJECTED = 24
 
 
@@ -96,7 +104,7 @@ class ClassMerge:
             chunk[REASON] = reasons
             good, bad = chunk[chunk[REASON] == ""].head(left), chunk[chunk[REASON] != ""]
             accepted.append(_written(good, folder, f"{IMAGES}/{class_folder}", len(good)))
-            rejected.append(_written(bad, folder, f"rejected/{class_folder}", shown))
+            rejected.append(_written(bad, folder, f"{REJECTED_IMAGES}/{class_folder}", shown))
             left, shown = left - len(good), max(0, shown - len(bad))
         return _joined(accepted), _joined(rejected)
 

@@ -29,7 +29,7 @@ class Material:
         masks: Its masks, to transplant; 0 if it gets no transplants.
         backgrounds: Real images of the background class, for transplants.
         crossed: Real images of the background class, for crossed variations; 0 if it gets none.
-        only_varied: Whether variations are all that is made by default.
+        only_varied: Whether nothing is sampled from noise unless a fraction of variations below 1 asks for it.
     """
 
     images: int = 0
@@ -51,6 +51,8 @@ def origin_fractions(settings: SynthesisSettings, material: Material) -> dict[Or
     Samples are only as diverse as the class was learned, and a rare class is learned poorly; variations of real images
     stay near them (Trabucco et al. 2023, DA-Fusion, arXiv 2302.07944). A transplant needs the class to be learned only
     where its object is. So both are for rare classes by default. What is set comes first; defaults share what is left.
+
+    All are 0 if nothing may be sampled and there is nothing else.
     """
     given = {
         VARIATION: (settings.variation_fraction, VARIATION_FRACTION, material.varied),
@@ -66,11 +68,19 @@ def origin_fractions(settings: SynthesisSettings, material: Material) -> dict[Or
     scale = min(1.0, left / sum(wanted.values())) if any(wanted.values()) else 0.0
     found = fixed | {origin: part * scale for origin, part in wanted.items()}
     others = {origin: found.get(origin, 0.0) for origin in (VARIATION, TRANSPLANT, CROSSED)}
-    return {SAMPLED: max(0.0, 1 - sum(others.values())), **others}
+    total, asked = sum(others.values()), settings.variation_fraction
+    if material.only_varied and (asked is None or asked == 1):
+        return {SAMPLED: 0.0, **{origin: part / total if total else 0.0 for origin, part in others.items()}}
+    return {SAMPLED: max(0.0, 1 - total), **others}
 
 
 def origin_counts(fractions: Mapping[Origin, float], total: int) -> dict[Origin, int]:
-    """The fractions as whole images of a total, by largest remainder; of equal remainders the later origin gets one."""
+    """The fractions as whole images of a total, by largest remainder; of equal remainders the later origin gets one.
+
+    Fractions that are all 0 give no images.
+    """
+    if not any(fractions.values()):
+        return dict.fromkeys(ORIGINS, 0)
     exact = {origin: fractions[origin] * total for origin in ORIGINS}
     counts = {origin: int(part + 1e-9) for origin, part in exact.items()}
     by_remainder = sorted(ORIGINS, key=lambda one: (counts[one] - exact[one], -ORIGINS.index(one)))

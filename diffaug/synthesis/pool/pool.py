@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
-from pydantic import TypeAdapter
+from pandas.api.types import is_integer_dtype
+from pydantic import Field, PositiveInt, TypeAdapter
 
 from diffaug.data.images import LabeledImages, count_by_name
+from diffaug.data.labels import SHOWN
+from diffaug.data.layouts.entries import listed
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
-from diffaug.files.records import read_record
+from diffaug.files.records import read_record, typed
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
 
 T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
 POWER, BLIND = "power.json", "blind"
+IMAGES, REJECTED_IMAGES = "images", "rejected"
+IMAGE_FOLDERS = (f"{IMAGES}/", f"{REJECTED_IMAGES}/")
+TEXTS = ("file", "label", "sha256")
 
 
 def manifest_columns(score_names: Iterable[str]) -> list[str]:
@@ -60,6 +64,19 @@ class PublicationCheck:
     unchecked: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PoolFacts:
+    """What the record of a finished pool says of its images, and for how many images per class it was filled."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    image_size: tuple[PositiveInt, PositiveInt]
+    channels: Literal[1, 3]
+    dataset_class_to_idx: dict[str, int] | None = None
+    targets: dict[str, int] = field(default_factory=dict)
+    chunks: str = ""
+
+
+POOL_FACTS = TypeAdapter(PoolFacts)
 SUMMARIES = TypeAdapter(dict[str, ClassSummary])
 PUBLICATION_CHECK = TypeAdapter(PublicationCheck)
 
@@ -79,6 +96,7 @@ class Pool:
     Attributes:
         dataset_class_to_idx: Class name to label of the dataset that the real images came from; None if they have no
             such numbering, as images in a folder.
+        left_out: Names of classes whose images are not looked at.
     """
 
     root: Path
@@ -86,20 +104,22 @@ class Pool:
     image_size: tuple[int, int]
     channels: int
     dataset_class_to_idx: Mapping[str, int] | None = None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Pool:
-        """Opens a pool by its folder or the study's.
+        """Opens a pool by its folder or the study's. Images are hashed when they are read, other files now.
 
-        Raises UsageError if there is no finished one, and DamagedError if files are missing or cut short.
+        Raises:
+            UsageError: There is no finished one.
+            DamagedError: Files are missing, cut short or changed.
         """
         path, root = Path(path), _root(Path(path))
-        record = _undisturbed(root, storage.committed_metadata)
+        record = _undisturbed(root, partial(storage.committed_metadata, unhashed=IMAGE_FOLDERS))
         if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
-        height, width = record["image_size"]
-        numbering = record.get("dataset_class_to_idx")
-        return cls(root, tuple(record["classes"]), (height, width), record["channels"], numbering)
+        facts = typed(record, POOL_FACTS, where=root / storage.DONE)
+        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -107,13 +127,24 @@ class Pool:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row per image; see `manifest_columns`."""
-        return pd.read_parquet(io.BytesIO((self.root / MANIFEST).read_bytes()))
+        rows = self._table(MANIFEST, "origin")
+        return rows[~rows["label"].isin(self.left_out)].reset_index(drop=True) if self.left_out else rows
 
     @cached_property
     def rejected(self) -> pd.DataFrame | None:
         """One row per rejected candidate, with `reason`; `file` is empty if not kept. None: there is no such table."""
-        file = self.root / REJECTED
-        return pd.read_parquet(io.BytesIO(file.read_bytes())) if file.is_file() else None
+        return self._table(REJECTED, "reason") if (self.root / REJECTED).is_file() else None
+
+    def _table(self, name: str, text: str) -> pd.DataFrame:
+        """A table of images, whose columns `TEXTS` and `text` hold texts."""
+        texts = [*TEXTS, text]
+        table = storage.read_parquet(self.root / name, [*texts, "class_index"])
+        are_numbers = is_integer_dtype(table["class_index"]) or not len(table)
+        are_texts = all(isinstance(value, str) for column in texts for value in table[column])
+        if not (are_numbers and are_texts and table["class_index"].isin(range(len(self.classes))).all()):
+            what = "the table does not fit the pool"
+            raise DamagedError(what, where=self.root / name, fix=storage.REPAIR_HINT)
+        return table
 
     @property
     def summaries(self) -> dict[str, ClassSummary]:
@@ -168,9 +199,9 @@ class Pool:
         return np.flatnonzero(self.labels == class_index).astype(np.int64)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of image `index`, uint8 (H, W, C); see `read_png`."""
+        """Pixels of image `index`, uint8 (H, W, C); see `storage.read_png`."""
         path = storage.safe_join(self.root, self.files[index])
-        return read_png(path, self._sha256[index], (*self.image_size, self.channels))
+        return storage.read_png(path, self._sha256[index], (*self.image_size, self.channels))
 
     def verify(self) -> list[Problem]:
         """Every file that is missing, changed or foreign; see `verify_pool`."""
@@ -178,12 +209,34 @@ class Pool:
 
     def images(self) -> LabeledImages:
         """All images in memory."""
-        height, width = self.image_size
-        pixels = np.empty((len(self), height, width, self.channels), np.uint8)
+        shape = (*self.image_size, self.channels)
+        first = [self.read(0)] if len(self) else []  # before memory is taken for images of this shape
+        pixels = np.empty((len(self), *shape), np.uint8)
         for index in range(len(self)):
-            pixels[index] = self.read(index)
+            pixels[index] = self.read(index) if index else first[0]
         origins = tuple(self.manifest["origin"])
         return LabeledImages(pixels, self.labels, self.classes, self.files, origins=origins)
+
+
+def pool_facts(root: Path) -> PoolFacts:
+    """The record of a finished pool, whose files are not looked at."""
+    return typed(storage.recorded_metadata(root), POOL_FACTS, where=root / storage.DONE)
+
+
+def without_blind(pool: Pool) -> tuple[Pool, str]:
+    """The pool without images of its blind classes, as the evaluation uses it, and a sentence that says so.
+
+    The sentence is empty if there are no such images.
+    """
+    counts = pool.counts_by_name
+    names = tuple(name for name in blind_classes(pool) if counts[name])
+    if not names:
+        return pool, ""
+    said = (
+        f"{sum(counts[name] for name in names)} synthetic images are left out, since nothing shows that they belong to "
+        f"their class: {listed(names, shown=SHOWN)}"
+    )
+    return replace(pool, left_out=names), said
 
 
 def blind_classes(pool: Pool) -> tuple[str, ...]:
@@ -194,24 +247,6 @@ def blind_classes(pool: Pool) -> tuple[str, ...]:
     if pool.power is None:
         return ()
     return tuple(name for name, power in pool.power.classes.items() if power.blind or pool.power.unlearned)
-
-
-def read_png(path: Path, sha256: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Pixels of an accepted or rejected image of a pool, uint8 (H, W, C); DamagedError if its sha256 is another."""
-    content = path.read_bytes() if path.is_file() else b""
-    if storage.sha256_bytes(content) != sha256:
-        raise DamagedError(
-            "an image of the pool is missing or was changed",
-            where=path,
-            fix="remove the pool's folder and generate it again: the images will be the same",
-        )
-    return decode_png(content, shape)
-
-
-def decode_png(content: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Pixels of a PNG that diffaug wrote, uint8 (H, W, C)."""
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image, dtype=np.uint8).reshape(shape)
 
 
 def verify_pool(path: str | Path) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,7 @@ MARGIN = 1
 """Pixels around a mask that are painted, too, so that the object fits in. Set by hand."""
 
 CUT_OUT_SIDE = 16  # px; what is compared of an object
-CUT_OUT_MARGIN = 0.25  # of the longer side of an object, on each side of a cut-out
+CUT_OUT_MARGIN = 0.25  # of the longer side of an object, on each side of a cut-out; 0 did as well on made marks
 FEWEST_COMPARED = 3  # objects of a class, below which the threshold of copies can't be calibrated
 
 
@@ -34,7 +34,8 @@ class ClassObjects:
     Attributes:
         images: All real images.
         positions: Of the M images among them, int64.
-        masks: bool (M, H, W), none of which is empty.
+        masks: Of images of any class.
+        numbers: The mask of each of the M images among them, int64; none is empty.
         ids: Of the M images.
         groups: int64 (M,); images of one group show the same.
         seed: Decides by which of them the threshold of copies is calibrated, where there are many.
@@ -43,7 +44,8 @@ class ClassObjects:
 
     images: LabeledImages
     positions: NDArray[np.int64]
-    masks: Masks
+    masks: ObjectMasks
+    numbers: NDArray[np.int64]
     ids: tuple[str, ...]
     groups: NDArray[np.int64]
     seed: int = 0
@@ -54,7 +56,7 @@ class ClassObjects:
 
     def outlines(self, chosen: Sequence[tuple[int, int]]) -> Masks:
         """Where objects are to be, bool (N, H, W): for each the shape of one mask at the place of another."""
-        return np.stack([moved(self.masks[shape], self.masks[place]) for shape, place in chosen])
+        return np.stack([moved(self._mask(shape), self._mask(place)) for shape, place in chosen])
 
     def placed(self, chosen: Sequence[tuple[int, int]]) -> Masks:
         """The masks to paint in, bool (N, H, W): the outlines with their margin."""
@@ -63,16 +65,29 @@ class ClassObjects:
     def copied(self, painted: NDArray[np.uint8], outlines: Masks) -> tuple[Matches, float]:
         """Which of these objects each of N painted ones is most like, and the ratio below which it is a copy.
 
-        Only the surroundings of the outlines are compared: the rest is a real image by intention. They are without the
-        margin, and without what the background showed itself, as the real objects are that they are compared with.
+        Only what is inside of the outlines is compared: the rest is a real image by intention. Copies of made marks
+        (`benchmarks/marks.py`) were not found on any surface while the cut-outs showed some of it. An object of one
+        color shows nothing to compare, so it is no copy.
         """
         detector, threshold = self._compared
-        return detector.match(cut_outs(painted, outlines)), threshold
+        own = cut_outs(painted, outlines)
+        found = detector.match(own)
+        is_flat = np.ptp(own, axis=(1, 2)).max(axis=1) == 0
+        return replace(found, ratios=np.where(is_flat, np.float32(1), found.ratios)), threshold
+
+    def _mask(self, number: int) -> Mask:
+        return np.asarray(self.masks.pixels[self.numbers[number]])
+
+    @property
+    def copy_threshold(self) -> float:
+        """The ratio below which a painted object is a copy of one of these."""
+        return self._compared[1]
 
     @cached_property
     def _compared(self) -> tuple[CopyDetector, float]:
         """What finds copies of these objects, and the ratio below which it does."""
-        own = cut_outs((self.images.pixels[position] for position in self.positions.tolist()), self.masks)
+        images = (self.images.pixels[position] for position in self.positions.tolist())
+        own = cut_outs(images, map(self._mask, range(len(self))))
         detector = CopyDetector(own, self.groups, self.device)
         if len(np.unique(self.groups)) < FEWEST_COMPARED:
             return detector, COPY_RATIO
@@ -87,23 +102,23 @@ class Backgrounds:
         class_index: The background class.
         masks: Of images of any class.
         groups: Of all real images, (N,); images of one group show the same.
+        drawn: Names of the classes whose masks diffaug has drawn.
     """
 
     class_index: int
     masks: ObjectMasks
     groups: NDArray[np.int64]
+    drawn: tuple[str, ...] = ()
 
     def objects(
         self, images: LabeledImages, positions: NDArray[np.intp], *, seed: int = 0, device: str = "cpu"
     ) -> ClassObjects:
         """The objects of the class whose images are at `positions` of all real images."""
-        known = self._numbers
-        chosen = [position for position in positions.tolist() if images.ids[position] in known]
-        masks = self.masks.pixels[[known[images.ids[position]] for position in chosen]]
-        shown = np.flatnonzero(masks.any(axis=(1, 2)))
-        kept = np.array(chosen, np.int64)[shown]
+        found = [(position, self._numbers.get(images.ids[position], -1)) for position in positions.tolist()]
+        shown = [(position, number) for position, number in found if number >= 0 and self.masks.pixels[number].any()]
+        kept, numbers = np.array(shown, np.int64).reshape(-1, 2).T
         ids = tuple(images.ids[position] for position in kept.tolist())
-        return ClassObjects(images, kept, np.asarray(masks[shown]), ids, self.groups[kept], seed, device)
+        return ClassObjects(images, kept, self.masks, numbers, ids, self.groups[kept], seed, device)
 
     def own_masks(self, ids: Sequence[str], shape: tuple[int, int]) -> Masks:
         """Where real images of the background class show an object themselves, bool (N, H, W)."""
@@ -140,17 +155,18 @@ def bounding_box(mask: Mask) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def cut_outs(images: Iterable[NDArray[np.uint8]], masks: Masks) -> NDArray[np.uint8]:
-    """The object in each of N images (H, W, C) with some of its surroundings, uint8 (N, side, side, C)."""
+def cut_outs(images: Iterable[NDArray[np.uint8]], masks: Iterable[Mask]) -> NDArray[np.uint8]:
+    """The object in each of N images (H, W, C) on a ground of its mean color, uint8 (N, side, side, C)."""
     size = (CUT_OUT_SIDE, CUT_OUT_SIDE)
     cut = []
     for image, mask in zip(images, masks, strict=True):
-        rows, columns = bounding_box(mask)
-        margin = max(1, round(CUT_OUT_MARGIN * max(rows.stop - rows.start, columns.stop - columns.start)))
-        part = image[
-            max(0, rows.start - margin) : rows.stop + margin, max(0, columns.start - margin) : columns.stop + margin
-        ]
-        cut.append(fit_to_size(np.ascontiguousarray(part), size))
+        box = bounding_box(mask)
+        margin = round(CUT_OUT_MARGIN * max(mask[box].shape))
+        shown = np.pad(mask[box], margin)
+        ground = np.rint(image[mask].mean(axis=0)).astype(np.uint8)
+        canvas = np.broadcast_to(ground, (*shown.shape, image.shape[2])).copy()
+        canvas[shown] = image[mask]
+        cut.append(fit_to_size(canvas, size))
     return np.stack(cut)
 
 

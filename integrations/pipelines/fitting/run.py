@@ -41,7 +41,7 @@ from diffaug.integrations.pipelines.records import (
     read_pipeline_record,
     write_pipeline_record,
 )
-from diffaug.stages.fitting.running import CHECKPOINTS, LOGGED_POINTS, PaceKeeper, discard_progress
+from diffaug.stages.fitting.running import CHECKPOINTS, LOGGED_POINTS, PaceKeeper
 from diffaug.stages.fitting.sources import seen_rows
 from diffaug.stages.fitting.work import Work
 from diffaug.stages.job import FIT_RUN, Job
@@ -176,17 +176,15 @@ class PipelineRun:
             **({"training ended": "with --finish"} if was_ended else {}),
         }
         write_files(self.work, self.about, facts, self.state.adapter)
-        discard_progress(self.folder)
 
     def _begun_with(self, about: PipelineRecord) -> PipelineRecord:
-        """The record of this training; a DataError if it was begun with another pipeline or other prompts."""
+        """The record of this training; a DataError if it was begun with another pipeline."""
         if any((self.folder / CHECKPOINTS).glob("step-*")) and (self.folder / PIPELINE).is_file():
             before = read_pipeline_record(self.folder)
-            if replace(before, base=about.base) != about or before.base.sha256 != about.base.sha256:
-                what = "the pretrained pipeline, or the table of prompts, was changed since this training began"
-                raise DataError(
-                    what, where=about.base.folder, fix="put it back, or repeat the command with --overwrite"
-                )
+            if before.base.sha256 != about.base.sha256:
+                what = "the pretrained pipeline was changed since this training began"
+                fix = "put it back, or repeat the command with --overwrite"
+                raise DataError(what, where=about.base.folder, fix=fix)
         write_pipeline_record(self.folder, about)
         return about
 

@@ -50,7 +50,8 @@ def test_a_whole_folder_is_read_and_the_safety_checker_is_not(folder) -> None:
     assert layout.family == "Stable Diffusion"
     assert set(layout.parts) == {"scheduler", "text_encoder", "tokenizer", "unet", "vae"}
     assert {"safety_checker", "feature_extractor"} <= set(layout.absent)
-    assert layout.variant is None
+    assert layout.networks == ("text_encoder", "unet", "vae")
+    assert layout.variant("vae") is None
 
 
 @pytest.mark.parametrize("name", ["runwayml/stable-diffusion-v1-5", "/nowhere/at/all"])
@@ -79,6 +80,30 @@ def test_code_of_the_pipeline_is_never_run(folder) -> None:
     change_index(folder, unet=["my_unet", "MyUNet"])
     with pytest.raises(DataError, match="code of its own"):
         read_layout(folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"unet": value} for value in ([], ["diffusers"], ["diffusers", 3], [["diffusers"], "UNet2DConditionModel"])),
+        {"../unet": ["diffusers", "UNet2DConditionModel"]},
+        *({"id2label": labels} for labels in (["cat"], {"first": "cat"}, 3)),
+    ],
+)
+def test_an_index_of_another_shape_is_refused_by_name(folder, values) -> None:
+    change_index(folder, **values)
+    with pytest.raises(DataError, match=next(iter(values))) as caught:
+        read_layout(folder)
+    assert caught.value.where == str(folder / "model_index.json")
+
+
+@pytest.mark.parametrize("content", [[], {}, {"weight_map": 3}, {"weight_map": {"a": 3}}])
+def test_an_index_of_weights_of_another_shape_is_refused(folder, content) -> None:
+    file = folder / "unet/diffusion_pytorch_model.safetensors.index.json"
+    storage.write_json(file, content)
+    with pytest.raises(DataError, match="which weights lie where") as caught:
+        read_layout(folder)
+    assert caught.value.where == str(file)
 
 
 @pytest.mark.parametrize("part", ["unet", "tokenizer", "scheduler"])
@@ -111,7 +136,8 @@ def test_a_missing_shard_is_named(folder) -> None:
 
 def test_weights_of_a_precision_alone_are_asked_for_by_its_name(folder) -> None:
     (folder / "vae/model.safetensors").rename(folder / "vae/model.fp16.safetensors")
-    assert read_layout(folder).variant == "fp16"
+    layout = read_layout(folder)
+    assert (layout.variant("vae"), layout.variant("unet")) == ("fp16", None)
 
 
 def test_name_and_license_come_from_the_folder(folder) -> None:

@@ -75,8 +75,10 @@ def test_one_step_of_a_class_conditional_pipeline_is_that_of_diffusers(open_pipe
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_every_family_samples_varies_and_inpaints_gray_images_that_are_not_square(family, open_pipeline):
+def test_every_family_samples_varies_and_inpaints_gray_images_that_are_not_square(family, open_pipeline, monkeypatch):
+    """Not by the pipeline's own call, which adds watermarks and filters, and counts on 1000 classes."""
     generator = open_pipeline(family)
+    monkeypatch.setattr(type(generator.loaded.pipe), "__call__", lambda *args, **options: pytest.fail("was called"))
     images = generator.sample("cat", range(3), num_inference_steps=2)
     assert images.shape == (3, 12, 20, 1)
     assert images.std() > 0

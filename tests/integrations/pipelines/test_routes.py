@@ -20,6 +20,9 @@ from diffaug.errors import DamagedError, DataError, Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.integrations.pipelines.fitting import run
 from diffaug.integrations.pipelines.fitting.training import FineTuning
+from diffaug.runtime.console import SilentNarrator
+from diffaug.stages.generating import preparing
+from diffaug.synthesis.pool.strengths import ChosenStrength
 from tests.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -151,6 +154,21 @@ def test_variations_need_no_training_and_begin_from_real_images(fit, tmp_path, m
     assert pool.manifest["strength"].between(0.85, 0.95).all()
 
 
+def test_a_class_that_no_strength_keeps_gets_no_image_from_noise(fit, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
+    lost = {"fairly_bright": ChosenStrength(None, ())}
+    monkeypatch.setattr(preparing, "choose_strengths", lambda *args, **options: lost)
+    augmenter = fit(tmp_path / "study", **{"diffusion.route": "variations"})
+    pool = augmenter.generate(sampling_strategy={"fairly_bright": 14, "dark": 15}, max_synthetic_ratio=None)
+    assert pool.counts_by_name["fairly_bright"] == 0
+    assert pool.counts_by_name["dark"] > 0
+    assert set(pool.manifest["origin"]) == {"variation"}
+    (said,) = [text for text in told if text.startswith("class 'fairly_bright': none of")]
+    assert "only varies them" in said
+    assert "--route pipeline --overwrite" in said
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -184,6 +202,25 @@ def test_a_prompt_table_reaches_the_generator(fit, tmp_path):
     fit(tmp_path / "study", **{"diffusion.prompts": str(table)})
     prompts = Generator.load(tmp_path / "study").prompts.by_class
     assert prompts == {"dark": ("a photo of a dark with rust",), "fairly_bright": ("a photo of a fairly bright",)}
+
+
+def test_a_table_of_prompts_that_changes_after_the_fit_is_noticed(fit, tmp_path, monkeypatch):
+    told, table = [], tmp_path / "prompts.csv"
+    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
+
+    def prompt() -> str:
+        fit(tmp_path / "study", **{"diffusion.route": "variations", "diffusion.prompts": str(table)})
+        return Generator.load(tmp_path / "study").prompts.by_class["dark"][0]
+
+    table.write_text("class,prompt\ndark,a night\n")
+    assert prompt() == "a night"
+    table.write_text("class,prompt\ndark,a cellar\n")
+    assert prompt() == "a cellar"
+    assert [text for text in told if "prompts" in text] == [
+        "the generator is trained anew, since these inputs changed: prompts"
+    ]
+    table.unlink()
+    assert prompt() == "a cellar"  # what is gone counts as it was
 
 
 def test_a_changed_adapter_is_damaged(fit, tmp_path):
@@ -221,7 +258,7 @@ def test_a_verdict_is_reached_and_mlflow_loads_the_model(fit, pictures, base_of,
     augmenter = fit(tmp_path / "study")
     augmenter.generate(sampling_strategy={"fairly_bright": 14}, max_synthetic_ratio=None)
     result = augmenter.evaluate()
-    assert result.summary
+    assert result.verdict.decision
     import mlflow.pyfunc
 
     mlflow_generator.save_generator(tmp_path / "study/generator", tmp_path / "model")

@@ -1,19 +1,23 @@
 """Traps of diffusers and transformers, each one as a test of how it is avoided."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffaug.errors import DataError, MissingExtraError
 from diffaug.integrations.pipelines import loading
 from diffaug.integrations.pipelines.adapter import Adapter
 from diffaug.integrations.pipelines.denoising import encode, require_short
+from diffaug.integrations.pipelines.families import family_of
 from diffaug.integrations.pipelines.learned import CLASS_ROWS, add_tokens, token_of
 from diffaug.integrations.pipelines.loading import import_diffusers, load_pipeline
 
@@ -55,7 +59,7 @@ def test_a_pickle_is_not_loaded_even_where_a_check_would_miss_it(base_of, tmp_pa
     weights = folder / "unet/diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     monkeypatch.setattr("diffaug.integrations.pipelines.base._require_part", lambda *args: None)
-    with pytest.raises(DataError, match="can't load"):
+    with pytest.raises(DataError, match="'unet' of the pipeline can't be loaded"):
         load_pipeline(folder, "cpu")
 
 
@@ -64,8 +68,71 @@ def test_damaged_weights_are_named(base_of, tmp_path, part):
     folder = copied(base_of("sd"), tmp_path / "sd")
     for file in (folder / part).glob("*.safetensors"):
         file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(DataError, match="can't load this pipeline"):
+    with pytest.raises(DataError, match=f"'{part}' of the pipeline can't be loaded"):
         load_pipeline(folder, "cpu")
+
+
+def lost(weights):
+    weights.pop(min(weights))
+
+
+def foreign(weights):
+    weights["foreign"] = torch.zeros(3)
+
+
+def reshaped(weights):
+    weights[min(weights)] = torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize("change", [lost, foreign, reshaped])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_not_those_of_their_config_are_named(base_of, tmp_path, part, change):
+    """Libraries fill up what is missing at random, and leave out what is not known."""
+    folder = copied(base_of("sd"), tmp_path / "sd")
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = "foreign" if change is foreign else min(weights)
+    change(weights)
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(DataError, match=f"weights of '{part}' are not those of its config.json") as caught:
+        load_pipeline(folder, "cpu")
+    assert caught.value.where == str(folder / part)
+    assert caught.value.what.rpartition(" ")[2] in name
+
+
+def test_what_old_folders_hold_is_neither_run_nor_complained_about(base_of, tmp_path):
+    """A safety checker blackens images; some folders bring code of their own, or settings of old schedulers."""
+    folder = copied(base_of("sd"), tmp_path / "sd")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "text_encoder/config.json").read_text())
+    config["auto_map"] = {"AutoModel": "own.Own"}
+    (folder / "text_encoder/config.json").write_text(json.dumps(config))
+    (folder / "text_encoder/own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    said = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = said.append
+    for library in ("diffusers", "transformers"):
+        logging.getLogger(library).addHandler(handler)
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            loaded = load_pipeline(folder, "cpu")
+            family_of(loaded).levels(loaded, (8, 8))
+    finally:
+        for library in ("diffusers", "transformers"):
+            logging.getLogger(library).removeHandler(handler)
+    assert loaded.pipe.safety_checker is None
+    assert not (tmp_path / "ran").exists()
+    assert not said
+    assert not warned
+
+
+def test_by_default_a_pipeline_works_at_the_size_it_was_trained_at(open_pipeline):
+    """Below, pictures are poor. The tiny one was trained on 32 x 32 px."""
+    assert open_pipeline("sd", size=(12, 12), side=None).frame.inner == (32, 32)
+    height, width = open_pipeline("sd", size=(12, 48), side=None).frame.inner
+    assert (height, width) == (16, 64)
 
 
 def test_a_tokenizer_without_a_limit_gets_that_of_clip(base_of, tmp_path):

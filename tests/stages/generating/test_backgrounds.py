@@ -47,7 +47,7 @@ def study(fitted: Path, tmp_path: Path) -> Path:
 
 
 def generate(study: Path, **settings: object) -> Pool:
-    given = {f"synthesis.{name}": value for name, value in settings.items()}
+    given = {f"{'advanced' if name == 'background_class' else 'synthesis'}.{name}": settings[name] for name in settings}
     return diffaug.DiffusionAugmenter.open(study, settings=given, verbose=False).generate()
 
 
@@ -87,7 +87,7 @@ def test_without_masks_of_its_own_a_set_has_masks_drawn(study: Path, tmp_path: P
 
 
 def test_another_class_can_be_the_background_and_an_unknown_one_is_refused(study: Path) -> None:
-    with pytest.raises(UsageError, match=r"synthesis\.background_class"):
+    with pytest.raises(UsageError, match=r"advanced\.background_class"):
         generate(study, background_class="nothing")
     painted = generate(study, background_class=STAIN, sampling_strategy="all").manifest.query("origin == 'transplant'")
     assert set(painted["label"]) == {PIT}

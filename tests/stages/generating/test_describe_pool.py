@@ -23,10 +23,11 @@ from diffaug.synthesis.audit.memorization import POOL_AUDIT
 from diffaug.synthesis.audit.quality import POOL_QUALITY
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.preparing import prepare_filters
+from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.pool import MANIFEST, REJECTED, SUMMARIES, SUMMARY, ClassSummary, Pool
 from tests.conftest import SMALL
 
-SETTINGS = SMALL | {"diffusion.images_seen": 1280, "diffusion.batch_size": 32, "diffusion.holdout": 0.2}
+SETTINGS = SMALL | {"diffusion.images_seen": 1280, "diffusion.batch_size": 32, "advanced.holdout": 0.2}
 CLASSES = ("bright", "dark")
 pytestmark = pytest.mark.e2e
 REJECTED_PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
@@ -96,7 +97,8 @@ def describe(fitted, filters, tmp_path, monkeypatch):
         catalog, job = fitted.inspect(), fitted.job
         job.start_run("generate", "new", name="generate", kind="generate", params={})
         pool = write(tmp_path / "pool", catalog, pixels, labels, rejected)
-        audit = describe_pool(job, catalog, generator or fitted.generator_, filters, pool)
+        maker = ChunkMaker(generator or fitted.generator_, filters, catalog.images("train"), SynthesisSettings(), 8, 0)
+        audit = describe_pool(job, catalog, maker, pool)
         job.journal.end_run("generate")
         return audit, fitted.study.path / "pool-report", narrated
 
@@ -218,13 +220,34 @@ def test_an_empty_pool_is_described_by_what_was_rejected(describe) -> None:
 @pytest.mark.parametrize(("wanted", "counted"), [(2, 3), (3, 6)])
 def test_candidates_after_the_last_image_count_if_the_class_was_given_up(tmp_path, wanted, counted) -> None:
     """Accepted images after the last one of a full class are not recorded, so copies there must not count either."""
-    common = {"class_index": 0, "label": "bright", "origin": "sampled"}
+    common = {"class_index": 0, "label": "bright", "origin": "sampled", "file": "", "sha256": "", "reason": ""}
     for name, indices, ratio in ((MANIFEST, (0, 2), 0.9), (REJECTED, (1, 3, 4, 5), 0.1)):
         table = pd.DataFrame([{**common, "index": index, "copy_ratio": ratio} for index in indices])
         storage.write_parquet(tmp_path / name, table)
     write_record(tmp_path / SUMMARY, SUMMARIES, {"bright": ClassSummary(wanted, 2, 6, {"copy": 4})})
-    checked = check_candidates(Pool(tmp_path, CLASSES, (8, 8), 1), 1 / 3)
+    checked = check_candidates(Pool(tmp_path, CLASSES, (8, 8), 1), lambda label, origin: 1 / 3)
     assert (int(checked.copied.sum()), len(checked.copied)) == (counted - 2, counted)
+
+
+def test_what_is_a_copy_is_decided_by_class_and_origin_as_the_filter_does(tmp_path) -> None:
+    """Painted objects have a threshold of their own per class."""
+    rows = [("bright", 0, "sampled"), ("bright", 0, "transplant"), ("dark", 1, "sampled"), ("dark", 1, "transplant")]
+    table = [
+        {
+            "label": label,
+            "class_index": number,
+            "origin": origin,
+            "index": 0,
+            "copy_ratio": 0.5,
+            "file": "",
+            "sha256": "",
+        }
+        for label, number, origin in rows
+    ]
+    storage.write_parquet(tmp_path / MANIFEST, pd.DataFrame(table))
+    thresholds = {(0, "sampled"): 0.4, (1, "sampled"): 0.6, (0, "transplant"): 0.6, (1, "transplant"): 0.4}
+    checked = check_candidates(Pool(tmp_path, CLASSES, (8, 8), 1), lambda *about: thresholds[about])
+    assert checked.copied.tolist() == [False, True, True, False]
 
 
 def test_describing_again_gives_the_same_bytes(describe) -> None:

@@ -1,5 +1,6 @@
 """Worlds of classifiers that say what the pixels tell them, so that the truth is known."""
 
+import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffaug.classifiers.encoders.trained import ClassifierOutput
+from diffaug.configuration.settings import SynthesisSettings
 from diffaug.data.images import LabeledImages
 from diffaug.data.splits import ALWAYS_TRAINED_ON, assign_folds
 from diffaug.similarity.intervals import Share
@@ -91,6 +93,24 @@ def test_a_class_of_one_image_is_blind_and_an_empty_pool_is_described() -> None:
     assert power.classes["c"].confirmed == power.classes["c"].kept_class == Share(0, 0)
 
 
+@pytest.mark.parametrize("only_varies", [False, True])
+def test_no_noise_of_an_untrained_generator_is_advised_where_variations_lose_the_class(only_varies) -> None:
+    real = images(REAL, REAL)
+    pool = images([1] * 30, [0] * 30, seed=1)
+    power = measure_power(
+        calibrated(real),
+        real,
+        pool,
+        ["variation"] * 30,
+        ["0.png"] * 30,
+        passed=NONE_DRAWN,
+        seed=0,
+        only_varies=only_varies,
+    )
+    (reason,) = power.classes["a"].blind
+    assert ("variation_fraction=0" in reason, "--route pipeline" in reason) == (not only_varies, only_varies)
+
+
 def test_a_variation_of_an_image_that_is_not_recognized_says_nothing() -> None:
     real = images([1, *REAL[1:]], REAL)  # the first image of "a" looks like "b"
     pool = images([0] * 4, [0] * 4)
@@ -112,6 +132,8 @@ def test_images_on_real_backgrounds_count_apart_and_are_advised_where_samples_fa
     assert all(power.kept_class == Share(0, 0) for power in found.values())
     advised = {name for name, power in found.items() if any("transplant_fraction=1" in text for text in power.blind)}
     assert advised == {"b"}
+    advice = next(text for text in found["b"].blind if "transplant_fraction=1" in text)
+    SynthesisSettings(**{"variation_fraction": 0.5, **dict(re.findall(r"synthesis\.(\w+)=(\d)", advice))})
     assert found["c"].blind
 
 

@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -25,15 +26,18 @@ from torchvision.datasets import ImageFolder
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.building.build import build_catalog
 from diffaug.data.catalog import Catalog
+from diffaug.data.layouts.entries import sorted_classes
+from diffaug.data.layouts.scan import scan
 from diffaug.decoding.decode import decode
 from diffaug.decoding.intensity import IntensityRange
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
+from diffaug.stages.export import export_study
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
 from diffaug.synthesis.export.formats import dataset_card, write_huggingface, write_image_folder, write_webdataset
 from diffaug.synthesis.export.items import ExportItems, collect_items
 from diffaug.synthesis.pool.pool import AUDIT, Pool
-from tests.conftest import write_pool
+from tests.conftest import with_blind, write_pool
 
 FORMATS = ("imagefolder", "huggingface", "webdataset")
 COUNTS = {"train": {"0": 6, "NA": 3, "a/b": 4}, "val": {"0": 2, "NA": 1}, "test": {"0": 3, "NA": 2, "a/b": 2}}
@@ -62,7 +66,7 @@ def pool_of(catalog: Catalog, root: Path) -> Pool:
     columns |= {"origin": ["variation" if index else "sampled" for index in indices]}
     columns |= {"source": ["001.png" if index else "" for index in indices]}
     columns |= {"distance": np.float32([0.5, np.nan, np.inf])[indices]}
-    inputs = {"inputs": {"catalog": catalog.fingerprint}}
+    inputs = {"settings": {}, "inputs": {"catalog": catalog.fingerprint}}
     return write_pool(root, catalog.classes, list(zip(labels, pixels, strict=True)), inputs, **columns)
 
 
@@ -112,6 +116,21 @@ def loaded(export: Export) -> Any:
     return namespace
 
 
+@pytest.mark.parametrize("include_blind", [False, True])
+def test_images_that_nothing_confirms_are_exported_only_if_asked_for(catalog, tmp_path, include_blind) -> None:
+    made = with_blind(pool_of(catalog, tmp_path / "study" / "pool"), "NA", "0")
+    told: list[str] = []
+    narrator = SimpleNamespace(warn=told.append, say=str, table=lambda *_: None, progress=lambda *_: None)
+    job = SimpleNamespace(study=SimpleNamespace(path=tmp_path / "study", pool=made.root), narrator=narrator)
+    export = export_study(job, catalog, ExportSettings(tmp_path / "out", include_blind=include_blind))
+    manifest = pd.read_parquet(tmp_path / "out" / "manifest.parquet")
+    synthetic = manifest[manifest["origin"] != "real"]
+    assert synthetic["label"].value_counts().to_dict() == ({"NA": 3, "a/b": 2} if include_blind else {"a/b": 2})
+    assert len(export) == 23 + len(synthetic)
+    assert [text for text in told if "--include-blind" in text] == told[: 0 if include_blind else 1]
+    assert all("3 synthetic images are left out" in text and text.count("NA") == 1 for text in told)
+
+
 def test_an_image_folder_holds_every_image_under_its_class_and_says_where_it_came_from(catalog, pool, out) -> None:
     export = export_images(catalog, pool, ExportSettings(out))
     labels = storage.read_json(out / "folders.json")
@@ -120,6 +139,8 @@ def test_an_image_folder_holds_every_image_under_its_class_and_says_where_it_cam
         assert [labels[name] for name in dataset.classes] == list(catalog.classes)
         pixels = [image for image, _ in dataset]
         assert fingerprints(pixels, [catalog.classes[k] for k in dataset.targets]) == expected(catalog, pool, split)
+    for place in (out, out / "train"):
+        assert scan(place, DataSettings()).classes == sorted_classes(labels.values())
     assert loaded(export)["train"].targets == ImageFolder(str(out / "train"), allow_empty=True).targets
     assert len(export) == 23 + 5
     synthetic = {"sampled": {"0": 0, "NA": 1, "a/b": 1}, "variation": {"0": 0, "NA": 2, "a/b": 1}}
@@ -267,7 +288,7 @@ def test_a_changed_image_of_the_pool_is_found_and_nothing_is_left(catalog, tmp_p
     content = bytearray(victim.read_bytes())
     content[-20] ^= 1
     victim.write_bytes(content)
-    with pytest.raises(DamagedError, match="missing or was changed"):
+    with pytest.raises(DamagedError, match="was changed after"):
         export_images(catalog, pool, ExportSettings(tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["pool"]
 

@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import DEFAULT, Mock
 
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffaug.configuration.settings import SynthesisSettings
+from diffaug.diffusion.generator.usual import USUAL
 from diffaug.files import storage
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, class_merges, fill_pool, fill_shard
@@ -70,6 +73,18 @@ def test_attempts_are_bounded_and_the_shortfall_is_in_the_summary(tmp_path, make
     pool = complete(tmp_path, maker, {"b": 8})
     assert Pool.open(pool).summaries["b"] == ClassSummary(8, 0, 64, {"non-finite": 64})
     assert Pool.open(pool).images().pixels.shape == (0, 5, 6, 1)
+
+
+def test_a_class_of_which_nothing_can_be_made_is_given_up_without_a_try(tmp_path, maker, complete, monkeypatch) -> None:
+    monkeypatch.setattr(type(maker.generator), "usual", replace(USUAL, only_varies=True))
+    settings = SynthesisSettings(num_inference_steps=2, guidance_scale=1.0, max_attempts=8)
+    lost = replace(maker, strengths={"b": None}, settings=settings)
+    pool = Pool.open(complete(tmp_path, lost, {"a": 3, "b": 4}))
+    assert pool.summaries["b"] == ClassSummary(4, 0, 0, {})
+    assert set(pool.manifest["label"]) == {"a"}
+    assert set(pool.manifest["origin"]) == {"variation"}
+    *_, last = fill_shard(ChunkStore(tmp_path / "shard"), lost, class_merges(lost, {"a": 3, "b": 4}), shard=1, shards=1)
+    assert last.accepted == 3
 
 
 @pytest.mark.e2e

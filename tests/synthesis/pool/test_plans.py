@@ -150,3 +150,17 @@ def test_a_generator_that_only_varies_samples_nothing_from_noise(chosen) -> None
         assert found[TRANSPLANT] == (chosen.get("transplant_fraction", 0) if material.masks else 0)
     set_by_hand = origin_fractions(SynthesisSettings(variation_fraction=0.5), of_class(20, only_varied=True))
     assert (set_by_hand[SAMPLED], set_by_hand[VARIATION]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("fraction", [None, 1.0])
+def test_a_class_without_variations_gets_nothing_from_noise_either(fraction) -> None:
+    settings = SynthesisSettings(variation_fraction=fraction)
+    without = Material(20, varied=0, only_varied=True)
+    assert origin_fractions(settings, without) == dict.fromkeys(ORIGINS, 0)
+    assert expected_origins(settings, 8, {"a": 10}, {"a": without})["a"] == dict.fromkeys(ORIGINS, 0)
+    painted = SynthesisSettings(variation_fraction=fraction, transplant_fraction=0.4 if fraction is None else 0)
+    found = origin_fractions(painted, Material(20, varied=0, masks=3, backgrounds=9, only_varied=True))
+    assert found[SAMPLED] == 0
+    assert found[TRANSPLANT] == (1 if fraction is None else 0)
+    asked = origin_fractions(SynthesisSettings(variation_fraction=0.5), without)
+    assert asked[SAMPLED] == 1  # half of them were to be samples; the other half can't be made

@@ -27,6 +27,8 @@ from diffaug.synthesis.pool.plans import Part
 from diffaug.synthesis.pool.strengths import TRIED_IMAGES
 from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
 
+from marks import PIT, marked_surface
+
 ALONE = SynthesisSettings(num_inference_steps=2, transplant_fraction=1.0)
 HEIGHT, WIDTH = 9, 7
 
@@ -119,7 +121,7 @@ def test_what_the_background_itself_shows_is_painted_over(painting, backgrounds,
 
 
 def test_an_object_is_compared_with_real_ones_and_not_the_surface_around_it() -> None:
-    """The same patch on another surface is a copy, a new patch on a real surface is none."""
+    """The same patch on another surface is a copy, a new patch on a real surface is none, nor is one of one color."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 40, 40, 1), dtype=np.uint8)
     places = [rectangle(4 + 3 * n, 5 + 2 * n, 14 + 3 * n, 17 + 2 * n, (40, 40)) for n in range(6)]
@@ -127,24 +129,54 @@ def test_an_object_is_compared_with_real_ones_and_not_the_surface_around_it() ->
     masks = ObjectMasks(labeled.ids, np.stack(places))
     objects = Backgrounds(1, masks, np.arange(6)).objects(labeled, np.arange(6))
     surface = random.integers(0, 256, (40, 40, 1), dtype=np.uint8)
-    copied, new, on_own = surface.copy(), surface.copy(), images[2].copy()
-    around = rectangle(1, 1, 26, 24, (40, 40))  # of the object of image 2 with its margin
-    copied[around] = images[2][rectangle(7, 6, 32, 29, (40, 40))]
+    copied, new, on_own, flat = surface.copy(), surface.copy(), images[2].copy(), surface.copy()
     mask = rectangle(4, 4, 14, 16, (40, 40))
+    copied[mask] = images[2][places[2]]
+    flat[mask] = 70
     on_own[places[2]] = random.integers(0, 256, (places[2].sum(), 1))
-    matches, threshold = objects.copied(np.stack([copied, new, on_own]), np.stack([mask, mask, places[2]]))
+    matches, threshold = objects.copied(np.stack([copied, new, on_own, flat]), np.stack([mask, mask, places[2], mask]))
     assert matches.nearest[0] == 2
-    assert (matches.ratios < threshold).tolist()[:2] == [True, False]
+    assert (matches.ratios < threshold).tolist() == [True, False, False, False]
 
 
-def test_a_cut_out_holds_the_object_wherever_it_lies() -> None:
-    image = np.zeros((30, 30, 1), np.uint8)
-    for top, left in ((0, 0), (22, 24), (10, 3)):
+def test_a_copy_of_a_made_mark_is_found_on_any_surface_and_new_marks_are_none() -> None:
+    real, new = ([marked_surface(PIT, split, number) for number in range(12)] for split in ("train", "test"))
+    labeled = LabeledImages(
+        np.stack([one.pixels[..., None] for one in real]),
+        np.zeros(12, np.int64),
+        ("x", "y"),
+        tuple(map(str, range(12))),
+    )
+    masks = ObjectMasks(labeled.ids, np.stack([one.mask for one in real]))
+    objects = Backgrounds(1, masks, np.arange(12)).objects(labeled, np.arange(12))
+    outlines = objects.outlines([(number, (number + 5) % 12) for number in range(12)])
+    surfaces = np.random.default_rng(0).integers(0, 256, labeled.pixels.shape, dtype=np.uint8)
+    surfaces[::2] = labeled.pixels[1::2]
+    for surface, outline, one in zip(surfaces, outlines, real, strict=True):
+        surface[outline, 0] = one.pixels[one.mask]
+    matches, threshold = objects.copied(surfaces, outlines)
+    assert matches.nearest.tolist() == list(range(12))
+    assert (matches.ratios < threshold).all()
+    fresh, threshold = objects.copied(
+        np.stack([one.pixels[..., None] for one in new]), np.stack([one.mask for one in new])
+    )
+    assert (fresh.ratios < threshold).sum() <= 1
+
+
+def test_a_cut_out_is_the_object_alone_wherever_it_lies() -> None:
+    random = np.random.default_rng(0)
+    pattern = random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    cut = []
+    for top, left in ((0, 0), (24, 25), (10, 3)):
         mask = rectangle(top, left, top + 6, left + 5, (30, 30))
-        lit = np.where(mask[..., None], 255, image).astype(np.uint8)
-        cut = cut_outs(lit[None], mask[None])[0]
-        assert cut.shape == (16, 16, 1)
-        assert 0.25 < (cut > 128).mean() < 0.85
+        mask[top, left] = False
+        image = random.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        image[top + 1 : top + 6, left : left + 5] = pattern[1:]
+        image[top, left + 1 : left + 5] = pattern[0, 1:]
+        cut.append(cut_outs(image[None], mask[None])[0])
+    assert cut[0].shape == (16, 16, 3)
+    assert all(np.array_equal(one, cut[0]) for one in cut)
+    assert cut[0].std() > 20
 
 
 class SeesAt:
