@@ -144,9 +144,10 @@ def versions() -> dict[str, str]:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows with the same keys as a table, numbers to four digits; nested values are left out."""
-    columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping | list)] if rows else []
-    lines = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
+    """Prints rows as a table, numbers to four digits; nested values are left out, and what a row lacks is empty."""
+    values = {name: value for row in rows for name, value in row.items()}
+    columns = [name for name, value in values.items() if not isinstance(value, Mapping | list)]
+    lines = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), flush=True)

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.configuration.settings import AdvancedSettings, DiffusionSettings, SynthesisSettings
+from diffaug.configuration.advanced import AdvancedSettings
+from diffaug.configuration.settings import DiffusionSettings, SynthesisSettings
 from diffaug.diffusion.generator.network_files import for_inference
 from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.denoiser import Denoiser

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from diffaug.configuration.base import BatchShare, Fraction, Positive, PositiveInt, Settings
+from diffaug.configuration.advanced import AdvancedSettings
+from diffaug.configuration.base import Fraction, Positive, PositiveInt, Settings
 from diffaug.configuration.evaluation import EvaluationSettings
+from diffaug.configuration.routes import route_names
 from diffaug.configuration.sampling import DEFAULT_SAMPLING, GuidanceMethod, Scale, Solver, Steps
 
 FILTER_NAMES = ("constant", "saturated", "wrong class", "out of distribution", "copy", "duplicate")
@@ -110,15 +112,14 @@ class DiffusionSettings(Settings):
     augmented. Default: chosen from how often each image is seen."""
     horizontal_flip: bool = False
     """Also train on mirrored images. Use it if mirroring does not change labels."""
-    holdout: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
-    """Fraction of each class of 20 images or more that is not trained on, to detect memorization."""
     unlabeled: Literal["auto", "no label", "pseudo-labels", "ignore"] = "auto"
     """How unlabeled images are trained on. no label: as images of any class. pseudo-labels: a classifier labels them,
     and each label counts as often as it is sure. ignore: not at all. auto: no label."""
-    route: Literal["auto", "pixels", "cascade", "latent", "pipeline", "variations"] = "auto"
+    route: str = "auto"
     """Way to the generator. pixels: a network for the pixels, trained from scratch. cascade: a small one, then one that
     enlarges its images. latent: a network on the latents of an autoencoder. pipeline: a pretrained pipeline,
-    fine-tuned. variations: such a pipeline varies real images. auto: as --pipeline or --autoencoder asks, or pixels."""
+    fine-tuned. variations: such a pipeline varies real images. auto: as --pipeline or --autoencoder asks, or pixels.
+    Other packages may add routes."""
     autoencoder: str | None = None
     """Folder of a pretrained autoencoder, AutoencoderKL or AutoencoderTiny, for the route latent. Default: none."""
     pipeline: str | None = None
@@ -128,9 +129,14 @@ class DiffusionSettings(Settings):
     learns for the class; or a CSV of such texts. Default: a photo of a {class}."""
     init: str | None = None
     """Study or generator to continue from, with other classes or another size. Default: random weights."""
-    stop_on_copying: bool = True
-    """End the training when the generator begins to copy training images, with the weights from before. false: only
-    warn."""
+
+    @field_validator("route")
+    @classmethod
+    def _known_route(cls, route: str) -> str:
+        known = ("auto", *route_names())
+        if route not in known:
+            raise ValueError(f"unknown route '{route}'; known are {', '.join(known)}")
+        return route
 
     @field_validator("init", "autoencoder", "pipeline")
     @classmethod
@@ -176,8 +182,6 @@ class SynthesisSettings(Settings):
     crossed_fraction: Fraction = 0.0
     """Fraction of the images of a class that vary a real image of the background class, under the label of the class.
     A class gets them only if the filters see it in them."""
-    background_class: str | None = None
-    """Class whose real images objects of other classes are painted into. Default: the most frequent one."""
     mask_from: Literal["difference", "box"] | None = None
     """How masks are drawn in classes without any. difference: where an image differs from those of the background
     class. box: the rectangle around that. Default: none are drawn."""
@@ -257,26 +261,6 @@ class TrackingSettings(Settings):
     """MLflow experiment. Default: diffaug/STUDY."""
     model: str | None = None
     """Name under which MLflow registers the generator. Default: diffaug-STUDY."""
-
-
-class AdvancedSettings(Settings):
-    """Settings that hardly anyone needs to change."""
-
-    base_channels: Annotated[int, Field(ge=16, multiple_of=16)] | None = None
-    """Channels of the UNet's first level. Default: given by the preset."""
-    checkpoint_seconds: Positive = 60.0
-    """Time between two checkpoints, each with a grid of samples, in seconds."""
-    chunk_size: PositiveInt = 32
-    """Number of images sampled together; the images of the pool depend on it."""
-    pilot: bool = True
-    """First train a generator without a third of the images, the pilot, to choose the training length, and the amount
-    of synthetic images, on images that it has not seen. false: train as long as minutes or images_seen say."""
-    pipeline_size: Annotated[int, Field(ge=8, multiple_of=8)] | None = None
-    """Side in px at which a pretrained pipeline works; smaller is faster and coarser. Default: that of its training."""
-    filter_max_steps: PositiveInt | None = None
-    """Optimizer steps of each classifier behind the filters. Default: chosen from the data."""
-    synthetic_fraction_grid: Annotated[tuple[BatchShare, ...], Field(min_length=1)] = (0.0, 0.15, 0.3, 0.5)
-    """Synthetic fractions to choose from; 0 means none."""
 
 
 class Config(Settings):

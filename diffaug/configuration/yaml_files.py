@@ -7,8 +7,12 @@ from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
+from yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from diffaug.errors import UsageError, did_you_mean
+from diffaug.files import given
+
+MOST_BYTES, MOST_VALUES = 2**20, 100_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,6 +33,11 @@ class _Loader(yaml.SafeLoader):
         self.flatten_mapping(node)
         return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST_VALUES:
+            raise ConstructorError(None, None, "too many keys", node.start_mark)
+
     def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
         return [self._written(item) for item in node.value]
 
@@ -39,27 +48,44 @@ class _Loader(yaml.SafeLoader):
 def parse_value(text: str, *, where: str | os.PathLike[str]) -> Any:
     """Parses YAML; `where` is the file, variable or option that an error names. Names stay text, see `_Loader`."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"not valid YAML: {error}", where=where) from error
+        _require_shallow(text)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        given.require_few_values(content, MOST_VALUES)
+        return content
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as an integer of thousands of digits
+        raise UsageError(f"not valid YAML: {error}", where=where, fix="write it as in the documentation") from error
+
+
+def _require_shallow(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > given.MOST_DEPTH:
+            raise ValueError("it is nested too deeply")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a mapping from a YAML file; an empty file is an empty mapping."""
-    content = parse_value(read_text(path), where=path)
+    return parse_mapping(read_text(path), where=path)
+
+
+def parse_mapping(text: str, *, where: Path) -> dict[str, Any]:
+    """Parses a mapping; no text is an empty one."""
+    content = parse_value(text, where=where)
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UsageError("expected a mapping with sections such as 'diffusion:'", where=path)
+        raise UsageError("expected a mapping with sections such as 'diffusion:'", where=where)
     return content
 
 
 def read_text(path: Path) -> str:
     """Reads the text of a UTF-8 file that the user named."""
+    given.require_file(path, MOST_BYTES)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the file: {error}", where=path) from error
+        raise UsageError(f"can't read the file: {error}", where=path, fix="give a text file in UTF-8") from error
 
 
 def recipe_names() -> list[str]:

@@ -7,26 +7,32 @@ from dataclasses import replace
 import numpy as np
 
 from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
+from diffaug.classifiers.encoders import by_name as encoders
 from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.networks import small_cnn
 from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, default_updates
+from diffaug.configuration.arms import Resources
 from diffaug.configuration.sampling import Sampling
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.splits import FOLDS
 from diffaug.diffusion.planning.costs import Costs, Seconds
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.evaluation.experiment.arms import ARMS, Arm
+from diffaug.evaluation.experiment.choosing.choose import count_trainings
 from diffaug.runtime.parallel import MAX_WORKERS, one_thread_each
+from diffaug.stages.evaluating.experiment import wants_pilot
 from diffaug.stages.fitting.plan import plan_training
 from diffaug.stages.fitting.routes.by_name import route_by_name
+from diffaug.stages.generating.backgrounds import background_class
 from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job
 from diffaug.stages.route_options import compare_routes, show_routes
+from diffaug.synthesis.pool.making import RESAMPLINGS
+from diffaug.synthesis.pool.origins import TRANSPLANT, Material, origin_fractions
 
 FEWEST_ATTEMPTS, MOST_ATTEMPTS = 1.0, 2.0
 """Candidates per accepted image that are counted on."""
-CHOICE_TRAININGS, COMPARED_ARMS = 41, 3
-"""Trainings of networks that a default evaluation takes to choose arm and amount; arms that it tests per seed."""
 LEAST_SHARE, LARGEST_SHARE = 0.6, 1.6
 """By how much an evaluation differs from its estimate. Set by hand: arms and classifiers cost unlike amounts."""
 ENOUGH_SECONDS = 0.5
@@ -51,21 +57,51 @@ def estimate_costs(job: Job, catalog: Catalog, plan: Plan) -> Costs:
     fitting = Seconds(
         longest / 4 if plan.pilot else longest, longest
     )  # a pilot may end early and choose a short length
-    added = sum(requested_targets(job, catalog).values())
-    sampling = added * _seconds_per_sample(job, plan, images)
+    sampling = _passes(job, catalog) * _seconds_per_sample(job, plan, images)
     filters = FOLDS * (job.config.advanced.filter_max_steps or default_updates(len(images)))
     filtering = filters * _seconds_per_step(NetworkClassifier(small_cnn, "small-cnn"), _small_recipe(), job, images)
     generating = Seconds(FEWEST_ATTEMPTS * sampling + filtering / _workers(job), MOST_ATTEMPTS * sampling + filtering)
-    evaluating = _evaluating(job, images)
-    if plan.pilot:  # its pool is generated in the evaluation
+    arms, has_encoder = _compared_arms(job, catalog), encoders.has_encoder(job.config.encoder)
+    has_pilot = plan.pilot is not None and wants_pilot(job.config, arms, has_encoder=has_encoder)
+    trainings = count_trainings(arms, job.config.evaluation, has_encoder=has_encoder, has_pilot=has_pilot)
+    evaluating = _evaluating(job, images, trainings)
+    if has_pilot:  # its pool is generated in the evaluation
         evaluating += Seconds(generating.low / 2, generating.high)
     return Costs(fitting, generating, evaluating)
 
 
-def _evaluating(job: Job, images: LabeledImages) -> Seconds:
+def _passes(job: Job, catalog: Catalog) -> float:
+    """The images to add, each counted as often as its sampling takes longer than that of an image from noise.
+
+    Painting a transplant repeats steps. A variation takes a part of the steps, which is not deducted.
+    """
+    images, settings, masks = catalog.images("train"), job.config.synthesis, catalog.masks()
+    background, has_mask = background_class(job, images), set(masks.ids)
+    masked = {images.labels[number] for number, name in enumerate(images.ids) if name in has_mask}
+    total = 0.0
+    for name, added in requested_targets(job, catalog).items():
+        label = images.classes.index(name)
+        count, is_painted = int(images.class_counts[label]), label in masked or settings.mask_from is not None
+        material = Material(count, count, masks=int(is_painted and label != background), backgrounds=1)
+        total += added * (1 + RESAMPLINGS * origin_fractions(settings, material)[TRANSPLANT])
+    return total
+
+
+def _compared_arms(job: Job, catalog: Catalog) -> list[Arm]:
+    """The arms of the evaluation that the settings ask for."""
+    has_encoder = encoders.has_encoder(job.config.encoder)
+    resources = Resources(
+        encoder=has_encoder,
+        fine_tuning=has_encoder,
+        gpu=job.device != "cpu",
+        unlabeled=len(catalog.rows("unlabeled")) > 0,
+    )
+    return [ARMS[name] for name in job.config.evaluation.compared_arms(resources)]
+
+
+def _evaluating(job: Job, images: LabeledImages, trainings: int) -> Seconds:
     settings = job.config.evaluation
     recipe = recipe_from_settings(settings, len(images))
-    trainings = COMPARED_ARMS * settings.repetitions + CHOICE_TRAININGS
     per_step = _seconds_per_step(classifier_by_name(settings), recipe, job, images)
     seconds = trainings * recipe.updates * per_step / _workers(job)
     return Seconds(LEAST_SHARE * seconds, LARGEST_SHARE * seconds)

@@ -6,6 +6,7 @@ import pytest
 import transplant
 from PIL import Image
 
+import measuring
 from marks import CLEAN, TRAIN_COUNTS, marked_surface, write_marks
 
 
@@ -52,3 +53,12 @@ def test_transplants_are_measured(tmp_path: Path) -> None:
     assert summary["transplants.changed_outside"] == 0
     assert summary["without.changed_outside"] == -1
     assert 0.3 < summary["iou_difference"] < 1
+
+
+def test_a_table_shows_what_only_some_variants_have(capsys: pytest.CaptureFixture[str]) -> None:
+    measuring.print_table([{"variant": "a", "images": 3}, {"variant": "b", "fraction": 0.25, "nested": {}}])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["variant", "images", "fraction"],
+        ["a", "3"],
+        ["b", "0.25"],
+    ]

@@ -25,7 +25,7 @@ def images(per_class: int, seed: int) -> LabeledImages:
     return LabeledImages(noisy.clip(0, 255).astype(np.uint8), labels, ("a", "b"), tuple(map(str, range(len(labels)))))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_enlarged_images_are_compared_with_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real_sizes, "encoder_by_name", lambda name: None)
     train, test = images(6, 0), images(4, 1)

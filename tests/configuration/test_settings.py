@@ -1,15 +1,19 @@
+from importlib.metadata import EntryPoint, EntryPoints
+
 import pytest
 
+from diffaug.configuration import routes
 from diffaug.configuration.arms import ARM_NAMES, Resources
 from diffaug.configuration.evaluation import EvaluationSettings
-from diffaug.configuration.settings import Config
+from diffaug.configuration.settings import Config, DiffusionSettings
 from diffaug.configuration.sources import setting_fields
 from diffaug.errors import UsageError
+from diffaug.stages.fitting.routes.by_name import all_routes
 
 
 def test_the_settings_are_few():
-    assert len([key for key in setting_fields() if not key.startswith("advanced.")]) <= 66
-    assert len([key for key in setting_fields() if key.startswith("advanced.")]) <= 7
+    assert len([key for key in setting_fields() if not key.startswith("advanced.")]) <= 63
+    assert len([key for key in setting_fields() if key.startswith("advanced.")]) <= 10
 
 
 @pytest.mark.parametrize("key", setting_fields())
@@ -24,6 +28,20 @@ def test_every_setting_is_described(key):
 def test_settings_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 3
+
+
+def test_a_route_of_another_package_can_be_set(monkeypatch):
+    with pytest.raises(ValueError, match=r"unknown route 'mine'; known are auto, pixels, cascade, latent, pipeline"):
+        DiffusionSettings(route="mine")
+    point = EntryPoint("mine", "package:Mine", routes.ROUTES)
+    monkeypatch.setattr(routes, "entry_points", lambda group: EntryPoints([point]).select(group=group))
+    assert DiffusionSettings(route="mine").route == "mine"
+    with pytest.raises(ValueError, match="known are auto, pixels, cascade, latent, mine"):
+        DiffusionSettings(route="theirs")
+
+
+def test_the_routes_that_can_be_set_are_those_that_are_found():
+    assert set(routes.route_names()) == set(all_routes())
 
 
 FREE = ("real only", "oversampling", "balanced softmax", "tuned augmentation")

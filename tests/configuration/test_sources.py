@@ -12,6 +12,7 @@ from diffaug.configuration.sources import Resolved, resolve, setting_fields, to_
 from diffaug.errors import UsageError
 
 CANDIDATES = [2, 9, 0.5, 0.03, 64, False, True, [0.25, 0.5], ["constant"], ["real only", "real + synthetic"], "a: Ü"]
+CANDIDATES += ["pixels"]  # a route
 CANDIDATES += [str(Path("a: Ü").absolute())]  # of a folder
 STRENGTH = ("flag", "environment", "file", "recipe", "study")
 MINUTES, IMAGES_SEEN = "diffusion.minutes", "diffusion.images_seen"

@@ -1,10 +1,14 @@
+import os
+
 import pytest
 import yaml
 
 from diffaug.configuration.settings import Config
 from diffaug.configuration.sources import resolve, to_yaml
 from diffaug.configuration.yaml_files import load_recipe, parse_value, read_yaml, recipe_names, recipe_text
+from diffaug.data.layouts.tables import read_table
 from diffaug.errors import UsageError
+from diffaug.evaluation.predictions.read import read_predictions
 
 NAMES = recipe_names()
 
@@ -125,3 +129,35 @@ def test_a_merged_key_may_be_overruled():
 def test_what_yaml_makes_no_strategy_of_is_refused(strategy):
     with pytest.raises(UsageError, match=r"synthesis\.sampling_strategy"):
         resolve({"synthesis.sampling_strategy": parse_value(strategy, where="here")}, environment={})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 1500,
+        "a: " + "9" * 5000,
+        "a: &a [*a]",
+        "a: 2020-99-99",
+        "\n".join(["a0: &a0 {k0: 1}", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]),
+        "a: !!python/object/apply:os.getcwd []",
+        "#" * 2**20 + "#",
+    ],
+    ids=["deep", "long integer", "recursive", "no date", "shown often", "python", "large"],
+)
+def test_hostile_yaml_is_refused_in_a_moment(tmp_path, content):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(UsageError) as caught:
+        read_yaml(tmp_path / "c.yaml")
+    assert caught.value.where == str(tmp_path / "c.yaml") and caught.value.fix
+
+
+@pytest.mark.parametrize("read", [read_yaml, load_recipe, read_predictions, read_table])
+def test_what_is_no_regular_file_is_never_opened(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "zero", "absent"):
+        path = tmp_path / f"{name}.yaml"
+        with pytest.raises(UsageError) as caught:
+            read(str(path) if read is load_recipe else path)
+        assert caught.value.where == str(path) and caught.value.fix

@@ -7,6 +7,8 @@ from diffaug.diffusion.planning.costs import Costs, Seconds
 from diffaug.diffusion.planning.length import PilotPlan
 from diffaug.stages import costs
 from diffaug.stages.costs import estimate_costs
+from diffaug.stages.fitting.routes.pixels import PixelRoute
+from diffaug.stages.job import Job
 from tests.conftest import SMALL
 
 
@@ -26,13 +28,42 @@ def test_the_costs_follow_images_steps_and_trainings(augmenter, monkeypatch) -> 
     assert found.fitting == Seconds(100, 100)
     filtering = 3 * 3 * 0.01
     assert found.generating == Seconds(added * 0.5 + filtering / 2, 2 * added * 0.5 + filtering)
-    trainings = 3 * 3 + 41
+    trainings = 3 * 3 + 20  # arms and seeds; cross-validation
     assert (found.evaluating.low, found.evaluating.high) == pytest.approx(
         (0.6 * trainings * 8 * 0.01 / 2, 1.6 * trainings * 8 * 0.01 / 2)
     )
     with_pilot = estimate_costs(augmenter.job, catalog, replace(plan, pilot=PilotPlan(500, 20, 10), seconds=120))
     assert with_pilot.fitting == Seconds(30, 120)  # it ends in time
-    assert with_pilot.evaluating.high == pytest.approx(found.evaluating.high + found.generating.high)
+    mixed = 1.6 * 21 * 8 * 0.01 / 2  # trainings with a pool of the pilot
+    assert with_pilot.evaluating.high == pytest.approx(found.evaluating.high + mixed + found.generating.high)
+
+
+def test_a_quick_evaluation_costs_little_and_needs_no_pool_of_the_pilot(augmenter, monkeypatch) -> None:
+    monkeypatch.setattr(costs, "_seconds_per_sample", lambda *_: 0.5)
+    monkeypatch.setattr(costs, "_seconds_per_step", lambda *_: 0.01)
+    catalog = augmenter.inspect()
+    plan = replace(PixelRoute().plan(augmenter.job, catalog.images("train")), pilot=PilotPlan(500, 20, 10))
+    job = with_settings(augmenter.job, evaluation={"quick": True, "num_seeds": None, "max_steps": None})
+    found = estimate_costs(job, catalog, plan)
+    assert found.evaluating.high == pytest.approx(1.6 * 2 * 3 * 200 * 0.01 / 2)  # 3 arms, 2 seeds, 200 steps each
+
+
+def test_painting_a_transplant_costs_as_much_as_five_samples(augmenter, monkeypatch) -> None:
+    monkeypatch.setattr(costs, "_seconds_per_sample", lambda *_: 1.0)
+    monkeypatch.setattr(costs, "_seconds_per_step", lambda *_: 0.0)
+    catalog = augmenter.inspect()
+    plan = PixelRoute().plan(augmenter.job, catalog.images("train"))
+    counts = catalog.counts_by_name("train")
+    added = sum(max(counts.values()) - count for count in counts.values())
+    for settings, factor in (({}, 1), ({"mask_from": "box", "transplant_fraction": 0.5}, 0.5 + 0.5 * 5)):
+        job = with_settings(augmenter.job, synthesis=settings)
+        assert estimate_costs(job, catalog, plan).generating.low == pytest.approx(factor * added)
+
+
+def with_settings(job: Job, **sections: dict[str, object]) -> Job:
+    config = job.config
+    changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    return replace(job, resolved=replace(job.resolved, config=config.model_copy(update=changed)))
 
 
 @pytest.mark.e2e

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from diffaug.diffusion.cascade.detail import DetailScale
 from diffaug.diffusion.cascade.reducing import Reduction
-from diffaug.diffusion.cascade.upscaler import Upscaler
+from diffaug.diffusion.cascade.upscaler import Level, Upscaler
 from diffaug.diffusion.generator.network_files import read_network
 from diffaug.files.records import read_record, write_record
 
@@ -22,30 +22,32 @@ class UpscalerRecord:
 
     Attributes:
         ratios: See `DetailScale`.
-        level: Of the noise on the small images when sampling.
+        level: See `Level`.
+        steps: For which it was trained.
     """
 
     base_size: tuple[int, int]
     ratios: tuple[float, ...]
-    level: float
+    level: Level
+    steps: int
 
 
 _RECORD = TypeAdapter(UpscalerRecord)
 
 
-def write_scale(folder: Path, scale: DetailScale, level: float) -> None:
+def write_scale(folder: Path, scale: DetailScale, level: Level, steps: int) -> None:
     """Writes into `folder` what an upscaler is beside its network, see `write_network`."""
-    write_record(folder / RECORD, _RECORD, UpscalerRecord(scale.reduction.base_size, scale.ratios, level))
+    write_record(folder / RECORD, _RECORD, UpscalerRecord(scale.reduction.base_size, scale.ratios, level, steps))
 
 
-def read_level(folder: Path) -> float:
-    """The noise level that the upscaler in `folder` samples with."""
-    return read_record(folder / RECORD, _RECORD).level
+def read_upscaler_record(folder: Path) -> UpscalerRecord:
+    """What the upscaler in `folder` is beside its network."""
+    return read_record(folder / RECORD, _RECORD)
 
 
 def read_upscaler(folder: Path, device: str) -> Upscaler:
     """Reads an upscaler, for inference on `device`; a DamagedError if its files don't fit together."""
-    network, record = read_network(folder, device), read_record(folder / RECORD, _RECORD)
+    network, record = read_network(folder, device), read_upscaler_record(folder)
     reduction = Reduction(network.denoiser.config.image_size, record.base_size)
     scale = DetailScale(reduction, network.normalization, record.ratios)
     return Upscaler(network.denoiser, scale, record.level, network.guide)

@@ -21,7 +21,7 @@ from diffaug.diffusion.generator.denoising_errors import denoising_errors
 from diffaug.diffusion.generator.files import GeneratorRecord
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.guided import require_guide
-from diffaug.diffusion.generator.network_files import WEIGHTS
+from diffaug.diffusion.generator.network_files import WEIGHTS, require_fitting
 from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.normalization import Decoded
@@ -36,7 +36,7 @@ Weaker variations redraw fine detail alone. Chosen by hand."""
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeGenerator(Generator):
-    """A base generator that makes small images, and an upscaler that draws their detail.
+    """A base generator that makes small images, and an upscaler that draws their detail, or enlarges them plainly.
 
     An image is brought to the base's proportions and back by the base; the upscaler sees it filling the frame.
     """
@@ -50,6 +50,8 @@ class CascadeGenerator(Generator):
         sha256 = [storage.sha256_file(folder / part / WEIGHTS) for part in (BASE, UPSCALER)]
         upscaler = read_upscaler(folder / UPSCALER, device)
         boxes = None if record.boxes is None else reduced_boxes(record.boxes, upscaler.scale.reduction)
+        require_fitting(record, upscaler.denoiser.config, folder / UPSCALER)
+        reduced = replace(record, boxes=boxes, image_size=upscaler.scale.reduction.base_size)
         return cls(
             classes=record.classes,
             weights_sha256=hashlib.sha256(" ".join(sha256).encode()).hexdigest(),
@@ -58,7 +60,7 @@ class CascadeGenerator(Generator):
             intensity=record.intensity,
             boxes=record.boxes,
             copied_classes=record.copied_classes,
-            base=PixelGenerator.open(folder / BASE, replace(record, boxes=boxes), device),
+            base=PixelGenerator.open(folder / BASE, reduced, device),
             upscaler=upscaler,
         )
 
@@ -85,7 +87,8 @@ class CascadeGenerator(Generator):
     def require_sampling(self, sampling: Sampling) -> None:
         """Raises a UsageError if the method is autoguidance and no guide was kept."""
         self.base.require_sampling(sampling)
-        require_guide(sampling, self.upscaler.guide)
+        if not self.upscaler.is_plain:
+            require_guide(sampling, self.upscaler.guide)
 
     @repeatable_kernels()
     def draw_samples(self, label: str | int, indices: Sequence[int], sampling: Sampling, seed: int) -> Decoded:
@@ -116,7 +119,7 @@ class CascadeGenerator(Generator):
         task = self._task("variation", label, indices, sampling, seed)
         before = self.reduction.reduced(images)
         small = Decoded(before, np.ones(len(images), np.bool_))
-        if strength >= LEAST_BASE_STRENGTH:
+        if strength >= LEAST_BASE_STRENGTH or self.upscaler.is_plain:
             own = self.reduction.boxes(boxes)
             small = self.base.draw_variations(
                 before, label, indices, strength=strength, sampling=sampling, seed=seed, boxes=own
@@ -154,9 +157,11 @@ class CascadeGenerator(Generator):
         seed: int,
         boxes: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float64]:
-        """See `Generator.denoising_errors`: the mean of those of base and upscaler."""
+        """See `Generator.denoising_errors`: the mean of those of base and upscaler, if it draws detail."""
         own, small = self.reduction.boxes(boxes), self.reduction.reduced(images)
         of_base = self.base.denoising_errors(small, labels, seed=seed, boxes=own)
+        if self.upscaler.is_plain:
+            return of_base
         seen, size = self.reduction.as_the_base_makes_them(images, boxes), self.upscaler.images_at_once
         parts = [slice(start, start + size) for start in range(0, len(images), size)]
         of_detail = [self._detail_errors(images[one], seen[one], labels[one], seed) for one in parts]

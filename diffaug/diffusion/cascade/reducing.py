@@ -21,11 +21,16 @@ Images = TypeVar("Images", LabeledImages, UnlabeledImages)
 BASE_SIDE = 64
 """Short side in px of what the base generator makes. Its training images keep the thing to be seen at 64 px or fewer
 on digits, fashion-lt and flowers, and a network for 64 px trains in minutes on two CPU cores."""
+MOST_ENLARGED = 4
+"""Larger images have a larger base, so that the network which enlarges them stays small. By hand."""
 
 
 def base_size_of(image_size: tuple[int, int]) -> tuple[int, int]:
-    """The size whose short side is `BASE_SIDE`, with the proportions of `image_size`; at most that size itself."""
-    scale = min(1.0, BASE_SIDE / min(image_size))
+    """The size whose short side is `BASE_SIDE`, or a quarter of a longer one, with the proportions of `image_size`.
+
+    It is at most that size itself.
+    """
+    scale = min(1.0, max(BASE_SIDE / min(image_size), 1 / MOST_ENLARGED))
     height, width = (max(1, round(length * scale)) for length in image_size)
     return height, width
 
@@ -72,6 +77,11 @@ class Reduction:
     def enlarged(self, images: Tensor) -> Tensor:
         """Images float (N, C, h, w) at the full size (N, C, H, W): bicubic, a fixed linear map."""
         return functional.interpolate(images.float(), self.image_size, mode="bicubic", align_corners=False)
+
+    def enlarged_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images uint8 (N, h, w, C) at the full size."""
+        large = self.enlarged(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        return np.asarray(large.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy())
 
     @cached_property
     def noise_gain(self) -> float:

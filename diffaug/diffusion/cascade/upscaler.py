@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ FIRST_STRENGTH = 0.6
 seen through this noise. The base's steps above it are left out."""
 POSITIONS_AT_ONCE, CHUNK = 32_768, 64
 """Positions of the network, and images, in one pass. 64 channels of one layer then take 8 MiB."""
+
+PLAIN: Final = "plain"
+Level = float | Literal["plain"]
+"""Of the noise on the small images when sampling, in [0, MAX_LEVEL]; plain: nothing is drawn, images are enlarged."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,19 @@ class Upscaler:
 
     Attributes:
         denoiser: With averaged weights, in evaluation mode; see `LocalNetwork`.
-        level: Of the noise on the small images, in [0, MAX_LEVEL], as chosen for sampling.
+        level: See `Level`; as chosen for sampling.
         guide: The network after less training, for autoguidance.
     """
 
     denoiser: Denoiser
     scale: DetailScale
-    level: float
+    level: Level
     guide: Denoiser | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether images are only enlarged, since the network would not improve them."""
+        return self.level == PLAIN
 
     @property
     def device(self) -> torch.device:
@@ -121,12 +131,22 @@ class Upscaler:
         return (slice(start, start + size) for start in range(0, count, size))
 
     def _enlarge(self, small: NDArray[np.uint8], task: Task, known: Known | None) -> Decoded:
+        if isinstance(self.level, str):
+            return Decoded(self._plain(small, known), np.ones(len(small), np.bool_))
         network, normalization = self.denoiser.config, self.scale.normalization
         drawn = self._noise(task, "view", (network.channels, *self.scale.reduction.base_size))
         view = self.view(small, drawn.at(), self.level)
         noise = self._noise(task, "detail", (network.channels, *network.image_size))
         denoise = self._denoise(view, task)
         return normalization.to_pixels(view.with_detail(self._detail(denoise, noise, task.sampling, view, known)))
+
+    def _plain(self, small: NDArray[np.uint8], known: Known | None) -> NDArray[np.uint8]:
+        """Bicubic enlargements, where pixels are free; to vary detail alone changes nothing."""
+        if known is None:
+            return self.scale.reduction.enlarged_pixels(small)
+        if known.masks is None:
+            return known.pixels
+        return np.where(known.masks[..., None], self.scale.reduction.enlarged_pixels(small), known.pixels)
 
     def _detail(
         self, denoise: DenoiseFunction, noise: ClassNoise, sampling: Sampling, view: View, known: Known | None

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from diffaug._version import __version__
 from diffaug.decoding.intensity import IntensityRange
@@ -12,12 +13,15 @@ from diffaug.diffusion.planning.sources import InitialWeights, PretrainedModel, 
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.records import typed, write_record
 from diffaug.similarity.intervals import Share
 
 CONFIG, CARD, ROWS = "config.json", "README.md", "rows.parquet"
 ROWS_COLUMNS = ("id", "pixel_sha256", "label", "part")
 TRAINED, HELD_OUT, EARLIER = "trained", "held out", "earlier"  # the last: seen by the generator it continues from
 SCHEMA_VERSION = 1
+LARGEST_SIDE = 65_536  # px
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class GeneratorRecord:
     """
 
     kind: str
-    image_size: tuple[int, int]
-    channels: int
-    train_counts: dict[str, int]
+    image_size: tuple[Side, Side]
+    channels: Annotated[int, Field(ge=1, le=3)]
+    train_counts: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
     training: dict[str, str | int]
     intensity: IntensityRange | None = None
     dataset_class_to_idx: dict[str, int] | None = None
@@ -71,18 +75,29 @@ def write_generator(folder: Path, record: GeneratorRecord, rows: pd.DataFrame | 
     `rows` has one row per image: its path in the data folder, the hash of its pixels, its class, empty for unlabeled
     ones, and its part: trained on, held out, or seen by the earlier generator.
     """
-    storage.write_json(folder / CONFIG, _RECORD.dump_python(record, mode="json"))
+    write_record(folder / CONFIG, _RECORD, record)
     if rows is not None:
         storage.write_parquet(folder / ROWS, rows[list(ROWS_COLUMNS)])
     storage.write_text(folder / CARD, _model_card(record))
 
 
 def read_record(folder: Path) -> GeneratorRecord:
-    """Reads `config.json`; a UsageError if another version of diffaug wrote it."""
+    """Reads `config.json`.
+
+    Raises:
+        UsageError: Another version of diffaug wrote it.
+        DamagedError: It is not as diffaug wrote it.
+    """
     content = storage.read_json(folder / CONFIG)
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise UsageError("another version of diffaug wrote this generator", where=folder)
-    return _RECORD.validate_python(content)
+    if isinstance(content, dict) and content.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        fix = "install that version, or train the generator again"
+        raise UsageError("another version of diffaug wrote this generator", where=folder, fix=fix)
+    return typed(content, _RECORD, where=folder / CONFIG)
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """The rows that `write_generator` was given; a DamagedError if they are not as it wrote them."""
+    return storage.read_parquet(folder / ROWS, ROWS_COLUMNS)
 
 
 def _model_card(record: GeneratorRecord) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diffaug.configuration.sampling import Sampling, SamplingOptions
 from diffaug.data.labels import class_of
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record
+from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record, read_rows
 from diffaug.diffusion.generator.usual import USUAL, Usual
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.normalization import Decoded
@@ -68,7 +68,7 @@ class Generator(ABC):
         """
         path = Path(path)
         folder = path / "generator" if (path / "generator").is_dir() else path
-        if storage.committed_metadata(folder, verify=True) is None:
+        if storage.committed_metadata(folder) is None:
             raise UsageError("there is no finished generator here", where=path, fix="diffaug fit DATA")
         record = read_record(folder)
         return generator_kind(record.kind, folder).open(folder, record, device)
@@ -153,7 +153,7 @@ class Generator(ABC):
         """What it was trained on and what was held out, see `ROWS_COLUMNS`. None if that was not recorded."""
         if self.folder is None or not (self.folder / ROWS).is_file():
             return None
-        return pd.read_parquet(self.folder / ROWS)
+        return read_rows(self.folder)
 
     def class_of(self, label: Any) -> str:
         """The class that a label means, see `diffaug.data.labels.class_of`; a UsageError if there is none."""

@@ -1,14 +1,17 @@
 """A trained network on disk: `network.json`, `model.safetensors` and, for autoguidance, `guide.safetensors`."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from diffaug.diffusion.generator.files import GeneratorRecord
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.process.normalization import Normalization
@@ -18,6 +21,17 @@ from diffaug.files.records import read_record, write_record
 from diffaug.runtime.devices import use_fast_kernels
 
 NETWORK, WEIGHTS, GUIDE = "network.json", "model.safetensors", "guide.safetensors"
+MOST = {
+    "image_size": 65_536,
+    "channels": 1024,
+    "num_classes": 10**6,
+    "patch": 1024,
+    "base_channels": 2**14,
+    "channel_multipliers": 1024,
+    "blocks": 1024,
+}
+"""The largest values of a network that is made at all; the weights decide whether it is the right one."""
+OBJECTIVES, MOST_LEVELS = ("edm", "ddpm"), 16
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,21 @@ def write_network(
 
 
 def read_network_record(folder: Path) -> NetworkRecord:
-    """Reads `network.json`."""
-    return read_record(folder / NETWORK, _RECORD)
+    """Reads `network.json`; a DamagedError if there can be no such network."""
+    record, where = read_record(folder / NETWORK, _RECORD), folder / NETWORK
+    network, scales = record.network, record.normalization
+    for name, most in MOST.items():
+        value = getattr(network, name)
+        if not all(1 <= one <= most for one in (value if isinstance(value, tuple) else (value,))):
+            raise DamagedError(f"there is no network with {name} {value}", where=where, fix=storage.REPAIR_HINT)
+    factors = (*scales.std, network.noise_scale)
+    is_scaled = all(map(math.isfinite, scales.mean)) and all(0 < one < math.inf for one in factors)
+    if not is_scaled or not len(scales.mean) == len(scales.std) == network.channels:
+        raise DamagedError("images can't be scaled so", where=where, fix=storage.REPAIR_HINT)
+    is_known = network.objective in OBJECTIVES and 0 <= network.dropout < 1
+    if not is_known or len(network.channel_multipliers) > MOST_LEVELS:
+        raise DamagedError("there is no such network", where=where, fix=storage.REPAIR_HINT)
+    return record
 
 
 def read_network(folder: Path, device: str) -> LoadedNetwork:
@@ -74,12 +101,35 @@ def read_network(folder: Path, device: str) -> LoadedNetwork:
 
 def load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
     """Reads weights, for inference on `device`; a DamagedError if they belong to another network."""
-    denoiser = Denoiser(network)
     try:
-        denoiser.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        raise DamagedError("the weights don't fit the configuration", where=file) from error
+        weights = read_weights(file)
+        with torch.device("meta"):  # takes no memory, however large the network is said to be
+            shapes = {name: tensor.shape for name, tensor in Denoiser(network).state_dict().items()}
+        if shapes != {name: tensor.shape for name, tensor in weights.items()}:
+            raise ValueError("other tensors")
+        denoiser = Denoiser(network)
+        denoiser.load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+        what = "the weights don't fit the configuration"
+        raise DamagedError(what, where=file, fix=storage.REPAIR_HINT) from error
     return for_inference(denoiser, device)
+
+
+def require_fitting(record: GeneratorRecord, network: NetworkConfig, folder: Path) -> None:
+    """Raises DamagedError unless the network makes the images that the record of the generator promises."""
+    promised = (record.image_size, record.channels, len(record.classes))
+    if promised != (network.image_size, network.channels, network.num_classes):
+        what = "the network makes other images than its generator"
+        raise DamagedError(what, where=folder / NETWORK, fix=storage.REPAIR_HINT)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors in a file by name, on the CPU; a DamagedError if it holds something else."""
+    storage.require_file(file)
+    try:
+        return load_file(file)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DamagedError(f"no weights can be read ({error})", where=file, fix=storage.REPAIR_HINT) from error
 
 
 def for_inference(denoiser: Denoiser, device: str) -> Denoiser:

@@ -17,7 +17,7 @@ from diffaug.diffusion.generator.denoising_errors import CHUNK, denoising_errors
 from diffaug.diffusion.generator.files import GeneratorRecord
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.guided import guided, require_guide
-from diffaug.diffusion.generator.network_files import WEIGHTS, read_network
+from diffaug.diffusion.generator.network_files import WEIGHTS, read_network, require_fitting
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.process.normalization import Decoded, Normalization
 from diffaug.diffusion.process.process import karras_sigmas
@@ -47,6 +47,7 @@ class PixelGenerator(Generator):
     def open(cls, folder: Path, record: GeneratorRecord, device: str) -> Self:
         """See `Generator.open`."""
         network = read_network(folder, device)
+        require_fitting(record, network.denoiser.config, folder)
         return cls(
             classes=record.classes,
             weights_sha256=storage.sha256_file(folder / WEIGHTS),

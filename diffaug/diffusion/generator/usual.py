@@ -20,8 +20,8 @@ class Usual:
         strengths: Of variations, from weak to strong; those that are tried per class.
         first: The position of the one that is tried first.
         guidance_scale: A scale, or the lowest and highest one.
-        only_varies: Whether images of a class that has variations are sampled from noise only if a fraction of
-            variations is set.
+        only_varies: Whether images are sampled from noise only if a fraction of variations below 1 is set, since the
+            generator was not trained on the images.
     """
 
     strengths: tuple[Strength, ...] = ((0.2, 0.4), (0.4, 0.7), (0.6, 0.85))

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record
-from diffaug.diffusion.generator.network_files import WEIGHTS, NetworkRecord, read_network_record
+from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record, read_rows
+from diffaug.diffusion.generator.network_files import WEIGHTS, NetworkRecord, read_network_record, read_weights
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.errors import UsageError
@@ -51,7 +50,7 @@ class EarlierGenerator:
         """
         path = Path(path)
         folder = path / "generator" if (path / "generator").is_dir() else path
-        if storage.committed_metadata(folder, verify=True) is None:
+        if storage.committed_metadata(folder) is None:
             fix = "give the folder of a study whose fit has ended, or of its generator"
             raise UsageError("--init: there is no finished generator here", where=path, fix=fix)
         if not (folder / ROWS).is_file():
@@ -62,7 +61,7 @@ class EarlierGenerator:
             what = f"--init: no training can begin with weights of the kind '{record.kind}'"
             raise UsageError(what, where=folder, fix="continue from one that was trained from scratch in pixels")
         sha256 = storage.sha256_file(folder / WEIGHTS)
-        return cls(folder, record, read_network_record(folder), sha256, pd.read_parquet(folder / ROWS))
+        return cls(folder, record, read_network_record(folder), sha256, read_rows(folder))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -71,7 +70,7 @@ class EarlierGenerator:
 
     def weights(self) -> dict[str, Tensor]:
         """Its averaged weights by name, on the CPU."""
-        return load_file(self.folder / WEIGHTS)
+        return read_weights(self.folder / WEIGHTS)
 
 
 def require_same_kind(

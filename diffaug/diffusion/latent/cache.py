@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from diffaug.diffusion.latent.autoencoder import Encoded
 from diffaug.diffusion.latent.codec import Codec
+from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress
 
@@ -35,6 +37,8 @@ class LatentCache:
 
     codec: Codec
     home: Path
+    _files: dict[Path, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _places: dict[str, tuple[Path, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, codec: Codec, autoencoder_sha256: str, folder: Path) -> LatentCache:
@@ -47,38 +51,40 @@ class LatentCache:
         `progress` is called after each block with the number of images that are done, and of all.
         """
         keys = [_key(image) for image in pixels]
-        known = self._known()
-        missing = list({key: position for position, key in enumerate(keys) if key not in known}.values())
+        self._look()
+        missing = list({key: position for position, key in enumerate(keys) if key not in self._places}.values())
         for start in range(0, len(missing), BLOCK):
             block = missing[start : start + BLOCK]
             self._write([keys[position] for position in block], self.codec.encode(pixels[np.array(block)]))
             progress(len(keys) - len(missing) + start + len(block), len(keys))
         return self._read(keys)
 
-    def _known(self) -> dict[str, tuple[Path, int]]:
-        """File and row of each image whose latents are kept."""
-        places: dict[str, tuple[Path, int]] = {}
-        for path in sorted(self.home.glob("*.safetensors")):
+    def _look(self) -> None:
+        """Finds file and row of each image whose latents are kept; each file is looked at once."""
+        present = {path: _version(path) for path in sorted(self.home.glob("*.safetensors"))}
+        if not self._files.items() <= present.items():  # someone removed or changed a file
+            self._files.clear()
+            self._places.clear()
+        for path in present.keys() - self._files.keys():
             try:
-                with safe_open(path, "pt") as block:
-                    keys = block.get_tensor(KEYS)
-            except (SafetensorError, ValueError):
-                path.unlink(missing_ok=True)  # cut short by a full disk or the like: computed again
+                keys = load(storage.read_hashed(path))[KEYS]
+            except (DamagedError, SafetensorError, KeyError, ValueError):
+                storage.discard_directory(path)  # cut short by a full disk or the like: computed again
                 continue
-            places |= {bytes(key).hex(): (path, row) for row, key in enumerate(keys.numpy())}
-        return places
+            self._files[path] = present[path]
+            self._places.update({bytes(key).hex(): (path, row) for row, key in enumerate(keys.numpy())})
 
     def _read(self, keys: Sequence[str]) -> Encoded:
-        known = self._known()
+        self._look()
         mean = torch.empty(len(keys), *self.codec.latent_shape, dtype=torch.float16)
         log_variance: Tensor | None = None
-        for path, positions in _by_file([known[key][0] for key in keys]):
-            block = load_file(path)
-            rows = torch.tensor([known[keys[position]][1] for position in positions])
-            mean[positions] = block[MEAN][rows]
-            if LOG_VARIANCE in block:
-                log_variance = torch.empty_like(mean) if log_variance is None else log_variance
-                log_variance[positions] = block[LOG_VARIANCE][rows]
+        for path, positions in _by_file([self._places[key][0] for key in keys]):
+            rows = torch.tensor([self._places[keys[position]][1] for position in positions])
+            with safe_open(path, "pt") as block:
+                mean[positions] = _rows_of(block, MEAN, rows)
+                if LOG_VARIANCE in block.keys():  # noqa: SIM118  (a file is no dictionary)
+                    log_variance = torch.empty_like(mean) if log_variance is None else log_variance
+                    log_variance[positions] = _rows_of(block, LOG_VARIANCE, rows)
         return Encoded(mean, log_variance)
 
     def _write(self, keys: Sequence[str], encoded: Encoded) -> None:
@@ -87,8 +93,19 @@ class LatentCache:
         tensors = {KEYS: torch.from_numpy(table), MEAN: _halved(encoded.mean)}
         if encoded.log_variance is not None:
             tensors[LOG_VARIANCE] = _halved(encoded.log_variance)
-        name = storage.sha256_bytes("".join(keys).encode())[:16]
-        storage.write_bytes(self.home / f"{name}.safetensors", save(tensors))
+        storage.write_hashed(self.home, storage.short_hash("".join(keys).encode()), ".safetensors", save(tensors))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _rows_of(block: Any, name: str, rows: Tensor) -> Tensor:
+    """Some rows of a tensor in an open file; no more is read than lies between them."""
+    first, last = int(rows.min()), int(rows.max())
+    found: Tensor = block.get_slice(name)[first : last + 1]
+    return found[rows - first]
 
 
 def _by_file(files: Sequence[Path]) -> Iterator[tuple[Path, list[int]]]:

@@ -32,6 +32,8 @@ class Plan:
         images_seen: Length of the training in images seen, the most it may be until the pilot has chosen it. 0 until it
             is decided, see `set_length`.
         images_per_second: Speed measured on this device; 0 if it was not measured.
+        seconds_besides: What else the route does in its longest training is expected to take, pilot included; 0 if
+            there is nothing, or the speed was not measured.
         augmentation: Probability of each geometric augmentation.
         decays: Whether the learning rate falls to 0 at the end, which makes weights on the way useless as they are.
         seconds: Deadline of the fit, from the beginning of its pilot on. None: the length alone decides.
@@ -42,7 +44,7 @@ class Plan:
         pretrained: The model of others that it is built on; None: there is none.
         reasons: One sentence per choice.
         costs: What the whole job is expected to take, if that was measured. Two plans that differ in nothing but this,
-            the reasons and the options are equal.
+            the reasons, the options and `seconds_besides` are equal.
         options: All routes compared, if that was asked for.
     """
 
@@ -71,6 +73,7 @@ class Plan:
     reasons: tuple[str, ...] = field(default=(), compare=False)
     costs: Costs | None = field(default=None, compare=False)
     options: tuple[RouteOption, ...] = field(default=(), compare=False)
+    seconds_besides: float = field(default=0.0, compare=False)
 
     @property
     def network(self) -> NetworkConfig:
@@ -106,7 +109,7 @@ class Plan:
         if not self.images_per_second:
             return None
         images_seen = self.images_seen + (self.pilot.images_seen if self.pilot else 0)
-        return images_seen / self.images_per_second / self.share
+        return images_seen / self.images_per_second + self.seconds_besides
 
 
 PLAN = TypeAdapter(Plan)

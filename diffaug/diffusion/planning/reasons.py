@@ -120,6 +120,8 @@ def _length(plan: Plan, settings: DiffusionSettings, images: LabeledImages, qual
             f"later the amount of synthetic images, on images that it has not seen; it sees at most "
             f"{pilot.images_seen} images{longest}"
         )
+    if plan.seconds_besides:
+        yield f"what this route does besides takes at most {duration(plan.seconds_besides)}, measured here"
     if plan.seconds is not None:
         yield f"it ends after {duration(plan.seconds)} even if the machine becomes slower; --minutes sets another limit"
     views, which = plan.labeled_share * plan.images_seen / len(images), "labeled image" if plan.unlabeled else "image"

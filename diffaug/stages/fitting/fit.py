@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from diffaug.data.catalog import TABLE, Catalog
 from diffaug.data.images import hash_of
 from diffaug.diffusion.generator.generator import Generator
-from diffaug.diffusion.planning.planning import Plan, with_chosen_length
+from diffaug.diffusion.planning.planning import PLAN, Plan, with_chosen_length
 from diffaug.diffusion.training.batches import hold_out
 from diffaug.diffusion.training.monitor import CheckSchedule
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
-from diffaug.files.stage_records import StageState, begin_stage, finish_stage, stage_state
+from diffaug.files.records import find_signed_record
+from diffaug.files.stage_records import StageState, begin_stage, stage_record, stage_state
 from diffaug.runtime.console import duration
 from diffaug.runtime.distributed import current
 from diffaug.stages.catalog import show_catalog
-from diffaug.stages.fitting.pilot import train_pilot
+from diffaug.stages.fitting.pilot import repair_pilot, train_pilot
 from diffaug.stages.fitting.plan import PLAN_FILE, generator_settings, plan_training, write_plan
 from diffaug.stages.fitting.routes.by_name import route_by_name
+from diffaug.stages.fitting.running import discard_progress, finish_training
 from diffaug.stages.fitting.sources import stage_inputs
 from diffaug.stages.fitting.work import Clock, Work
 from diffaug.stages.job import FIT_RUN, Job
@@ -41,14 +45,22 @@ def fit_generator(job: Job, catalog: Catalog, *, finish: bool = False) -> Genera
     settings = generator_settings(job.config)
     overwrite = job.overwrite or not job.study.keeps_something  # an attempt that kept nothing binds nobody
     with group.main_first():
+        if overwrite and group.is_main:
+            _discard_without_plan(folder)
         stage = stage_state(folder, settings, inputs, overwrite=overwrite)
     if stage == "finished":
         with group.main_first():
             job.accept()
+            if group.is_main:
+                discard_progress(folder)
         job.narrator.say(f"generator: already finished, kept ({folder})")
+        if job.overwrite:
+            repair_pilot(job, catalog)
     else:
         if finish and not (stage == "resumed" and job.study.has_training):
             raise UsageError("there is no unfinished training to finish", where=folder, fix="omit --finish to train")
+        if stage == "new" and not overwrite:
+            _tell_changes(job, inputs)
         show_catalog(job, catalog)
         plan = plan_training(job, catalog, renew=stage == "new")
         with group.main_first():  # from here on, the study has something to keep
@@ -64,12 +76,29 @@ def fit_generator(job: Job, catalog: Catalog, *, finish: bool = False) -> Genera
         route_by_name(plan.route).train(_work(job, catalog, plan, clock, finish=finish))
         with group.main_first():
             if group.is_main:
-                finish_stage(folder)
+                finish_training(folder)
                 job.narrator.say(f"trained in {duration(clock.seconds)}")
                 job.narrator.say(f"generator written to {folder}")
     if group.is_main:
         _finish_log(job)
     return Generator.load(folder, device=job.device)
+
+
+def _discard_without_plan(folder: Path) -> None:
+    """Removes a training whose plan is damaged, which its checkpoints are of no use without."""
+    try:
+        find_signed_record(folder / PLAN_FILE, PLAN)
+    except DamagedError:
+        storage.discard_directory(folder)
+
+
+def _tell_changes(job: Job, inputs: Mapping[str, str]) -> None:
+    """Says what of the inputs of an earlier training has changed, if there is one."""
+    begun = stage_record(job.study.generator)
+    before = {} if begun is None else begun.inputs
+    changed = [name for name in sorted({*before, *inputs}) if before.get(name) != inputs.get(name)]
+    if before and changed:
+        job.narrator.warn(f"the generator is trained anew, since these inputs changed: {', '.join(changed)}")
 
 
 def _with_length(job: Job, catalog: Catalog, plan: Plan, clock: Clock, *, finish: bool) -> Plan:
@@ -104,7 +133,7 @@ def _work(job: Job, catalog: Catalog, plan: Plan, clock: Clock, *, finish: bool)
     """The training on all images."""
     schedule = CheckSchedule.of(plan, len(catalog.rows("train")))
     # A single check, at the end, can't end the training, so nothing is held out for it.
-    fraction = job.config.diffusion.holdout if len(schedule.steps) > 1 else 0.0
+    fraction = job.config.advanced.holdout if len(schedule.steps) > 1 else 0.0
     holdout = hold_out(catalog, fraction=fraction, seed=job.config.seed, unlabeled=plan.unlabeled is not None)
     return Work(job, catalog, holdout, plan, job.study.generator, clock, finish=finish)
 

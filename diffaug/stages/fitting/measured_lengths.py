@@ -74,7 +74,8 @@ class _MeasuredLengths:
             write_record(target / MEASURED, _MEASUREMENT, measurement)
         self.measured.append(measurement)
         found = summarized(self.measured, self.work.holdout.held.labels)
-        figures = {"held_out_error": found[-1].error, **figures_of(check, self.work.classes)}
+        gaps = figures_of(check, self.work.classes, self.plan.network.noise_scale)
+        figures = {"held_out_error": found[-1].error, **gaps}
         self.run.log_metrics(figures, images_seen)
         return is_enough(found)
 

@@ -23,7 +23,7 @@ class MonitorCallback:
     def __init__(self, job: Job, plan: Plan, schedule: CheckSchedule, holdout: Holdout, data: TrainingData) -> None:
         self.job, self.plan, self.schedule = job, plan, schedule
         self.classes, self.num_held_out = holdout.trained.classes, len(holdout.held)
-        self.stops = job.config.diffusion.stop_on_copying
+        self.stops = job.config.advanced.stop_on_copying
         self.monitor: MemorizationMonitor | None = None
         if schedule.steps:
             seed, mirrored = job.config.seed, plan.horizontal_flip
@@ -86,7 +86,7 @@ class MonitorCallback:
         return CopyReport(facts, dict(zip(self.classes, check.by_class, strict=True)), copied)
 
     def _log(self, check: CopyCheck) -> None:
-        figures = figures_of(check, self.classes)
+        figures = figures_of(check, self.classes, self.plan.network.noise_scale)
         self.job.journal.log_metrics(FIT_RUN, figures, step=self._images(check.step))
 
     def _warn(self, check: CopyCheck, state: TrainingState) -> None:
@@ -103,7 +103,7 @@ class MonitorCallback:
             self.job.narrator.close()
             self.job.narrator.warn(
                 f"{text}; the training ends here and keeps {kept}. More training images or a shorter training help; "
-                "--set diffusion.stop_on_copying=false continues regardless"
+                "--set advanced.stop_on_copying=false continues regardless"
             )
         elif not self._warned:
             self._warned = True
@@ -113,8 +113,8 @@ class MonitorCallback:
         return steps * self.plan.batch_size
 
 
-def figures_of(check: CopyCheck, classes: tuple[str, ...]) -> dict[str, float]:
-    """The figures of a check by name."""
+def figures_of(check: CopyCheck, classes: tuple[str, ...], noise_scale: float) -> dict[str, float]:
+    """The figures of a check of a network with this noise scale, by name."""
     low, high = check.copies.interval
     figures = {
         "copies": check.copies.value,
@@ -127,7 +127,6 @@ def figures_of(check: CopyCheck, classes: tuple[str, ...]) -> dict[str, float]:
     figures |= {f"copies/class/{name}": share.value for name, share in by_class if share.total}
     if check.loss_gap is not None:
         figures["loss_gap"] = check.loss_gap
-        figures |= {
-            f"loss_gap/sigma {sigma:g}": gap for sigma, gap in zip(MEASURED_SIGMAS, check.loss_gaps, strict=True)
-        }
+        levels = (f"{noise_scale * sigma:.3g}" for sigma in MEASURED_SIGMAS)
+        figures |= {f"loss_gap/sigma {level}": gap for level, gap in zip(levels, check.loss_gaps, strict=True)}
     return figures

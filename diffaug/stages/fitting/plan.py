@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from diffaug.configuration.settings import Config
@@ -20,8 +21,7 @@ from diffaug.diffusion.planning.planning import (
 )
 from diffaug.diffusion.planning.reasons import cost_of_size, explain
 from diffaug.errors import UsageError
-from diffaug.files import storage
-from diffaug.files.records import write_record
+from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.judged import possible_pilot
@@ -31,13 +31,15 @@ from diffaug.stages.fitting.sources import with_sources
 from diffaug.stages.job import Job
 
 PLAN_FILE = "plan.json"
+WITH_WEIGHTS = {"base_channels", "pilot", "holdout", "stop_on_copying", "pipeline_size"}
+"""The advanced settings that the trained weights depend on."""
 NO_TIME_FOR_PILOT = "no pilot: the training is too short to choose its length"
 
 
 def generator_settings(config: Config) -> dict[str, Any]:
     """The settings that the trained weights depend on."""
     diffusion = config.diffusion.model_dump(mode="json")
-    advanced = config.advanced.model_dump(mode="json", include={"base_channels", "pilot", "pipeline_size"})
+    advanced = config.advanced.model_dump(mode="json", include=WITH_WEIGHTS)
     return {"seed": config.seed, **diffusion, **advanced}
 
 
@@ -53,7 +55,7 @@ def plan_training(job: Job, catalog: Catalog, *, measure: bool = False, renew: b
     group.use_device(job.device)
     file = job.study.generator / PLAN_FILE
     begun = not renew and file.is_file() and stage_settings(job.study.generator) == generator_settings(job.config)
-    stored = group.broadcast(storage.read_json(file) if begun else None)
+    stored = group.broadcast(PLAN.dump_python(read_plan(file.parent), mode="json") if begun else None)
     if stored is None:
         plan = _new_plan(job, catalog, measure=measure)
         plan = PLAN.validate_python(group.broadcast(PLAN.dump_python(plan, mode="json")))
@@ -78,7 +80,12 @@ def plan_training(job: Job, catalog: Catalog, *, measure: bool = False, renew: b
 
 def write_plan(job: Job, plan: Plan) -> None:
     """Keeps the plan of a training that was begun."""
-    write_record(job.study.generator / PLAN_FILE, PLAN, plan)
+    write_signed_record(job.study.generator / PLAN_FILE, PLAN, plan)
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan that was kept in the folder of a generator; a DamagedError if it was changed or is gone."""
+    return read_signed_record(folder / PLAN_FILE, PLAN)
 
 
 def _new_plan(job: Job, catalog: Catalog, *, measure: bool) -> Plan:
@@ -101,6 +108,8 @@ def plan_of_route(route: Route, job: Job, catalog: Catalog, *, measure: bool) ->
     if measure and not decides:
         plan = speed.fastest([plan])
     plan = set_length(plan, settings, len(images), pilot if isinstance(pilot, PilotPlan) else None)
+    if plan.images_per_second:
+        plan = replace(plan, seconds_besides=route.seconds_besides(job, images, plan))
     reasons = (*plan.reasons, *explain(plan, settings, images, route.expectation(plan)))
     if plan.pilot is None:
         reasons += (pilot if isinstance(pilot, str) else NO_TIME_FOR_PILOT,)

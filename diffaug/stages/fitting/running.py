@@ -20,6 +20,7 @@ from diffaug.diffusion.training.pace import Pace
 from diffaug.diffusion.training.training import Batches, StepRecord, TrainingState, new_state, train
 from diffaug.errors import DiffaugError, Interrupted
 from diffaug.files import storage
+from diffaug.files.stage_records import finish_stage
 from diffaug.runtime.console import duration
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.work import Clock, Work
@@ -30,7 +31,8 @@ LOGGED_POINTS = 200
 GRID_COLUMNS = 8
 QUICK_GRID, GRID_SHARE = 5.0, 0.05
 """Seconds up to which a grid is drawn with each checkpoint; share of the time that longer ones take."""
-CHECKPOINTS, SNAPSHOTS = "checkpoints", "snapshots"
+CHECKPOINTS, SNAPSHOTS, REPORTS = "checkpoints", "snapshots", "progress"
+"""Folders of what a training needs to resume, at any depth in the folder of a generator."""
 RESERVED_SHARE = 0.05
 """Share of a deadline left for the last measurement and for writing the generator."""
 
@@ -204,17 +206,24 @@ class TrainingRun:
         return Interrupted(
             f"stopped after {done}; a checkpoint was saved",
             where=self.folder,
-            fix=f"resume with: {self.job.command}\n         or {what}: {finish}",
+            fix=f"resume with: {self.job.command}; or {what}: {finish}",
         )
 
     def _named(self, name: str) -> str:
         return f"{self.title.replace(' ', '/')}/{name}" if self.title else name
 
 
+def finish_training(folder: Path) -> None:
+    """Commits the folder of a generator, and only then removes what its training would need to resume."""
+    finish_stage(folder, without=(CHECKPOINTS, SNAPSHOTS, REPORTS))
+    discard_progress(folder)
+
+
 def discard_progress(folder: Path) -> None:
-    """Removes what a training needs to resume, once its network is written."""
-    for name in (CHECKPOINTS, SNAPSHOTS):
-        storage.discard_directory(folder / name)
+    """Removes what the training of a finished generator would need to resume, if a kill left it."""
+    for name in (CHECKPOINTS, SNAPSHOTS, REPORTS):
+        for one in list(folder.rglob(name)):
+            storage.discard_directory(one)
 
 
 class PaceKeeper:

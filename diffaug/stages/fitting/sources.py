@@ -51,11 +51,17 @@ def stage_inputs(job: Job, catalog: Catalog) -> dict[str, str]:
     takes_latents = settings.route == "latent" or (settings.route == "auto" and not settings.pipeline)
     if settings.autoencoder is not None and takes_latents:
         sources["autoencoder"] = settings.autoencoder, lambda path: AutoencoderFolder.find(path).sha256
+    if settings.pipeline and settings.prompts and "{" not in settings.prompts:  # a table; its route says if it is gone
+        sources["prompts"] = settings.prompts, _hash_of_table
     inputs = {"catalog": catalog.fingerprint}
     for name, (path, hash_of) in sources.items():
         is_gone = begun is not None and name in begun.inputs and not Path(path).exists()
         inputs[name] = begun.inputs[name] if begun is not None and is_gone else hash_of(path)
     return inputs
+
+
+def _hash_of_table(path: str) -> str:
+    return storage.sha256_file(Path(path)) if Path(path).is_file() else ""
 
 
 def with_sources(job: Job, plan: Plan, catalog: Catalog) -> Plan:

@@ -18,8 +18,8 @@ def train_network(work: Work, data: TrainingData, preview: Preview, *, part: str
     """Trains the network of the plan, resumes its training, or ends it where it is.
 
     A pilot measures lengths on the way, chooses one, writes it into the folder of the work, and ends with the weights
-    of this length. All processes call it. The caller writes the weights and then clears the folder with
-    `discard_progress`; until then a repeated call resumes from the last checkpoint.
+    of this length. All processes call it. The caller writes the weights; a repeated call resumes from the last
+    checkpoint, which is kept until the generator is committed.
 
     Args:
         work: Its plan and folder are those of this network.

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from diffaug.configuration.sampling import Sampling
 from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages, UnlabeledImages
 from diffaug.diffusion.cascade import upscaler as upscaler_module
@@ -54,7 +56,7 @@ def make(folder: Path, images: LabeledImages) -> Path:
             pass
         normalization = data.normalization if part == BASE else crops.scale.normalization
         write_network(folder / part, own.network, normalization, state.averaged.state_dict(), state.guide)
-    write_scale(folder / UPSCALER, crops.scale, 0.1)
+    write_scale(folder / UPSCALER, crops.scale, 0.1, 16)
     record = GeneratorRecord("cascade", SIZE, 3, images.counts_by_name, {"seed": 0}, boxes=crops.class_boxes(2))
     write_generator(folder, record)
     storage.commit_directory(folder, {})
@@ -158,6 +160,31 @@ def test_inpainting_keeps_what_is_outside_and_fits_to_it(generator) -> None:
     assert not np.array_equal(made[masks], images[masks])
     nothing = np.zeros_like(masks)
     assert np.array_equal(generator.inpaint(images, nothing, "top", range(4), resamplings=0, **FEW), images)
+
+
+@pytest.fixture
+def plain(generator) -> CascadeGenerator:
+    """The same cascade, whose upscaler is not trusted."""
+    return replace(generator, upscaler=replace(generator.upscaler, level="plain"))
+
+
+def test_plain_samples_are_those_of_the_base_enlarged(plain) -> None:
+    small = plain.base.sample("top", range(3))
+    expected = [np.asarray(Image.fromarray(one).resize(SIZE[::-1], Image.Resampling.BICUBIC)) for one in small]
+    difference = np.abs(plain.sample("top", range(3)).astype(int) - np.stack(expected))
+    assert difference.mean() < 6  # Pillow's kernel has a = -0.5, torch's -0.75
+    guided = Sampling(guidance_method="autoguidance", guidance_scale=2)
+    replace(plain, upscaler=replace(plain.upscaler, guide=None)).require_sampling(guided)  # it samples nothing
+
+
+def test_plain_variations_and_inpaintings_keep_what_is_real(plain) -> None:
+    images, masks = halves(4).pixels, np.zeros((4, *SIZE), np.bool_)
+    weak = plain.variations(images, "top", range(4), strength=0.1)
+    assert 0 < np.abs(weak.astype(int) - images).mean() < 25  # not the image itself, which would be a copy
+    masks[:, 3:9, 4:12] = True
+    painted = plain.inpaint(images, masks, "bottom", range(4))
+    assert np.array_equal(painted[~masks], images[~masks])
+    assert (painted[masks] != images[masks]).mean() > 0.5
 
 
 def test_errors_are_larger_for_images_of_another_kind(generator) -> None:

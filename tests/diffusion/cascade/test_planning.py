@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from diffaug.diffusion.cascade.planning import ENOUGH_STEPS, plan_of_upscaler
+from diffaug.diffusion.cascade.reducing import base_size_of
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning.length import PilotPlan
 from diffaug.diffusion.planning.planning import Plan
@@ -20,6 +21,7 @@ def plan(image_size: tuple[int, int], base: tuple[int, int], channels: int = 1) 
         ((200, 200), (64, 64), 1, 3, 64),
         ((128, 192), (64, 96), 3, 2, 64),
         ((256, 256), (64, 64), 3, 4, 80),  # 48 values per patch
+        ((1024, 1024), base_size_of((1024, 1024)), 3, 4, 80),  # no larger network, whatever the size
     ],
 )
 def test_convolutions_run_at_about_the_base_size_and_carry_the_noise(image_size, base, channels, patch, width) -> None:

@@ -10,7 +10,14 @@ UNEVEN = Reduction((50, 33), (16, 11))
 
 @pytest.mark.parametrize(
     ("image_size", "expected"),
-    [((200, 200), (64, 64)), ((128, 192), (64, 96)), ((300, 100), (192, 64)), ((40, 60), (40, 60))],
+    [
+        ((200, 200), (64, 64)),
+        ((128, 192), (64, 96)),
+        ((300, 100), (192, 64)),
+        ((40, 60), (40, 60)),
+        ((256, 256), (64, 64)),
+        ((512, 600), (128, 150)),  # no more than 4 times the base
+    ],
 )
 def test_the_base_has_the_proportions_of_the_images(image_size, expected) -> None:
     assert base_size_of(image_size) == expected

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from diffaug.diffusion.latent import cache as caches
 from diffaug.diffusion.latent.cache import LatentCache
@@ -52,6 +53,18 @@ def test_an_image_is_encoded_once_wherever_it_stands(cache, counting) -> None:
     assert counting.encoded == 2
     assert torch.equal(again.mean[:4], first.mean[order])
     assert torch.equal(again.log_variance[:4], first.log_variance[order])
+
+
+def test_what_is_read_is_what_is_asked_for(cache, monkeypatch) -> None:
+    """Copy checks ask for a few images at a time, of thousands."""
+    images = squares(32)
+    first = cache.encode(images)
+    opened = []
+    monkeypatch.setattr(caches, "safe_open", lambda path, *kind: opened.append(path) or safe_open(path, *kind))
+    other = LatentCache(cache.codec, cache.home)
+    for begin in range(0, 32, 2):
+        assert torch.equal(other.encode(images[begin : begin + 2]).mean, first.mean[begin : begin + 2])
+    assert len(opened) == 16  # one for each pair
 
 
 def test_another_process_finds_them(cache, counting) -> None:

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from diffaug.augmenter import DiffusionAugmenter
 from diffaug.diffusion.training import batches
 from diffaug.diffusion.training.batches import Batch
 from diffaug.errors import DiffaugError
+from diffaug.files import storage
 from tests.conftest import SMALL
 
 pytestmark = pytest.mark.e2e
@@ -55,6 +58,30 @@ def test_checkpoints_and_sample_grids_appear_together(images, tmp_path, monkeypa
     with Image.open(augmenter.study.generator / "samples" / grids[-1]) as grid:
         assert np.asarray(grid).std() > 0
     assert not (augmenter.study.generator / "checkpoints").exists()  # removed at the end
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("call", "place"), [("write_json", "DONE.json"), ("discard_directory", "checkpoints")])
+def test_a_kill_at_the_very_end_loses_no_training(images, tmp_path, monkeypatch, call, place) -> None:
+    settings, folder = {"advanced.checkpoint_seconds": 1e-9}, tmp_path / "study" / "generator"
+    original = getattr(storage, call)
+
+    def dies(path: Path, *arguments: object) -> None:
+        if path == folder / place:
+            raise Killed
+        original(path, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(storage, call, dies)
+        fit(images, tmp_path / "study", **settings)
+    trained = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(batches, "draw_batch", Mock(side_effect=AssertionError("it trains again")))
+    fit(images, tmp_path / "study", **settings)
+    assert (folder / "model.safetensors").read_bytes() == trained
+    assert storage.changes_since_commit(folder) == {}
 
 
 def test_the_width_of_the_network_belongs_to_the_generator_and_is_remembered(images, tmp_path) -> None:

@@ -202,6 +202,21 @@ def test_without_diffusers_the_extra_is_named(autoencoder, monkeypatch) -> None:
         LatentRoute().plan(job_of(autoencoder=str(autoencoder)), IMAGES)
 
 
+def test_encoding_counts_as_work_besides_the_training(autoencoder, monkeypatch) -> None:
+    encode = Codec.encode
+
+    def slow(self, pixels):
+        clock[0] += 0.5 * len(pixels)
+        return encode(self, pixels)
+
+    clock, job = [0.0], job_of(autoencoder=str(autoencoder))
+    monkeypatch.setattr(latent.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Codec, "encode", slow)
+    plan = LatentRoute().plan(job, IMAGES)
+    assert LatentRoute().seconds_besides(job, IMAGES, plan) == 0.5 * len(IMAGES)
+    assert LatentRoute().seconds_besides(job, IMAGES, dataclasses.replace(plan, horizontal_flip=True)) == len(IMAGES)
+
+
 def test_the_plan_is_one_of_latents(autoencoder) -> None:
     plan = LatentRoute().plan(job_of(autoencoder=str(autoencoder)), IMAGES)
     assert (plan.image_size, plan.channels) == ((8, 8), 3)

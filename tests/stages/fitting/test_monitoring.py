@@ -11,12 +11,16 @@ import torch
 from PIL import Image
 
 import diffaug
+from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.files import read_record
 from diffaug.diffusion.planning import defaults
+from diffaug.diffusion.process.process import Moments
+from diffaug.diffusion.training.batches import Holdout, TrainingData
 from diffaug.diffusion.training.monitor import CopyCheck, MemorizationMonitor
 from diffaug.diffusion.training.training import TrainingState, snapshot
 from diffaug.errors import Interrupted
 from diffaug.similarity.intervals import Share
+from diffaug.stages.fitting.monitoring import figures_of
 from tests.conftest import SMALL
 
 SETTINGS = SMALL | {"diffusion.images_seen": 1280, "diffusion.batch_size": 32, "advanced.checkpoint_seconds": 1000}
@@ -93,6 +97,25 @@ def test_a_training_without_copying_runs_to_its_end_and_says_what_was_held_out(t
     assert not [text for text in warned if "copies" in text]
 
 
+def test_metrics_name_the_noise_levels_that_the_network_was_given() -> None:
+    seen = set()
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor, labels: torch.Tensor) -> Moments:
+        seen.update(sigma.tolist())
+        return Moments(x, torch.zeros_like(x))
+
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), np.uint8)
+    images = LabeledImages(pixels, np.zeros(30, np.int64), ("a",), tuple(map(str, range(30))))
+    trained, held = images.select(np.arange(20)), images.select(np.arange(20, 30))
+    holdout = Holdout(trained, held, np.arange(20))
+    data = TrainingData.of(trained, "cpu")
+    monitor = MemorizationMonitor.of(data, holdout, 8, 0, mirrored=False, noise_scale=2.5)
+    figures = figures_of(monitor.check(denoiser, 1), ("a",), 2.5)
+    named = [float(name.removeprefix("loss_gap/sigma ")) for name in figures if name.startswith("loss_gap/sigma")]
+    assert len(named) == 8
+    assert all(any(level == pytest.approx(one, rel=0.005) for one in seen) for level in named)
+
+
 def test_copying_ends_the_training_with_the_weights_from_before(tmp_path, folder, monkeypatch, warned) -> None:
     seen = see(monkeypatch, first=24)
     augmenter = fit(folder, tmp_path / "study")
@@ -104,7 +127,7 @@ def test_copying_ends_the_training_with_the_weights_from_before(tmp_path, folder
     assert tuple(metrics_of(augmenter).index) == (32 * 8, 32 * 24)
     [text] = [text for text in warned if "copies training images: after" in text]
     assert f"after {32 * 24} images seen, 30 of 32 samples (94%" in text
-    assert "diffusion.stop_on_copying=false" in text
+    assert "advanced.stop_on_copying=false" in text
 
 
 def test_the_safe_weights_and_the_checks_survive_an_interruption(tmp_path, folder, monkeypatch) -> None:
@@ -134,7 +157,7 @@ def test_the_safe_weights_and_the_checks_survive_an_interruption(tmp_path, folde
 )
 def test_copies_at_the_first_check_keep_its_weights(tmp_path, folder, monkeypatch, warned, stops, seen, text) -> None:
     see(monkeypatch, first=0)
-    augmenter = fit(folder, tmp_path / "study", **{"diffusion.stop_on_copying": stops})
+    augmenter = fit(folder, tmp_path / "study", **{"advanced.stop_on_copying": stops})
     assert facts_of(augmenter)["training"]["images seen"] == seen
     assert len([warning for warning in warned if text in warning]) == 1
 

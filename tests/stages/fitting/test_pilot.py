@@ -14,7 +14,7 @@ from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.planning import length, planning
 from diffaug.diffusion.planning.planning import PLAN, Plan
 from diffaug.errors import Interrupted, UsageError
-from diffaug.files.records import read_record as read
+from diffaug.files.records import read_signed_record
 from diffaug.stages.evaluating.pilot import pilot_pool
 from diffaug.stages.fitting import judged, measured_lengths, running
 from diffaug.stages.fitting.judged import in_turn_by_class, judged_images, possible_pilot
@@ -49,7 +49,7 @@ def with_changes(job: Job, *, seed: int = 0, synthesis: dict[str, Any] | None = 
 
 
 def plan_of(study: Path) -> Plan:
-    return read(study / "generator" / "plan.json", PLAN)
+    return read_signed_record(study / "generator" / "plan.json", PLAN)
 
 
 def weights(study: Path) -> list[bytes]:
@@ -114,7 +114,9 @@ def test_what_was_best_at_the_end_of_the_pilot_is_trained_to_the_limit(tmp_path,
     assert plan_of(study).length.measured[-1].images_seen == 320
 
 
-@pytest.mark.parametrize("stops", [(3,), (5, 12, 18), (25,)])
+@pytest.mark.parametrize(
+    "stops", [pytest.param((3,), marks=pytest.mark.slow), (5, 12, 18), pytest.param((25,), marks=pytest.mark.slow)]
+)
 def test_a_fit_that_is_stopped_anywhere_ends_in_the_same_bytes(tmp_path, folder, monkeypatch, stops) -> None:
     monkeypatch.setattr(length, "choose_length", lambda found: len(found) - 1)
     whole = weights(fit(folder, tmp_path / "whole").study.path)

@@ -24,4 +24,4 @@ def test_a_first_network_gets_its_share_of_what_the_pilot_left() -> None:
 
 def test_what_a_route_trains_besides_counts_into_its_time() -> None:
     plan = replace(PLAN, images_seen=1000, images_per_second=10.0)
-    assert (plan.expected_seconds, replace(plan, share=0.5).expected_seconds) == (100, 200)
+    assert (plan.expected_seconds, replace(plan, seconds_besides=30.0).expected_seconds) == (100, 130)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
+from diffaug.configuration.routes import ROUTES
 from diffaug.errors import DiffaugError, UsageError
 from diffaug.stages.fitting.routes.cascade import CascadeRoute
 from diffaug.stages.fitting.routes.latent import LatentRoute
 from diffaug.stages.fitting.routes.pixels import PixelRoute
 from diffaug.stages.fitting.routes.route import Route
 
-ENTRY_POINT_GROUP = "diffaug.routes"
-
 
 def all_routes() -> dict[str, Route]:
     """All routes by name, the simplest first."""
     own: tuple[Route, ...] = (PixelRoute(), CascadeRoute(), LatentRoute())
     routes = {route.name: route for route in own}
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+    for point in sorted(entry_points(group=ROUTES), key=lambda point: point.name):
         route: Route = point.load()()
         if route.name != point.name:
-            raise DiffaugError(f"the entry point '{point.name}' is the route '{route.name}'", where=ENTRY_POINT_GROUP)
+            raise DiffaugError(f"the entry point '{point.name}' is the route '{route.name}'", where=ROUTES)
         routes[point.name] = route
     return routes
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from diffaug.data.images import LabeledImages
+from diffaug.diffusion.cascade.crops import Crops
 from diffaug.diffusion.cascade.detail import DetailScale
 from diffaug.diffusion.cascade.generator import CascadeGenerator
 from diffaug.diffusion.cascade.planning import plan_of_upscaler
@@ -17,7 +18,7 @@ from diffaug.diffusion.generator.network_files import for_inference
 from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.memory import training_bytes
-from diffaug.diffusion.planning.planning import Plan, make_plan
+from diffaug.diffusion.planning.planning import Plan, make_plan, plan_of_pilot
 from diffaug.diffusion.planning.reasons import expected_quality
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.diffusion.training.batches import TrainingData
@@ -31,6 +32,8 @@ from diffaug.stages.job import Job
 
 BASE_SHARE = 0.5
 """Of the time, what the base gets. Chosen by hand: the base decides what is shown, the upscaler how sharp it is."""
+MOST_MEASURED_CROPPED = 64
+"""Images whose crops the speed of the upscaler is measured on; the number hardly matters to it."""
 VIEWS_IN_BATCH = 4
 """Whole images kept per crop: the image, its noisy view and what becomes of them."""
 
@@ -62,6 +65,14 @@ class CascadeRoute:
         reduction = Reduction(plan.image_size, plan.network.image_size)
         small = reduction.images(evenly_chosen(images, MOST_MEASURED_IMAGES))
         return measure_images_per_second(TrainingData.of(small, job.device), plan, current())
+
+    def seconds_besides(self, job: Job, images: LabeledImages, plan: Plan) -> float:
+        """Of training the upscaler, in the pilot too, at its own speed."""
+        few = evenly_chosen(images, MOST_MEASURED_CROPPED)
+        crops = Crops.of(few, plan.network.image_size, job.device)
+        upscalers = [plan_of_upscaler(one, len(images.classes)) for one in _trainings(plan)]
+        speed = measure_images_per_second(crops, upscalers[0], current())
+        return sum(one.images_seen for one in upscalers) / speed
 
     def untrained(self, job: Job, images: LabeledImages, plan: Plan) -> Generator:
         """Both networks with initial weights."""
@@ -96,3 +107,8 @@ class CascadeRoute:
     def train(self, work: Work) -> None:
         """See `train_cascade`."""
         train_cascade(work)
+
+
+def _trainings(plan: Plan) -> list[Plan]:
+    """Those of the generator and, if there is one, of its pilot."""
+    return [plan, plan_of_pilot(plan)] if plan.pilot else [plan]

@@ -7,17 +7,17 @@ out is kept beside them until both are done.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import pandas as pd
 from pydantic import TypeAdapter
 
 from diffaug.diffusion.cascade.crops import Crops
-from diffaug.diffusion.cascade.files import BASE, UPSCALER, read_level, write_scale
+from diffaug.diffusion.cascade.files import BASE, UPSCALER, UpscalerRecord, read_upscaler_record, write_scale
 from diffaug.diffusion.cascade.generator import CascadeGenerator, reduced_boxes
-from diffaug.diffusion.cascade.planning import plan_of_upscaler
+from diffaug.diffusion.cascade.planning import LEAST_STEPS, plan_of_upscaler
 from diffaug.diffusion.cascade.reducing import Reduction
-from diffaug.diffusion.cascade.upscaler import Upscaler
+from diffaug.diffusion.cascade.upscaler import PLAIN, Level, Upscaler
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.network_files import read_network, write_network
 from diffaug.diffusion.generator.pixels import PixelGenerator
@@ -30,14 +30,14 @@ from diffaug.files.records import read_record, write_record
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.measured_lengths import CHOICE, LENGTH
 from diffaug.stages.fitting.networks import CopyReport, TrainedNetwork, pixel_preview, write_description
-from diffaug.stages.fitting.routes.view_levels import USUAL_LEVEL, choose_view_level
-from diffaug.stages.fitting.running import TrainingRun, discard_progress
+from diffaug.stages.fitting.routes.view_levels import USUAL_LEVEL, choose_view_level, trusted_level
+from diffaug.stages.fitting.running import REPORTS, TrainingRun
 from diffaug.stages.fitting.sources import EARLIER_ROWS
 from diffaug.stages.fitting.training import train_network
 from diffaug.stages.fitting.work import Work
 from diffaug.study import PILOT
 
-PROGRESS, BASE_REPORT = "progress", "base.json"
+BASE_REPORT = "base.json"
 GRID_COLUMNS = 3
 """Full images take long to sample, and a grid appears with each checkpoint."""
 
@@ -65,7 +65,7 @@ def train_cascade(work: Work) -> None:
 
 def _train_base(work: Work) -> None:
     """Trains the base in its share of the time, unless it is trained, and writes its network."""
-    file, group = work.folder / PROGRESS / BASE_REPORT, current()
+    file, group = work.folder / REPORTS / BASE_REPORT, current()
     with group.main_first():
         is_done = file.is_file()
     if is_done:
@@ -117,7 +117,7 @@ class _UpscalerTraining:
 
     def __init__(self, work: Work) -> None:
         self.work, self.folder = work, work.folder / UPSCALER
-        self.report = read_record(work.folder / PROGRESS / BASE_REPORT, _BASE_REPORT)
+        self.report = read_record(work.folder / REPORTS / BASE_REPORT, _BASE_REPORT)
         work.clock.resume_at(self.report.seconds)
         base = work.plan.network.image_size
         self.crops = Crops.of(work.holdout.trained, base, work.job.device, unlabeled=work.unlabeled)
@@ -153,7 +153,7 @@ class _UpscalerTraining:
             guide=network.guide,
         )
 
-    def _generator(self, denoiser: Denoiser, level: float) -> CascadeGenerator:
+    def _generator(self, denoiser: Denoiser, level: Level) -> CascadeGenerator:
         upscaler = Upscaler(denoiser, self.crops.scale, level)
         return CascadeGenerator(classes=self.work.classes, weights_sha256="", base=self.base, upscaler=upscaler)
 
@@ -161,23 +161,21 @@ class _UpscalerTraining:
         self.run.save_grid()
         state, scale, folder = self.run.state, self.crops.scale, self.work.folder
         level, why = self._level()
+        self._tell(level, why)
         write_network(self.folder, self.run.plan.network, scale.normalization, state.averaged.state_dict(), state.guide)
-        write_scale(self.folder, scale, level)
+        write_scale(self.folder, scale, level, state.step)
         facts: dict[str, str | int] = {
             **self.report.facts,
             "seconds": round(self.work.clock.seconds),
             "crops seen by the upscaler": self.run.images_seen,
             **({"training of the upscaler ended": "with --finish"} if self.was_ended else {}),
-            "noise level of the upscaler's view": f"{level:g}, {why}",
+            "enlargement": f"{_in_words(level)}, {why}",
         }
         if self.work.plan.initial is not None:
             storage.write_parquet(folder / EARLIER_ROWS, pd.read_parquet(folder / BASE / EARLIER_ROWS))
         trained = TrainedNetwork({}, None, facts, self.report.copies)
         write_description(self.work, self.crops, "cascade", trained)
         self._write_length()
-        for part in (folder / BASE, self.folder):
-            discard_progress(part)
-        storage.discard_directory(folder / PROGRESS)
 
     def _write_length(self) -> None:
         """Passes on the length that a pilot chose for the base, and the time that both networks took."""
@@ -186,13 +184,33 @@ class _UpscalerTraining:
             choice = replace(read_record(file, CHOICE), seconds=self.work.clock.seconds)
             write_record(self.work.folder / LENGTH, CHOICE, choice)
 
-    def _level(self) -> tuple[float, str]:
-        """The level that the pilot chose, or that held-out images choose; and why."""
-        if self.work.plan.pilot is not None:  # it is trained, and it has none itself
-            pilot = self.work.job.study.path / PILOT / self.work.job.study.generator.name / UPSCALER
-            return read_level(pilot), "as the pilot chose on images that it has not seen"
+    def _level(self) -> tuple[Level, str]:
+        """How images are enlarged, and why; see `trusted_level`."""
         generator = self._generator(self.run.state.averaged, USUAL_LEVEL)
-        level = choose_view_level(self.work.job, generator, self.work.holdout.held)
-        if level is None:
-            return USUAL_LEVEL, "the usual one, since too few images are held out to choose it"
-        return level, "at which enlarged samples look most like images held out"
+        job, held = self.work.job, self.work.holdout.held
+        measure = partial(choose_view_level, job, generator, held)
+        return trusted_level(self._record_of_pilot(), self.run.state.step, measure)
+
+    def _record_of_pilot(self) -> UpscalerRecord | None:
+        """That of the pilot's upscaler, if there is a pilot."""
+        if self.work.plan.pilot is None:  # also of the pilot's own training
+            return None
+        study = self.work.job.study
+        return read_upscaler_record(study.path / PILOT / study.generator.name / UPSCALER)
+
+    def _tell(self, level: Level, why: str) -> None:
+        """Says how images are enlarged, and warns if the upscaler had too little time to learn."""
+        narrator, plan, steps = self.work.job.narrator, self.run.plan, self.run.state.step
+        narrator.say(f"images are enlarged by {_in_words(level)}, {why}")
+        if steps >= LEAST_STEPS or self.work.is_pilot:
+            return
+        fix = f"--images-seen {LEAST_STEPS * plan.batch_size} or more" if plan.seconds is None else "more --minutes"
+        fix = "no --finish" if self.was_ended else fix
+        narrator.warn(
+            f"the upscaler was trained for {steps} steps only, and {LEAST_STEPS} are the least that it needs to draw "
+            f"detail well; give it {fix}, with --overwrite"
+        )
+
+
+def _in_words(level: Level) -> str:
+    return "plain bicubic interpolation" if level == PLAIN else f"the upscaler at noise level {level:g} of its view"

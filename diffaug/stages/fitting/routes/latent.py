@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import lru_cache
 
@@ -26,12 +27,11 @@ from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.networks import Preview, write_description
 from diffaug.stages.fitting.routes.latents import kept_reconstruction
 from diffaug.stages.fitting.routes.pixels import evenly_chosen
-from diffaug.stages.fitting.running import discard_progress
 from diffaug.stages.fitting.training import train_network
 from diffaug.stages.fitting.work import Work
 from diffaug.stages.job import Job
 
-MEASURED_IMAGES = 64
+MEASURED_IMAGES, TIMED_IMAGES = 64, 4
 LATENTS = "catalog-latents"
 """Folder of the study, beside the catalog, that keeps latents."""
 
@@ -66,10 +66,18 @@ class LatentRoute:
         return make_plan(images, settings, job.device, base_channels=wide, latent_shape=shape)
 
     def images_per_second(self, job: Job, images: LabeledImages, plan: Plan) -> float:
-        """See `measure_images_per_second`; without the time that encoding takes, once."""
+        """See `measure_images_per_second`."""
         few = evenly_chosen(images, MEASURED_IMAGES)
         data = LatentData.encode(few, job.device, _Latents(job, images).cache)
         return measure_images_per_second(data, plan, current())
+
+    def seconds_besides(self, job: Job, images: LabeledImages, plan: Plan) -> float:
+        """Of encoding each image once, and once more mirrored if the plan does so."""
+        few = images.pixels[:TIMED_IMAGES]
+        began = time.perf_counter()
+        _Latents(job, images).codec.encode(few).mean.cpu()
+        seconds_per_image = (time.perf_counter() - began) / len(few)
+        return (1 + plan.horizontal_flip) * len(images) * seconds_per_image
 
     def untrained(self, job: Job, images: LabeledImages, plan: Plan) -> Generator:
         """A network with initial weights."""
@@ -113,7 +121,6 @@ class LatentRoute:
         write_autoencoder(work.folder, latents.folder, found)
         facts = {**trained.facts, **latents.facts(found)}
         write_description(work, data, self.name, replace(trained, facts=facts))
-        discard_progress(work.folder)
 
 
 class _Latents:

@@ -8,7 +8,7 @@ from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
 from diffaug.diffusion.latent.cache import LatentCache
 from diffaug.diffusion.latent.reconstruction import Reconstruction, measure_reconstruction
 from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.stage_records import stage_record
 from diffaug.stages.fitting.work import Work
 from diffaug.stages.job import FIT_RUN
@@ -25,8 +25,8 @@ def kept_reconstruction(work: Work, cache: LatentCache) -> Reconstruction | None
     begun = stage_record(job.study.generator)
     parts = [begun.inputs["catalog"] if begun else work.catalog.fingerprint, job.config.encoder, job.config.seed]
     file = cache.home / f"reconstruction-{storage.fingerprint(parts)[:16]}.json"
-    if file.is_file():
-        return read_record(file, _RECONSTRUCTION)
+    if file.exists():
+        return read_signed_record(file, _RECONSTRUCTION)
     job.narrator.say("measuring what the autoencoder keeps of the images ...")
     encoder = encoder_by_name(
         job.config.encoder, job.device, image_side=typical_side(images.pixels), say=job.narrator.say
@@ -45,5 +45,5 @@ def kept_reconstruction(work: Work, cache: LatentCache) -> Reconstruction | None
         job.narrator.say(f"autoencoder: {found}")
         figures = {"psnr": found.psnr, "real": found.real, "reconstructed": found.reconstructed, "loss": found.loss}
         job.journal.log_metrics(FIT_RUN, {f"autoencoder/{name}": value for name, value in figures.items()}, step=0)
-    write_record(file, _RECONSTRUCTION, found)
+    write_signed_record(file, _RECONSTRUCTION, found)
     return found

@@ -17,7 +17,6 @@ from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.networks import pixel_preview, write_description
-from diffaug.stages.fitting.running import discard_progress
 from diffaug.stages.fitting.training import train_network
 from diffaug.stages.fitting.work import Work
 from diffaug.stages.job import Job
@@ -48,6 +47,10 @@ class PixelRoute:
         data = TrainingData.of(evenly_chosen(images, MOST_MEASURED_IMAGES), job.device)
         return measure_images_per_second(data, plan, current())
 
+    def seconds_besides(self, job: Job, images: LabeledImages, plan: Plan) -> float:
+        """Nothing else is done."""
+        return 0.0
+
     def untrained(self, job: Job, images: LabeledImages, plan: Plan) -> Generator:
         """A network with initial weights."""
         return PixelGenerator(
@@ -75,4 +78,3 @@ class PixelRoute:
             return
         write_network(work.folder, work.plan.network, data.normalization, trained.weights, trained.guide)
         write_description(work, data, self.name, trained)
-        discard_progress(work.folder)

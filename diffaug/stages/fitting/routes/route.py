@@ -37,6 +37,12 @@ class Route(Protocol):
             RuntimeError: The plan says compiled, and the network can't be compiled.
         """
 
+    def seconds_besides(self, job: Job, images: LabeledImages, plan: Plan) -> float:
+        """What else it does in a training by a plan of set length, and in that of the pilot, takes at most; measured.
+
+        All processes call it.
+        """
+
     def untrained(self, job: Job, images: LabeledImages, plan: Plan) -> Generator:
         """A generator that samples as fast as a trained one."""
 
@@ -49,7 +55,8 @@ class Route(Protocol):
     def train(self, work: Work) -> None:
         """Trains a generator and writes its files into `work.folder`, which the caller commits.
 
-        All processes call it; the main one writes. Called again after an interruption, it resumes. It ends by
+        All processes call it; the main one writes. Called again after an interruption, it resumes; what it needs for
+        that lies in folders that the caller removes after the commit, see `finish_training`. It ends by
         `work.plan.seconds` on the clock. For the pilot it may write the length that it chose, see `length.py`.
 
         Raises:
