@@ -19,9 +19,9 @@ from diffaug.evaluation.experiment.learners import TrainFunction
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.console import ConsoleNarrator, SilentNarrator
 from diffaug.runtime.distributed import current
-from diffaug.stages.arguments import Strategy, given_flags, study_of
+from diffaug.stages.arguments import Strategy, given_flags, opened, study_of
 from diffaug.stages.costs import plan_job
-from diffaug.stages.evaluating.checks import require_evaluable, require_known_classifier
+from diffaug.stages.evaluating.checks import require_accepted_later, require_evaluable
 from diffaug.stages.evaluating.evaluate import evaluate_study, own_pool, read_evaluation
 from diffaug.stages.evaluating.predictions import evaluate_predictions
 from diffaug.stages.evaluating.replicates import prepare_together
@@ -29,10 +29,9 @@ from diffaug.stages.evaluating.report import write_study_report
 from diffaug.stages.export import export_study
 from diffaug.stages.fitting.fit import fit_generator
 from diffaug.stages.generating.generate import generate_pool, generate_shard
-from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job, open_job
 from diffaug.stages.session import Session
-from diffaug.study import Study, open_study
+from diffaug.study import Study
 from diffaug.synthesis.export.export import Depth, Export, ExportSettings
 from diffaug.synthesis.export.items import Only
 from diffaug.synthesis.pool.pool import Pool
@@ -78,7 +77,7 @@ class DiffusionAugmenter:
         verbose: bool = True,
         command: str | None = None,
     ) -> None:
-        self._study_path = None if study is None else Path(study)
+        self._study_path, self._overwrite = None if study is None else Path(study), overwrite
         file, command = None if config is None else Path(config), command or "the same calls again"
         flags = {**(settings or {}), **given_flags(time_budget, seed=seed, device=device)}
         narrator = ConsoleNarrator() if verbose and current().is_main else SilentNarrator()
@@ -89,7 +88,7 @@ class DiffusionAugmenter:
     def open(cls, study: str | Path, **arguments: Any) -> Self:
         """Continues an existing study."""
         augmenter = cls(study=study, **arguments)
-        augmenter._session.open(open_study(Path(study)))
+        augmenter._session.open(opened(Path(study), overwrite=augmenter._overwrite))
         return augmenter
 
     def fit(self, data: Images, unlabeled: Images | None = None, *, finish: bool = False) -> Self:
@@ -122,15 +121,14 @@ class DiffusionAugmenter:
     def _fit(self, *, finish: bool = False) -> Self:
         with self._session.working(logs=True):
             catalog = self._session.prepare_named_catalog()
-            require_known_classifier(self.job)
-            requested_targets(self.job, catalog)  # raises for a wrong strategy before hours of training
+            require_accepted_later(self.job, catalog)
             fit_generator(self.job, catalog, finish=finish)
             self._session.load_generator()
         return self
 
     def attach(self, data: Images, unlabeled: Images | None = None) -> Self:
         """Opens the study of `data`, or makes it begin once a stage has something to keep."""
-        study = study_of(data, self._study_path)
+        study = study_of(data, self._study_path, overwrite=self._overwrite)
         if unlabeled is not None:
             self._session.add_flag("data.unlabeled", str(folder_of_unlabeled(unlabeled, study.path)))
         self._session.open(study)
@@ -197,9 +195,8 @@ class DiffusionAugmenter:
         """Trains classifiers with and without the pool for the same number of steps and writes the report.
 
         Args:
-            classifier: What to train: a name, as of the setting; a function of (channels, number of classes, (height,
-                width)) that makes a network from float NCHW in [-1, 1] to logits; or an object with `name` and
-                `fit_predict`. Default: as configured.
+            classifier: A name, as of the setting; or a function of (channels, number of classes, (height, width)) that
+                makes a network from float NCHW in [-1, 1] to logits; or an object with `name` and `fit_predict`.
             train_fn: Your own training instead: called with (training set, test pixels uint8 (N, H, W, C), seed), it
                 returns labels (N,) or probabilities (N, K). See `diffaug.classifiers.training_set.TrainingSet`.
             settings: Settings of the evaluation stage for this call, such as `num_seeds=10` or `thorough=True`.
@@ -242,6 +239,7 @@ class DiffusionAugmenter:
         shard_size: int = 1000,
         overwrite: bool = False,
         depth: Depth = "8",
+        include_blind: bool = False,
     ) -> Export:
         """Writes the real and synthetic images in a format of another library.
 
@@ -253,11 +251,11 @@ class DiffusionAugmenter:
             shard_size: Images per shard, for webdataset.
             overwrite: Replace an older export in `out`.
             depth: `source` writes 16-bit values as in the files, if those hold more than 8 bits.
+            include_blind: Whether synthetic images are exported of classes, too, that nothing shows them to belong to.
         """
-        seed = self.config.seed
-        settings = ExportSettings(Path(out), format, only, tuple(splits), shard_size, seed, overwrite, depth)
+        chosen = (format, only, tuple(splits), shard_size, self.config.seed, overwrite, depth, include_blind)
         with self._session.working():
-            return export_study(self.job, self._session.prepare_catalog(), settings)
+            return export_study(self.job, self._session.prepare_catalog(), ExportSettings(Path(out), *chosen))
 
     @property
     def job(self) -> Job:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from diffaug._version import __version__
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import locks, storage
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.temporaries import is_temporary
 from diffaug.runtime.distributed import current
 
@@ -44,7 +44,7 @@ class StudyRecord:
     class_to_idx: dict[str, int] | None = None
 
 
-_STUDY_RECORD = TypeAdapter(StudyRecord)
+STUDY_RECORD = TypeAdapter(StudyRecord)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Study:
     @property
     def record(self) -> StudyRecord:
         """What was recorded when the study began, or will be."""
-        return self.planned or read_record(self.path / RECORD, _STUDY_RECORD)
+        return self.planned or read_signed_record(self.path / RECORD, STUDY_RECORD)
 
     @property
     def has_begun(self) -> bool:
@@ -107,6 +107,11 @@ class Study:
         """Whether a stage has kept something: a generator or a checkpoint of one, images, results."""
         kept = (self.generator / storage.DONE, self.chunks, self.pool, self.evaluation, self.predictions)
         return any(path.exists() for path in kept) or self.has_training
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a stage is finished."""
+        return any((stage / storage.DONE).is_file() for stage in (self.generator, self.pool, self.evaluation))
 
     @property
     def has_training(self) -> bool:
@@ -143,7 +148,7 @@ class Study:
         if (self.path / RECORD).exists():
             keep = [item.name for item in self.path.iterdir() if _is_of_looking(item)]
             storage.clear_directory(self.path, keep=keep)
-        write_record(self.path / RECORD, _STUDY_RECORD, self.planned)
+        write_signed_record(self.path / RECORD, STUDY_RECORD, self.planned)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -184,8 +189,15 @@ class Study:
 
 
 def open_study(path: Path) -> Study:
-    """Opens a study that has begun; raises UsageError if there is none."""
-    if not (path / RECORD).is_file():
+    """Opens a study that has begun.
+
+    Raises:
+        UsageError: There is none.
+        DamagedError: Its record is gone.
+    """
+    if not (path / RECORD).exists():
+        if Study(path).has_results:
+            raise _lost_record(path)
         fix = "make one with: diffaug fit DATA"
         if path.exists():
             is_looked_at = (path / Study.catalog.name).exists()
@@ -221,7 +233,7 @@ def _require_no_study(data: Path) -> None:
     if not (data / RECORD).is_file():
         return
     try:
-        images = read_record(data / RECORD, _STUDY_RECORD).data
+        images = read_signed_record(data / RECORD, STUDY_RECORD).data
     except DamagedError:  # a file of that name among the images
         return
     again, quoted = shlex.quote(str(images)), shlex.quote(str(data))
@@ -246,13 +258,21 @@ def _require_free(path: Path, data: Path) -> None:
 def _owner(path: Path) -> StudyRecord | None:
     """The record of the study; None if it has not begun."""
     file = path / RECORD
-    if not file.is_file():
+    if not file.exists():
+        if Study(path).has_results:
+            raise _lost_record(path)
         return None
     try:
-        return read_record(file, _STUDY_RECORD)
+        return read_signed_record(file, STUDY_RECORD)
     except DamagedError as error:
+        if Study(path).keeps_something:
+            raise
         what = "this file is not the record of a study"
         raise UsageError(what, where=file, fix="choose another --study") from error
+
+
+def _lost_record(path: Path) -> DamagedError:
+    return DamagedError("the record of the study is missing", where=path / RECORD, fix=storage.REPAIR_HINT)
 
 
 def _is_of_looking(item: Path) -> bool:

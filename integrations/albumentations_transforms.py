@@ -8,6 +8,7 @@ Needs `pip install 'diffaug[albumentations]'`. Import this module before loading
 import os
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from diffaug.augment.lookup import (
     must_skip,
     pool_path,
     replaceable_format,
+    usable_pool,
 )
 from diffaug.errors import MissingExtraError, UsageError
 from diffaug.runtime.seeding import derive_seed, numpy_generator
@@ -64,6 +66,8 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         on_annotations: What to do with masks, boxes and other targets, which would no longer match a replaced image.
             "skip" keeps the item unchanged.
         p: Probability of replacing, in [0, 1].
+        include_blind: Whether images are used of classes, too, that nothing shows them to belong to. The evaluation
+            does not use them.
 
     Raises:
         ValueError: In the constructor: an argument is invalid. In a call: there is no label.
@@ -79,6 +83,7 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         class_to_idx: Annotated[dict[str, int] | None, BeforeValidator(_class_to_idx)]
         on_unknown_label: OnProblem
         on_annotations: OnProblem
+        include_blind: bool
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         p: float = 0.3,
         *,
         class_to_idx: Mapping[str, int] | None = None,
+        include_blind: bool = False,
     ) -> None:
         self.label_key = label_key  # the base class reads it in its constructor
         super().__init__(p=p)
@@ -97,8 +103,11 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         self.on_unknown_label = on_unknown_label
         self.on_annotations = on_annotations
         self._other_targets: frozenset[str] = UNREPLACEABLE
-        self._lookup = PoolLookup(str(pool), class_to_idx)
+        self.include_blind = include_blind
+        self._lookup = PoolLookup(str(pool), class_to_idx, include_blind=include_blind)
         self._lookup.require_known_names(on_unknown_label)
+        with suppress(UsageError):  # a saved transform may be loaded before its pool is there
+            usable_pool(Pool.open(str(pool)), include_blind=include_blind)
         self._worker_seed: int | None = None
 
     @property

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pyarrow.parquet import read_table
 
 from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
+from diffaug.files.temporaries import scratch_folder
 from diffaug.integrations import mlflow_limits as limits
 from diffaug.integrations.mlflow_confusion import confusion_png
 from diffaug.integrations.mlflow_generator import log_generator
@@ -133,7 +133,7 @@ class EventLogger:
             self._client.log_batch(run_id, **{kind: items[start : start + size]}, synchronous=True)
 
     def _log_confusion(self, run_id: str, data: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             file = Path(folder) / "confusion_matrix.png"
             storage.write_bytes(file, confusion_png(data["counts"], data["classes"]))
             self._client.log_artifact(run_id, str(file))

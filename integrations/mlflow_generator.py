@@ -2,7 +2,6 @@
 
 import importlib.util
 import shutil
-import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from diffaug.configuration.sampling import DEFAULT_SAMPLING
 from diffaug.diffusion.generator.files import read_record
 from diffaug.diffusion.generator.generator import generator_kind
+from diffaug.files.temporaries import scratch_folder
 from diffaug.integrations.mlflow_limits import clean_name
 from diffaug.tracking.events import Event
 
@@ -66,7 +66,7 @@ def log_generator(client: MlflowClient, run_id: str, event: Event, folder: Path)
     """
     model = _logged_model(client, run_id, event)
     if model.status != LoggedModelStatus.READY:
-        with tempfile.TemporaryDirectory() as temporary:
+        with scratch_folder() as temporary:
             target = Path(temporary) / "model"
             described = Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id)
             save_generator(folder, target, described)
@@ -91,8 +91,9 @@ def _show(client: MlflowClient, run: Run, model: LoggedModel) -> None:
 def _logged_model(client: MlflowClient, run_id: str, event: Event) -> LoggedModel:
     experiment = client.get_run(run_id).info.experiment_id
     found = client.search_logged_models([experiment], f"tags.`{EVENT_TAG}` = '{event.identity}'")
-    if found:
-        return found[0]
+    own = [model for model in found if model.source_run_id == run_id]  # not that of a copied study
+    if own:
+        return own[0]
     return client.create_logged_model(
         experiment,
         clean_name(event.data["name"], ascii_only=True).replace("/", "_").replace(".", "_"),

@@ -75,7 +75,7 @@ def patience(limits: Mapping[str, str]) -> Iterator[None]:
                     _undo.callback(os.environ.pop, name, None)
             for talker in _talkers:
                 _undo.callback(talker.setLevel, talker.level)
-                talker.setLevel(logging.ERROR)
+                talker.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

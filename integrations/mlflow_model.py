@@ -41,11 +41,15 @@ class GeneratorModel(PythonModel):
             One row per image: `label`, `index` from 0 within its row of the request, `seed`, and `image`, PNG bytes.
 
         Raises:
-            MlflowException: An unknown class, or a number out of range; nothing is sampled then. A server answers 400.
+            MlflowException: An unknown class, a number out of range, or a generator that only varies real images;
+                nothing is sampled then. A server answers 400.
         """
         options = {name: value for name, value in (params or {}).items() if value is not None}
         seed = int(options.pop("seed", 0))
         try:
+            if self.generator.usual.only_varies:
+                what = "this generator was not trained on the images: it varies real ones and samples none from noise"
+                raise UsageError(what, fix="fine-tune it with diffaug fit --route pipeline, and serve that one")
             wanted = [
                 (self.generator.class_of(label), int(n))
                 for label, n in zip(model_input["label"], model_input["n"], strict=True)

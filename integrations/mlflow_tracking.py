@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DataError, MissingExtraError, UsageError
 from diffaug.files import storage
+from diffaug.runtime.console import printable
 from diffaug.study import Study
 from diffaug.tracking.delivery import State, without_secrets
 from diffaug.tracking.events import Event
@@ -25,13 +26,22 @@ from diffaug.tracking.events import Event
 try:
     import mlflow
     from mlflow.exceptions import MlflowException
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 except ImportError as error:
     raise MissingExtraError.of("mlflow", "mlflow") from error
 
+from diffaug.integrations.mlflow_database import (
+    ARTIFACTS,
+    make_database,
+    make_own_database,
+    move_addresses,
+    sqlite_file,
+)
 from diffaug.integrations.mlflow_events import SUPERSEDED_TAG, EventLogger, RepeatableClient, batches
 from diffaug.integrations.mlflow_generator import EVENT_TAG, PARENT_TAG
 from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, SHORT, clean_tags, cut, patience
 
+OWN_STORE = "mlflow.db"
 SERVICES = ("databricks", "databricks-uc", "uc")
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
 TRAP = (
@@ -47,10 +57,14 @@ class MlflowTracker:
         self._root = study.path.resolve()
         self._active_run = mlflow.active_run()
         self._is_local = self._active_run is None and not mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
-        self._uri = f"sqlite:///{self._root}/mlflow.db" if self._is_local else mlflow.get_tracking_uri()
+        self._uri = f"sqlite:///{self._root}/{OWN_STORE}" if self._is_local else mlflow.get_tracking_uri()
         self._experiment = settings.experiment
         self._default_experiment = f"diffaug/{study.name}"
         self._limits = LONG if patient else SHORT
+        # That of the study's own database is no address, since a study may be moved.
+        self._store = storage.fingerprint(OWN_STORE if self._is_local else self._uri)
+        self._is_copy = False
+        self._moved: Path | None = None
 
     @property
     def is_local(self) -> bool:
@@ -59,8 +73,10 @@ class MlflowTracker:
 
     def recognizes(self, state: State) -> bool:
         """Whether the experiment that `state` refers to is the configured one and still exists."""
-        is_same_store = state.get("store") == storage.fingerprint(self._uri)
-        if not is_same_store or self._experiment not in (None, state.get("experiment")):
+        if state.get("store") != self._store or self._experiment not in (None, state.get("experiment")):
+            return False
+        if not self._is_local and self._is_copied(state):  # the runs on a server are those of the original
+            self._is_copy = True
             return False
         try:
             with patience(self._limits):
@@ -77,6 +93,9 @@ class MlflowTracker:
         with patience(self._limits):
             if "experiment_id" not in state:
                 self._open_experiment(state)
+            state["root"] = str(self._root)
+            if self._is_local:  # MLflow remembers folders by run, and a copy of a study has the same runs
+                _artifact_repos_cache.clear()
             for batch in batches(events):
                 self._send(batch, state)
                 state["cursor"] = batch[-1].number
@@ -88,7 +107,9 @@ class MlflowTracker:
             return f"MLflow: {url}"
         if not self._uri.startswith("sqlite:"):
             return f"MLflow: experiment '{state['experiment']}' in the store of MLFLOW_TRACKING_URI"
-        command = f"MLflow: mlflow ui --backend-store-uri {shlex.quote(without_secrets(self._uri))}"
+        command = printable(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(without_secrets(self._uri))}")
+        if self._moved is not None:
+            command += f"\nThe database was damaged and was made again from the journal; the old one: {self._moved}"
         if any(Path("mlruns").glob("[0-9]*/meta.yaml")):  # which MLflow by default would choose, and then refuse
             return f"{command}\n{TRAP.format(fix=_migration(Path.cwd() / 'mlruns'))}"
         return command
@@ -106,23 +127,39 @@ class MlflowTracker:
         file_store = _file_store(self._uri)
         if file_store is not None and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1"):
             raise UsageError(f"MLflow no longer writes to a folder such as {file_store}", fix=_migration(file_store))
+        database = sqlite_file(self._uri)
+        if database is not None and self._is_local:
+            self._moved = make_own_database(database)
+            move_addresses(database, self._root)
+        elif database is not None:
+            make_database(database)
         return RepeatableClient(tracking_uri=self._uri, registry_uri=self._uri if self._is_local else None)
 
     @cached_property
     def _logger(self) -> EventLogger:
         return EventLogger(self._client, self._root)
 
+    def _is_copied(self, state: State) -> bool:
+        """Whether the study is a copy of another one that is still there and has the same journal."""
+        original, own = Path(state.get("root", self._root)) / Study.journal.name, self._root / Study.journal.name
+        if not original.is_file() or original.samefile(own):
+            return False
+        with original.open("rb") as first, own.open("rb") as second:
+            return first.readline() == second.readline()
+
     def _open_experiment(self, state: State) -> None:
         if self._active_run is not None and self._experiment is None:
             experiment = self._client.get_experiment(self._active_run.info.experiment_id)
         else:
             experiment = self._named_experiment(self._experiment or self._default_experiment)
-        state["store"] = storage.fingerprint(self._uri)
+        state["store"] = self._store
+        if self._is_copy:
+            state["copy"] = storage.fingerprint(str(self._root))[:8]
         state["experiment_id"], state["experiment"] = experiment.experiment_id, experiment.name
         state["runs"] = {}
 
     def _named_experiment(self, name: str) -> Any:
-        artifacts = (self._root / "mlartifacts").as_uri() if self._is_local else None
+        artifacts = (self._root / ARTIFACTS).as_uri() if self._is_local else None
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             experiment = self._client.get_experiment(self._client.create_experiment(name, artifacts))
@@ -131,7 +168,7 @@ class MlflowTracker:
         if artifacts is not None and experiment.artifact_location != artifacts:
             raise UsageError(
                 f"the MLflow experiment '{name}' keeps its artifacts elsewhere: {experiment.artifact_location}",
-                fix="set another tracking.experiment; in a study that was moved, remove mlflow.db to log all again",
+                fix="set another tracking.experiment",
             )
         return experiment
 
@@ -146,11 +183,12 @@ class MlflowTracker:
         state["runs"][event.key] = run_id
 
     def _start_run(self, event: Event, state: State) -> str:
-        found = self._client.search_runs([state["experiment_id"]], f"tags.`{EVENT_TAG}` = '{event.identity}'")
+        identity = event.identity + state.get("copy", "")
+        found = self._client.search_runs([state["experiment_id"]], f"tags.`{EVENT_TAG}` = '{identity}'")
         if found:
             return str(found[0].info.run_id)
         tags = clean_tags(event.data["tags"])
-        tags |= {EVENT_TAG: event.identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
+        tags |= {EVENT_TAG: identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
         outer = self._active_run.info.run_id if self._active_run is not None else None
         parent = state["runs"].get(event.data["parent"], outer)
         if parent is not None:

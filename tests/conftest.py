@@ -23,7 +23,9 @@ from sklearn.datasets import load_digits
 
 from diffaug.data.images import LabeledImages
 from diffaug.files import storage
-from diffaug.synthesis.pool.pool import MANIFEST, Pool, manifest_columns
+from diffaug.files.records import write_record
+from diffaug.synthesis.filters.power import POOL_POWER, UNKNOWN, FilterPower, PoolPower
+from diffaug.synthesis.pool.pool import MANIFEST, POWER, Pool, manifest_columns
 
 # The default suite draws the same examples each time; `HYPOTHESIS_PROFILE=random pytest -m slow` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -66,6 +68,15 @@ def write_pool(
             rows.append(dict(zip(manifest_columns(()), values, strict=True)))
         storage.write_parquet(staging / MANIFEST, pd.DataFrame(rows, columns=manifest_columns(())).assign(**columns))
     return Pool.open(root)
+
+
+def with_blind(pool: Pool, *names: str, unlearned: tuple[str, ...] = ()) -> Pool:
+    """The pool, now with a record by which nothing shows that images of these classes belong to them."""
+    reasons = {name: ("a reason",) if name in names else () for name in pool.classes}
+    known = {name: FilterPower(UNKNOWN, None, UNKNOWN, UNKNOWN, blind=why) for name, why in reasons.items()}
+    write_record(pool.root / POWER, POOL_POWER, PoolPower("made", known, unlearned))
+    storage.commit_directory(pool.root, storage.recorded_metadata(pool.root))
+    return Pool.open(pool.root)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from diffaug.configuration.arms import Resources, default_arms
 from diffaug.data.reading import sources
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import DataError, NotFittedError, UsageError
-from diffaug.files import storage
-from diffaug.study import Study
+from diffaug.files.records import write_signed_record
+from diffaug.study import STUDY_RECORD, Study, open_study
 
 pytestmark = pytest.mark.e2e
 COUNTS = {"dark": 20, "middle": 12, "bright": 6}
@@ -34,8 +34,8 @@ class Made:
         shutil.copytree(self.images, folder / "images")
         shutil.copytree(self.study, folder / "study")
         copied = Made(folder / "images", folder / "study")
-        record = storage.read_json(copied.study / "study.json")
-        storage.write_json(copied.study / "study.json", {**record, "data": str(copied.images)})
+        record = replace(open_study(copied.study).record, data=copied.images)
+        write_signed_record(copied.study / "study.json", STUDY_RECORD, record)
         return copied
 
     def open(self, **arguments) -> diffaug.DiffusionAugmenter:
@@ -113,7 +113,7 @@ def test_the_whole_job(evaluated) -> None:
     events = pd.read_json(evaluated.study / "journal.jsonl", lines=True)
     started = events.loc[events["kind"] == "start", "key"].tolist()
     assert started[:3] == ["study", "fit", "generate"]
-    assert len([key for key in started if key.startswith("trial/")]) == 15
+    assert len([key for key in started if key.startswith("trial/")]) == 3 * len(default_arms(Resources()))
     logged = [data["metrics"] for data in events["data"] if "loss" in data.get("metrics", {})]
     assert logged and all(0 < metrics["images_per_second"] < 1e6 for metrics in logged)
 

@@ -18,6 +18,7 @@ def test_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys, small_e
 
     def run(script: str, *arguments: object) -> str:
         source = (EXAMPLES / script).read_text(encoding="utf-8").replace('time_budget="2m"', "time_budget=None")
+        source = source.replace("Pool.open(study))", "Pool.open(study), include_blind=True)")  # it has learned nothing
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         exec(compile(source, script, "exec"), {"__name__": "__main__"})
         return capsys.readouterr().out

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import pytest
 from diffaug.cli import cli
 from diffaug.errors import UsageError
 from diffaug.files import storage
+from diffaug.files.records import write_signed_record
+from diffaug.study import STUDY_RECORD, open_study
+from tests.conftest import with_blind
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -163,7 +167,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, digits: Any, small_environm
         for variable, value in small_environment.items():
             patch.setenv(variable, value)
         patch.chdir(root)
-        diffaug.DiffusionAugmenter(verbose=False).fit("data").generate()
+        pool = diffaug.DiffusionAugmenter(verbose=False).fit("data").generate()
+        with_blind(pool)  # no class is: the pages are about generators that have learned something
     return root
 
 
@@ -171,8 +176,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, digits: Any, small_environm
 def workplace(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_environment: dict[str, str]) -> Path:
     """A copy of that folder to work in, and settings that keep the work short."""
     shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
-    record = tmp_path / "runs" / "data" / "study.json"
-    record.write_text(record.read_text(encoding="utf-8").replace(str(fitted), str(tmp_path)), encoding="utf-8")
+    study = open_study(tmp_path / "runs" / "data")
+    moved = replace(study.record, data=tmp_path / study.record.data.relative_to(fitted.resolve()))
+    write_signed_record(study.path / "study.json", STUDY_RECORD, moved)
     for variable, value in small_environment.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)

@@ -1,19 +1,17 @@
 """The command line: commands are imported only when one is called, and have no logic of their own."""
 
-import errno
 import importlib
-import json
 import os
 import sys
 from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
 
 import click
 
 from diffaug._version import __version__
+from diffaug.cli.failures import failure_of, report
 from diffaug.cli.groups import Group, Output
-from diffaug.errors import DataError, DiffaugError, Interrupted, UsageError
+from diffaug.errors import Interrupted, UsageError
 from diffaug.runtime import abandoned_threads as abandoned
 from diffaug.runtime.distributed import ALONE, joined, launched_together
 
@@ -36,8 +34,6 @@ COMMANDS = {
 
 TOGETHER = {"demo", "run", "plan", "fit", "generate", "evaluate"}
 """What processes started by torchrun do together; the main one does everything else alone."""
-
-DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 
 
 class LazyGroup(Group):
@@ -98,10 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _leave(code: int) -> None:
     """Ends the process here if a thread was abandoned in foreign code, where an ordinary end would abort."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # an ordinary end would try it again, and fail with a code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if abandoned.any_running():
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
         os._exit(code)
 
 
@@ -116,24 +114,13 @@ def _answer(arguments: list[str]) -> None:
                 cli.main(arguments, prog_name="diffaug", standalone_mode=False, obj=output)
             elif arguments and arguments[0] in TOGETHER:
                 _take_part(arguments)
-    except DiffaugError as error:
-        results = {} if error.results is None else {"results": error.results}
-        _fail(str(error), error.exit_code, output, fix=error.fix, where=error.where, **results)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        fix = f"see: {context.command_path} --help" if context else None
-        _fail(error.format_message(), error.exit_code, output, fix=fix)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except BaseException as error:
+        failure = failure_of(error)
+        if failure is None:
             raise
-        fix = "check permissions and free space, or choose another --study or output folder"
-        where = f"\n  where: {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror}{where}", DataError.exit_code, output, fix=fix)
-    except (KeyboardInterrupt, click.Abort):
-        from diffaug.cli.options import typed_command
-
-        fix = f"resume with: {typed_command()}"
-        _fail("interrupted; finished work was kept", Interrupted.exit_code, output, fix=fix)
+        with suppress(OSError):  # nobody may be there to read it
+            report(failure, output)
+        sys.exit(failure.exit_code)
 
 
 def _take_part(arguments: list[str]) -> None:
@@ -145,14 +132,3 @@ def _take_part(arguments: list[str]) -> None:
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
         raise SystemExit(Interrupted.exit_code) from None
-
-
-def _fail(message: str, exit_code: int, output: Output, **details: Any) -> None:
-    if output.as_json:
-        content = {"schema_version": 1, "status": "error", "exit_code": exit_code, "message": message, **details}
-        click.echo(json.dumps(content, default=str))
-    lines = [f"error: {message}"]
-    if details.get("fix") and details["fix"] not in message:
-        lines.append(f"  fix:   {details['fix']}")
-    click.echo("\n".join(lines), err=True)
-    sys.exit(exit_code)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from diffaug._version import __version__
+from diffaug.cli.groups import echo
 from diffaug.cli.options import answers_in_json, json_option, print_result
 
 NOT_FOR_USERS = {"all", "dev", "benchmarks"}
@@ -41,9 +42,9 @@ def doctor() -> None:
         print_result("doctor", study=None, results={"facts": facts, "advice": advice})
         return
     for name, value in facts.items():
-        click.echo(f"{name:16} {value}")
+        echo(f"{name:16} {value}")
     for sentence in advice:
-        click.echo(f"advice: {sentence}")
+        echo(f"advice: {sentence}")
 
 
 def _dependencies() -> dict[str, str]:

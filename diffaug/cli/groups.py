@@ -1,10 +1,13 @@
-"""Groups of commands, and what their options say about the output."""
+"""Groups of commands, what their options say about the output, and how text is printed."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from diffaug.errors import did_you_mean
+from diffaug.runtime.console import printable
 
 
 @dataclass
@@ -31,3 +34,14 @@ class Group(click.Group):
             values, _, _ = command.make_parser(lenient).parse_args(list(rest))
             ctx.ensure_object(Output).as_json |= bool(values.get("json"))
         return name, command, rest
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Prints lines on stdout, or on stderr; nothing in them can steer the terminal."""
+    click.echo(printable(text, keep="\n"), err=err)
+
+
+def echo_json(content: Any) -> None:
+    """Prints an object as one line of JSON, in which what is not printable is escaped."""
+    text = json.dumps(content, ensure_ascii=False, default=str)
+    click.echo("".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text))

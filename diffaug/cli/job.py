@@ -28,7 +28,7 @@ from diffaug.cli.options import (
 from diffaug.cli.verdict import print_verdict
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.runtime.distributed import current
-from diffaug.study import RECORD
+from diffaug.study import RECORD, Study
 
 if TYPE_CHECKING:
     from diffaug.augmenter import DiffusionAugmenter
@@ -251,7 +251,7 @@ def evaluate(study: Path | None, predictions: Path | None, fail_under: float | N
     if predictions is None:
         if study is None:
             raise UsageError("give a STUDY, DATA or --predictions CSV", fix="diffaug evaluate runs/data")
-        is_data = study.is_dir() and not (study / RECORD).exists()
+        is_data = study.is_dir() and not ((study / RECORD).exists() or Study(study).has_results)
         augmenter = _augmenter(None, options).attach(study) if is_data else _opened(study, options)
         _finish("evaluate", augmenter.evaluate(), augmenter, fail_under=fail_under)
     elif study is None:
@@ -281,8 +281,8 @@ def _finish(
         sentences, next_step = [f"report: {report}", *augmenter.trackers_], f"open {quoted(report)}"
     if not answers_in_json():
         print_verdict(result)
-        for sentence in sentences:
-            note(sentence)
+        for line in "\n".join(sentences).splitlines():
+            note(line)
     if fail_under is not None:
         try:
             result.require_gain(fail_under / 100)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
-from diffaug.cli.groups import Output
+from diffaug.cli.groups import Output, echo, echo_json
 from diffaug.configuration.sources import setting_fields
 from diffaug.configuration.yaml_files import parse_value
 from diffaug.errors import UsageError
@@ -193,7 +193,7 @@ def print_result(command: str, *, study: Path | None, results: Mapping[str, Any]
             "results": dict(results),
             "next": next_step,
         }
-        click.echo(json.dumps(content, ensure_ascii=False, default=str))
+        echo_json(content)
     elif next_step:
         note(f"next: {next_step}")
 
@@ -201,7 +201,7 @@ def print_result(command: str, *, study: Path | None, results: Mapping[str, Any]
 def note(text: str) -> None:
     """Prints a line for a person on stderr, unless `--quiet` is given."""
     if not _output().quiet:
-        click.echo(printable(text), err=True)
+        echo(printable(text), err=True)
 
 
 def answers_in_json() -> bool:

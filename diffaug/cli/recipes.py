@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from diffaug.cli.groups import Group
+from diffaug.cli.groups import Group, echo
 from diffaug.cli.options import PATH, answers_in_json, json_option, note, print_result, quiet_option, quoted
 from diffaug.configuration.yaml_files import load_recipe, recipe_names, recipe_text
 from diffaug.errors import UsageError
@@ -28,14 +28,14 @@ def list_recipes() -> None:
         print_result("recipes list", study=None, results=found)
         return
     for name, recipe in found.items():
-        click.echo(f"{name}\n    {recipe['summary']}\n    cost: {recipe['cost']}")
+        echo(f"{name}\n    {recipe['summary']}\n    cost: {recipe['cost']}")
 
 
 @recipes.command()
 @click.argument("name")
 def show(name: str) -> None:
     """Print the recipe NAME."""
-    click.echo(recipe_text(name), nl=False)
+    echo(recipe_text(name).removesuffix("\n"))
 
 
 @recipes.command()

@@ -64,7 +64,10 @@ def sync(study: Path) -> None:
     narrator = ConsoleNarrator() if how["verbose"] else SilentNarrator()
     job = open_job(open_study(study), narrator, command=how["command"])
     sentences = send_all(job.study, job.config.tracking.model_copy(update={"mlflow": True}), narrator)
-    note("\n".join(sentences or ["nothing to send: nothing is pending, or no tracker is installed"]))
+    for line in "\n".join(
+        sentences or ["nothing to send: nothing is pending, or no tracker is installed"]
+    ).splitlines():
+        note(line)
     print_result("sync", study=study, results={"trackers": logged_links(job.study)})
 
 
@@ -87,6 +90,7 @@ def sync(study: Path) -> None:
     help="Bits per value. source: 16-bit values as in the files, if those hold more than 8 bits.",
 )
 @click.option("--shard-size", type=click.IntRange(1), default=1000, help="Images per shard of webdataset.")
+@click.option("--include-blind", is_flag=True, help="Export images, too, that nothing shows to belong to their class.")
 @click.option("--overwrite", is_flag=True, help="Replace an older export in OUT.")
 @quiet_option
 @json_option

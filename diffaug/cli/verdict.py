@@ -20,7 +20,7 @@ def print_verdict(result: EvaluationResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     table = Table(title="Test results, mean over seeds (SD)", title_justify="left", title_style="bold")
     table.add_column("arm", no_wrap=True)
     table.add_column("role", no_wrap=True)
@@ -31,12 +31,12 @@ def print_verdict(result: EvaluationResult) -> None:
         figures = [arm.metrics[name] for name in COLUMNS]
         cells = [f"{f.mean:.3f}" + ("" if f.sd is None else f" ({f.sd:.3f})") for f in figures]
         role = f"same as {arm.same_as}" if arm.same_as and not result.has_synthetic else arm.role
-        table.add_row(arm.name, role, *cells)
-    console.print(printable(result.best_real), markup=False, style="bold")
+        table.add_row(printable(arm.name), printable(role), *cells)
+    console.print(printable(result.best_real), style="bold")
     console.print(table)
     if not result.has_no_pool:
-        console.print(f"verdict: {result.verdict.decision}", markup=False, style="bold")
+        console.print(f"verdict: {result.verdict.decision}", style="bold")
         for sentence in (result.verdict.headline, *result.verdict.details):
-            console.print(printable(sentence), markup=False)
+            console.print(printable(sentence))
     for sentence in result.advice:
-        console.print(printable(f"next: {sentence}"), markup=False)
+        console.print(printable(f"next: {sentence}"))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffaug.files.naming import naming_its_file
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -47,6 +49,7 @@ def sha256_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@naming_its_file
 def sha256_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's content."""
     with path.open("rb") as file:

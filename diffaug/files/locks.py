@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,7 +12,7 @@ from typing import IO
 import portalocker
 from portalocker import LockFlags
 
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 ATTEMPTS = 100  # to open a lock file that others remove
@@ -96,6 +97,9 @@ def _opened(path: Path, attempts_left: int) -> Iterator[IO[str] | None]:
             raise
         yield None
         return
+    except IsADirectoryError as error:
+        fix = f"remove it: rm -r {shlex.quote(str(path))}"
+        raise DamagedError("a folder is where a lock file should be", where=path, fix=fix) from error
     with file:
         yield file
 

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from diffaug.files.naming import naming_its_file
+
 IS_WINDOWS = os.name == "nt"
 SYNCS_AT_ONCE = 16
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -17,6 +19,7 @@ _QUERY_LIMITED_INFORMATION, _ACCESS_DENIED, _STILL_ACTIVE = 0x1000, 5, 259
 def sync_files(paths: Iterable[Path]) -> None:
     """Makes files durable, many at once, since a disk can write them together."""
 
+    @naming_its_file
     def sync(path: Path) -> None:
         with path.open("rb+" if IS_WINDOWS else "rb") as file:  # Windows syncs through a handle that may write
             os.fsync(file.fileno())
@@ -26,6 +29,7 @@ def sync_files(paths: Iterable[Path]) -> None:
             pass
 
 
+@naming_its_file
 def sync_directory(directory: Path) -> None:
     """Makes the names in a folder durable; does nothing on Windows, where a folder cannot be opened."""
     if IS_WINDOWS:

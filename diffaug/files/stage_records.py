@@ -1,6 +1,7 @@
 """Whether the output of a stage is valid: what it was begun with, and whether it is finished.
 
-Looking at a stage reads its record and hashes nothing. Damage is found where files are read, and by `diffaug verify`.
+A finished stage is looked at with all of its files, which are hashed unless they are known from before; see
+`files.verification`.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import read_signed_record, typed, write_signed_record
 
 BEGUN = "BEGUN.json"
 
@@ -43,7 +44,7 @@ def begin_stage(
     state = stage_state(directory, settings, inputs, overwrite=overwrite)
     if state == "new":
         storage.discard_directory(directory)
-        write_record(directory / BEGUN, _STAGE_RECORD, StageRecord(dict(settings), dict(inputs)))
+        write_signed_record(directory / BEGUN, _STAGE_RECORD, StageRecord(dict(settings), dict(inputs)))
     return state
 
 
@@ -62,10 +63,10 @@ def stage_state(
     return "new"
 
 
-def finish_stage(directory: Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Commits a stage's directory with the settings and inputs that it was begun with."""
-    begun = storage.read_json(directory / BEGUN)
-    storage.commit_directory(directory, {**begun, **(metadata or {})})
+def finish_stage(directory: Path, metadata: Mapping[str, Any] | None = None, *, without: Collection[str] = ()) -> None:
+    """Commits a stage's directory with the settings and inputs that it was begun with; see `commit_directory`."""
+    begun = read_signed_record(directory / BEGUN, _STAGE_RECORD)
+    storage.commit_directory(directory, {**vars(begun), **(metadata or {})}, without=without)
 
 
 def stage_record(directory: Path) -> StageRecord | None:
@@ -73,6 +74,11 @@ def stage_record(directory: Path) -> StageRecord | None:
     with suppress(DamagedError):
         return _read_stage(directory, storage.recorded_metadata(directory))
     return None
+
+
+def required_record(directory: Path) -> StageRecord:
+    """What a finished stage was begun with; a DamagedError if that is not recorded."""
+    return typed(storage.recorded_metadata(directory), _STAGE_RECORD, where=directory / storage.DONE)
 
 
 def stage_settings(directory: Path) -> dict[str, Any]:
@@ -88,8 +94,8 @@ def is_stage_of(directory: Path, settings: Mapping[str, Any], inputs: Mapping[st
 
 def _read_stage(directory: Path, metadata: Mapping[str, Any] | None) -> StageRecord | None:
     if metadata is not None:
-        return StageRecord(metadata["settings"], metadata["inputs"]) if "settings" in metadata else None
-    return read_record(directory / BEGUN, _STAGE_RECORD) if (directory / BEGUN).is_file() else None
+        return typed(metadata, _STAGE_RECORD, where=directory / storage.DONE) if "settings" in metadata else None
+    return read_signed_record(directory / BEGUN, _STAGE_RECORD) if (directory / BEGUN).exists() else None
 
 
 def require_same_settings(directory: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -116,22 +122,20 @@ def begin_extendable_stage(
     keep: Collection[str],
     overwrite: bool = False,
 ) -> None:
-    """Like `begin_stage`, for a stage whose parts hold fingerprints of all they depend on and so stay valid.
+    """Like `begin_stage`, for a stage whose parts hold fingerprints of all they depend on, and their own hash.
 
     Settings in `extendable` may change; with `overwrite` others may too, and a damaged stage is replaced. Subfolders
-    in `keep` hold the parts, which are cleared only if a file of the finished stage was damaged.
+    in `keep` hold the parts, which stay valid.
     """
-    if is_stage_of(directory, settings, inputs):
-        begin_stage(directory, settings, inputs, overwrite=overwrite)
-        return
-    if not overwrite:
+    is_same = is_stage_of(directory, settings, inputs)
+    if not (is_same or overwrite):
         require_extension(directory, settings, inputs, extendable)
-    is_damaged = True
     with _ignoring_damage(overwrite):
-        storage.committed_metadata(directory, verify=True)
-        is_damaged = False
-    storage.clear_directory(directory, keep=() if is_damaged else keep)
-    write_record(directory / BEGUN, _STAGE_RECORD, StageRecord(dict(settings), dict(inputs)))
+        storage.committed_metadata(directory, verify=overwrite)
+        if is_same:
+            return
+    storage.clear_directory(directory, keep=keep)
+    write_signed_record(directory / BEGUN, _STAGE_RECORD, StageRecord(dict(settings), dict(inputs)))
 
 
 def require_extension(

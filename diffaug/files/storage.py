@@ -7,35 +7,49 @@ written into it last.
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import os
 import shutil
-import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from diffaug.errors import DamagedError
 from diffaug.files.encoding import fingerprint as fingerprint  # noqa: PLC0414  (callers reach these through storage)
-from diffaug.files.encoding import finite, json_bytes
+from diffaug.files.encoding import finite as finite  # noqa: PLC0414
+from diffaug.files.encoding import json_bytes
 from diffaug.files.encoding import png_bytes as png_bytes  # noqa: PLC0414
 from diffaug.files.encoding import sha256_bytes as sha256_bytes  # noqa: PLC0414
 from diffaug.files.encoding import sha256_file as sha256_file  # noqa: PLC0414
+from diffaug.files.naming import naming, naming_its_file
 from diffaug.files.paths import safe_join as safe_join  # noqa: PLC0414
 from diffaug.files.paths import safe_names as safe_names  # noqa: PLC0414
 from diffaug.files.platform import sync_directory, sync_files
+from diffaug.files.reading import REPAIR_HINT as REPAIR_HINT  # noqa: PLC0414
+from diffaug.files.reading import decode_png as decode_png  # noqa: PLC0414
+from diffaug.files.reading import is_regular as is_regular  # noqa: PLC0414
+from diffaug.files.reading import read_array as read_array  # noqa: PLC0414
+from diffaug.files.reading import read_bytes as read_bytes  # noqa: PLC0414
+from diffaug.files.reading import read_hashed as read_hashed  # noqa: PLC0414
+from diffaug.files.reading import read_json as read_json  # noqa: PLC0414
+from diffaug.files.reading import read_parquet as read_parquet  # noqa: PLC0414
+from diffaug.files.reading import read_png as read_png  # noqa: PLC0414
+from diffaug.files.reading import read_signed_array as read_signed_array  # noqa: PLC0414
+from diffaug.files.reading import require_file as require_file  # noqa: PLC0414
+from diffaug.files.reading import short_hash as short_hash  # noqa: PLC0414
 from diffaug.files.temporaries import remove, remove_leftovers, swap, temporary_name
+from diffaug.files.verification import VERIFIED, RecordedFile, require_unchanged
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 DONE = "DONE.json"
-REPAIR_HINT = "restore it from a copy, or repeat the command that made it with --overwrite"
 
 
+@naming_its_file
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically and durably, making its folder when needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +67,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
+def write_hashed(folder: Path, stem: str, suffix: str, content: bytes) -> None:
+    """Writes a file whose name ends in the hash of its content, which `read_hashed` checks."""
+    write_bytes(folder / f"{stem}-{short_hash(content)}{suffix}", content)
+
+
+@naming_its_file
 def write_unfinished(path: Path, content: bytes) -> None:
     """Writes a file of a directory that `commit_directory` makes durable later, in a tenth of the time."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,14 +89,7 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, json_bytes(content))
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON; raises DamagedError if the file holds something else."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DamagedError(f"not valid JSON ({error})", where=path) from error
-
-
+@naming_its_file
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines durably, in place of a last line that was cut short; readers must ignore one without a newline."""
     is_new = not path.exists()
@@ -97,13 +110,14 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Writes an array atomically as .npy, without pickle."""
+def write_array(path: Path, array: np.ndarray[Any, Any], *, signed: bool = False) -> None:
+    """Writes an array atomically as .npy, without pickle; a signed one is followed by its hash, which numpy ignores."""
     import numpy as np
 
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_bytes(path, content + hashlib.sha256(content).digest() if signed else content)
 
 
 @contextmanager
@@ -114,87 +128,85 @@ def array_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.nd
     """
     import numpy as np
 
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         begin = file.tell()
         yield lambda values: file.write(np.ascontiguousarray(values).data)
         assert file.tell() - begin == np.prod(shape, dtype=np.int64), "the values do not fill the array"
 
 
-def read_array(path: Path) -> np.ndarray[Any, Any]:
-    """Reads a .npy file; raises DamagedError if it holds something else."""
-    import numpy as np
+def commit_directory(directory: Path, metadata: Mapping[str, Any], *, without: Collection[str] = ()) -> None:
+    """Declares a directory finished by writing its `DONE.json`, once all of its files are on the disk.
 
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise DamagedError(f"not an array ({error})", where=path) from error
-
-
-def commit_directory(directory: Path, metadata: Mapping[str, Any]) -> None:
-    """Declares a directory finished by writing its `DONE.json`, once all of its files are on the disk."""
+    Folders in it of the names `without`, at any depth, are no part of what is finished.
+    """
     remove_leftovers(directory.rglob(".*.tmp"))
-    paths = [path for path in sorted(directory.rglob("*")) if path != directory / DONE]
+    parts = [path for path in sorted(directory.rglob("*")) if path not in (directory / DONE, directory / VERIFIED)]
+    paths = [path for path in parts if set(without).isdisjoint(path.relative_to(directory).parts)]
     files = [path for path in paths if path.is_file()]
     sync_files(files)
     for folder in (directory, *(path for path in paths if path.is_dir())):
         sync_directory(folder)
     record = {
-        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in files
+        path.relative_to(directory).as_posix(): RecordedFile(path.stat().st_size, sha256_file(path)) for path in files
     }
-    content = finite({"metadata": metadata, "files": record})
-    write_json(directory / DONE, {**content, "fingerprint": fingerprint(content)})
+    write_json(directory / DONE, _signed(metadata, record))
 
 
 def recorded_metadata(directory: Path) -> dict[str, Any] | None:
     """The metadata of a finished directory, None if it is not finished; looks at no other file than the record."""
     record = _read_record(directory)
-    return None if record is None else record["metadata"]
+    return None if record is None else record.metadata
 
 
-def committed_metadata(directory: Path, *, verify: bool = False) -> dict[str, Any] | None:
-    """The metadata of a finished directory whose files are there, or None if it is not finished.
+def committed_metadata(
+    directory: Path, *, verify: bool = False, unhashed: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
+    """The metadata of a finished directory whose files are as they were written, or None if it is not finished.
 
-    Raises DamagedError if the record was changed, or a recorded file is missing or has another size (`verify`: sha256).
+    Args:
+        directory: The directory.
+        verify: Whether to hash also files that were hashed before and did not change since, as far as the file system
+            tells.
+        unhashed: Beginnings of paths of files whose readers check the hash themselves; only their sizes are compared.
+
+    Raises:
+        DamagedError: The record or a file was changed, or a file is missing.
     """
     record = _read_record(directory)
     if record is None:
         return None
-    for name, expected in record["files"].items():
-        path = _recorded_path(directory, name)
-        if _size(path) != expected["size"]:
-            what = "a file is missing or has another size than when it was written"
-            raise DamagedError(what, where=path, fix=REPAIR_HINT)
-        if verify and sha256_file(Path(path)) != expected["sha256"]:
-            raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT)
-    metadata: dict[str, Any] = record["metadata"]
-    return metadata
+    require_unchanged(directory, record.files, hash_all=verify, unhashed=unhashed)
+    return record.metadata
+
+
+def is_damaged(directory: Path) -> bool:
+    """Whether a finished directory is not as it was written; every byte is looked at."""
+    try:
+        committed_metadata(directory, verify=True)
+    except DamagedError:
+        return True
+    return False
 
 
 def changes_since_commit(directory: Path) -> dict[str, str]:
     """Maps relative paths in a finished directory to `missing`, `changed` (also a link) or `foreign`, sorted."""
     try:
-        content = (directory / DONE).read_bytes()
-        body = json.loads(content)
-        files = dict(body["files"])
-        del body["fingerprint"]
-        if content != json_bytes({**body, "fingerprint": fingerprint(body)}):
-            return {DONE: "changed"}
-    except FileNotFoundError:
-        return {DONE: "missing"}
-    except (ValueError, TypeError, KeyError):
+        record = _read_record(directory)
+    except DamagedError:
         return {DONE: "changed"}
-    present = {
-        path.relative_to(directory).as_posix(): path
-        for path in directory.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    }
-    changes = dict.fromkeys(present.keys() - files.keys() - {DONE}, "foreign")
+    if record is None:
+        return {DONE: "missing"}
+    if (directory / DONE).read_bytes() != json_bytes(_signed(record.metadata, record.files)):
+        return {DONE: "changed"}
+    files = record.files
+    found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    present = {path.relative_to(directory).as_posix(): path for path in found}
+    changes = dict.fromkeys(present.keys() - files.keys() - {DONE, VERIFIED}, "foreign")
     changes |= dict.fromkeys(files.keys() - present.keys(), "missing")
     for name in files.keys() & present.keys():
         path = present[name]
-        if path.is_symlink() or not path.is_file() or sha256_file(path) != files[name]["sha256"]:
+        if path.is_symlink() or not path.is_file() or sha256_file(path) != files[name].sha256:
             changes[name] = "changed"
     return dict(sorted(changes.items()))
 
@@ -217,13 +229,13 @@ def new_directory(target: Path, metadata: Mapping[str, Any]) -> Iterator[Path]:
             staging.replace(target)
         sync_directory(target.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove(staging, ignore_errors=True)
 
 
 def copy_directory(source: Path, target: Path) -> None:
     """Copies a finished directory to `target`, which is replaced, committed with the same metadata."""
     with new_directory(target, committed_metadata(source) or {}) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True)
+        shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(VERIFIED))
         (staging / DONE).unlink()
 
 
@@ -237,9 +249,9 @@ def discard_directory(directory: Path) -> None:
 
 def clear_directory(directory: Path, *, keep: Collection[str] = ()) -> None:
     """Empties a directory except for some of its subfolders; its commitment goes first."""
-    (directory / DONE).unlink(missing_ok=True)
+    remove(directory / DONE)
     for item in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if item.name not in keep:
+        if item.name not in keep or not item.is_dir():
             remove(item)
 
 
@@ -260,25 +272,26 @@ def _drop_cut_line(file: IO[bytes]) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _read_record(directory: Path) -> dict[str, Any] | None:
-    if not (directory / DONE).is_file():
+def _signed(metadata: Mapping[str, Any], files: Mapping[str, RecordedFile]) -> dict[str, Any]:
+    """The content of the record of a directory."""
+    content = finite({"metadata": metadata, "files": {name: of._asdict() for name, of in files.items()}})
+    return {**content, "fingerprint": fingerprint(content)}
+
+
+class _Record(NamedTuple):
+    metadata: dict[str, Any]
+    files: dict[str, RecordedFile]
+
+
+def _read_record(directory: Path) -> _Record | None:
+    path = directory / DONE
+    if not path.exists():
         return None
-    content = read_json(directory / DONE)
-    if not isinstance(content, dict) or content.pop("fingerprint", None) != fingerprint(content):
-        raise DamagedError("a file was changed after it was written", where=directory / DONE, fix=REPAIR_HINT)
-    return content
-
-
-def _recorded_path(directory: Path, name: str) -> str:
-    """The path of a recorded file; `safe_join` resolves links, too slow for 50,000 names that are plainly inside."""
-    if name.startswith("/") or ".." in name or "\0" in name or "\\" in name or ":" in name:
-        return str(safe_join(directory, name))
-    return f"{directory}/{name}"
-
-
-def _size(path: str) -> int | None:
-    """Size of a regular file in bytes; None for anything else."""
-    with suppress(OSError):
-        status = os.stat(path)  # noqa: PTH116  (a Path takes longer to make than to look at)
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
-    return None
+    content = read_json(path)
+    try:
+        if content.pop("fingerprint") != fingerprint(content) or not isinstance(content["metadata"], dict):
+            raise ValueError
+        files = {name: RecordedFile(int(of["size"]), str(of["sha256"])) for name, of in content["files"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT) from error
+    return _Record(content["metadata"], files)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from diffaug.files import platform
 
@@ -45,6 +46,22 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
         match = _NAME.fullmatch(path.name)
         if match is not None and not _may_be_in_use(path, match[1], int(match[2])):
             remove(path, ignore_errors=True)
+
+
+def remove_all_leftovers(folder: Path) -> None:
+    """Removes what dead processes left anywhere in a folder, and of it beside the folder."""
+    remove_leftovers(folder.parent.glob(".*.tmp"))
+    for place, folders, files in os.walk(folder):
+        found = [name for name in (*folders, *files) if _NAME.fullmatch(name)]
+        remove_leftovers(Path(place, name) for name in found)
+        folders[:] = [name for name in folders if name not in found]
+
+
+def scratch_folder() -> TemporaryDirectory[str]:
+    """A new folder among the system's temporaries, for a `with` block; removes those of dead processes."""
+    remove_leftovers(Path(gettempdir()).glob(".diffaug-*.tmp"))
+    ending = temporary_name(Path("x")).name.removeprefix(".x")
+    return TemporaryDirectory(prefix=".diffaug-", suffix=ending, ignore_cleanup_errors=True)
 
 
 def remove(path: Path, *, ignore_errors: bool = False) -> None:

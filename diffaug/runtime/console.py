@@ -76,15 +76,16 @@ class ConsoleNarrator(Narrator):
         """Prints the table; all columns but the first are aligned to the right, and long cells wrapped."""
         from rich.table import Table
 
-        table = Table(title=title or None, title_justify="left", title_style="bold")
+        table = Table(title=printable(title) or None, title_justify="left", title_style="bold")
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(printable(column), justify="right" if number else "left")
         for row in rows:
             table.add_row(*map(printable, row))
         self._console.print(table)
 
     def progress(self, stage: str, done: float, total: float, detail: str = "") -> None:
         """Moves the stage's bar, or prints a line when there is no terminal."""
+        stage, detail = printable(stage), printable(detail)
         if stage != self._stage:
             self.close()
             self._stage, self._started, self._last_line = stage, time.monotonic(), -math.inf
@@ -128,9 +129,12 @@ class ConsoleNarrator(Narrator):
             self._bars = None
 
 
-def printable(text: str) -> str:
-    """The text with control characters written out, so that a class name can't steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+def printable(text: str, *, keep: str = "") -> str:
+    """The text with control characters and bidi marks written out, except those in `keep`.
+
+    Names of classes, arms and files may hold any character, and must neither steer the terminal nor forge a line.
+    """
+    return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from diffaug.errors import DiffaugError, Interrupted, UsageError
+from diffaug.errors import DataError, DiffaugError, Interrupted, UsageError
+from diffaug.runtime.orphans import GRACE_SECONDS, end_with
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 STEP_TIMEOUT = timedelta(minutes=30)
 MAIN_TIMEOUT = timedelta(days=7)
+BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 class ProcessGroup:
@@ -153,7 +155,7 @@ class TorchGroup(ProcessGroup):
         if device != "cuda":
             return
         here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.size)), torch.cuda.device_count()
-        if devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if devices == 1 and BY_TORCHRUN not in os.environ:
             return  # a launcher other than torchrun, such as SLURM's, can show each process a device of its own
         if here > devices:
             raise UsageError(
@@ -200,6 +202,8 @@ def joined() -> Iterator[TorchGroup]:
     from torch.distributed.rendezvous import rendezvous
 
     global _current  # noqa: PLW0603  (torch's own process group is global to the process as well)
+    if BY_TORCHRUN in os.environ:  # if it is killed, nobody else ends the processes that it started
+        end_with(os.getppid(), grace=GRACE_SECONDS)
     store, rank, size = next(rendezvous("env://", timeout=STEP_TIMEOUT))
     _current = group = TorchGroup(store, rank, size)
     try:
@@ -222,4 +226,6 @@ def _exit_code(error: BaseException) -> int:
         return int(error.code or 0)
     if isinstance(error, KeyboardInterrupt):
         return Interrupted.exit_code
+    if isinstance(error, OSError | MemoryError):
+        return DataError.exit_code
     return error.exit_code if isinstance(error, DiffaugError) else 1

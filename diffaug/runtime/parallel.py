@@ -1,9 +1,9 @@
 """Independent tasks in parallel, each on one thread, by joblib's loky or the backend that the user registered."""
 
+import errno
 import os
 import signal
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -15,11 +15,12 @@ from pickle import PicklingError
 from typing import TypeVar
 
 from diffaug.errors import DiffaugError, Interrupted, UsageError
+from diffaug.runtime.orphans import end_with
 
 MAX_WORKERS = 8
 MEMMAP_BYTES = 100_000  # larger arrays inside a task are shared by all worker processes, memory-mapped
-WATCH_SECONDS = 0.5
 MAX_DEATHS = 2
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  (named in an error; worker processes have their locks there)
 THREADS = min(8, os.cpu_count() or 1)
 WAITING_PER_THREAD = 8
 
@@ -109,6 +110,10 @@ def run_unordered(
                     where="evaluation.workers",
                     fix="if memory ran out, run fewer tasks at a time: --set evaluation.workers=1",
                 ) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC and error.filename is None:  # files of tasks have names
+                error.filename = SHARED_MEMORY
+            raise
 
 
 def usual_workers() -> int:
@@ -172,13 +177,7 @@ def backend_is_registered() -> bool:
 def _begin_worker(parent: int) -> None:
     """Ignores Ctrl-C, which the parent handles, and ends this process after the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(parent)
 
 
 def _require_no_stop(stop_requested: Stop) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from diffaug.augment.materialize import folder_of_dataset, materialize
 from diffaug.errors import UsageError
 from diffaug.runtime.distributed import current
-from diffaug.study import Study, default_study_path, plan_study
+from diffaug.stages.remedies import repair_record, telling_remedies
+from diffaug.study import Study, default_study_path, open_study, plan_study
 from diffaug.synthesis.pool.targets import SamplingStrategy, named_strategy
 
 Strategy = SamplingStrategy | None
@@ -48,14 +49,33 @@ def root_of(data: str | Path) -> Path:
     return root
 
 
-def study_of(data: Any, path: Path | None) -> Study:
-    """The study of a data folder or labeled dataset, at a path or where it belongs; a dataset's images are written."""
+def opened(path: Path, *, overwrite: bool) -> Study:
+    """A study that has begun; with `overwrite` a damaged record of it is written anew."""
+    with telling_remedies(Study(path)):
+        if overwrite:
+            repair_record(path)
+        return open_study(path)
+
+
+def study_of(data: Any, path: Path | None, *, overwrite: bool = False) -> Study:
+    """The study of a data folder or labeled dataset, at a path or where it belongs; a dataset's images are written.
+
+    With `overwrite` a damaged record of the study is written anew.
+    """
     if isinstance(data, str | Path):
         root = root_of(data)
-        return plan_study(path or default_study_path(root), root)
+        path = path or default_study_path(root)
+        return _planned(path, root, None, overwrite)
     path = path or default_study_path(Path("dataset"))
     images = folder_of_dataset(data, path)
-    study = plan_study(path, images.root, images.class_to_idx)  # before any are written
+    study = _planned(path, images.root, images.class_to_idx, overwrite)  # before any are written
     with current().main_first():
         materialize(data, images)
     return study
+
+
+def _planned(path: Path, root: Path, class_to_idx: Mapping[str, int] | None, overwrite: bool) -> Study:
+    with telling_remedies(Study(path)):
+        if overwrite:
+            repair_record(path, root, class_to_idx)
+        return plan_study(path, root, class_to_idx)

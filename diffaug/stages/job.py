@@ -13,12 +13,12 @@ from diffaug._version import __version__
 from diffaug.configuration.base import Settings
 from diffaug.configuration.settings import Config
 from diffaug.configuration.sources import Resolved, resolve, to_yaml
-from diffaug.configuration.yaml_files import read_yaml
-from diffaug.errors import UsageError
+from diffaug.errors import Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import StageState, stage_settings
 from diffaug.runtime.console import Narrator
 from diffaug.runtime.distributed import current
+from diffaug.stages.saved_settings import save_settings, saved_settings
 from diffaug.study import Study
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender
@@ -78,8 +78,7 @@ class Job:
         self.journal.refresh()
         text, file = to_yaml(self.lasting or self.config, without=("device",)), self.study.config_file
         is_new = self.journal.status(STUDY_RUN) is None
-        if is_new or not file.is_file() or file.read_text(encoding="utf-8") != text:
-            storage.write_text(file, text)
+        if save_settings(file, text) or is_new:
             with self.journal.batch():
                 if is_new:
                     self.journal.start_run(STUDY_RUN, name=self.study.name, tags={"diffaug.kind": "study"})
@@ -106,8 +105,10 @@ class Job:
         self.sender.start()
         try:
             yield sentences
-        finally:
-            sentences += self.sender.flush()
+        except BaseException as error:
+            self.sender.flush(hurried=isinstance(error, Interrupted | KeyboardInterrupt))
+            raise
+        sentences += self.sender.flush()
 
 
 def open_job(
@@ -121,7 +122,7 @@ def open_job(
     overwrite: bool = False,
 ) -> Job:
     """Resolves the settings, with those of the study as the weakest source, and reports them; writes nothing."""
-    resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study))
+    resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study, overwrite=overwrite))
     for warning in resolved.warnings:
         narrator.warn(warning)
     values = resolved.config.model_dump(mode="json")
@@ -132,17 +133,18 @@ def open_job(
     return Job(study, resolved, narrator, Journal(study.journal), sender, command, overwrite)
 
 
-def _settings_of(study: Study) -> dict[str, Any]:
+def _settings_of(study: Study, *, overwrite: bool) -> dict[str, Any]:
     """The settings that a stage has accepted; for each stage that was begun, those of then."""
     if not study.has_begun:
         return {}
-    settings = read_yaml(study.config_file) if study.config_file.is_file() else {}
     stages = {
         "data": study.catalog,
         "diffusion": study.generator,
         "synthesis": study.pool,
         "evaluation": study.evaluation,
     }
+    finished = [(folder / storage.DONE).exists() for section, folder in stages.items() if section != "data"]
+    settings = saved_settings(study.config_file, required=any(finished), overwrite=overwrite)
     known = {name: type(section).model_fields for name, section in Config() if isinstance(section, Settings)}
     for section, folder in stages.items():
         begun = stage_settings(folder)

@@ -13,12 +13,15 @@ from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import NotFittedError, UsageError
 from diffaug.files import storage
+from diffaug.files.temporaries import remove_all_leftovers, scratch_folder
 from diffaug.runtime.console import Narrator, SilentNarrator
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, synthesis_flags
 from diffaug.stages.catalog import prepare_catalog
 from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
+from diffaug.stages.refusals import taking_back
+from diffaug.stages.remedies import telling_remedies
 from diffaug.study import Study
 
 READ_ONLY = (EACCES, EPERM, EROFS)
@@ -58,7 +61,8 @@ class Session:
             folder = self.job.study.catalog
             if not self.job.study.has_begun or not folder.exists():  # before, it may be of other images
                 raise NotFittedError("the images were not read yet", where=folder, fix="call fit(data)")
-            self._catalog = Catalog.load(folder)
+            with telling_remedies(self.job.study):
+                self._catalog = Catalog.load(folder)
         return self._catalog
 
     @property
@@ -76,7 +80,7 @@ class Session:
     def open(self, study: Study) -> None:
         """Takes up a study."""
         self._catalog = self._generator = None
-        with current().main_first():
+        with telling_remedies(study), current().main_first():
             self._job = self.open_job(study, self.narrator, flags=self.flags)
 
     def prepare_catalog(self) -> Catalog:
@@ -94,10 +98,13 @@ class Session:
     def load_generator(self) -> Generator:
         """The generator as it is in the study now; a UsageError that says how to train one if there is none."""
         study = self.job.study
-        if storage.recorded_metadata(study.generator) is None:
+        with telling_remedies(study):
+            is_finished = storage.recorded_metadata(study.generator) is not None
+        if not is_finished:
             fix = shlex.join(["diffaug", "fit", str(study.record.data), "--study", str(study.path)])
             raise UsageError("the study has no finished generator", where=study.path, fix=fix)
-        self._generator = Generator.load(self.job.study.generator, device=self.job.device)
+        with telling_remedies(study):
+            self._generator = Generator.load(self.job.study.generator, device=self.job.device)
         return self._generator
 
     @contextmanager
@@ -120,9 +127,10 @@ class Session:
 
         Where the folder of the study can't be written, the catalog lasts as long as this session.
         """
-        with closing(self.narrator), ExitStack() as held:
+        with telling_remedies(self.job.study), closing(self.narrator), ExitStack() as held:
             try:
                 held.enter_context(self.job.study.locked())
+                self._clear_leftovers()
             except OSError as error:
                 if error.errno not in READ_ONLY:
                     raise
@@ -134,20 +142,27 @@ class Session:
     def _in_scratch(self) -> Iterator[None]:
         """Works in a temporary folder in place of the study's, as if the study had not begun."""
         study = self.job.study
-        self._scratch = TemporaryDirectory(prefix="diffaug-")
+        self._scratch = scratch_folder()
         self._job = replace(self.job, study=Study(Path(self._scratch.name), study.record))
         try:
             yield
         finally:
             self._job = replace(self.job, study=study)
 
+    def _clear_leftovers(self) -> None:
+        """Removes what a killed process left half-written."""
+        if current().is_main:
+            remove_all_leftovers(self.job.study.path)
+
     @contextmanager
     def working(self, *, logs: bool = False) -> Iterator[None]:
         """Keeps other processes out of the study while a stage works, which may log something for trackers."""
-        with closing(self.narrator), self.job.study.locked():
+        with telling_remedies(self.job.study), closing(self.narrator), self.job.study.locked():
+            self._clear_leftovers()
             self.job.study.require_free()
             self.job.journal.refresh()
-            with self.job.sending() if logs else nullcontext(self.trackers) as self.trackers:
+            sending = self.job.sending() if logs else nullcontext(self.trackers)
+            with sending as self.trackers, taking_back(self.job.study):
                 yield
 
     @contextmanager
@@ -157,10 +172,13 @@ class Session:
         A shard logs nothing and continues where the file system has no locks.
         """
         study, sending = self.job.study, nullcontext(self.trackers) if is_shard else self.job.sending()
-        with closing(self.narrator), study.shared(optional=is_shard), sending as self.trackers:
+        told = telling_remedies(study)
+        with told, closing(self.narrator), study.shared(optional=is_shard), sending as self.trackers:
+            self._clear_leftovers()
             with study.in_turn(optional=is_shard):
                 catalog = self.prepare_named_catalog()
             counts, class_to_idx = catalog.counts_by_name("train"), study.record.class_to_idx
-            with self.configured(synthesis_flags(strategy, settings, counts, class_to_idx)):
+            flags = synthesis_flags(strategy, settings, counts, class_to_idx)
+            with self.configured(flags), taking_back(study):
                 self._job = with_class_names(self.job, catalog)
                 yield catalog

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ class Event:
     data: dict[str, Any]  # a `file` in it is relative to the study where it lies inside
 
     def line(self) -> str:
-        """The event as a line of the journal."""
-        return json.dumps(asdict(self), allow_nan=False)
+        """The event as a line of the journal, which ends in its hash."""
+        content = asdict(self)
+        return json.dumps({**content, CHECK: _hash_of(content)}, allow_nan=False)
 
     @property
     def identity(self) -> str:
@@ -33,6 +35,11 @@ class Event:
 
 
 _EVENT = TypeAdapter(Event)
+CHECK = "sha256"
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    return storage.sha256_bytes(json.dumps(content, allow_nan=False).encode())[:16]
 
 
 class JournalReader:
@@ -52,10 +59,10 @@ class JournalReader:
 
         A last line cut short by a crash is left for a later call. Raises DamagedError if another is not an event.
         """
-        try:
-            file = self._path.open("rb")
-        except FileNotFoundError:
+        if not self._path.exists():
             return []
+        storage.require_file(self._path)
+        file = self._path.open("rb")
         with file:
             if file.read(len(self._first_line)) != self._first_line or file.seek(0, os.SEEK_END) < self._offset:
                 self._forget()
@@ -71,12 +78,16 @@ class JournalReader:
 
     def _event(self, line: bytes) -> Event:
         try:
-            return _EVENT.validate_python(json.loads(line))  # pydantic's own parser refuses lone surrogates
-        except ValueError as error:
+            content = json.loads(line)
+            if content.pop(CHECK) != _hash_of(content):
+                raise ValueError("it was changed after it was written")
+            return _EVENT.validate_python(content)  # pydantic's own parser refuses lone surrogates
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DamagedError(
                 f"a line is not an event ({error})",
                 where=self._path,
-                fix="restore the file, or remove it: trackers keep what they had, and log to new runs from then on",
+                fix="restore it from a copy, or remove it, and trackers begin new runs beside what they had: "
+                f"rm {shlex.quote(str(self._path))}",
             ) from error
 
 

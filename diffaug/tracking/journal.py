@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.tracking.events import Event, JournalReader
 
@@ -44,7 +45,11 @@ class Journal:
     def refresh(self) -> None:
         """Reads what other processes that share the study have appended."""
         for event in self._reader.read():
-            self._remember(event)
+            try:
+                self._remember(event)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                what = f"event {event.number} is not as diffaug wrote it ({error})"
+                raise DamagedError(what, where=self._path, fix=storage.REPAIR_HINT) from error
 
     @contextmanager
     def batch(self) -> Iterator[None]:

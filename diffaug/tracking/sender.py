@@ -1,10 +1,13 @@
 """Sends the journal while stages work, from threads that no stage waits for longer than a second."""
 
+from __future__ import annotations
+
 import atexit
 import shlex
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -49,22 +52,36 @@ class Sender:
         if self._is_wanted and not self._threads:
             self._threads = [_ChannelThread(channel) for channel in channels(self._study, self._settings)]
 
-    def flush(self) -> list[str]:
+    def flush(self, *, hurried: bool = False) -> list[str]:
         """Ends the sending of a stage: a local tracker gets everything, a server what can be sent in a second.
 
+        With `hurried`, as after Ctrl-C, a local tracker, too, gets what can be sent in a second, loading included.
         Returns, for each tracker that is up to date, how to view what was logged.
         """
-        self.start()
+        if not hurried:
+            self.start()
         threads, self._threads, self._is_wanted = self._threads, [], False
-        for thread in threads:
-            thread.close()
-        for thread in threads:
-            thread.wait_until_loaded()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        deliveries = [thread.delivery(deadline) for thread in threads]
+        try:
+            deliveries = _deliveries(threads, hurried=hurried)
+        except BaseException:  # a second Ctrl-C
+            for thread in threads:
+                thread.abandon()
+            raise
         for delivery in deliveries:
             _report(delivery, self._study, self._narrator)
         return [delivery.sentence for delivery in deliveries if delivery.sentence]
+
+
+def _deliveries(threads: Sequence[_ChannelThread], *, hurried: bool) -> list[Delivery]:
+    """What became of the events that each thread had to send."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for thread in threads:
+        thread.close()
+    if not hurried:
+        for thread in threads:
+            thread.wait_until_loaded()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+    return [thread.delivery(deadline, hurried=hurried) for thread in threads]
 
 
 def send_all(study: Study, settings: TrackingSettings, narrator: Narrator) -> list[str]:
@@ -141,17 +158,23 @@ class _ChannelThread:
         with self._changed:
             self._changed.wait_for(lambda: self._is_loaded)
 
-    def delivery(self, deadline: float) -> Delivery:
-        """The outcome: complete for a local tracker, which can't hang, else as it is at `deadline`."""
+    def delivery(self, deadline: float, *, hurried: bool = False) -> Delivery:
+        """The outcome: that of a local tracker, which can't hang, complete unless `hurried`; else as at `deadline`."""
         tracker = self._channel.tracker
-        limit = None if tracker is None or tracker.is_local else max(0.0, deadline - time.monotonic())
+        is_awaited = not hurried and (tracker is None or tracker.is_local)
+        limit = None if is_awaited else max(0.0, deadline - time.monotonic())
         with self._changed:
             if self._changed.wait_for(lambda: self._is_done, limit):
                 return self._channel.delivery(self._error)
-            self._channel.is_abandoned = True
-            abandoned.abandon(self._thread)
-            atexit.register(self._thread.join, PATIENCE_SECONDS)  # in C++ code at that moment it aborts the process
-            return self._channel.delivery(self._error or TimeoutError("the server is slow"))
+            self.abandon()
+            reason = "interrupted" if hurried else "the server is slow"
+            return self._channel.delivery(self._error or TimeoutError(reason))
+
+    def abandon(self) -> None:
+        """Lets the thread end on its own, before its next event."""
+        self._channel.is_abandoned = True
+        abandoned.abandon(self._thread)
+        atexit.register(self._thread.join, PATIENCE_SECONDS)  # in C++ code at that moment it aborts the process
 
     def _run(self) -> None:
         with suppress(Exception):

@@ -60,7 +60,7 @@ def test_a_changed_image_of_the_pool_is_named_by_verify_and_by_an_evaluation(fai
     content = bytearray(changed.read_bytes())
     content[-20] ^= 1
     changed.write_bytes(bytes(content))
-    for command, words in (("verify", "changed: "), ("evaluate --overwrite", "missing or was changed")):
+    for command, words in (("verify", "changed: "), ("evaluate --overwrite", "was changed after")):
         code, message = fails(*command.split(), str(study), "--quiet")
         assert code == 3
         assert changed.name in message.split("fix:")[0]

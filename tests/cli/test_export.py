@@ -12,7 +12,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_export_prints_what_was_written_and_how_to_load_it(capsys, tmp_path, study) -> None:
-    main(["export", str(study), "out"])
+    main(["export", str(study), "out", "--include-blind"])
     shown = capsys.readouterr()
     assert not shown.out
     line = next(line for line in shown.err.splitlines() if line.startswith("next: "))
@@ -27,7 +27,7 @@ def test_export_prints_what_was_written_and_how_to_load_it(capsys, tmp_path, stu
 
 @pytest.mark.parametrize("file_format", ["imagefolder", "huggingface", "webdataset"])
 def test_json_counts_by_split_origin_and_class(answer, tmp_path, study, file_format) -> None:
-    options = ["--format", file_format, "--only", "synthetic", "--shard-size", "2", "--quiet"]
+    options = ["--include-blind", "--format", file_format, "--only", "synthetic", "--shard-size", "2", "--quiet"]
     content = answer("export", str(study), str(tmp_path / "out"), *options)
     counts = content["results"]["counts"]
     assert counts.keys() == {"train"}

@@ -97,7 +97,7 @@ def survives_full_disk(action: Callable[[], None], at: int) -> bool:
     return faults.count < at
 
 
-killed = pytest.param(survives_kill, marks=pytest.mark.e2e)
+killed = pytest.param(survives_kill, marks=pytest.mark.slow)
 each_fault = pytest.mark.parametrize("survives", [killed, survives_full_disk])
 
 

@@ -114,9 +114,11 @@ def test_a_damaged_stage_is_unfinished_where_it_may_be_overwritten(stage):
     assert not records.is_finished(stage)
     records.finish_stage(stage)
     assert records.is_finished(stage) and records.is_finished(stage, overwrite=True)
-    (stage / "work").write_text("y")  # of the same size, and opening hashes nothing
-    assert records.is_finished(stage) and not records.is_finished(stage, overwrite=True)
-    assert begun(stage) == "finished"
+    (stage / "work").write_text("y")  # of the same size
+    assert not records.is_finished(stage, overwrite=True)
+    for look in (records.is_finished, begun):
+        with pytest.raises(DamagedError):
+            look(stage)
     (stage / "work").unlink()
     assert not records.is_finished(stage, overwrite=True)
     with pytest.raises(DamagedError):
@@ -172,11 +174,11 @@ def test_other_settings_of_an_extendable_stage_are_refused_before_and_when_it_is
     assert storage.committed_metadata(with_parts, verify=True) is not None
 
 
-def test_parts_of_a_damaged_stage_are_kept_by_nobody(with_parts):
+def test_parts_of_a_damaged_stage_are_kept_since_they_hold_their_own_hash(with_parts):
     (with_parts / "parts" / "1").write_text("y")
     with pytest.raises(DamagedError, match="parts/1"):
         extended(with_parts, {**SETTINGS, "steps": 50})
-    assert extended(with_parts, {**SETTINGS, "steps": 50}, overwrite=True) == [records.BEGUN]
+    assert extended(with_parts, {**SETTINGS, "steps": 50}, overwrite=True) == [records.BEGUN, "parts"]
 
 
 def test_a_stage_that_failed_before_it_kept_anything_begins_again_with_any_settings(stage):

@@ -2,12 +2,22 @@ import ctypes
 import os
 import shutil
 import socket
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from diffaug.files.temporaries import FOREIGN_SECONDS, host, is_temporary, remove_leftovers, swap, temporary_name
+from diffaug.files.temporaries import (
+    FOREIGN_SECONDS,
+    host,
+    is_temporary,
+    remove_all_leftovers,
+    remove_leftovers,
+    scratch_folder,
+    swap,
+    temporary_name,
+)
 
 
 @pytest.fixture(params=["one step", "renames"])
@@ -60,6 +70,29 @@ def test_only_what_dead_processes_left_is_removed_and_one_of_another_user_is_ali
     monkeypatch.setattr(os, "kill", not_ours)
     remove_leftovers(leftovers[:1])
     assert leftovers[0].exists()
+
+
+def test_what_dead_processes_left_anywhere_in_a_folder_or_of_it_beside_it_is_removed(tmp_path):
+    study, ending = tmp_path / "study", f"{host()}.{dead_process()}.tmp"
+    kept = [study / "pool" / "cat" / "1.png", temporary_name(study / "pool" / "2.png"), study / ".lock"]
+    left = [tmp_path / f".study-page.html.{ending}", study / "pool" / "cat" / f".1.png.{ending}"]
+    left += [study / f".catalog.{ending}" / "deep" / f".x.{ending}", study / "tracking" / f".new.{ending}"]
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_all_leftovers(study)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    assert not (study / f".catalog.{ending}").exists()
+
+
+def test_scratch_folders_end_with_their_block_and_those_of_dead_processes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f".diffaug-abc.{host()}.{dead_process()}.tmp" / "model").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    with scratch_folder() as first, scratch_folder() as second:
+        assert {path.name for path in tmp_path.iterdir()} == {"other", Path(first).name, Path(second).name}
+        assert is_temporary(Path(first))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize("number", ["own", "dead"])

@@ -1,6 +1,7 @@
 import io
 import shutil
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.usual import Usual
+from diffaug.integrations.mlflow_model import GeneratorModel
 from diffaug.tracking.sender import send_all
 
 pytestmark = pytest.mark.e2e
@@ -51,6 +54,14 @@ def test_an_image_depends_on_nothing_but_seed_class_and_index(model):
         together = ask(model, ("cat", 1), ("dog", n), ("dog", 2), seed=3)["image"].tolist()
         assert together == [*cat, *alone[:n], *alone[:2]]
     assert not set(ask(model, ("dog", 11), seed=4)["image"]) & set(alone)
+
+
+def test_a_generator_that_only_varies_real_images_serves_no_noise():
+    only_varies = GeneratorModel()
+    only_varies.generator = SimpleNamespace(usual=Usual(only_varies=True), class_of=str)
+    with pytest.raises(MlflowException, match="varies real ones and samples none from noise") as caught:
+        only_varies.predict(None, pd.DataFrame({"label": ["dog"], "n": [1]}))
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
 
 def test_sampling_parameters_have_effect_and_defaults(model):

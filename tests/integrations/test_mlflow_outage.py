@@ -1,6 +1,7 @@
 """Servers that fail in every way: the job is not kept waiting, and afterwards everything is there once."""
 
 import os
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -8,8 +9,10 @@ from mlflow import MlflowClient
 from diffaug.cli import main
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DiffaugError
+from diffaug.files.records import write_signed_record
 from diffaug.integrations import mlflow_limits
 from diffaug.runtime.console import SilentNarrator
+from diffaug.study import STUDY_RECORD, StudyRecord
 from diffaug.tracking import sender as sender_module
 from diffaug.tracking.sender import Sender, send_all
 from tests.conftest import eventually
@@ -72,7 +75,7 @@ def test_a_server_that_is_not_there_is_reported(study, stage, tracking, narrator
         assert raised.value.exit_code == 1 and "diffaug sync" in raised.value.fix
 
 
-@pytest.mark.parametrize("fault", ["lost", "dead"])
+@pytest.mark.parametrize("fault", ["lost", pytest.param("dead", marks=pytest.mark.slow)])
 def test_a_death_at_any_request_doubles_nothing(study, journal, tracking, faulty_server, fault, monkeypatch):
     monkeypatch.setitem(mlflow_limits.LONG, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     faulty_server.fault = fault
@@ -107,7 +110,7 @@ def page(address: str, experiment: str) -> str:
 
 
 def test_the_sync_command_sends_once_and_says_where(study, journal, faulty_server, capsys):
-    (study.path / "study.json").write_text('{"data": "/images", "diffaug": "0"}')
+    write_signed_record(study.path / "study.json", STUDY_RECORD, StudyRecord(Path("/images"), "0"))
     faulty_server.fault = "error"
     with pytest.raises(SystemExit) as stopped:
         main(["sync", str(study.path), "--json"])

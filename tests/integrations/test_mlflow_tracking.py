@@ -19,7 +19,6 @@ from diffaug.errors import DiffaugError
 from diffaug.files import storage
 from diffaug.integrations import mlflow_tracking
 from diffaug.integrations.mlflow_limits import SHORT, clean_name, patience
-from diffaug.study import Study
 from diffaug.tracking.delivery import logged_links
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender, send_all
@@ -303,15 +302,6 @@ def test_an_active_run_becomes_the_parent_and_stays_active(study, tmp_path, empt
         assert runs["outer"].info.status == "RUNNING" and runs["outer"].data.metrics == {}
     assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/mine.db"
     assert not (study.path / "mlartifacts").exists()
-
-
-def test_a_moved_study_is_reported_rather_than_written_to_the_old_place(study, tmp_path, narrator, journal, sync):
-    sync()
-    study.path.rename(tmp_path / "moved")
-    settings = TrackingSettings(experiment="diffaug/my study")
-    assert Sender(Study(tmp_path / "moved"), settings, narrator).flush() == []
-    assert "keeps its artifacts elsewhere" in narrator.warned[0]
-    assert not study.path.exists()
 
 
 def test_the_users_patience_is_respected_and_that_of_several_threads_ends_with_the_last(monkeypatch):

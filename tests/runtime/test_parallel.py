@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -173,6 +174,17 @@ def test_large_arrays_are_shared_wherever_in_a_task_they_are():
     assert first == second
     assert first[0].endswith(".pkl")
     assert first[1:] == (int(holder.arrays["pixels"].sum()), False)
+
+
+@pytest.mark.parametrize(("code", "name"), [(errno.ENOSPC, "/dev/shm"), (errno.EIO, None)])
+def test_full_shared_memory_is_named(monkeypatch, code, name):
+    def no_lock(*_):
+        raise OSError(code, os.strerror(code))  # as loky's semaphores do
+
+    monkeypatch.setattr(parallel, "_run_in_workers", no_lock)
+    with pytest.raises(OSError) as raised:
+        dict(two_at_once({0: int, 1: int}))
+    assert (raised.value.errno, raised.value.filename) == (code, name)
 
 
 def test_what_cannot_be_sent_to_a_process_is_the_users_error():

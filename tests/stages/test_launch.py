@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from tests.conftest import eventually
 
 ALONE = (sys.executable, "-P", "-m", "diffaug")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "diffaug")
@@ -80,7 +83,7 @@ def uninterrupted(images: Path) -> bytes:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (KILL, -KILL)])
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (KILL, -KILL)])
 def test_stopped_and_resumed_training_ends_in_the_same_bytes(tmp_path, images, uninterrupted, number, code) -> None:
     study = tmp_path / "stopped"
     often = ("--set", f"advanced.checkpoint_seconds={0.1 if number == KILL else 60}")
@@ -128,6 +131,31 @@ def test_stopped_with_two_processes_and_resumed(tmp_path, images, number, progra
     done = finish(program, *options)
     assert "resuming at" in done.stderr
     assert_same_weights(whole, study, tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_processes_end_after_torchrun_was_killed_with_a_checkpoint(tmp_path, images) -> None:
+    study = tmp_path / "orphaned"
+    options = arguments("fit", images, study, "--images-seen", "34000000", "--set", "advanced.checkpoint_seconds=1")
+    process = subprocess.Popen([*TORCHRUN, *options], stderr=subprocess.DEVNULL)
+    assert eventually(lambda: any(study.glob("generator/checkpoints/step-*")), seconds=200)
+    assert len(working_on(study)) >= 2
+    process.kill()
+    process.wait()
+    assert eventually(lambda: not working_on(study), seconds=100)
+    more = ("--finish", "--set", "advanced.checkpoint_seconds=60")
+    assert "generator written" in finish(ALONE, *options, *more).stderr
+
+
+def working_on(study: Path) -> list[str]:
+    """The processes whose command names the study."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(study) in (process / "cmdline").read_text():
+                found.append(process.name)
+    return found
 
 
 @pytest.mark.slow

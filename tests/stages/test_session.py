@@ -163,8 +163,8 @@ def test_the_labels_of_a_dataset_keep_their_meaning_from_fit_to_training(new) ->
     assert pool.counts_by_name == {"a/b": 3, "cat": 4, "owl": 0}
     assert augmenter.generate(more={2: 1}).counts_by_name["cat"] == 5
     pool = Pool.open(augmenter.study.path)
-    assert diffaug.AugmentedDataset(dataset, pool).targets[len(labels) :] == [1] * 3 + [2] * 5
-    replace = diffaug.SyntheticReplace(pool, p=1)
+    assert diffaug.AugmentedDataset(dataset, pool, include_blind=True).targets[len(labels) :] == [1] * 3 + [2] * 5
+    replace = diffaug.SyntheticReplace(pool, p=1, include_blind=True)
     for label in (1, 2):
         own = pool.indices_of(pool.classes.index(dataset.classes[label]))
         image = replace(torch.zeros(1, 8, 8, dtype=torch.uint8), label)[0]

@@ -2,14 +2,16 @@ import multiprocessing
 import threading
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from diffaug.configuration.settings import TrackingSettings
-from diffaug.errors import DiffaugError, MissingExtraError, UsageError
+from diffaug.errors import DiffaugError, Interrupted, MissingExtraError, UsageError
 from diffaug.files import storage
 from diffaug.runtime import abandoned_threads as abandoned
 from diffaug.runtime.console import SilentNarrator
+from diffaug.stages.job import Job
 from diffaug.study import Study
 from diffaug.tracking import delivery as tracking
 from diffaug.tracking import sender
@@ -334,6 +336,48 @@ def test_a_flush_ends_a_pause_of_an_hour(stage, attempts, narrator, monkeypatch)
     assert stage.flush() == []
     assert len(attempts) == 2
     assert "refused" in narrator.warned[0]
+
+
+def test_after_an_interruption_no_tracker_is_waited_for(study, stage, narrator, install, monkeypatch):
+    monkeypatch.setattr(sender, "PATIENCE_SECONDS", 0.05)
+    loading, reached = threading.Event(), threading.Event()
+    tracker = install(Point(lambda: (reached.set(), loading.wait(30), lambda *_, **__: ListTracker())[-1], "slow"))
+    assert stage.flush(hurried=True) == []  # nothing was begun, so nothing begins
+    stage.start()
+    assert reached.wait(10)
+    assert stage.flush(hurried=True) == []
+    assert abandoned.any_running()
+    assert narrator.warned[0].startswith("5 events not sent to slow: interrupted. Nothing is lost")
+    loading.set()
+    assert eventually(lambda: not abandoned.any_running())
+    install(tracker)
+    assert stage.flush() == ["5 events"]
+
+
+def test_a_further_interruption_ends_the_wait_and_gives_up_the_thread(stage, install, monkeypatch):
+    tracker = install(HangingTracker())
+    tracker.is_local = True
+    stage.start()
+    assert tracker.reached.wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Condition, "wait_for", lambda *_: raised(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            stage.flush()
+    assert abandoned.any_running()
+    tracker.released.set()
+    assert eventually(lambda: not abandoned.any_running())
+
+
+@pytest.mark.parametrize(
+    ("error", "hurried"), [(Interrupted("stop"), True), (KeyboardInterrupt(), True), (UsageError("no"), False)]
+)
+def test_an_interrupted_stage_does_not_wait_for_its_log(study, error, hurried):
+    flushed = []
+    stub = SimpleNamespace(start=lambda: None, flush=lambda *, hurried=False: flushed.append(hurried) or [])
+    job = Job(study, resolved=None, narrator=None, journal=None, sender=stub, command="")
+    with pytest.raises(type(error)), job.sending():
+        raise error
+    assert flushed == [hurried]
 
 
 def test_a_local_tracker_is_waited_for(stage, install, monkeypatch):

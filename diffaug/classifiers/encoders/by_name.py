@@ -49,12 +49,17 @@ def encoder_by_name(
         UsageError: The name is unknown, or the weights can't be had.
         MissingExtraError: A package is not installed.
     """
-    if name == "none" or (name == "auto" and not has_packaged_encoder()):
+    if not has_encoder(name):
         return None
     network = _network("efficientnet-lite0" if name == "auto" else name, say)
     side = network.side if network.takes_one_size else input_side(image_side, network.side)
     shown = PACKAGED if name == "auto" else name.partition("@")[0]
     return ModuleEncoder(network.module, shown, normalization=network.normalization, size=side, device=device)
+
+
+def has_encoder(name: str) -> bool:
+    """Whether the setting names an encoder, see `encoder_by_name`; nothing is loaded."""
+    return name != "none" and (name != "auto" or has_packaged_encoder())
 
 
 def has_packaged_encoder() -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from diffaug.classifiers.encoders.encoder import Encoder, Images
+from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress
 
@@ -63,16 +64,15 @@ def _read_blocks(home: Path) -> Kept:
     kept: Kept = {}
     for path in sorted(home.glob("*.safetensors")):
         try:
-            block = load_file(path)
+            block = load(storage.read_hashed(path))
             kept |= {key.tobytes(): row for key, row in zip(block[KEYS], block[FEATURES], strict=True)}
-        except (SafetensorError, KeyError, ValueError):
-            path.unlink(missing_ok=True)  # cut short by a full disk or the like: computed again
+        except (DamagedError, SafetensorError, KeyError, ValueError):  # cut short by a full disk or the like
+            storage.discard_directory(path)  # computed again
     return kept
 
 
 def _write_block(home: Path, keys: list[str], features: NDArray[np.float32]) -> None:
-    """Writes a file named by its images, so that processes which compute the same write the same file."""
+    """Writes a file named by its images and its content, so that equal ones of several processes are one."""
     table = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), -1)
-    name = storage.sha256_bytes("".join(keys).encode())[:16]
     content = save({KEYS: np.ascontiguousarray(table), FEATURES: np.ascontiguousarray(features, np.float32)})
-    storage.write_bytes(home / f"{name}.safetensors", content)
+    storage.write_hashed(home, storage.short_hash("".join(keys).encode()), ".safetensors", content)

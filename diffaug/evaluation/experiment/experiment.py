@@ -262,6 +262,7 @@ def require_every_class(counts: Mapping[str, int], split: str, where: Path | Non
         raise DataError(
             f"no {split} image of: {', '.join(missing)}",
             where=where,
-            fix="add images of these classes, remove the classes, or remove the test split so that diffaug makes one; "
-            "if their images only look alike, as diffaug inspect says, set data.near_duplicates=false",
+            fix="add images of these classes that differ from those there are, remove the classes, or remove the test "
+            "split so that diffaug makes one; if their images only look alike, as diffaug inspect says, set "
+            "data.near_duplicates=false",
         )

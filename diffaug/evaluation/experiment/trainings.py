@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug.classifiers.pseudo_labels import pseudo_labels
-from diffaug.errors import UsageError
+from diffaug.errors import DamagedError, UsageError
 from diffaug.evaluation.experiment.arms import Arm
 from diffaug.evaluation.experiment.experiment import UNLABELED, Experiment
 from diffaug.evaluation.experiment.training_task import Outcome, PseudoLabeledSubset, Subset, TrainingTask
@@ -42,7 +42,7 @@ class Trainings:
         missing = {name: task for name, task in zip(names, tasks, strict=True) if not self._is_known(name, task)}
         with closing(self.experiment.run(missing)) as outcomes:
             for name, outcome in outcomes:
-                storage.write_array(self._file(name), outcome.answer)
+                storage.write_array(self._file(name), outcome.answer, signed=True)
                 self._answers[name] = outcome.answer
                 self._finished(missing[name], outcome)
         return [self._answers[name] for name in names]
@@ -80,8 +80,12 @@ class Trainings:
         return np.where(np.isin(unlabeled.groups, groups), 0.0, unlabeled.weights)
 
     def _is_known(self, name: str, task: TrainingTask) -> bool:
-        if name not in self._answers and self._file(name).is_file():
-            self._answers[name] = storage.read_array(self._file(name))
+        if name not in self._answers and self._file(name).exists():
+            try:
+                self._answers[name] = storage.read_signed_array(self._file(name))
+            except DamagedError:  # done again
+                storage.discard_directory(self._file(name))
+                return False
             self._finished(task, None)
         return name in self._answers
 

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from diffaug.errors import DamagedError
 from diffaug.evaluation.statistics.metrics import class_recall, classification_metrics, confusion, probability_metrics
-from diffaug.files.records import read_record, write_record
+from diffaug.files import storage
+from diffaug.files.records import read_signed_record, write_signed_record
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,17 @@ def trial_file(directory: Path, arm: str, seed: int) -> Path:
 
 def write_trial(directory: Path, trial: Trial, inputs: str) -> None:
     """Writes a finished trial."""
-    write_record(trial_file(directory, trial.arm, trial.seed), _TRIAL_RECORD, TrialRecord(trial, inputs))
+    write_signed_record(trial_file(directory, trial.arm, trial.seed), _TRIAL_RECORD, TrialRecord(trial, inputs))
 
 
 def read_trial(directory: Path, arm: str, seed: int, inputs: str) -> Trial | None:
-    """The finished trial for these inputs; None if there is none. A DamagedError if the file is not a trial."""
+    """The finished trial for these inputs; None if there is none, or its file was changed, so that it is done again."""
     path = trial_file(directory, arm, seed)
-    if not path.is_file():
+    if not path.exists():
         return None
-    record = read_record(path, _TRIAL_RECORD)
+    try:
+        record = read_signed_record(path, _TRIAL_RECORD)
+    except DamagedError:
+        storage.discard_directory(path)
+        return None
     return record.trial if record.inputs == inputs else None

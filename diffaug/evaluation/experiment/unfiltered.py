@@ -9,9 +9,10 @@ import pandas as pd
 
 from diffaug.data.images import LabeledImages
 from diffaug.errors import UsageError
+from diffaug.files import storage
 from diffaug.synthesis.filters.scores import NON_FINITE
 from diffaug.synthesis.pool.chunks import PNG, REASON, ChunkStore
-from diffaug.synthesis.pool.pool import Pool, decode_png
+from diffaug.synthesis.pool.pool import Pool
 
 
 def unfiltered_images(store: ChunkStore, pool: Pool) -> LabeledImages:
@@ -23,7 +24,7 @@ def unfiltered_images(store: ChunkStore, pool: Pool) -> LabeledImages:
     columns = ["label", "class_index", "index", PNG]
     table = pd.concat([pd.DataFrame(columns=columns), *_candidates(store, counts)])
     shape = (*pool.image_size, pool.channels)
-    pixels = [decode_png(content, shape) for content in table[PNG]]
+    pixels = [storage.decode_png(content, shape) for content in table[PNG]]
     return LabeledImages(
         np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8),
         table["class_index"].to_numpy(np.int64),

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from diffaug.data.layouts.entries import listed
-from diffaug.errors import DataError, UsageError
+from diffaug.errors import DataError
+from diffaug.files import given
 
 REQUIRED = ("file_name", "arm", "role", "predicted")
 
@@ -25,14 +26,19 @@ class Table:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads a CSV that has the required columns, each once."""
-        if not path.is_file():
-            raise UsageError("the file does not exist", where=path, fix="give the path of a CSV of predictions")
+        given.require_file(path)
         try:
             # Read without a header, so that a line with more values than the first is an error and not an index.
             raw = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig", skip_blank_lines=False
+                path,
+                header=None,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                skip_blank_lines=False,
+                compression=None,
             )
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise DataError(f"can't read the CSV: {error}", where=path, fix="save it as UTF-8 with commas") from error
         raw = raw.fillna("").apply(lambda column: column.str.strip())
         columns = list(raw.iloc[0])

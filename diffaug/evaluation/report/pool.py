@@ -15,7 +15,7 @@ from diffaug.synthesis.audit.memorization import POOL_AUDIT, PoolAudit
 from diffaug.synthesis.audit.quality import POOL_QUALITY, QUALITY, PoolQuality
 from diffaug.synthesis.filters.power import PoolPower
 from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, VARIATION
-from diffaug.synthesis.pool.pool import AUDIT, ClassSummary, Pool, PublicationCheck, read_png
+from diffaug.synthesis.pool.pool import AUDIT, ClassSummary, Pool, PublicationCheck
 
 PAIRS_PER_CLASS = 4
 SAMPLES_PER_REASON = 24
@@ -111,6 +111,6 @@ def _rejected_samples(pool: Pool) -> tuple[RejectedSample, ...]:
     chosen = kept.groupby("reason").head(SAMPLES_PER_REASON)[["file", "label", "reason", "sha256"]].astype(str)
     shape = (*pool.image_size, pool.channels)
     return tuple(
-        RejectedSample(file, label, reason, read_png(storage.safe_join(pool.root, file), sha256, shape))
+        RejectedSample(file, label, reason, storage.read_png(storage.safe_join(pool.root, file), sha256, shape))
         for file, label, reason, sha256 in chosen.to_numpy()
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import TypeAdapter
 
-from diffaug.errors import DamagedError, QualityGateError, UsageError
+from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.statistics.comparison import (
     Change,
@@ -131,14 +131,7 @@ class EvaluationResult:
     @classmethod
     def load(cls, path: Path) -> EvaluationResult:
         """Reads what `save` wrote; anything else is a DamagedError."""
-        try:
-            return read_record(path, _RESULT)
-        except (FileNotFoundError, DamagedError) as error:
-            raise DamagedError(
-                "the evaluation's result is damaged, or another version of diffaug wrote it",
-                where=path,
-                fix="evaluate again: diffaug evaluate STUDY --overwrite",
-            ) from error
+        return read_record(path, _RESULT)
 
     def table(self) -> pd.DataFrame:
         """One row per arm, the highest balanced accuracy first.

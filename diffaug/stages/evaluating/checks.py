@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 from diffaug.classifiers.by_name import classifier_by_name
+from diffaug.classifiers.encoders.by_name import encoder_by_name
 from diffaug.data.catalog import Catalog
 from diffaug.data.leaks import Leak
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.evaluation.experiment.experiment import require_every_class
 from diffaug.evaluation.experiment.leakage import require_unseen, same_pixels
 from diffaug.files import storage
+from diffaug.stages.generating.backgrounds import background_class
+from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job
 
 LEAKS = "leaked.json"
@@ -22,6 +25,20 @@ def require_test_images(catalog: Catalog) -> None:
 def require_known_classifier(job: Job) -> None:
     """Raises UsageError or MissingExtraError if the settings name a classifier that can't be trained."""
     classifier_by_name(job.config.evaluation)
+
+
+def require_known_encoder(job: Job) -> None:
+    """Raises UsageError or MissingExtraError if the settings name an encoder that is unknown or has no weights here."""
+    if job.config.encoder != "auto":
+        encoder_by_name(job.config.encoder, say=job.narrator.say)
+
+
+def require_accepted_later(job: Job, catalog: Catalog) -> None:
+    """Raises, before hours of training, for settings that a later stage would refuse."""
+    require_known_classifier(job)
+    require_known_encoder(job)
+    requested_targets(job, catalog)
+    background_class(job, catalog.images("train"))
 
 
 def require_evaluable(job: Job, catalog: Catalog) -> None:

@@ -33,6 +33,7 @@ from diffaug.files.stage_records import (
     is_finished,
     is_stage_of,
     require_extension,
+    required_record,
 )
 from diffaug.stages.evaluating.checks import (
     report_leaks,
@@ -127,10 +128,9 @@ def own_pool(job: Job) -> Pool | None:
 def read_evaluation(job: Job, catalog: Catalog, pool: Pool | None) -> EvaluationResult:
     """The finished evaluation; a UsageError if there is none, or the images or the pool changed since."""
     folder, fix = job.study.evaluation, f"diffaug evaluate {shlex.quote(str(job.study.path))}"
-    record = storage.committed_metadata(folder)
-    if record is None:
+    if storage.committed_metadata(folder) is None:
         raise UsageError("there is no finished evaluation", where=folder, fix=fix)
-    if record["inputs"] != _inputs(catalog, pool.root if pool is not None else None):
+    if required_record(folder).inputs != _inputs(catalog, pool.root if pool is not None else None):
         raise UsageError("the images or the pool changed since the evaluation", where=folder, fix=fix)
     return EvaluationResult.load(folder / RESULT)
 

@@ -9,10 +9,11 @@ from diffaug.classifiers.encoders.by_name import encoder_by_name
 from diffaug.classifiers.encoders.cache import cached_features
 from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.classifiers.training_set import Classifier, Images
+from diffaug.configuration.settings import Config
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.resize import median_side
-from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.experiment import (
     PILOT,
     TEST,
@@ -24,12 +25,11 @@ from diffaug.evaluation.experiment.experiment import (
 )
 from diffaug.evaluation.experiment.learners import TrainFunction
 from diffaug.evaluation.experiment.unfiltered import unfiltered_images
-from diffaug.files import storage
 from diffaug.stages.evaluating.pilot import PilotPool, pilot_pool
 from diffaug.stages.job import Job
 from diffaug.study import Study
 from diffaug.synthesis.pool.chunks import ChunkStore
-from diffaug.synthesis.pool.pool import Pool, blind_classes
+from diffaug.synthesis.pool.pool import Pool, blind_classes, pool_facts
 
 FEATURES = "features"
 
@@ -78,7 +78,8 @@ def experiment_of(
         **vars(learners),
         stop_requested=stop_requested,
     )
-    pilot = pilot_pool(job, catalog) if _needs_pilot(experiment, job.config.advanced.synthetic_fraction_grid) else None
+    wanted = wants_pilot(job.config, experiment.arms, has_encoder=experiment.encoder is not None)
+    pilot = pilot_pool(job, catalog) if wanted and any(map(len, experiment.pools)) else None
     if pilot is not None:
         experiment = _with_pilot(experiment, pilot)
     return _with_details(job, catalog, experiment)
@@ -90,19 +91,17 @@ def _unfiltered(job: Job, pools: Sequence[Pool]) -> list[LabeledImages]:
     names = settings.arms or (ARMS if settings.thorough else ())
     if not any(ARMS[name].synthetic == "unfiltered" for name in names):
         return []
-    folders = [
-        Study(pool.root.parent).chunks / str((storage.committed_metadata(pool.root) or {}).get("chunks"))
-        for pool in pools
-    ]
+    folders = [Study(pool.root.parent).chunks / pool_facts(pool.root).chunks for pool in pools]
     return [unfiltered_images(ChunkStore(folder), pool) for folder, pool in zip(folders, pools, strict=True)]
 
 
-def _needs_pilot(experiment: Experiment, grid: Sequence[float]) -> bool:
-    settings = experiment.settings
-    if settings.quick and experiment.encoder is None:
+def wants_pilot(config: Config, arms: Sequence[Arm], *, has_encoder: bool) -> bool:
+    """Whether the mix of an experiment with these arms is chosen on a pool of the pilot."""
+    settings = config.evaluation
+    if settings.quick and not has_encoder:
         return False
-    chooses = settings.synthetic_fraction is None and any(grid) and any(map(len, experiment.pools))
-    return chooses and any(arm.depends_on_mix for arm in experiment.arms)
+    is_open = settings.synthetic_fraction is None and any(config.advanced.synthetic_fraction_grid)
+    return is_open and any(arm.depends_on_mix for arm in arms)
 
 
 def _with_pilot(experiment: Experiment, pilot: PilotPool) -> Experiment:

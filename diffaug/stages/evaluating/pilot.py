@@ -11,7 +11,7 @@ from diffaug.diffusion.generator.generator import Generator
 from diffaug.files.stage_records import stage_record
 from diffaug.runtime.console import ProgressOnly
 from diffaug.stages.fitting.judged import judged_images
-from diffaug.stages.fitting.pilot import pilot_study
+from diffaug.stages.fitting.pilot import pilot_study, require_pilot
 from diffaug.stages.generating.describe_power import tell_power_of_pilot
 from diffaug.stages.generating.generate import generate_pool
 from diffaug.stages.job import Job
@@ -42,6 +42,7 @@ def pilot_pool(job: Job, catalog: Catalog) -> PilotPool | None:
     All images have the classes, the form and the ids of `catalog`. Choose with classifiers that are trained on the
     training images that are not judged, and tested on those that are.
     """
+    require_pilot(job.study)
     if not job.study.has_pilot:
         return None
     study = pilot_study(job.study)

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.data.catalog import Catalog
-from diffaug.diffusion.planning.planning import PLAN
 from diffaug.diffusion.planning.presets import choose_preset
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.fit import fit_generator
-from diffaug.stages.fitting.plan import PLAN_FILE
+from diffaug.stages.fitting.plan import read_plan
 from diffaug.stages.generating.generate import generate_pool
 from diffaug.stages.job import Job
+from diffaug.stages.remedies import repair_record
 from diffaug.study import Study, plan_study
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.tracking.journal import Journal
@@ -60,7 +60,7 @@ def finished_pools(job: Job) -> list[Path]:
 
 def planned_settings(job: Job, catalog: Catalog) -> dict[str, Any]:
     """The `diffusion` settings with which another training gets the same plan as the generator, at any speed."""
-    plan, settings = PLAN.validate_python(storage.read_json(job.study.generator / PLAN_FILE)), job.config.diffusion
+    plan, settings = read_plan(job.study.generator), job.config.diffusion
     return {
         "images_seen": plan.images_seen,
         "preset": choose_preset(len(catalog.labels("train")), settings, plan.device),
@@ -71,7 +71,7 @@ def planned_settings(job: Job, catalog: Catalog) -> dict[str, Any]:
 
 
 def share_catalog(study: Study, further: Study) -> None:
-    """Gives a further study the catalog of the first one, unless it has it."""
+    """Gives a further study the catalog of the first one, unless it has it, whole."""
     if _whole(further.catalog) != storage.committed_metadata(study.catalog):
         storage.copy_directory(study.catalog, further.catalog)
 
@@ -86,7 +86,9 @@ def _whole(directory: Path) -> dict[str, Any] | None:
 
 def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
     """A job in a folder inside the study, with the next seed; it logs to no tracker and replaces stale stages."""
-    study = plan_study(_study(job, number).path, catalog.root, job.study.record.class_to_idx)
+    path, class_to_idx = _study(job, number).path, job.study.record.class_to_idx
+    repair_record(path, catalog.root, class_to_idx)  # which holds nothing of its own
+    study = plan_study(path, catalog.root, class_to_idx)
     if current().is_main:
         study.begin()
         share_catalog(job.study, study)

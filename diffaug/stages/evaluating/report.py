@@ -6,33 +6,44 @@ from typing import Any
 import numpy as np
 
 from diffaug.data.catalog import Catalog
+from diffaug.diffusion.generator.files import read_record
+from diffaug.errors import DamagedError
 from diffaug.evaluation.report.page import write_report
 from diffaug.evaluation.report.pool import PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
+from diffaug.files.stage_records import required_record
 from diffaug.stages.evaluating.replicates import planned_settings
 from diffaug.stages.job import STUDY_RUN, Job
-from diffaug.synthesis.pool.pool import MANIFEST, Pool
+from diffaug.stages.saved_settings import settings_text
+from diffaug.synthesis.pool.pool import MANIFEST, Pool, pool_facts
 from diffaug.synthesis.pool.targets import resolve_targets
 
 
 def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: EvaluationResult) -> None:
     """Writes the report and logs it; without a pool it is about real images alone."""
-    real = catalog.images("train")
+    for file in (job.study.report, job.study.report.with_suffix(".json")):
+        if file.is_dir():
+            storage.discard_directory(file)
+    real, described = catalog.images("train"), job.study.pool_report
+    if pool is not None and pool.publication_check is not None and not (described / storage.DONE).exists():
+        raise DamagedError("the figures of the pool are gone", where=described / storage.DONE, fix=storage.REPAIR_HINT)
     write_report(
         job.study.report,
         title=job.study.name,
         result=result,
         real=real,
         synthetic=pool.images() if pool is not None else real.select(np.empty(0, np.int64)),
-        pool=PoolOverview.read(pool, job.study.pool_report) if pool is not None else None,
-        config_yaml=job.study.config_file.read_text(encoding="utf-8"),
+        pool=PoolOverview.read(pool, described) if pool is not None else None,
+        config_yaml=settings_text(job.study.config_file),
         facts=_facts(job, catalog, pool, result),
         problems=catalog.problems,
         seed=job.config.seed,
         command=_repeat_command(job, catalog, pool),
         not_repeated=_not_repeated(job, catalog, pool),
     )
+    if job.journal.status(STUDY_RUN) is None:  # the journal was lost since
+        job.accept()
     job.journal.log_artifact(STUDY_RUN, job.study.report)
     job.journal.end_run(STUDY_RUN)
 
@@ -53,16 +64,15 @@ def _repeat_command(job: Job, catalog: Catalog, pool: Pool | None) -> str:
 
 def _not_repeated(job: Job, catalog: Catalog, pool: Pool | None) -> tuple[str, ...]:
     """What the command does not repeat: the user's own code, and extensions of the pool."""
-    trained = (storage.recorded_metadata(job.study.evaluation) or {})["settings"]["trained"]
+    trained = required_record(job.study.evaluation).settings.get("trained")
     own = {f"your own classifier ({trained})": trained != job.config.evaluation.classifier}
     if pool is not None:
-        made = storage.recorded_metadata(pool.root) or {}
-        settings, counts = made["settings"], catalog.counts_by_name("train")
-        encoder, ratio = settings.get("encoder"), settings["max_synthetic_ratio"]
-        asked = resolve_targets(counts, settings["sampling_strategy"], max_synthetic_ratio=ratio)
+        settings, counts = required_record(pool.root).settings, catalog.counts_by_name("train")
+        encoder, ratio = settings.get("encoder"), settings.get("max_synthetic_ratio")
+        asked = resolve_targets(counts, settings.get("sampling_strategy", "auto"), max_synthetic_ratio=ratio)
         own |= {
             f"your own encoder ({encoder})": encoder is not None,
-            "the images that --more added": made["targets"] != asked,
+            "the images that --more added": pool_facts(pool.root).targets != asked,
         }
     return tuple(name for name, is_so in own.items() if is_so)
 
@@ -82,9 +92,10 @@ def _facts(job: Job, catalog: Catalog, pool: Pool | None, result: EvaluationResu
 
 
 def _facts_of_pool(job: Job, pool: Pool) -> dict[str, Any]:
-    facts = storage.read_json(job.study.generator / "config.json")
+    storage.committed_metadata(job.study.generator)  # raises if a file of it was changed
+    facts = read_record(job.study.generator)
     return {
-        "SHA-256 of the generator": (storage.recorded_metadata(pool.root) or {})["inputs"]["generator"],
+        "SHA-256 of the generator": required_record(pool.root).inputs.get("generator"),
         "SHA-256 of the pool's manifest": storage.sha256_file(pool.root / MANIFEST),
-        **{f"generator: {name}": value for name, value in facts["training"].items()},
+        **{f"generator: {name}": value for name, value in facts.training.items()},
     }

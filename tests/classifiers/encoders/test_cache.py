@@ -75,14 +75,20 @@ def test_encoders_and_shapes_are_told_apart(images, tmp_path):
     assert encoder.encoded == 2
 
 
-@pytest.mark.parametrize("damage", [b"", b"\0" * 100, "cut", "foreign"])
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100, "cut", "foreign", "flipped"])
 def test_a_damaged_block_is_computed_again(images, tmp_path, damage):
     from safetensors.numpy import save
 
     expected = cached_features(Counting(), images, None, tmp_path)
     file = sorted(tmp_path.rglob("*.safetensors"))[0]
     content = file.read_bytes()
-    file.write_bytes({"cut": content[:-9], "foreign": save({"x": np.zeros(3)})}.get(damage, damage))
+    file.write_bytes(
+        {
+            "cut": content[:-9],
+            "foreign": save({"x": np.zeros(3)}),
+            "flipped": content[:-1] + bytes([content[-1] ^ 1]),
+        }.get(damage, damage)
+    )
     encoder = Counting()
     np.testing.assert_array_equal(cached_features(encoder, images, None, tmp_path), expected)
     assert 0 < encoder.encoded <= 6

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from diffaug.configuration.arms import ARM_NAMES
-from diffaug.errors import DamagedError
 from diffaug.evaluation.experiment.trials import Trial, read_trial, trial_file, write_trial
 from diffaug.evaluation.statistics.metrics import METRICS, PREDICTION_METRICS
 
@@ -44,12 +43,13 @@ def test_a_trial_is_read_back_as_it_was_for_the_same_inputs_only(trial, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("part", "other"), [("]", ""), (".*", "[]"), ("confusion", "confused"), ('"schema": 1', '"schema": 2')]
+    ("part", "other"),
+    [("]", ""), (".*", "[]"), ("confusion", "confused"), ('"schema": 1', '"schema": 2'), ("0.7", "0.8")],
 )
-def test_a_file_that_is_no_trial_is_damaged(trial, tmp_path, part, other):
+def test_a_trial_whose_file_was_changed_is_done_again(trial, tmp_path, part, other):
     write_trial(tmp_path, trial, "inputs")
     file = trial_file(tmp_path, trial.arm, trial.seed)
     file.write_text(re.sub(part, other, file.read_text(), count=1, flags=re.DOTALL))
-    with pytest.raises(DamagedError) as error:
-        read_trial(tmp_path, trial.arm, trial.seed, "inputs")
-    assert error.value.where == str(file)
+    assert read_trial(tmp_path, trial.arm, trial.seed, "inputs") is None
+    write_trial(tmp_path, trial, "inputs")
+    assert read_trial(tmp_path, trial.arm, trial.seed, "inputs") == trial

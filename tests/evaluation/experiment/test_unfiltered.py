@@ -38,7 +38,7 @@ def make_pool(tmp_path, store):
     def make(count):
         table = pd.concat([store.read(1, number) for number in sorted(store.finished(1))], ignore_index=True)
         table["file"] = table["index"].map("{}.png".format)
-        manifest = table[table["reason"] == ""].head(count)
+        manifest = table[table["reason"] == ""].head(count).assign(origin="sampled", sha256="")
         for row in manifest.itertuples():
             storage.write_bytes(tmp_path / "pool" / row.file, row.png)
         storage.write_parquet(tmp_path / "pool" / MANIFEST, manifest)

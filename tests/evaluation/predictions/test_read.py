@@ -156,5 +156,5 @@ def test_images_and_classes_without_a_line_and_a_missing_file_are_named(refused,
     text = refused(table[table["file_name"] != IDS[2]], classes=CLASSES, test_ids=IDS)
     assert "1 of 4 test images have no prediction: test/1/x.png" in text
     assert "no test image of: dog" in refused(rows(), classes=(*CLASSES, "dog"), test_ids=IDS, labels=LABELS)
-    with pytest.raises(UsageError, match=r"does not exist[\s\S]*none\.csv"):
+    with pytest.raises(UsageError, match=r"no such file[\s\S]*none\.csv"):
         read_predictions(tmp_path / "none.csv")

@@ -122,6 +122,6 @@ def test_a_pool_made_by_other_means_leaves_everything_empty(read):
 
 
 def test_a_changed_rejected_image_is_refused(read):
-    with pytest.raises(DamagedError, match="missing or was changed") as caught:
+    with pytest.raises(DamagedError, match="was changed after") as caught:
         read(changed="rejected/b/copy-0.png")
     assert caught.value.where.endswith("copy-0.png")

@@ -122,7 +122,7 @@ def test_the_file_has_the_names_that_scripts_read(result):
     assert " ".join(content["verdict"]) == names
 
 
-def test_a_damaged_or_foreign_result_is_refused_with_the_remedy(result, tmp_path):
+def test_a_damaged_or_foreign_result_is_refused(result, tmp_path):
     path, content = tmp_path / "result.json", result.to_dict()
     verdict = {**content["verdict"], "decision": "perhaps"}
     without_arms = {name: value for name, value in content.items() if name != "arms"}
@@ -130,7 +130,7 @@ def test_a_damaged_or_foreign_result_is_refused_with_the_remedy(result, tmp_path
     for text in (None, "", json.dumps(content)[:-9], *map(json.dumps, foreign)):
         if text is not None:
             path.write_text(text)
-        with pytest.raises(DamagedError, match="evaluate again") as failure:
+        with pytest.raises(DamagedError) as failure:
             EvaluationResult.load(path)
         assert failure.value.where == str(path)
 

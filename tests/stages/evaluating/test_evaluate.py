@@ -206,16 +206,16 @@ def test_other_settings_keep_the_trainings_that_do_not_depend_on_them(augmenter)
     assert all(call.synthetic for call in training.calls)
 
 
-def test_a_training_whose_file_was_changed_is_not_kept(augmenter) -> None:
+def test_of_a_damaged_evaluation_only_what_was_changed_is_trained_again(augmenter) -> None:
     training = Training()
     augmenter.evaluate(train_fn=training, synthetic_fraction=0.3, num_seeds=2)
     file = next((augmenter.study.evaluation / "trials").glob("real-only.0.json"))
     file.write_text(file.read_text().replace('"seconds": ', '"seconds": 1'))
     with pytest.raises(DamagedError):
         augmenter.evaluate(train_fn=training, synthetic_fraction=0.3, num_seeds=3)
-    before = len(training.new_calls())
+    training.new_calls()
     again(augmenter).evaluate(train_fn=training, synthetic_fraction=0.3, num_seeds=3)
-    assert len(training.calls) == before + len(ARMS)
+    assert 1 + 2 <= len(training.calls) <= 1 + len(ARMS)  # the changed one, and those with a third seed
 
 
 def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evaluation(augmenter) -> None:

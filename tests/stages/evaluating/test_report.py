@@ -6,10 +6,9 @@ import torch
 
 import diffaug
 from diffaug.configuration.yaml_files import parse_value
-from diffaug.diffusion.planning.planning import PLAN
 from diffaug.files import storage
 from diffaug.stages.evaluating import replicates
-from diffaug.stages.fitting.plan import plan_training
+from diffaug.stages.fitting.plan import plan_training, read_plan
 from diffaug.synthesis.pool.pool import MANIFEST
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +36,7 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
     again = diffaug.DiffusionAugmenter(study=study, config=config, settings=given, verbose=False).attach(images)
     second_generator = replicates._job(augmenter.job, augmenter.inspect(), pool, 1)
     plans = [plan_training(job, again.inspect()) for job in (again.job, second_generator)]
-    first = PLAN.validate_python(storage.read_json(tmp_path / "study" / "generator" / "plan.json"))
+    first = read_plan(tmp_path / "study" / "generator")
     for part in ("network", "images_seen", "batch_size", "learning_rate", "precision", "compiled", "augmentation"):
         assert [getattr(plan, part) for plan in plans] == 2 * [getattr(first, part)]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
@@ -34,9 +37,13 @@ def choose_real(trainings: Trainings) -> RealArms:
 
 def needs_choice(experiment: Experiment) -> bool:
     """Whether an arm has to be tuned, or one of several be chosen to build on."""
+    return _needs_choice(experiment.arms)
+
+
+def _needs_choice(arms: Sequence[Arm]) -> bool:
     tuned = {"tuned augmentation", "pretrained features", "pseudo-labels"}
-    names = {arm.name for arm in experiment.arms if arm.role == "baseline" and arm.control == "none"}
-    return bool(tuned & names) or (len(names) > 1 and any(arm.on_best for arm in experiment.arms))
+    names = {arm.name for arm in arms if arm.role == "baseline" and arm.control == "none"}
+    return bool(tuned & names) or (len(names) > 1 and any(arm.on_best for arm in arms))
 
 
 def choice_of(real: RealArms, chosen: ChosenMix, *, is_quick: bool = False) -> Choice:
@@ -63,23 +70,29 @@ def choice_of(real: RealArms, chosen: ChosenMix, *, is_quick: bool = False) -> C
 
 def planned_trainings(experiment: Experiment) -> int:
     """About how many trainings of networks the choices and the test take; regressions on features count as none."""
-    names = {arm.name for arm in experiment.arms}
-    networks, test = _networks(experiment), planned_tests(experiment)
-    if not needs_choice(experiment):
+    has_encoder, has_pilot = experiment.encoder_name is not None, experiment.pilot is not None
+    return count_trainings(experiment.arms, experiment.settings, has_encoder=has_encoder, has_pilot=has_pilot)
+
+
+def count_trainings(arms: Sequence[Arm], settings: EvaluationSettings, *, has_encoder: bool, has_pilot: bool) -> int:
+    """See `planned_trainings`; of an experiment that compares these arms, perhaps with a pilot's pool to choose on."""
+    names, networks = {arm.name for arm in arms}, _networks(arms)
+    test = settings.repetitions * len(networks)
+    if not _needs_choice(arms):
         return test
-    if experiment.settings.quick:
-        return test + (len(networks) if experiment.encoder_name else 0)
+    if settings.quick:
+        return test + (len(networks) if has_encoder else 0)
     tuned = {"tuned augmentation"} & names
     measured = {arm.name for arm in networks if arm.role == "baseline" and arm.control == "none"} - tuned
     folds = 3 * len(measured | set(DRAWS if tuned else ())) + TUNING * len(tuned)
-    mixed = JUDGED_SEEDS * 7 if experiment.pilot and any(arm.depends_on_mix for arm in experiment.arms) else 0
+    mixed = JUDGED_SEEDS * 7 if has_pilot and any(arm.depends_on_mix for arm in arms) else 0
     return folds + mixed + test
 
 
 def planned_tests(experiment: Experiment) -> int:
     """About how many trainings of networks the test takes."""
-    return experiment.settings.repetitions * len(_networks(experiment))
+    return experiment.settings.repetitions * len(_networks(experiment.arms))
 
 
-def _networks(experiment: Experiment) -> list[Arm]:
-    return [arm for arm in experiment.arms if arm.learner != "features"]
+def _networks(arms: Sequence[Arm]) -> list[Arm]:
+    return [arm for arm in arms if arm.learner != "features"]

@@ -1,0 +1,150 @@
+"""Reads files that diffaug wrote: what is missing, no regular file or not as written is a DamagedError."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffaug.errors import DamagedError
+from diffaug.files.encoding import sha256_bytes
+from diffaug.files.naming import naming_its_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+REPAIR_HINT = "restore it from a copy, or repeat the command that made it with --overwrite"
+MOST_JSON_BYTES = 2**29
+LARGEST_INTEGER = 2**64
+SHA256_BYTES = 32
+
+
+def is_regular(path: str | Path) -> bool:
+    """Whether there is a regular file, which alone can be read without waiting and has an end."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116  (a Path takes longer to make than to look at)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+
+
+@naming_its_file
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; a DamagedError if it is missing, or a folder or the like is in its place."""
+    require_file(path)
+    return path.read_bytes()
+
+
+def read_hashed(path: Path) -> bytes:
+    """The content of a file that `write_hashed` wrote; a DamagedError if it was changed."""
+    content = read_bytes(path)
+    if not path.stem.endswith(f"-{short_hash(content)}"):
+        raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT)
+    return content
+
+
+def short_hash(content: bytes) -> str:
+    """The first 16 hexadecimal digits of the sha256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def require_file(path: Path) -> None:
+    """Raises DamagedError unless there is a regular file."""
+    if not is_regular(path):
+        what = "this is not a file, which it was when it was written" if path.exists() else "a file is missing"
+        raise DamagedError(what, where=path, fix=REPAIR_HINT)
+
+
+@naming_its_file
+def read_json(path: Path) -> Any:
+    """Reads JSON; raises DamagedError if the file holds something else."""
+    require_file(path)
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise DamagedError("the file is too large to be a record", where=path, fix=REPAIR_HINT)
+    return parse_json(path.read_bytes(), where=path)
+
+
+def parse_json(content: bytes, *, where: Path) -> Any:
+    """The value of JSON that `json_bytes` wrote; a DamagedError if it is something else."""
+    try:
+        return json.loads(content.decode(), parse_int=_integer, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"not valid JSON ({error})", where=where, fix=REPAIR_HINT) from error
+
+
+@naming_its_file
+def read_array(path: Path, *, mapped: bool = False) -> np.ndarray[Any, Any]:
+    """Reads a .npy file, or maps it into memory; raises DamagedError if it holds something else."""
+    import numpy as np
+
+    require_file(path)
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError, OverflowError, MemoryError, RecursionError) as error:
+        raise DamagedError(f"not an array ({error})", where=path, fix=REPAIR_HINT) from error
+    if not isinstance(array, np.ndarray):  # an archive of arrays
+        raise DamagedError("not an array", where=path, fix=REPAIR_HINT)
+    return array
+
+
+def read_signed_array(path: Path) -> np.ndarray[Any, Any]:
+    """Reads what `write_array` has signed; raises DamagedError if it was changed."""
+    content = read_bytes(path)
+    if hashlib.sha256(content[:-SHA256_BYTES]).digest() != content[-SHA256_BYTES:]:
+        raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT)
+    return read_array(path)
+
+
+def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """Reads a table that has these columns and perhaps others; raises DamagedError if the file holds something else."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        table = pd.read_parquet(io.BytesIO(read_bytes(path)))
+    except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
+        raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error
+    if missing := [name for name in columns if name not in table.columns]:
+        raise DamagedError(f"the table lacks the column '{missing[0]}'", where=path, fix=REPAIR_HINT)
+    return table
+
+
+@naming_its_file
+def read_png(path: Path, sha256: str, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+    """Pixels of a PNG that diffaug wrote, uint8 (H, W, C); DamagedError if its sha256 is another."""
+    content = read_bytes(path)
+    if sha256_bytes(content) != sha256:
+        what = "an image was changed after it was written"
+        raise DamagedError(what, where=path, fix=REPAIR_HINT)
+    try:
+        return decode_png(content, shape)
+    except (OSError, ValueError) as error:
+        what = f"an image is not as diffaug wrote it ({error})"
+        raise DamagedError(what, where=path, fix=REPAIR_HINT) from error
+
+
+def decode_png(content: bytes, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+    """Pixels of a PNG that diffaug wrote, uint8 (H, W, C); ValueError or OSError if it is another file."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        if (image.height, image.width, len(image.getbands())) != shape:
+            raise ValueError(f"{image.width} x {image.height} px, {image.mode}")
+        return np.asarray(image, dtype=np.uint8).reshape(shape)
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) > LARGEST_INTEGER:
+        raise ValueError("an integer is too long")
+    return value
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
