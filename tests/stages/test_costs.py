@@ -28,7 +28,7 @@ def test_the_costs_follow_images_steps_and_trainings(augmenter, monkeypatch) -> 
     assert found.fitting == Seconds(100, 100)
     filtering = 3 * 3 * 0.01
     assert found.generating == Seconds(added * 0.5 + filtering / 2, 2 * added * 0.5 + filtering)
-    trainings = 3 * 3 + 20  # arms and seeds; cross-validation
+    trainings = 3 * 3 + 23  # arms and seeds; cross-validation
     assert (found.evaluating.low, found.evaluating.high) == pytest.approx(
         (0.6 * trainings * 8 * 0.01 / 2, 1.6 * trainings * 8 * 0.01 / 2)
     )

@@ -19,8 +19,8 @@ from diffaug.evaluation.experiment.choosing.validation import JUDGED_SEEDS, Vali
 from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.trainings import Trainings
 
-TUNING = 11
-"""Trainings of "tuned augmentation" by successive halving: 7 augmentations, then 4, then 2, without plain ones."""
+TUNING = 14
+"""Trainings of "tuned augmentation": 7, then 4, then 2 augmentations without plain ones, and 3 of other draws."""
 
 
 def choose_real(trainings: Trainings) -> RealArms:

@@ -56,12 +56,13 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     validation = on_judged_images(trainings, experiment.pilot)
     options = _options(validation, real, adding, quick=experiment.settings.quick)
     measured = measure(validation, options)
-    best = choose_option(measured, allow_none=0.0 in wanted)
-    refined = [] if options[best].mix.is_zero else _refinements(validation, options[best], experiment)
+    best, judged = choose_option(measured, allow_none=0.0 in wanted), int(experiment.pilot.judged.sum())
+    if options[best].mix.is_zero:  # another base alone is a real arm, and those were chosen by cross-validation
+        return ChosenMix(real.best, NO_SYNTHETIC, _reason(measured[best], judged), measured, (), judged)
+    refined = _refinements(validation, options[best], experiment)
     refinements = measure(validation, [*options, *refined])[len(options) :]
     choices = [(measured[best], options[best]), *zip(refinements, refined, strict=True)]
     one, option = max(choices, key=lambda choice: choice[0].score_gain)
-    judged = int(experiment.pilot.judged.sum())
     return ChosenMix(option.arm, option.mix, _reason(one, judged), measured, refinements, judged)
 
 

@@ -44,7 +44,8 @@ def choose_real_arms(experiment: Experiment, validation: Validation, fold_of: ND
     """Tunes the compared real arms and ranks them.
 
     1. The three ways to draw and to weigh classes are trained on every fold.
-    2. "tuned augmentation" is the best of these with the augmentation that is best by successive halving.
+    2. "tuned augmentation" is the best of these with the augmentation that is best by successive halving; then classes
+       are once more drawn the other way, since another way may be best with augmentation.
     3. "pretrained features" gets its regularization and class weights on the same folds.
     4. "pseudo-labels" is the best of all these, with the labeling that is best by successive halving.
     """
@@ -84,7 +85,10 @@ def _compared(experiment: Experiment) -> list[Arm]:
 def _tuned(validation: Validation) -> Arm:
     drawn = validation.best([Option(ARMS[name]) for name in DRAWS]).arm
     options = [Option(replace(drawn, name="tuned augmentation", augmentation=one)) for one in AUGMENTATIONS]
-    return validation.best_by_halving(options).arm
+    tuned = validation.best_by_halving(options)
+    other = ARMS["oversampling" if drawn.draw == "images" else "balanced softmax"]
+    redrawn = Option(replace(other, name="tuned augmentation", augmentation=tuned.arm.augmentation))
+    return validation.best([tuned, redrawn]).arm
 
 
 def _regression(experiment: Experiment, fold_of: NDArray[np.int64]) -> Arm:

@@ -89,6 +89,13 @@ def test_the_choice_by_the_curve_costs_less_than_by_the_best_measured_gain() -> 
     assert by_curve < 0.95 * by_best
 
 
+def test_without_synthetic_images_the_best_real_arm_stays_though_another_base_alone_did_better(make):
+    trainings = make(by_share(5, 9, 9, 9, equal_draws=2))
+    chosen = choose_mix(trainings, REAL, GRID)
+    assert chosen.mix.is_zero
+    assert chosen.arm == REAL.best
+
+
 def test_none_is_not_chosen_where_the_grid_leaves_it_out(make):
     assert choose_option([mixture(0.0, 0.9, 0.0), mixture(0.3, 0.8, -0.1)], allow_none=False) == 1
     chosen = choose_mix(make(by_share(0, 5, 5, 5)), REAL, (0.3, 0.5))
