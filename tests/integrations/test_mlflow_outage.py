@@ -12,6 +12,7 @@ from diffaug.errors import DiffaugError
 from diffaug.files.records import write_signed_record
 from diffaug.integrations import mlflow_limits
 from diffaug.runtime.console import SilentNarrator
+from diffaug.stages.saved_settings import save_settings
 from diffaug.study import STUDY_RECORD, StudyRecord
 from diffaug.tracking import sender as sender_module
 from diffaug.tracking.sender import Sender, send_all
@@ -111,6 +112,7 @@ def page(address: str, experiment: str) -> str:
 
 def test_the_sync_command_sends_once_and_says_where(study, journal, faulty_server, capsys):
     write_signed_record(study.path / "study.json", STUDY_RECORD, StudyRecord(Path("/images"), "0"))
+    save_settings(study.config_file, "seed: 0\n")
     faulty_server.fault = "error"
     with pytest.raises(SystemExit) as stopped:
         main(["sync", str(study.path), "--json"])

@@ -77,17 +77,19 @@ def test_each_part_has_a_remedy_that_can_be_typed(study, part, said):
 
 def test_settings_that_were_changed_by_hand_are_refused_or_left_out(tmp_path):
     file, text = tmp_path / "config.yaml", "seed: 3\nencoder: none\n"
-    assert saved_settings(file) == {} and save_settings(file, text) and not save_settings(file, text)
-    assert saved_settings(file) == {"seed": 3, "encoder": "none"} and settings_text(file) == text
+    with pytest.raises(DamagedError):
+        saved_settings(file, required=True)
+    assert saved_settings(file, required=False) == {} and save_settings(file, text) and not save_settings(file, text)
+    assert saved_settings(file, required=False) == {"seed": 3, "encoder": "none"} and settings_text(file) == text
     content = file.read_text()
     for changed in (content.replace("3", "4"), content[:-9], text, ""):
         file.write_text(changed)
         with pytest.raises(DamagedError):
-            saved_settings(file)
-        assert saved_settings(file, overwrite=True) == {}
+            saved_settings(file, required=False)
+        assert saved_settings(file, required=True, overwrite=True) == {}
     replace_by_folder(file)
     with pytest.raises(DamagedError):
-        saved_settings(file)
+        saved_settings(file, required=False)
     assert save_settings(file, text) and settings_text(file) == text
     shutil.copy(file, tmp_path / "copied.yaml")
     assert settings_text(tmp_path / "copied.yaml") == text
