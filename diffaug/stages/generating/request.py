@@ -156,7 +156,8 @@ def _reached_targets(job: Job, request: PoolRequest) -> dict[str, int]:
 def keep_finished(job: Job, request: PoolRequest) -> None:
     """Does what `keep_for_extension` does for a finished pool, unless that was done when it was committed."""
     facts = pool_facts(job.study.pool)
-    if facts.chunks and _reached_targets(job, request) != facts.targets:
+    reached = find_signed_record(job.study.chunks / REACHED, _REQUEST, overwrite=job.overwrite)
+    if facts.chunks and (reached is None or reached.targets != facts.targets):
         keep_for_extension(job.study.chunks, request, facts.targets, job.study.chunks / facts.chunks)
 
 
