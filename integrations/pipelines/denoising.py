@@ -68,7 +68,7 @@ class Denoiser:
 
     Attributes:
         condition: Of each row; labels name rows.
-        guidance: The scale that a distilled network is told.
+        guidance: The scale that a distilled network takes as an input.
     """
 
     loaded: LoadedPipeline

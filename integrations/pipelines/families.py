@@ -16,7 +16,7 @@ from diffaug.integrations.pipelines.levels import FlowMatching, Levels, Variance
 from diffaug.integrations.pipelines.loading import LoadedPipeline
 
 Condition = dict[str, Tensor]
-"""What a network is told besides noisy latents; the first axis of each tensor is that of the prompts."""
+"""The conditions of a network beside noisy latents; the first axis of each tensor is that of the prompts."""
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -30,7 +30,7 @@ class Family(ABC):
     Attributes:
         lora_targets: Ends of the names of the layers that LoRA adapts.
         is_square: Whether its network makes square images only.
-        takes_text: Whether classes are told as text; else as numbers.
+        takes_text: Whether classes are given as text; else as numbers.
     """
 
     lora_targets: tuple[str, ...] = ATTENTION
@@ -61,7 +61,7 @@ class Family(ABC):
         return vae_factor(loaded) * patch
 
     def is_distilled(self, loaded: LoadedPipeline) -> bool:
-        """Whether the network is told the guidance scale, so that one pass does."""
+        """Whether the network takes the guidance scale as an input, so that one pass does."""
         del loaded
         return False
 
