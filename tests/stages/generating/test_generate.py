@@ -186,6 +186,14 @@ def test_only_the_chunks_of_the_pool_are_kept(study: Path, pool: Path) -> None:
     assert first != second
 
 
+def test_what_a_kill_right_after_the_commit_left_undone_is_done_by_the_same_command(study: Path, pool: Path) -> None:
+    record = study / "chunks" / "targets.json"
+    before = record.read_bytes()
+    record.unlink()
+    generate(study)
+    assert record.read_bytes() == before
+
+
 def test_nothing_to_generate_makes_an_empty_pool(study: Path) -> None:
     leftover = study / "chunks" / f".extension.json.{host()}.999999.tmp"
     storage.write_unfinished(leftover, b"cut short")
