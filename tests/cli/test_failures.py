@@ -94,7 +94,9 @@ def test_limits_of_the_process_are_one_error_with_the_path(fails, images, limit,
     finally:
         resource.setrlimit(limit, (soft, hard))
     assert (code, message.count("error:")) == (3, 1)
-    assert words in message and "study" in message.split("where:")[1].splitlines()[0]
+    where = message.split("where:")[1].splitlines()[0]
+    # which file exceeds the limit first depends on the numbers of the files that are open
+    assert words in message and ("study" in where or "images" in where)
     main(["inspect", "images", "--study", "study", "--quiet"])
 
 
