@@ -165,7 +165,7 @@ class EventLogger:
 
 def _describe(file: Path, name: str, digest: str) -> Dataset:
     """Describes a parquet file as `mlflow.data.from_pandas` does, without warnings, which no thread can suppress."""
-    table = read_table(file)
+    table = read_table(file, use_threads=False, pre_buffer=False)
     columns: list[ColSpec | TensorSpec] = []
     for field in table.schema:
         kind = next((kind for holds, kind in COLUMN_TYPES.items() if holds(field.type)), ANY)

@@ -15,7 +15,9 @@ from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.configuration.routes import route_names
 from diffaug.configuration.sampling import DEFAULT_SAMPLING, GuidanceMethod, Scale, Solver, Steps
 
-FILTER_NAMES = ("constant", "saturated", "wrong class", "out of distribution", "copy", "duplicate")
+FILTER_NAMES = (
+    *("constant", "saturated", "wrong class", "out of distribution", "unlike real objects", "copy", "duplicate"),
+)
 NO_MASKS = "none"
 ROUNDING = 1e-9
 SAMPLING_WORDS = ("auto", "not majority", "minority", "not minority", "all")
@@ -186,7 +188,8 @@ class SynthesisSettings(Settings):
     """How masks are drawn in classes without any. difference: where an image differs from those of the background
     class. box: the rectangle around that. Default: none are drawn."""
     filters: tuple[str, ...] = FILTER_NAMES
-    """Reasons for rejecting an image. Non-finite images are always rejected."""
+    """Reasons for rejecting an image. Non-finite images are always rejected. 'unlike real objects' judges what is
+    painted in transplants."""
     false_rejection_rate: Annotated[float, Field(gt=0, lt=1)] = 0.08
     """Fraction of the real images of each class that the filters 'wrong class' and 'out of distribution' may each
     reject. More finds more bad images."""

@@ -17,6 +17,7 @@ from diffaug.files.naming import naming_its_file
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 
 def png_bytes(pixels: np.ndarray[Any, Any]) -> bytes:
@@ -42,6 +43,16 @@ def _color_png_16(pixels: np.ndarray[Any, Any]) -> bytes:
     ]
     parts = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def parquet_bytes(table: pd.DataFrame) -> bytes:
+    """Encodes a table as parquet, without its index. Like `reading.read_parquet`, it starts no thread."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False, nthreads=1), buffer)
+    return buffer.getvalue()
 
 
 def sha256_bytes(content: bytes) -> str:

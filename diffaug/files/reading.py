@@ -102,11 +102,13 @@ def read_signed_array(path: Path) -> np.ndarray[Any, Any]:
 
 def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
     """Reads a table that has these columns and perhaps others; raises DamagedError if the file holds something else."""
-    import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        table = pd.read_parquet(io.BytesIO(read_bytes(path)))
+        # Without threads, since pyarrow waits for ever where the system refuses to start one.
+        with pq.ParquetFile(io.BytesIO(read_bytes(path)), pre_buffer=False) as file:
+            table = file.read(use_threads=False).to_pandas(use_threads=False)
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
         raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error
     if missing := [name for name in columns if name not in table.columns]:

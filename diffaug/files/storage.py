@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from diffaug.errors import DamagedError
 from diffaug.files.encoding import fingerprint as fingerprint  # noqa: PLC0414  (callers reach these through storage)
 from diffaug.files.encoding import finite as finite  # noqa: PLC0414
-from diffaug.files.encoding import json_bytes
+from diffaug.files.encoding import json_bytes, parquet_bytes
 from diffaug.files.encoding import png_bytes as png_bytes  # noqa: PLC0414
 from diffaug.files.encoding import sha256_bytes as sha256_bytes  # noqa: PLC0414
 from diffaug.files.encoding import sha256_file as sha256_file  # noqa: PLC0414
@@ -105,9 +105,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Writes a table atomically as parquet."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, parquet_bytes(table))
 
 
 def write_array(path: Path, array: np.ndarray[Any, Any], *, signed: bool = False) -> None:

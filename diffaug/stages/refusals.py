@@ -8,6 +8,7 @@ from diffaug.errors import DataError, MissingExtraError, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import BEGUN
 from diffaug.runtime.distributed import current
+from diffaug.stages.fitting.former import bring_back_former, has_former
 from diffaug.study import PILOT, Study
 
 REFUSALS = (UsageError, DataError, MissingExtraError)
@@ -17,16 +18,20 @@ REFUSALS = (UsageError, DataError, MissingExtraError)
 def taking_back(study: Study) -> Iterator[None]:
     """Restores the saved settings, and what each stage was begun with, if the block raises a refusal.
 
-    What was kept meanwhile stays: a checkpoint, chunks, trials. The caller holds a lock.
+    So it does with a finished generator that the block has begun to replace. What was kept meanwhile stays: a
+    checkpoint, chunks, trials. The caller holds a lock.
     """
     pilot = Study(study.path / PILOT)
     begun = [folder / BEGUN for folder in (study.generator, pilot.generator, study.pool, study.evaluation)]
     before = {file: _content(file) for file in (study.config_file, *begun)}
+    had_former = has_former(study)
     try:
         yield
     except REFUSALS:
         if current().is_main:
             with study.in_turn(optional=True):
+                if has_former(study) and not had_former:
+                    bring_back_former(study)
                 for file, content in before.items():
                     if _content(file) != content:
                         _take_back(study, file, content)

@@ -18,6 +18,7 @@ from diffaug.runtime.console import Narrator, SilentNarrator
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, synthesis_flags
 from diffaug.stages.catalog import prepare_catalog
+from diffaug.stages.fitting.former import is_unsettled, settle_former
 from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
 from diffaug.stages.refusals import taking_back
@@ -153,6 +154,9 @@ class Session:
         """Removes what a killed process left half-written."""
         if current().is_main:
             remove_all_leftovers(self.job.study.path)
+            if is_unsettled(self.job.study):
+                with self.job.study.in_turn(optional=True):
+                    settle_former(self.job.study)
 
     @contextmanager
     def working(self, *, logs: bool = False) -> Iterator[None]:

@@ -8,6 +8,7 @@ import torch
 
 from diffaug.errors import DataError, UsageError
 from diffaug.files.stage_records import BEGUN
+from diffaug.stages.fitting import former
 from diffaug.stages.fitting.routes import pixels
 
 pytestmark = pytest.mark.e2e
@@ -100,3 +101,31 @@ def test_a_generator_that_is_refused_late_leaves_no_settings(
     assert saved(study).keys() == {"catalog/DONE.json"}
     assert answer(*plain)["status"] == "ok"
     assert "learning_rate: null" in (study / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("moment", ["at once", "after a kill while it is brought back"])
+def test_a_generator_that_is_to_be_replaced_is_kept_if_the_new_one_is_refused(
+    fails, answer, job, study, monkeypatch, moment
+) -> None:
+    plain = ["fit", str(job.images), "--study", str(study), "--quiet"]
+    before = contents(study / "generator")
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels.PixelRoute, "train", lambda *_: (_ for _ in ()).throw(DataError("loses the classes")))
+        if moment != "at once":
+            patch.setattr(former, "_return", lambda _: None)
+        assert "loses the classes" in fails(*plain, "--set", "diffusion.learning_rate=0.001", "--overwrite")[1]
+    assert answer(*plain)["status"] == "ok"
+    assert contents(study / "generator") == before
+    assert not list(study.glob(".former*"))
+
+
+def test_a_generator_that_was_replaced_is_gone(answer, job, study) -> None:
+    plain = ["fit", str(job.images), "--study", str(study), "--quiet"]
+    before = contents(study / "generator")
+    assert answer(*plain, "--set", "diffusion.learning_rate=0.001", "--overwrite")["status"] == "ok"
+    assert contents(study / "generator") != before
+    assert not list(study.glob(".former*"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

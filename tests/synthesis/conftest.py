@@ -53,12 +53,12 @@ class PixelFilters:
 
     device = "cpu"
 
-    def __call__(self, candidates: Decoded, class_index: int, *, copied=None) -> FilterResult:
+    def __call__(self, candidates: Decoded, class_index: int, *, painted=None) -> FilterResult:
         flat = candidates.pixels.reshape(len(candidates.pixels), -1)
         first = flat[:, 0].astype(np.float32)
         reasons = np.where(first % 4 == 1, "wrong class", "").astype(object)
         reasons[~candidates.finite] = "non-finite"
-        nearest = (first > 128).astype(np.int64) if copied is None else copied[0].nearest
+        nearest = (first > 128).astype(np.int64) if painted is None else painted.matches.nearest
         descriptors = (flat.sum(axis=1, keepdims=True) // 2).astype(np.float32)
         return FilterResult(tuple(reasons), {"first_pixel": first}, nearest, descriptors)
 

@@ -19,6 +19,7 @@ from diffaug.files.stage_records import StageState, begin_stage, stage_record, s
 from diffaug.runtime.console import duration
 from diffaug.runtime.distributed import current
 from diffaug.stages.catalog import show_catalog
+from diffaug.stages.fitting.former import discard_former, set_former_aside
 from diffaug.stages.fitting.pilot import repair_pilot, train_pilot
 from diffaug.stages.fitting.plan import PLAN_FILE, generator_settings, plan_training, write_plan
 from diffaug.stages.fitting.routes.by_name import route_by_name
@@ -65,6 +66,8 @@ def fit_generator(job: Job, catalog: Catalog, *, finish: bool = False) -> Genera
         plan = plan_training(job, catalog, renew=stage == "new")
         with group.main_first():  # from here on, the study has something to keep
             job.accept()
+            if stage == "new" and group.is_main:
+                set_former_aside(job.study)
             stage = begin_stage(folder, settings, inputs, overwrite=overwrite)
             if group.is_main:
                 if plan.pilot is None:  # one of an earlier training would choose for this one
@@ -77,6 +80,7 @@ def fit_generator(job: Job, catalog: Catalog, *, finish: bool = False) -> Genera
         with group.main_first():
             if group.is_main:
                 finish_training(folder)
+                discard_former(job.study)
                 job.narrator.say(f"trained in {duration(clock.seconds)}")
                 job.narrator.say(f"generator written to {folder}")
     if group.is_main:

@@ -163,7 +163,7 @@ def unlabeled_part(job: Job, plan: Plan, holdout: Holdout, folder: Path) -> Unla
         if group.is_main and not file.is_file():
             job.narrator.say(f"labeling {len(holdout.unlabeled)} unlabeled images ...")
             storage.write_parquet(file, _as_table(_predicted(job, holdout), holdout))
-    table = pd.read_parquet(file)
+    table = storage.read_parquet(file, ("id", "label", "weight"))
     labels = PseudoLabels(table["label"].to_numpy(np.int64), table["weight"].to_numpy(np.float64))
     return UnlabeledPart(holdout.unlabeled, plan.unlabeled.share, labels)
 
@@ -200,7 +200,7 @@ def seen_rows(catalog: Catalog, holdout: Holdout, plan: Plan, folder: Path) -> p
     rows = rows.assign(part=np.where(rows["id"].isin(held), HELD_OUT, TRAINED))
     if plan.initial is None:
         return rows
-    earlier = pd.read_parquet(folder / EARLIER_ROWS)
+    earlier = storage.read_parquet(folder / EARLIER_ROWS, ("id", "pixel_sha256"))
     new = ~earlier["pixel_sha256"].isin(rows["pixel_sha256"])
     ids = plan.initial.generator + ": " + earlier["id"]
     return pd.concat([rows, earlier.assign(id=ids, part=EARLIER, label="")[new]])

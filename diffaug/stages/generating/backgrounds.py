@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,8 +14,18 @@ from diffaug.data.images import LabeledImages, ObjectMasks
 from diffaug.data.labels import class_of
 from diffaug.files import storage
 from diffaug.files.records import find_signed_record, write_signed_record
+from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.job import Job
-from diffaug.synthesis.pool.background import ON_BACKGROUND, OnBackground, try_on_background, with_background_choices
+from diffaug.synthesis.audit.power import counted
+from diffaug.synthesis.filters.objects import FEWEST_GROUPS
+from diffaug.synthesis.filters.scores import UNLIKE_OBJECTS
+from diffaug.synthesis.pool.background import (
+    ON_BACKGROUND,
+    OnBackground,
+    TriedOnBackground,
+    try_on_background,
+    with_background_choices,
+)
 from diffaug.synthesis.pool.drawn_masks import box_masks, difference_masks, some_of
 from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.transplants import Backgrounds
@@ -123,20 +134,33 @@ def _tell(job: Job, maker: ChunkMaker, tried: dict[str, OnBackground]) -> None:
     """Says what is painted into which class, and for which classes the filters do not see it."""
     assert maker.backgrounds is not None
     background = maker.generator.classes[maker.backgrounds.class_index]
-    seen: list[str] = []
-    unseen: list[str] = []
-    for name, one in tried.items():
-        if one.transplants:
-            share = f"{name} (seen in {one.transplants.seen.count} of {one.transplants.seen.total})"
-            (seen if one.transplants.is_good else unseen).append(share)
+    tries = {name: one.transplants for name, one in tried.items() if one.transplants}
+    seen = [f"{name} (seen in {one.seen.count} of {one.seen.total})" for name, one in tries.items() if one.is_good]
     if seen:
         job.narrator.say(f"transplants into real images of '{background}': {', '.join(seen)}")
-    if unseen:
-        what = "no transplants, since the filters do not see the class in them, or they are copies"
-        job.narrator.say(f"{what}: {', '.join(unseen)}")
+    for name, one in tries.items():
+        if not one.is_good:
+            job.narrator.say(f"no transplants of '{name}': {_why_not(job, one)}")
     crossed = [name for name, one in tried.items() if one.crossed_strength]
     lost = [name for name, one in tried.items() if one.crossed and not one.crossed_strength]
     if crossed:
         job.narrator.say(f"crossed variations of real images of '{background}': {', '.join(crossed)}")
     if lost:
         job.narrator.say(f"no crossed variations, since the filters do not see the class in them: {', '.join(lost)}")
+
+
+def _why_not(job: Job, tried: TriedOnBackground) -> str:
+    """Why a class gets no transplants, and what helps."""
+    told = tried.objects_told
+    if told is not None and tried.is_blind:
+        found = (
+            f"finds {counted(told)} real objects with shuffled pixels" if told.total else "knows too few real objects"
+        )
+        kept = ", ".join(name for name in job.config.synthesis.filters if name != UNLIKE_OBJECTS)
+        command = f"diffaug generate {shlex.quote(str(job.study.path))} --set 'synthesis.filters=[{kept}]' --overwrite"
+        fix = f"give masks of at least {FEWEST_GROUPS} images that differ, or paint without the check: {command}"
+        return f"nothing tells its objects from noise: the filter '{UNLIKE_OBJECTS}' {found}; {fix}"
+    if 2 * tried.unlike.count > tried.unlike.total:
+        unlike = f"{counted(tried.unlike)} painted objects are unlike real ones"
+        return f"{unlike}, probably because the generator was trained too briefly; train longer: {longer_training(job)}"
+    return "the filters do not see the class in enough of them, or they are copies"

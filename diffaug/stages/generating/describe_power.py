@@ -35,6 +35,7 @@ def record_power(job: Job, catalog: Catalog, maker: ChunkMaker, pool: Pool) -> P
         passed=passed_samples(pool),
         seed=job.config.seed,
         only_varies=maker.generator.usual.only_varies,
+        objects_told=[check.told for check in maker.object_checks],
     )
     write_record(pool.root / POWER, POOL_POWER, power)
     marked = manifest.assign(**{BLIND: manifest["label"].isin(blind_classes(pool))})
@@ -60,7 +61,8 @@ def passed_samples(pool: Pool) -> list[Share]:
 def tell_power(job: Job, power: PoolPower) -> None:
     """Shows and logs what the filters can tell, with a warning for all that the evaluation leaves out by default."""
     of_samples = ["samples that pass", "confirmed", "variations that keep it", "farther"]
-    painted = ["seen on the background"] if any(one.on_background.total for one in power.classes.values()) else []
+    on_background = any(one.on_background.total for one in power.classes.values())
+    painted = ["seen on the background", "noise told from objects"] if on_background else []
     columns = ["class", "real images recognized", "ranking", *of_samples, *painted]
     rows = [
         [
@@ -71,7 +73,7 @@ def tell_power(job: Job, power: PoolPower) -> None:
             _counted(one.confirmed),
             _counted(one.kept_class),
             "" if one.farther is None else f"{one.farther:.2f}",
-            *(_counted(one.on_background) for _ in painted),
+            *((_counted(one.on_background), _counted(one.objects_told)) if on_background else ()),
         ]
         for name, one in power.classes.items()
     ]
@@ -81,7 +83,12 @@ def tell_power(job: Job, power: PoolPower) -> None:
         "other classes, 0.5 is chance; samples that pass: as real images of their class; confirmed: of these, what the "
         "classifiers assign to the class; farther: probability that a sample is farther from its class than a held-out "
         "real image, 0.5 if they lie alike"
-        + ("; seen on the background: transplants and crossed variations assigned to the class" if painted else "")
+        + (
+            "; seen on the background: transplants and crossed variations assigned to the class; noise told from "
+            "objects: real objects with shuffled pixels that the check of painted objects rejects"
+            if on_background
+            else ""
+        )
     )
     if not power.unlearned:
         _warn_of_blind_classes(job, power)

@@ -28,6 +28,7 @@ from diffaug.stages.generating.request import (
     keep_finished,
     keep_for_extension,
     pool_request,
+    record_extension,
 )
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.memorization import PoolAudit
@@ -72,6 +73,7 @@ def generate_pool(
                 keep_finished(job, request)
             return pool
         filling = prepare_filling(job, catalog, generator, targets, judge)
+        record_extension(job, request)
         show_targets(job, filling, catalog)
         if group.is_main:
             start_log(job, state, filling)

@@ -121,10 +121,7 @@ def requested_targets(job: Job, catalog: Catalog) -> dict[str, int]:
 
 
 def current_targets(job: Job, request: PoolRequest, *, finished: bool) -> dict[str, int] | None:
-    """Images to add per class, including an extension of the finished pool; None if there is nothing to do.
-
-    An extension is recorded before it begins, so that the same command, or a plain `generate`, resumes it.
-    """
+    """Images to add per class, including an extension of the finished pool; None if there is nothing to do."""
     pool, command = job.study.pool, f"diffaug generate {shlex.quote(str(job.study.path))}"
     if not finished:
         if request.more:
@@ -137,13 +134,22 @@ def current_targets(job: Job, request: PoolRequest, *, finished: bool) -> dict[s
             job.narrator.say(f"pool: already finished, kept ({pool})")
             return None
         extension = replace(request, targets=have)
-        write_signed_record(file, _REQUEST, extension)
     elif request.more not in ({}, extension.more):
         unfinished = ", ".join(f"{label}={number}" for label, number in extension.more.items())
         raise UsageError(
             f"another extension is unfinished: {unfinished}", where=pool, fix=f"finish it first: {command}"
         )
     return {label: number + extension.more.get(label, 0) for label, number in have.items()}
+
+
+def record_extension(job: Job, request: PoolRequest) -> None:
+    """Records an extension that is about to begin, so that the same command, or a plain `generate`, resumes it.
+
+    What it needs must have been found whole before: what fails at once has not begun, and is not added twice.
+    """
+    if request.more:
+        have = pool_facts(job.study.pool).targets
+        write_signed_record(job.study.chunks / EXTENSION, _REQUEST, replace(request, targets=have))
 
 
 def _reached_targets(job: Job, request: PoolRequest) -> dict[str, int]:

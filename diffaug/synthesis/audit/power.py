@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ def measure_power(
     passed: Sequence[Share],
     seed: int,
     only_varies: bool = False,
+    objects_told: Sequence[Share] = (),
 ) -> PoolPower:
     """Measures the power of the filters of `real`, the training images, for the accepted images of a pool.
 
@@ -56,6 +58,7 @@ def measure_power(
         passed: Of each class, the sampled candidates that pass as real images of it.
         seed: Decides which images are compared where there are many.
         only_varies: Whether the generator was not trained on the images, see `Usual`.
+        objects_told: Of each class, what the check of painted objects tells; none if no objects are painted.
     """
     outputs = filters.models.predict(synthetic.pixels) if len(synthetic) else []
     origin_of = np.array(origins, dtype=str)
@@ -80,6 +83,8 @@ def measure_power(
             painted_as=TRANSPLANT if TRANSPLANT in origin_of[own] else CROSSED,
             only_varies=only_varies,
         )
+        if objects_told:
+            classes[name] = replace(classes[name], objects_told=objects_told[label])
     few = _few_passed(Share(sum(one.count for one in passed), sum(one.total for one in passed)))
     few_passed = (few,) if few else ()
     if not outputs:

@@ -38,6 +38,21 @@ class FilterResult:
 
 
 @dataclass(frozen=True)
+class PaintedObjects:
+    """What was found of N painted objects.
+
+    Attributes:
+        matches: The real objects that they are most like.
+        copy_threshold: The ratio below which they are copies.
+        unlike: Whether they are unlike all real objects of the class, bool (N,).
+    """
+
+    matches: Matches
+    copy_threshold: float
+    unlike: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Recognition:
     """Mean share of the held-out images of a class that classifiers recognize; None for kinds that were not tried.
 
@@ -76,15 +91,13 @@ class CalibratedFilters:
     device: str
     score_names: ClassVar = SCORES
 
-    def __call__(
-        self, candidates: Decoded, class_index: int, *, copied: tuple[Matches, float] | None = None
-    ) -> FilterResult:
+    def __call__(self, candidates: Decoded, class_index: int, *, painted: PaintedObjects | None = None) -> FilterResult:
         """Filters candidates of one class; non-finite ones are rejected whatever is enabled.
 
-        `copied` says what they are most like, and the ratio below which they are copies, where whole images are not to
-        be compared; `nearest` are then positions in what they were compared with.
+        `painted` says what was found of the objects in transplants, whose whole images are not to be compared;
+        `nearest` are then positions in what they were compared with.
         """
-        rejected, found, matches = self._assess(candidates.pixels, class_index, copied)
+        rejected, found, matches = self._assess(candidates.pixels, class_index, painted)
         enabled = {name: mask for name, mask in rejected.items() if name in self.enabled}
         count = len(candidates.pixels)
         return FilterResult(
@@ -95,18 +108,20 @@ class CalibratedFilters:
         )
 
     def rejections(
-        self, pixels: NDArray[np.uint8], class_index: int, *, copied: tuple[Matches, float] | None = None
+        self, pixels: NDArray[np.uint8], class_index: int, *, painted: PaintedObjects | None = None
     ) -> dict[str, NDArray[np.bool_]]:
         """What each filter of single images rejects, bool (N,), whether it is enabled or not."""
-        return self._assess(pixels, class_index, copied)[0]
+        return self._assess(pixels, class_index, painted)[0]
 
     def _assess(
-        self, pixels: NDArray[np.uint8], label: int, copied: tuple[Matches, float] | None = None
+        self, pixels: NDArray[np.uint8], label: int, painted: PaintedObjects | None = None
     ) -> tuple[dict[str, NDArray[np.bool_]], dict[str, NDArray[np.float32]], Matches]:
         outputs = self.models.predict(pixels)
         log_odds = _mean([scores.wrong_class_log_odds(one.log_probabilities, label) for one in outputs])
         distances = _mean([self.references.distances(fold, one.features, label) for fold, one in enumerate(outputs)])
-        matches, threshold = copied or (self.detector.match(pixels), self.copy_threshold)
+        if painted is None:
+            painted = PaintedObjects(self.detector.match(pixels), self.copy_threshold, np.zeros(len(pixels), np.bool_))
+        matches = painted.matches
         saturation = scores.saturation(pixels)
         is_far_off = self._is_far_off(outputs, label)
         rate = self.false_rejection_rate
@@ -115,7 +130,8 @@ class CalibratedFilters:
             scores.SATURATED: saturation > self.saturation_limits[label],
             scores.WRONG_CLASS: self.wrong_class.unusual(log_odds, label, rate) & (log_odds > 0),
             scores.OUT_OF_DISTRIBUTION: self.distance.unusual(distances, label, rate) | is_far_off,
-            scores.COPY: matches.ratios < threshold,
+            scores.UNLIKE_OBJECTS: painted.unlike,
+            scores.COPY: matches.ratios < painted.copy_threshold,
         }
         values = (
             np.exp(_mean([one.log_probabilities[:, label] for one in outputs])),

@@ -25,6 +25,7 @@ class FilterPower:
         confirmed: Accepted samples, variations aside, that the classifiers assign to the class.
         kept_class: Of accepted variations whose source the classifiers recognize, those that they still recognize.
         on_background: Accepted transplants and crossed variations that the classifiers assign to the class.
+        objects_told: Real objects with shuffled pixels that the check of painted objects tells from real ones.
         farther: Probability that an accepted sample is farther from the class, in the features of the classifiers, than
             a held-out real image of it; 0.5 if they lie alike. None without samples or held-out images.
         passed: Samples, accepted or not, that neither `wrong class` nor `out of distribution` rejects.
@@ -40,6 +41,7 @@ class FilterPower:
     passed: Share = UNKNOWN
     blind: tuple[str, ...] = ()
     on_background: Share = UNKNOWN
+    objects_told: Share = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class PoolPower:
         found = dict(self.figures or {})
         for name, power in self.classes.items():
             shares = {"recognized": power.recognized, "confirmed": power.confirmed, "kept_class": power.kept_class}
-            shares |= {"on_background": power.on_background}
+            shares |= {"on_background": power.on_background, "objects_told": power.objects_told}
             found |= {f"{measure}/{name}": share.value for measure, share in shares.items() if share.total}
             if power.ranking:
                 found[f"ranking/{name}"] = power.ranking.value

@@ -37,7 +37,7 @@ from diffaug.synthesis.filters.held_out import HeldOut, judged_by
 from diffaug.synthesis.filters.scores import Calibration
 
 STATE = "filters.safetensors"
-VERSION = 2
+VERSION = 3
 
 FAR_OFF = 1.25
 """Distance of an image that is like no real one, in shares of that of the farthest held-out real image.

@@ -1,17 +1,24 @@
-"""Chooses which classes are painted into real images of the background class: those that the filters see there."""
+"""Chooses which classes are painted into real images of the background class.
+
+These are the classes that the filters see there, in objects that look like real ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from diffaug.diffusion.generator.usual import USUAL, Strength, Usual
 from diffaug.runtime.parallel import Progress
 from diffaug.runtime.seeding import derive_seed
 from diffaug.similarity.intervals import Share
-from diffaug.synthesis.filters.scores import COPY, WRONG_CLASS
+from diffaug.synthesis.filters.objects import is_blind
+from diffaug.synthesis.filters.power import UNKNOWN
+from diffaug.synthesis.filters.scores import COPY, UNLIKE_OBJECTS, WRONG_CLASS
 from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin
 from diffaug.synthesis.pool.plans import Part, plan_chunk
@@ -29,22 +36,33 @@ class TriedOnBackground:
     """Images of a class that begin from real images of the background class.
 
     Attributes:
-        seen: Those assigned to the class, by the classifier that was not trained on the real image.
+        seen: Those assigned to the class, by the classifier that was not trained on the real image, whose painted
+            object is not unlike real ones.
         recognized: The held-out real images of the class that are.
         copies: Those that are copies of training images.
         strength: Of crossed variations; None for transplants.
+        unlike: Transplants whose object is unlike real ones.
+        objects_told: Real objects with shuffled pixels that the check of objects tells from real ones, see
+            `ObjectCheck`; None where nothing asks for the check.
     """
 
     seen: Share
     recognized: Share
     copies: Share
     strength: Strength | None = None
+    unlike: Share = UNKNOWN
+    objects_told: Share | None = None
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing tells painted objects from noise."""
+        return self.objects_told is not None and is_blind(self.objects_told)
 
     @property
     def is_good(self) -> bool:
-        """Whether the filters see the class in enough of them, of which few are copies."""
+        """Whether the filters see the class and real objects in enough of them, of which few are copies."""
         sees = self.seen.count > 0 and self.seen.value >= LEAST_SEEN * self.recognized.value
-        return sees and self.recognized.count > 0 and self.copies.value <= MOST_COPIES
+        return sees and self.recognized.count > 0 and self.copies.value <= MOST_COPIES and not self.is_blind
 
 
 @dataclass(frozen=True)
@@ -125,9 +143,19 @@ def _try(maker: ChunkMaker, class_index: int, origin: Origin, strength: Strength
     made = maker.draw(class_index, part, maker.sampling(settings.typical_guidance))
     sources = [maker.sources.ids[position] for position in maker.source_positions(class_index, part)]
     seen = maker.filters.assigned(made.images.pixels, sources) == class_index
-    copies = Share(0, TRIED_IMAGES)
-    if COPY in settings.filters:
-        copies = Share(int(maker.rejections(class_index, made)[COPY].sum()), TRIED_IMAGES)
+    none = np.zeros(TRIED_IMAGES, np.bool_)
+    found = maker.rejections(class_index, made) if {COPY, UNLIKE_OBJECTS} & set(settings.filters) else {}
+    rejected = {name: found[name] if name in settings.filters else none for name in (COPY, UNLIKE_OBJECTS)}
+    checks = origin == TRANSPLANT and UNLIKE_OBJECTS in settings.filters
     return TriedOnBackground(
-        Share(int(seen.sum()), TRIED_IMAGES), maker.filters.held_out.recognized(class_index), copies, strength
+        _share(seen & ~rejected[UNLIKE_OBJECTS]),
+        maker.filters.held_out.recognized(class_index),
+        _share(rejected[COPY]),
+        strength,
+        _share(rejected[UNLIKE_OBJECTS]),
+        maker.object_checks[class_index].told if checks else None,
     )
+
+
+def _share(marked: NDArray[np.bool_]) -> Share:
+    return Share(int(marked.sum()), len(marked))

@@ -18,8 +18,8 @@ from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.usual import Strength
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.files import storage
-from diffaug.similarity.copies import Matches
-from diffaug.synthesis.filters.calibrated import CalibratedFilters, FilterResult
+from diffaug.synthesis.filters.calibrated import CalibratedFilters, FilterResult, PaintedObjects
+from diffaug.synthesis.filters.objects import ObjectCheck, calibrated_checks
 from diffaug.synthesis.pool.chunks import DESCRIPTOR, PNG, REASON
 from diffaug.synthesis.pool.origins import (
     CROSSED,
@@ -134,7 +134,7 @@ class ChunkMaker:
 
     def rejections(self, class_index: int, made: Made) -> dict[str, NDArray[np.bool_]]:
         """What each filter rejects, bool (N,), whether it is enabled or not."""
-        return self.filters.rejections(made.images.pixels, class_index, copied=self._copied(class_index, made))
+        return self.filters.rejections(made.images.pixels, class_index, painted=self._painted(class_index, made))
 
     def copy_threshold(self, class_index: int, origin: str) -> float:
         """The ratio of distances below which the filter calls an image of this class and origin a copy."""
@@ -177,6 +177,11 @@ class ChunkMaker:
             for index, own in enumerate(self.positions)
         ]
 
+    @cached_property
+    def object_checks(self) -> list[ObjectCheck]:
+        """What tells whether a painted object is like the real ones of each class."""
+        return calibrated_checks([one.real for one in self.objects], self.seed)
+
     def _strength(self, class_index: int) -> Strength | None:
         return self.strengths.get(self.generator.classes[class_index], self.generator.usual.strength)
 
@@ -197,15 +202,16 @@ class ChunkMaker:
 
     def _filtered(self, class_index: int, made: Made) -> tuple[FilterResult, list[str]]:
         """What the filters say, and the real image that each one is most like."""
-        result = self.filters(made.images, class_index, copied=self._copied(class_index, made))
+        result = self.filters(made.images, class_index, painted=self._painted(class_index, made))
         compared = self.filters.image_ids if made.outlines is None else self.objects[class_index].ids
         return result, [compared[position] for position in result.nearest]
 
-    def _copied(self, class_index: int, made: Made) -> tuple[Matches, float] | None:
-        """What the painted objects are copies of; None where whole images are to be compared."""
+    def _painted(self, class_index: int, made: Made) -> PaintedObjects | None:
+        """What is found of the painted objects; None where whole images are to be judged."""
         if made.outlines is None:
             return None
-        return self.objects[class_index].copied(made.images.pixels, made.outlines)
+        unlike = self.object_checks[class_index].unlike(made.images.pixels, made.outlines)
+        return PaintedObjects(*self.objects[class_index].copied(made.images.pixels, made.outlines), unlike)
 
     def _provenance(self, class_index: int, plan: ChunkPlan, part: Part) -> dict[str, Any]:
         count = len(part.indices)

@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, generate_binary_structure
 
 from diffaug.data.images import LabeledImages, ObjectMasks
 from diffaug.data.resize import fit_to_size
 from diffaug.similarity.copies import CopyDetector, Matches, copy_threshold
 from diffaug.similarity.thresholds import COPY_FALSE_POSITIVE_RATE, COPY_RATIO
+from diffaug.synthesis.filters.objects import RealObjects, grown
 
 Mask = NDArray[np.bool_]
 Masks = NDArray[np.bool_]
@@ -77,6 +77,12 @@ class ClassObjects:
 
     def _mask(self, number: int) -> Mask:
         return np.asarray(self.masks.pixels[self.numbers[number]])
+
+    @property
+    def real(self) -> RealObjects:
+        """All of them, as the check of painted objects is calibrated on them."""
+        pixels = [self.images.pixels[position] for position in self.positions.tolist()]
+        return RealObjects(pixels, [self._mask(number) for number in range(len(self))], self.groups)
 
     @property
     def copy_threshold(self) -> float:
@@ -144,9 +150,7 @@ def moved(mask: Mask, other: Mask) -> Mask:
 
 def with_margin(mask: Mask, margin: int = MARGIN) -> Mask:
     """The mask and what lies within `margin` px of it."""
-    if not margin:
-        return mask
-    return np.asarray(binary_dilation(mask, generate_binary_structure(2, 2), iterations=margin))
+    return grown(mask, margin)
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice]:

@@ -15,6 +15,7 @@ from diffaug.diffusion.generator.usual import USUAL as OF_NETWORKS
 from diffaug.diffusion.generator.usual import Usual
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.similarity.intervals import Share
+from diffaug.synthesis.filters.objects import FEWEST_GROUPS
 from diffaug.synthesis.pool.background import (
     OnBackground,
     TriedOnBackground,
@@ -22,12 +23,12 @@ from diffaug.synthesis.pool.background import (
     try_on_background,
     with_background_choices,
 )
-from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.making import ChunkMaker, Made
 from diffaug.synthesis.pool.plans import Part
 from diffaug.synthesis.pool.strengths import TRIED_IMAGES
 from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
 
-from marks import PIT, marked_surface
+from marks import CLEAN, PIT, SCRATCH, marked_surface
 
 ALONE = SynthesisSettings(num_inference_steps=2, transplant_fraction=1.0)
 HEIGHT, WIDTH = 9, 7
@@ -192,13 +193,14 @@ class SeesAt:
         assert set(sources) <= {f"real/{number}.png" for number in range(3, 8)}
         return np.where(np.arange(len(pixels)) < round(len(pixels) * self.seen[self.strength]), 0, 1)
 
-    def rejections(self, pixels, class_index, *, copied=None):
-        return {"copy": np.zeros(len(pixels), bool)}
+    def rejections(self, pixels, class_index, *, painted=None):
+        none = np.zeros(len(pixels), bool)
+        return {"copy": none, "unlike real objects": painted.unlike if painted else none}
 
 
 def tried(painting, monkeypatch, seen, **settings) -> tuple[dict[str, OnBackground], object]:
     filters = SeesAt(seen)
-    made = painting.settings.model_copy(update={"transplant_fraction": 0.0, **settings})
+    made = painting.settings.model_copy(update={"transplant_fraction": 0.0, "filters": ("wrong class",), **settings})
     maker = replace(painting, filters=filters, settings=made)
     draw = type(maker.generator).draw_variations
 
@@ -246,6 +248,65 @@ def test_transplants_are_not_judged_where_no_filter_asks_for_the_class(painting,
     found, maker = tried(painting, monkeypatch, {0.0: 0.0}, transplant_fraction=0.5, filters=("copy",))
     assert found == {}
     assert with_background_choices(maker, found).counts(0)["transplant"] == 2
+
+
+@pytest.mark.parametrize(
+    ("paints", "seen", "unlike"),
+    [("scratches", TRIED_IMAGES, 0), ("noise", 0, TRIED_IMAGES), ("shuffled pixels", 0, TRIED_IMAGES)],
+)
+def test_a_class_gets_transplants_only_if_what_is_painted_looks_like_its_objects(
+    monkeypatch, paints, seen, unlike
+) -> None:
+    """The filters see the class in all of them, as they do in noise of the shape of a scratch."""
+    found, maker = tried_on_marks(monkeypatch, paints, num_objects=12)
+    transplants = found[SCRATCH].transplants
+    assert abs(transplants.seen.count - seen) <= 2 and abs(transplants.unlike.count - unlike) <= 2
+    assert transplants.objects_told.value > 0.9
+    assert (maker.counts(1)["transplant"] > 0) == (paints == "scratches")
+
+
+def test_a_class_with_too_few_objects_to_tell_them_from_noise_gets_no_transplants(monkeypatch) -> None:
+    found, maker = tried_on_marks(monkeypatch, "scratches", num_objects=FEWEST_GROUPS - 1)
+    assert found[SCRATCH].transplants.is_blind and found[SCRATCH].transplants.unlike.count == 0
+    assert maker.counts(1)["transplant"] == 0
+    unasked, maker = tried_on_marks(monkeypatch, "noise", num_objects=FEWEST_GROUPS - 1, filters=("wrong class",))
+    assert unasked[SCRATCH].transplants.is_good and maker.counts(1)["transplant"] > 0
+
+
+class Judged:
+    """What a trial needs of a generator."""
+
+    classes, image_size, usual = (CLEAN, SCRATCH), (32, 32), OF_NETWORKS
+
+
+def scratch(number: int, split: str = "train"):
+    return marked_surface(SCRATCH, split, number)
+
+
+def tried_on_marks(monkeypatch, paints: str, num_objects: int, filters=("wrong class", "unlike real objects")):
+    """Tries transplants that show scratches of test images, their pixels in another order, or noise in their place."""
+
+    def draw(self, class_index, part, sampling) -> Made:
+        random, shown = np.random.default_rng(0), [scratch(number, "test") for number in part.indices]
+        images, outlines = np.stack([one.pixels[..., None] for one in shown]), np.stack([one.mask for one in shown])
+        for image, painted in zip(images, map(with_margin, outlines), strict=True):
+            noise = random.normal(128, 40, image[painted].shape).clip(0, 255)
+            made = {"noise": noise, "shuffled pixels": random.permutation(image[painted])}
+            image[painted] = made.get(paints, image[painted])
+        return Made(Decoded(images, np.ones(len(images), bool)), outlines)
+
+    monkeypatch.setattr(ChunkMaker, "draw", draw)
+    real = [*(marked_surface(CLEAN, "train", number) for number in range(8)), *map(scratch, range(num_objects))]
+    ids = tuple(f"real/{number + 3}.png" for number in range(len(real)))
+    labels = np.repeat([0, 1], (8, num_objects))
+    images = LabeledImages(np.stack([one.pixels[..., None] for one in real]), labels, (CLEAN, SCRATCH), ids)
+    backgrounds = Backgrounds(0, ObjectMasks(ids[8:], np.stack([one.mask for one in real[8:]])), np.arange(len(real)))
+    judges = SeesAt({0.0: 1.0})
+    judges.assigned = lambda pixels, sources: np.ones(len(pixels), int)
+    settings = ALONE.model_copy(update={"filters": filters})
+    maker = ChunkMaker(Judged(), judges, images, settings, 4, 0, backgrounds=backgrounds)
+    found = try_on_background(maker)
+    return found, with_background_choices(maker, found)
 
 
 def test_copies_and_unrecognized_classes_speak_against_real_backgrounds() -> None:
@@ -297,8 +358,8 @@ def test_a_painted_object_that_repeats_a_real_one_is_a_copy(settings, is_masked)
     class Filters:
         device = "cpu"
 
-        def rejections(self, pixels, class_index, *, copied):
-            return {"copy": copied[0].ratios < copied[1], "nearest": copied[0].nearest}
+        def rejections(self, pixels, class_index, *, painted):
+            return {"copy": painted.matches.ratios < painted.copy_threshold, "nearest": painted.matches.nearest}
 
     maker = ChunkMaker(Copier(images[2]), Filters(), labeled, settings, 2, 0, backgrounds=backgrounds)
     part = Part("transplant", (0, 1), (0, 1), ((2, 2), (2, 2)))

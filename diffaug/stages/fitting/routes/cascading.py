@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-import pandas as pd
 from pydantic import TypeAdapter
 
 from diffaug.diffusion.cascade.crops import Crops
@@ -172,7 +171,7 @@ class _UpscalerTraining:
             "enlargement": f"{_in_words(level)}, {why}",
         }
         if self.work.plan.initial is not None:
-            storage.write_parquet(folder / EARLIER_ROWS, pd.read_parquet(folder / BASE / EARLIER_ROWS))
+            storage.write_parquet(folder / EARLIER_ROWS, storage.read_parquet(folder / BASE / EARLIER_ROWS))
         trained = TrainedNetwork({}, None, facts, self.report.copies)
         write_description(self.work, self.crops, "cascade", trained)
         self._write_length()
