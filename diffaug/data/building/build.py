@@ -15,13 +15,13 @@ from diffaug.data import problems
 from diffaug.data.building.changes import scan_fingerprint, stamps_beside, text_fingerprint
 from diffaug.data.building.layout import Layout
 from diffaug.data.building.proposals import propose_groups, rule_of_names
+from diffaug.data.building.synthetic import scan_of_real_images
 from diffaug.data.building.unlabeled import MakeDescription
 from diffaug.data.catalog import COLUMNS, PICTURES, PIXELS, About, Catalog, save_catalog
 from diffaug.data.domain import DomainReport
-from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import Entry
 from diffaug.data.layouts.groups import GroupRule
-from diffaug.data.layouts.scan import Scan, scan
+from diffaug.data.layouts.scan import Scan
 from diffaug.data.masks.reading import MaskFiles, MaskReader, MaskSource, write_masks
 from diffaug.data.reading.first_pass import STAMP, first_pass
 from diffaug.data.reading.headers import all_pages, file_of, find_intensity
@@ -68,7 +68,7 @@ def build_catalog(
         UsageError: `root` is missing or a file.
         DataError: No layout fits, one class only, no usable image, or classes with too few training images.
     """
-    found = scan(root, settings, read_further(root, settings.unlabeled))
+    found = scan_of_real_images(root, settings)
     problems.require_two_classes(found.classes, root)
     named = _Named(scan_fingerprint(found), rule_of_names(found.entries) if settings.near_duplicates else None)
     parts = directory.with_name(f"{directory.name}-parts")

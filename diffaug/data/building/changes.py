@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
+from diffaug.data.building.synthetic import scan_of_real_images
 from diffaug.data.catalog import Catalog
-from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import listed
-from diffaug.data.layouts.scan import Scan, scan
+from diffaug.data.layouts.scan import Scan
 from diffaug.data.masks.reading import mask_files
 from diffaug.data.reading.sources import changed_files, load_stamps, save_stamps
 from diffaug.files import storage
@@ -31,7 +31,7 @@ def describe_changes(catalog: Catalog, root: Path, settings: DataSettings, direc
     stamps were written, which are brought up to date.
     """
     stamps_file = stamps_beside(directory)
-    found = scan(root, settings, read_further(root, settings.unlabeled))
+    found = scan_of_real_images(root, settings)
     is_first_page = catalog.table["page"] == 0
     files, sha256 = (catalog.table[column][is_first_page].to_numpy(object).tolist() for column in ("file", "sha256"))
     now, before = {entry.path for entry in found.entries}, set(files)

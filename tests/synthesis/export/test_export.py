@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import tarfile
 from collections import Counter
@@ -30,7 +31,7 @@ from diffaug.data.layouts.entries import sorted_classes
 from diffaug.data.layouts.scan import scan
 from diffaug.decoding.decode import decode
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.errors import DamagedError, UsageError
+from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.files import storage
 from diffaug.stages.export import export_study
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
@@ -506,3 +507,38 @@ def test_sets_of_8_bits_have_no_other_depth(catalog, pool, out) -> None:
     assert all(file.read_bytes() == (out / "b" / file.relative_to(out / "a")).read_bytes() for file in files)
     with pytest.raises(UsageError, match="depth='16'"):
         ExportSettings(out, depth="16")
+
+
+@pytest.mark.parametrize(
+    ("what", "place", "count"),
+    [
+        ("imagefolder", "out", 5),
+        ("imagefolder", "out/train", 5),
+        ("huggingface", "out", 5),
+        ("pool", "pool", 5),
+        ("unlabeled", "data", 5),
+        ("copied split", "copy", 5),
+        ("nested", "all", 10),
+    ],
+)
+def test_synthetic_images_never_count_as_real(catalog, tmp_path, what, place, count) -> None:
+    """Pools and exports, a part of one, and a folder that holds them; without synthetic images an export is read."""
+    pool = pool_of(catalog, tmp_path / "pool")
+    kind = "huggingface" if what == "huggingface" else "imagefolder"
+    export_images(catalog, pool, ExportSettings(tmp_path / "out", format=kind))
+    write_data(tmp_path / "data")
+    if what == "copied split":
+        shutil.copytree(tmp_path / "out" / "train", tmp_path / "copy")
+    if what == "nested":
+        for name in ("pool", "out"):
+            shutil.copytree(tmp_path / name, tmp_path / "all" / name)
+    data = DataSettings(unlabeled=str(tmp_path / "pool") if what == "unlabeled" else None)
+    if what == "nested":
+        data = DataSettings(layout="classes")
+    with pytest.raises(DataError, match=f"{count} of .* images are synthetic") as caught:
+        build_catalog(tmp_path / place, data, directory=tmp_path / "catalog", seed=0)
+    if what == "imagefolder" and place == "out":
+        for file in (tmp_path / place).rglob("synthetic-*.png"):
+            file.unlink()  # as the error says
+        assert len(build_catalog(tmp_path / place, data, directory=tmp_path / "catalog", seed=0).labels("train")) == 13
+    assert "give the folder of the real images" in caught.value.fix
