@@ -13,7 +13,7 @@ from diffaug._version import __version__
 from diffaug.configuration.base import Settings
 from diffaug.configuration.settings import Config
 from diffaug.configuration.sources import Resolved, resolve, to_yaml
-from diffaug.errors import Interrupted, UsageError
+from diffaug.errors import DamagedError, Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import StageState, stage_settings
 from diffaug.runtime.console import Narrator
@@ -122,7 +122,7 @@ def open_job(
     overwrite: bool = False,
 ) -> Job:
     """Resolves the settings, with those of the study as the weakest source, and reports them; writes nothing."""
-    resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study, overwrite=overwrite))
+    resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study, narrator, overwrite=overwrite))
     for warning in resolved.warnings:
         narrator.warn(warning)
     values = resolved.config.model_dump(mode="json")
@@ -133,8 +133,11 @@ def open_job(
     return Job(study, resolved, narrator, Journal(study.journal), sender, command, overwrite)
 
 
-def _settings_of(study: Study, *, overwrite: bool) -> dict[str, Any]:
-    """The settings that a stage has accepted; for each stage that was begun, those of then."""
+def _settings_of(study: Study, narrator: Narrator, *, overwrite: bool) -> dict[str, Any]:
+    """The settings that a stage has accepted; for each stage that was begun, those of then.
+
+    With `overwrite` damaged ones are none, with a warning.
+    """
     if not study.has_begun:
         return {}
     stages = {
@@ -144,7 +147,16 @@ def _settings_of(study: Study, *, overwrite: bool) -> dict[str, Any]:
         "evaluation": study.evaluation,
     }
     finished = [(folder / storage.DONE).exists() for section, folder in stages.items() if section != "data"]
-    settings = saved_settings(study.config_file, required=any(finished), overwrite=overwrite)
+    try:
+        settings = saved_settings(study.config_file, required=any(finished))
+    except DamagedError as error:
+        if not overwrite:
+            raise
+        narrator.warn(
+            f"{error.what} ({study.config_file}): the encoder, the trackers and all settings of stages that were not "
+            "begun have their defaults, unless this command sets them: give others as flags, or with --config FILE"
+        )
+        settings = {}
     known = {name: type(section).model_fields for name, section in Config() if isinstance(section, Settings)}
     for section, folder in stages.items():
         begun = stage_settings(folder)

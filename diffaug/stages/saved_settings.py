@@ -23,16 +23,13 @@ def save_settings(file: Path, text: str) -> bool:
     return True
 
 
-def saved_settings(file: Path, *, required: bool, overwrite: bool = False) -> dict[str, Any]:
-    """The settings that were saved; none if there is no file and none is required, or with `overwrite` if damaged."""
-    if not (required or file.exists()):
-        return {}
-    try:
-        return parse_mapping(settings_text(file), where=file)
-    except DamagedError:
-        if overwrite:
-            return {}
-        raise
+def saved_settings(file: Path, *, required: bool) -> dict[str, Any]:
+    """The settings that were saved; none if there is no file and none is required.
+
+    Raises:
+        DamagedError: They are gone, or were changed.
+    """
+    return parse_mapping(settings_text(file), where=file) if required or file.exists() else {}
 
 
 def settings_text(file: Path) -> str:

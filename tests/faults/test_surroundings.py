@@ -2,10 +2,11 @@
 
 import os
 import random
+import subprocess
 
 import pytest
 
-from tests.faults.world import COMMANDS
+from tests.faults.world import COMMANDS, Command
 
 ROUNDS = {"fit": 6, "generate": 20, "evaluate": 8, "export": 4, "second generator": 4}
 IN_USE = "another diffaug process is using this study"
@@ -16,6 +17,8 @@ LIMITS = {
     "RLIMIT_AS": (2**20, 2**26, 2**30),
     "RLIMIT_NPROC": (0, 1, 4),
 }
+SHARED_MEMORY = (4096, 65536, 2**20)
+PARALLEL = ("evaluate", "study", "--quiet", "--set", "evaluation.workers=2")
 DONE_OR_REFUSED = (0, 3)
 
 
@@ -58,4 +61,24 @@ def test_a_command_that_meets_a_limit_can_be_repeated(limit, name, world, figure
         limited = world.run(COMMANDS[name], limits={limit: value})
         problem = world.problem_after(name, limited, codes=DONE_OR_REFUSED)
         tried.add(str(value), problem, struck=limited.code != 0)
+    tried.require_none()
+
+
+def can_mount() -> bool:
+    return subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="only root may mount another /dev/shm")
+def test_parallel_trainings_in_a_small_shared_memory_can_be_repeated(world, figures, scaled):
+    tried = figures("limits", "evaluate in parallel, /dev/shm")
+    for size in SHARED_MEMORY[: scaled(len(SHARED_MEMORY))]:
+        world.restore("generate")
+        limited = world.run(Command("generate", PARALLEL), shared_memory=size)
+        again = world.run(Command("generate", PARALLEL))
+        problems = [
+            f"exit code {one.code}: {one.output[-1500:]}"
+            for one, codes in ((limited, DONE_OR_REFUSED), (again, (0,)))
+            if one.has_traceback or one.code not in codes
+        ]
+        tried.add(f"{size} bytes", "\n".join(problems), struck=limited.code != 0)
     tried.require_none()

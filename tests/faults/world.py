@@ -1,14 +1,17 @@
 """A tiny job, the states it goes through, and whether a disturbed command comes to the same end."""
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffaug.files import storage
@@ -33,6 +36,7 @@ SETTINGS = {
     "encoder": "none",
     "tracking.mlflow": "false",
 }
+OTHER_TRAINING = ("--set", "diffusion.learning_rate=0.001")
 OPTIONS = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
 
 
@@ -55,18 +59,29 @@ COMMANDS = {
     "run": Command("new", ("run", "images", "--study", "study", "--quiet", *OPTIONS)),
     "sync": Command("evaluate", ("sync", "study", "--quiet")),
     "evaluate again": Command("evaluate", ("evaluate", "study", "--quiet")),
+    "fit anew": Command("generate", ("fit", "images", "--study", "study", "--quiet", "--overwrite", *OTHER_TRAINING)),
 }
+if importlib.util.find_spec("diffaug.cli.review"):
+    COMMANDS["review"] = Command("generate", ("review", "study", "--no-browser", "--quiet"))
 """`fit`, `generate` and `evaluate` also name the states that they lead to. An export that was finished when a
 disturbance came is replaced only with `--overwrite`."""
 
-WARM_UP = [COMMANDS[name].arguments for name in COMMANDS if name not in ("run", "evaluate again")]
+
+def known(tries: Mapping[str, int]) -> list[Any]:
+    """The commands of a table as parameters; one that this diffaug does not have is skipped."""
+    absent = pytest.mark.skip(reason="there is no such command")
+    return [pytest.param(name, marks=() if name in COMMANDS else absent) for name in tries]
+
+
+WARM_UP = [COMMANDS[name].arguments for name in COMMANDS if name not in ("run", "evaluate again", "fit anew", "review")]
 
 IGNORED = (".lock", ".turn.lock", ".verified.json", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
 """Ends of names of files that hold no results: locks, what was hashed when, and what is made from the journal."""
 TIMES = re.compile(rb'(seconds(?:"?: "?|</dt><dd>))[-+.e0-9]+')
 SIGNATURE = re.compile(rb'"fingerprint": "\w+"')
-OF_TIMES = ("journal.jsonl", "catalog-stamps.npy")
-"""Ends of names of files that hold times, and after an interruption one more run: only their presence is compared."""
+OF_TIMES = ("journal.jsonl", "catalog-stamps.npy", "review.csv")
+"""Ends of names of files that hold times, and after an interruption one more run, or a decision once more: only their
+presence is compared."""
 
 
 def content_of(path: Path) -> bytes:
