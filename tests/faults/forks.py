@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -128,6 +129,8 @@ def _warm_up(commands: list[list[str]], folder: Path) -> list[dict]:
             finally:
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # or each fork would look through all objects, and copy the memory that they lie in
     return []
 
 

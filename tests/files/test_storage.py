@@ -1,6 +1,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,25 @@ def test_reading_what_is_not_json_names_the_file(tmp_path, content):
     with pytest.raises(DamagedError) as caught:
         storage.read_json(tmp_path / "x.json")
     assert caught.value.where == str(tmp_path / "x.json")
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux shows them")
+def test_tables_are_written_and_read_without_threads(tmp_path):
+    """pyarrow waits for ever where the system refuses to start one."""
+    program = f"""
+import os, pandas as pd
+from pathlib import Path
+from diffaug.files import storage
+table = pd.DataFrame({{f"column {{i}}": range(5000) for i in range(40)}})
+import pyarrow, pyarrow.parquet
+before = len(os.listdir("/proc/self/task"))
+storage.write_parquet(Path({str(tmp_path / "t.parquet")!r}), table)
+assert storage.read_parquet(Path({str(tmp_path / "t.parquet")!r})).equals(table)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"]
 
 
 def test_tables_arrays_and_images_read_back(tmp_path):

@@ -1,12 +1,14 @@
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.stages.arguments import opened
+from diffaug.stages.job import open_job
 from diffaug.stages.remedies import remedy, repair_record, telling_remedies
 from diffaug.stages.saved_settings import save_settings, saved_settings, settings_text
 from diffaug.study import Study, open_study, plan_study
@@ -75,7 +77,22 @@ def test_each_part_has_a_remedy_that_can_be_typed(study, part, said):
     assert remedy(study, study.path.parent / "elsewhere") == storage.REPAIR_HINT
 
 
-def test_settings_that_were_changed_by_hand_are_refused_or_left_out(tmp_path):
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_settings_that_are_lost_are_named(study, how):
+    told = []
+    narrator = SimpleNamespace(warn=told.append, say=lambda text: None)
+    save_settings(study.config_file, "encoder: none\n")
+    assert open_job(study, narrator, command="", overwrite=True).config.encoder == "none"
+    study.config_file.write_text("encoder: auto\n") if how == "changed" else study.config_file.unlink()
+    with pytest.raises(DamagedError):
+        open_job(study, narrator, command="")
+    assert told == []
+    job = open_job(study, narrator, command="", overwrite=True)
+    [warning] = told
+    assert job.config.encoder != "none" and "encoder" in warning and str(study.config_file) in warning
+
+
+def test_settings_that_were_changed_by_hand_are_refused(tmp_path):
     file, text = tmp_path / "config.yaml", "seed: 3\nencoder: none\n"
     with pytest.raises(DamagedError):
         saved_settings(file, required=True)
@@ -86,7 +103,6 @@ def test_settings_that_were_changed_by_hand_are_refused_or_left_out(tmp_path):
         file.write_text(changed)
         with pytest.raises(DamagedError):
             saved_settings(file, required=False)
-        assert saved_settings(file, required=True, overwrite=True) == {}
     replace_by_folder(file)
     with pytest.raises(DamagedError):
         saved_settings(file, required=False)

@@ -223,6 +223,15 @@ def test_damaged_filters_are_trained_again_with_overwrite(study: Path, pool: Pat
     assert len(opened(study, overwrite=True).generate(guidance_scale=1.5))
 
 
+def test_an_extension_that_fails_before_it_begins_is_not_added_twice(study: Path, pool: Path) -> None:
+    size = len(diffaug.Pool.open(pool))
+    damage(study / "filters" / "filters.safetensors")
+    with pytest.raises(DamagedError, match=r"diffaug generate .* --overwrite"):
+        opened(study).generate(more={"bright": 2})
+    assert len(opened(study, overwrite=True).generate()) == size
+    assert len(opened(study).generate(more={"bright": 2})) == size + 2
+
+
 def test_another_encoder_never_replaces_a_pool_unasked(study: Path) -> None:
     encoder = diffaug.ModuleEncoder(torch.nn.Flatten(), "pixels")
     before = digests(opened(study).generate(encoder=encoder).root)
