@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DataError, MissingExtraError, UsageError
 from diffaug.files import storage
+from diffaug.files.temporaries import host
 from diffaug.runtime.console import printable
 from diffaug.study import Study
 from diffaug.tracking.delivery import State, without_secrets
@@ -93,7 +94,7 @@ class MlflowTracker:
         with patience(self._limits):
             if "experiment_id" not in state:
                 self._open_experiment(state)
-            state["root"] = str(self._root)
+            state |= {"root": str(self._root), "place": self._place}
             if self._is_local:  # MLflow remembers folders by run, and a copy of a study has the same runs
                 _artifact_repos_cache.clear()
             for batch in batches(events):
@@ -122,6 +123,11 @@ class MlflowTracker:
         url = page if store.startswith(("http:", "https:")) else None
         return {"run_id": run_id, "experiment_id": state["experiment_id"], "tracking_uri": store, "url": url}
 
+    @property
+    def _place(self) -> list[str | int]:
+        """What tells this machine from others, and the folder of the study from copies of it."""
+        return [host(), self._root.stat().st_ino]
+
     @cached_property
     def _client(self) -> RepeatableClient:
         file_store = _file_store(self._uri)
@@ -140,7 +146,13 @@ class MlflowTracker:
         return EventLogger(self._client, self._root)
 
     def _is_copied(self, state: State) -> bool:
-        """Whether the study is a copy of another one that is still there and has the same journal."""
+        """Whether the study is a copy of another one that has the same journal and is still there, or may be.
+
+        A study that came from another machine may have been copied or moved. As a copy it writes into no run of others.
+        """
+        host, folder = state.get("place", self._place)
+        if host != self._place[0] and folder != self._place[1]:  # else it is one folder that two machines share
+            return True
         original, own = Path(state.get("root", self._root)) / Study.journal.name, self._root / Study.journal.name
         if not original.is_file() or original.samefile(own):
             return False
@@ -154,7 +166,7 @@ class MlflowTracker:
             experiment = self._named_experiment(self._experiment or self._default_experiment)
         state["store"] = self._store
         if self._is_copy:
-            state["copy"] = storage.fingerprint(str(self._root))[:8]
+            state["copy"] = storage.fingerprint([str(self._root), *self._place])[:8]
         state["experiment_id"], state["experiment"] = experiment.experiment_id, experiment.name
         state["runs"] = {}
 

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import UsageError
 from diffaug.files import storage
-from diffaug.integrations import mlflow_database
+from diffaug.integrations import mlflow_database, mlflow_tracking
 from diffaug.integrations.mlflow_database import make_database, make_own_database, sqlite_file
 from diffaug.study import Study
 from diffaug.tracking.delivery import logged_links
@@ -218,6 +218,29 @@ def test_a_copy_has_runs_of_its_own_in_a_shared_store(study, tmp_path, empty_sto
     Journal(moved.journal).log_metrics("study", {"gain": 0.7})
     send(moved, experiment="team")
     assert logged_links(moved)["mlflow"]["run_id"] == links[1]
+
+
+@pytest.mark.parametrize("how", ["copied", "shared"])
+def test_a_study_on_another_machine_has_runs_of_its_own_if_it_is_another_folder(
+    study, tmp_path, empty_store, monkeypatch, journal, send, how
+):
+    """The original is out of sight, at the same path; a folder that two machines share is one study."""
+    shutil.copy(empty_store, tmp_path / "team.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
+    send(study, experiment="team")
+    original = logged_links(study)["mlflow"]["run_id"]
+    if how == "copied":
+        aside = study.path.rename(tmp_path / "original")
+        shutil.copytree(aside, study.path)
+    monkeypatch.setattr(mlflow_tracking, "host", lambda: "another")
+    for _ in range(2):
+        Journal(study.journal).log_metrics("study", {"gain": 0.5})
+        send(study, experiment="team")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/team.db")
+    runs = client.search_runs([client.get_experiment_by_name("team").experiment_id], "attributes.run_name = 'digits'")
+    gains = {run.info.run_id: run.data.metrics.get("gain") for run in runs}
+    assert gains.pop(original) == (None if how == "copied" else 0.5)
+    assert list(gains.values()) == ([0.5] if how == "copied" else [])
 
 
 @pytest.mark.slow
