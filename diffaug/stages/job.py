@@ -18,7 +18,7 @@ from diffaug.files import storage
 from diffaug.files.stage_records import StageState, stage_settings
 from diffaug.runtime.console import Narrator
 from diffaug.runtime.distributed import current
-from diffaug.stages.saved_settings import save_settings, saved_settings
+from diffaug.stages.saved_settings import copied_settings, save_settings, saved_settings
 from diffaug.study import Study
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender
@@ -152,11 +152,11 @@ def _settings_of(study: Study, narrator: Narrator, *, overwrite: bool) -> dict[s
     except DamagedError as error:
         if not overwrite:
             raise
-        narrator.warn(
-            f"{error.what} ({study.config_file}): the encoder, the trackers and all settings of stages that were not "
-            "begun have their defaults, unless this command sets them: give others as flags, or with --config FILE"
-        )
-        settings = {}
+        copied = copied_settings(study.config_file)
+        lost = "the encoder, the trackers and all settings of stages that were not begun have their defaults, unless "
+        lost += "this command sets them: give others as flags, or with --config FILE"
+        narrator.warn(f"{error.what} ({study.config_file}); {lost if copied is None else 'its copy is used'}")
+        settings = copied or {}
     known = {name: type(section).model_fields for name, section in Config() if isinstance(section, Settings)}
     for section, folder in stages.items():
         begun = stage_settings(folder)

@@ -9,6 +9,7 @@ from diffaug.files import storage
 from diffaug.files.stage_records import BEGUN
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.former import bring_back_former, has_former
+from diffaug.stages.saved_settings import copy_of
 from diffaug.study import PILOT, Study
 
 REFUSALS = (UsageError, DataError, MissingExtraError)
@@ -23,7 +24,7 @@ def taking_back(study: Study) -> Iterator[None]:
     """
     pilot = Study(study.path / PILOT)
     begun = [folder / BEGUN for folder in (study.generator, pilot.generator, study.pool, study.evaluation)]
-    before = {file: _content(file) for file in (study.config_file, *begun)}
+    before = {file: _content(file) for file in (study.config_file, copy_of(study.config_file), *begun)}
     had_former = has_former(study)
     try:
         yield

@@ -55,7 +55,7 @@ def remedy(study: Study, where: Path) -> str:
     command = MADE_BY.get(part, "evaluate")
     if part in ("config.yaml", RECORD) and not study.has_training:
         command = "evaluate"
-    of_stages = " from what the stages were begun with, and defaults for the rest" if part == "config.yaml" else ""
+    of_stages = " from the copy that diffaug keeps" if part == "config.yaml" else ""
     given = f"{shlex.quote(_data_of(study))} --study {quoted}" if command in ("fit", "inspect") else quoted
     return f"restore it from a copy, or make it anew{of_stages}: diffaug {command} {given} --overwrite"
 

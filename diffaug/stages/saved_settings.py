@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,29 @@ from diffaug.files import storage
 MARK = "# sha256: "
 
 
+def copy_of(file: Path) -> Path:
+    """Where the settings are kept once more, for the case that the file is damaged."""
+    return file.with_name(f".{file.name}")
+
+
 def save_settings(file: Path, text: str) -> bool:
-    """Writes the settings, in place of whatever is there; False if they are there already."""
+    """Writes the settings, in place of whatever is there, and their copy; False if both are there already."""
     content = f"{text}{MARK}{storage.sha256_bytes(text.encode())}\n"
-    if storage.is_regular(file) and file.read_bytes() == content.encode():
-        return False
-    if file.is_dir():
-        storage.discard_directory(file)
-    storage.write_text(file, content)
-    return True
+    stale = [
+        one for one in (copy_of(file), file) if not (storage.is_regular(one) and one.read_bytes() == content.encode())
+    ]
+    for one in stale:
+        if one.is_dir():
+            storage.discard_directory(one)
+        storage.write_bytes(one, content)
+    return bool(stale)
+
+
+def copied_settings(file: Path) -> dict[str, Any] | None:
+    """The settings of the copy; None if it is damaged, too."""
+    with suppress(DamagedError):
+        return saved_settings(copy_of(file), required=True)
+    return None
 
 
 def saved_settings(file: Path, *, required: bool) -> dict[str, Any]:

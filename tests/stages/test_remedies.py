@@ -10,7 +10,7 @@ from diffaug.files import storage
 from diffaug.stages.arguments import opened
 from diffaug.stages.job import open_job
 from diffaug.stages.remedies import remedy, repair_record, telling_remedies
-from diffaug.stages.saved_settings import save_settings, saved_settings, settings_text
+from diffaug.stages.saved_settings import copy_of, save_settings, saved_settings, settings_text
 from diffaug.study import Study, open_study, plan_study
 
 
@@ -87,6 +87,9 @@ def test_settings_that_are_lost_are_named(study, how):
     with pytest.raises(DamagedError):
         open_job(study, narrator, command="")
     assert told == []
+    job = open_job(study, narrator, command="", overwrite=True)
+    assert job.config.encoder == "none" and told.pop().endswith("its copy is used")
+    copy_of(study.config_file).write_text("encoder: none\n")  # without its hash
     job = open_job(study, narrator, command="", overwrite=True)
     [warning] = told
     assert job.config.encoder != "none" and "encoder" in warning and str(study.config_file) in warning
