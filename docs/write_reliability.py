@@ -38,7 +38,8 @@ of {share} of all tries on {system}, Python {python}.
   Exit code 0, 2 or 3, and no traceback.
 - **processes at once**: two to four processes on one study, up to two of them killed. In the end, the same bytes.
 - **leaping clocks**: the wall clock leaps at every look, by up to 1, 16 or 81 days. The same bytes.
-- **limits**: few open files or processes, little memory, small files. Exit code 3 or 0; then as after a kill.
+- **limits**: few open files or processes, little memory, small files, a small `/dev/shm` for parallel trainings. Exit
+  code 3 or 0; then as after a kill.
 - **outages of MLflow**: its server is killed while it receives a study. After the next `sync` everything is there once.
 
 Points are drawn one from each of equally long parts of all possible ones, always the same.
