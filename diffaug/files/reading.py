@@ -108,7 +108,7 @@ def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
     try:
         # Without threads, since pyarrow waits for ever where the system refuses to start one.
         with pq.ParquetFile(io.BytesIO(read_bytes(path)), pre_buffer=False) as file:
-            table = file.read(use_threads=False).to_pandas(use_threads=False)
+            table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
         raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error
     if missing := [name for name in columns if name not in table.columns]:

@@ -35,7 +35,7 @@ Of new made marks (`benchmarks/marks.py`), 4 to 50 of which were known, 2 to 4 %
 """
 
 FEWEST_GROUPS = 4  # of real objects that show the same; of made marks, 10 % were rejected where 3 were known
-MOST_OBJECTS = 200  # of a class that are compared
+MOST_OBJECTS = 64  # of a class that are compared
 LEAST_TOLD = 0.5
 """Real objects with shuffled pixels that must be told from real ones: a convention."""
 
