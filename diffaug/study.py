@@ -6,14 +6,15 @@ looked at, which binds its name to no data.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import Annotated, overload
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
 from diffaug._version import __version__
 from diffaug.errors import DamagedError, UsageError
@@ -28,6 +29,12 @@ PILOT = "pilot"  # the folder of the pilot's study
 LOCK, TURN_LOCK = LOCKS = (".lock", ".turn.lock")
 
 
+def _of_system(path: Path) -> Path:
+    if b"\0" in os.fsencode(path):
+        raise ValueError("a path has no NUL characters")
+    return path
+
+
 @dataclass(frozen=True)
 class StudyRecord:
     """What is recorded when a study begins.
@@ -39,7 +46,7 @@ class StudyRecord:
             or the images were given as a folder.
     """
 
-    data: Path
+    data: Annotated[Path, AfterValidator(_of_system)]
     diffaug: str = __version__
     class_to_idx: dict[str, int] | None = None
 

@@ -76,6 +76,12 @@ def stage_record(directory: Path) -> StageRecord | None:
     return None
 
 
+def finished_record(directory: Path) -> StageRecord | None:
+    """What a finished stage was begun with, whose files are looked at; None if it is not finished."""
+    metadata = storage.committed_metadata(directory)
+    return None if metadata is None else typed(metadata, _STAGE_RECORD, where=directory / storage.DONE)
+
+
 def required_record(directory: Path) -> StageRecord:
     """What a finished stage was begun with; a DamagedError if that is not recorded."""
     return typed(storage.recorded_metadata(directory), _STAGE_RECORD, where=directory / storage.DONE)

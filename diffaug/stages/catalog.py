@@ -13,8 +13,7 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.domain import Describe, Shown
 from diffaug.data.size_choice import SizeChoice
 from diffaug.errors import DamagedError, Interrupted, UsageError
-from diffaug.files import storage
-from diffaug.files.stage_records import require_same_settings
+from diffaug.files.stage_records import finished_record, require_same_settings
 from diffaug.stages.describe_catalog import facts_of
 from diffaug.stages.job import Job
 
@@ -27,16 +26,16 @@ def prepare_catalog(job: Job) -> Catalog:
     root = job.study.record.data
     _require_study_apart(job)
     try:
-        metadata = storage.committed_metadata(folder)
+        made = finished_record(folder)
     except DamagedError:
         if not job.overwrite:
             raise
-        metadata = None
-    if metadata is not None and not job.study.has_begun and metadata["inputs"]["root"] != str(root):
-        metadata = None  # other images were looked at under this name
-    if metadata is not None and not job.overwrite and _is_trained(job):
-        require_same_settings(folder, metadata["settings"], settings)
-    if metadata is not None and metadata["settings"] == settings:
+        made = None
+    if made is not None and not job.study.has_begun and made.inputs.get("root") != str(root):
+        made = None  # other images were looked at under this name
+    if made is not None and not job.overwrite and _is_trained(job):
+        require_same_settings(folder, made.settings, settings)
+    if made is not None and made.settings == settings:
         catalog = Catalog.load(folder)
         if missing := next((folder for folder in _folders(job, root) if not folder.is_dir()), None):
             job.narrator.warn(f"the folder {missing} is missing; using the copy of its images in the study")

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from diffaug.data.catalog import ABOUT
 from diffaug.errors import DamagedError, DiffaugError, UsageError
 from diffaug.files import storage
 from diffaug.files.naming import naming
-from diffaug.files.records import write_signed_record
+from diffaug.files.records import typed, write_signed_record
+from diffaug.files.stage_records import required_record
 from diffaug.study import PILOT, RECORD, STUDY_RECORD, Study, StudyRecord
 
 MADE_BY = {
@@ -25,6 +28,7 @@ MADE_BY = {
     "config.yaml": "fit",
 }
 """The command that makes each part; `evaluate` makes all others."""
+_CLASS_TO_IDX = TypeAdapter(dict[str, int] | None)
 LOOSE = ("chunks", "journal.jsonl", "features")
 """What a command does without, and makes anew."""
 
@@ -80,14 +84,16 @@ def repair_record(path: Path, data: Path | None = None, class_to_idx: Mapping[st
     with suppress(DamagedError):
         if not path.is_dir() or not study.keeps_something or study.has_begun:
             return
-    with suppress(DamagedError, KeyError, TypeError):
-        images = Path((storage.recorded_metadata(study.catalog) or {})["inputs"]["root"])
-        if data is not None and images != data.resolve():
-            fix = f"choose another folder, such as --study {shlex.quote(f'{path}-2')}"
-            raise UsageError(f"this study belongs to other data: {images}", where=path, fix=fix)
-        data = images
+    images = None
+    with suppress(DamagedError, KeyError, ValueError):  # ValueError: no path of this system
+        images = Path(required_record(study.catalog).inputs["root"]).resolve()
+    if images is not None and data is not None and images != data.resolve():
+        fix = f"choose another folder, such as --study {shlex.quote(f'{path}-2')}"
+        raise UsageError(f"this study belongs to other data: {images}", where=path, fix=fix)
+    data = images or data
     with suppress(DamagedError):
-        class_to_idx = class_to_idx or (storage.recorded_metadata(study.pool) or {}).get("dataset_class_to_idx")
+        known = (storage.recorded_metadata(study.pool) or {}).get("dataset_class_to_idx")
+        class_to_idx = class_to_idx or typed(known, _CLASS_TO_IDX, where=study.pool / storage.DONE)
     if data is not None:
         storage.discard_directory(path / RECORD)
         record = StudyRecord(data.resolve(), class_to_idx=None if class_to_idx is None else dict(class_to_idx))

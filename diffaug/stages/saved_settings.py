@@ -20,10 +20,8 @@ def copy_of(file: Path) -> Path:
 
 def save_settings(file: Path, text: str) -> bool:
     """Writes the settings, in place of whatever is there, and their copy; False if both are there already."""
-    content = f"{text}{MARK}{storage.sha256_bytes(text.encode())}\n"
-    stale = [
-        one for one in (copy_of(file), file) if not (storage.is_regular(one) and one.read_bytes() == content.encode())
-    ]
+    content = f"{text}{MARK}{storage.sha256_bytes(text.encode())}\n".encode()
+    stale = [one for one in (copy_of(file), file) if not (storage.is_regular(one) and one.read_bytes() == content)]
     for one in stale:
         if one.is_dir():
             storage.discard_directory(one)

@@ -189,3 +189,23 @@ def test_a_stage_that_failed_before_it_kept_anything_begins_again_with_any_setti
     storage.write_text(stage / "parts" / "1", "x")
     with pytest.raises(UsageError, match="cap 7 -> 8"):
         extended(stage, {**SETTINGS, "cap": 8})
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"settings": "x", "inputs": {}}, {"settings": {}}, {"settings": {}, "inputs": {"root": 5}}, {}]
+)
+def test_a_finished_stage_whose_record_has_another_shape_is_damaged(tmp_path, metadata):
+    with storage.new_directory(tmp_path / "stage", metadata):
+        pass
+    with pytest.raises(DamagedError, match=storage.DONE):
+        records.finished_record(tmp_path / "stage")
+
+
+def test_what_a_finished_stage_was_begun_with_is_read_if_its_files_are_whole(tmp_path):
+    assert records.finished_record(tmp_path / "stage") is None
+    with storage.new_directory(tmp_path / "stage", {"settings": {"a": 1}, "inputs": {"root": "/x"}}) as staging:
+        storage.write_text(staging / "file", "text")
+    assert records.finished_record(tmp_path / "stage") == records.StageRecord({"a": 1}, {"root": "/x"})
+    (tmp_path / "stage" / "file").write_text("next")
+    with pytest.raises(DamagedError):
+        records.finished_record(tmp_path / "stage")

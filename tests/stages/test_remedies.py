@@ -7,11 +7,12 @@ import pytest
 
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
+from diffaug.files.records import typed
 from diffaug.stages.arguments import opened
 from diffaug.stages.job import open_job
 from diffaug.stages.remedies import remedy, repair_record, telling_remedies
 from diffaug.stages.saved_settings import copy_of, save_settings, saved_settings, settings_text
-from diffaug.study import Study, open_study, plan_study
+from diffaug.study import STUDY_RECORD, Study, open_study, plan_study
 
 
 @pytest.fixture
@@ -112,3 +113,10 @@ def test_settings_that_were_changed_by_hand_are_refused(tmp_path):
     assert save_settings(file, text) and settings_text(file) == text
     shutil.copy(file, tmp_path / "copied.yaml")
     assert settings_text(tmp_path / "copied.yaml") == text
+
+
+@pytest.mark.parametrize("data", ["a\0b", "\ud800", 5, None])
+def test_a_study_of_what_is_no_path_is_damaged(tmp_path, data):
+    content = {"data": data, "diffaug": "0.1.0", "class_to_idx": None}
+    with pytest.raises(DamagedError):
+        typed(content, STUDY_RECORD, where=tmp_path)
