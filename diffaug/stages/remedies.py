@@ -29,7 +29,7 @@ MADE_BY = {
 }
 """The command that makes each part; `evaluate` makes all others."""
 _CLASS_TO_IDX = TypeAdapter(dict[str, int] | None)
-LOOSE = ("chunks", "journal.jsonl", "features")
+LOOSE = ("chunks", "journal.jsonl", "features", "tracking")
 """What a command does without, and makes anew."""
 
 

@@ -12,9 +12,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import NonNegativeInt, TypeAdapter
+
 from diffaug.configuration.settings import TrackingSettings
 from diffaug.errors import DiffaugError, MissingExtraError, UsageError
 from diffaug.files import locks, storage
+from diffaug.files.records import typed
 from diffaug.study import Study
 from diffaug.tracking.events import Event, JournalReader, read_events
 
@@ -25,6 +28,13 @@ MAX_REASON_LENGTH = 300
 LOCAL = ("sqlite://", "file://")
 
 State = dict[str, Any]
+_STATE = TypeAdapter(State)
+_OF_STATES = {
+    "cursor": TypeAdapter(NonNegativeInt),
+    "runs": TypeAdapter(dict[str, str | None]),
+    "links": TypeAdapter(dict[str, str | None]),
+}
+"""What is known of a state; the rest is the tracker's own."""
 Report = Callable[[int, int], None]
 
 
@@ -137,13 +147,13 @@ class Channel:
     def _unsent(self) -> int:
         """Number of events that the tracker has not had; 0 if journal or record can't be read."""
         with suppress(DiffaugError):
-            cursor = storage.read_json(self._record).get("cursor", 0) if self._record.is_file() else 0
+            cursor = _read_state(self._record).get("cursor", 0) if self._record.is_file() else 0
             return sum(event.number > cursor for event in read_events(self.journal))
         return 0
 
     def _state(self, tracker: Tracker, journal: str | None) -> State:
         """What the tracker has had of this journal; nothing if the journal was lost and begun again."""
-        state: State = storage.read_json(self._record) if self._record.exists() else {}
+        state = _read_state(self._record) if self._record.exists() else {}
         if state.get("journal", journal) != journal or state.get("cursor", 0) > self._reader.count:
             return {}
         if state and not self._is_recognized and not tracker.recognizes(state):
@@ -156,6 +166,12 @@ class Channel:
         storage.write_json(self._record, {**state, **links})
 
 
+def _read_state(file: Path) -> State:
+    """What a tracker has had; a DamagedError if the file holds something else."""
+    state = typed(storage.read_json(file), _STATE, where=file)
+    return state | {name: typed(state[name], kind, where=file) for name, kind in _OF_STATES.items() if name in state}
+
+
 def channels(study: Study, settings: TrackingSettings, *, patient: bool = False) -> list[Channel]:
     """The trackers that are installed and not switched off; none if nothing was recorded yet."""
     if not study.journal.exists():
@@ -166,7 +182,7 @@ def channels(study: Study, settings: TrackingSettings, *, patient: bool = False)
 
 def logged_links(study: Study) -> dict[str, dict[str, str | None]]:
     """Where the study's run is in each tracker that received events, by name; see `Tracker.links`."""
-    records = {path.stem: storage.read_json(path) for path in sorted((study.path / "tracking").glob("*.json"))}
+    records = {path.stem: _read_state(path) for path in sorted((study.path / "tracking").glob("*.json"))}
     return {name: _public(record["links"]) for name, record in records.items() if "links" in record}
 
 

@@ -68,10 +68,12 @@ def test_a_folder_that_keeps_nothing_is_not_made_a_study(tmp_path):
         ("pool/images/a/1.png", "diffaug generate STUDY --overwrite"),
         ("replicates/1/catalog/DONE.json", "diffaug evaluate STUDY --overwrite"),
         ("journal.jsonl", "rm -r STUDY/journal.jsonl"),
+        ("tracking/mlflow.json", "rm -r STUDY/tracking/mlflow.json"),
     ],
 )
 def test_each_part_has_a_remedy_that_can_be_typed(study, part, said):
     expected = said.replace("DATA", "'my images'").replace("STUDY/journal.jsonl", "'my study/journal.jsonl'")
+    expected = expected.replace("STUDY/tracking/mlflow.json", "'my study/tracking/mlflow.json'")
     expected = expected.replace("STUDY", "'my study'")
     found = remedy(study, study.path / part).replace(f"{study.path.parent}/", "")
     assert found.endswith(expected)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from diffaug.configuration.settings import TrackingSettings
-from diffaug.errors import DiffaugError, Interrupted, MissingExtraError, UsageError
+from diffaug.errors import DamagedError, DiffaugError, Interrupted, MissingExtraError, UsageError
 from diffaug.files import storage
 from diffaug.runtime import abandoned_threads as abandoned
 from diffaug.runtime.console import SilentNarrator
@@ -222,6 +222,16 @@ def test_damaged_files_are_a_warning_and_no_failure(study, stage, narrator, inst
     storage.write_text(study.path / damaged, "{]\n{]\n")
     assert stage.flush() == []
     assert len(narrator.warned) == 1
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '{"cursor": "x"}', '{"cursor": -1}', '{"links": 3}', '{"runs": []}'])
+def test_a_record_of_another_shape_is_a_warning_or_an_error_in_one_line(study, stage, narrator, install, content):
+    install(ListTracker())
+    storage.write_text(study.path / "tracking" / "mlflow.json", content)
+    assert stage.flush() == []
+    assert len(narrator.warned) == 1
+    with pytest.raises(DamagedError):
+        logged_links(study)
 
 
 def test_events_are_sent_while_the_stage_works(journal, stage, install, monkeypatch):
