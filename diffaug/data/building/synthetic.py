@@ -41,10 +41,13 @@ def scan_of_real_images(root: Path, settings: DataSettings) -> Scan:
 
 def synthetic_images(root: Path, paths: Iterable[str]) -> tuple[list[str], str]:
     """Those of `paths`, relative to `root`, that are synthetic, sorted; and the file that tells."""
-    base, marks, by_folder = root.resolve(), {}, {}
+    base = root.resolve()
+    by_folder: dict[PurePath, list[str]] = {}
+    marks: dict[Path, _Marks] = {}
+    found: list[str] = []
+    told_by = ""
     for path in paths:
         by_folder.setdefault(PurePath(path).parent, []).append(path)
-    found, told_by = [], ""
     for folder, own in by_folder.items():
         inside = (base / folder).resolve()
         for place in _around(inside, base):
