@@ -15,7 +15,7 @@ from diffaug.data.layouts.scan import Scan, scan
 from diffaug.errors import DamagedError, DataError
 from diffaug.files import storage
 
-REAL = "real"
+ORIGINS = ("sampled", "variation", "transplant", "crossed")  # of synthetic images, as their tables say
 TABLES = {"manifest.parquet": "file", "rejected.parquet": "file", "metadata.parquet": "file_name"}
 """Tables of pools and exports that tell where images come from, and the column with their paths."""
 EXPORTED = re.compile(r"synthetic-\d{4}-\d{6}\.png")
@@ -35,7 +35,7 @@ def scan_of_real_images(root: Path, settings: DataSettings) -> Scan:
     if not synthetic:
         return found
     what = f"{len(synthetic)} of {len(paths)} images are synthetic, made by diffaug, and would count as real"
-    fix = f"give the folder of the real images, or move out those that {table} does not call {REAL}"
+    fix = f"give the folder of the real images, or move out those that {table} calls synthetic"
     raise DataError(f"{what}: {listed(synthetic)}", where=root, fix=fix)
 
 
@@ -76,7 +76,7 @@ class _Marks:
                 self._read(folder / name, column)
         self._is_split = storage.is_regular(folder / FOLDERS)
         if self._is_split and not self.told_by:
-            self.told_by = "its name"
+            self.told_by = "the file name"
 
     def names(self, image: Path) -> bool:
         """Whether an image in the folder is called synthetic."""
@@ -86,6 +86,6 @@ class _Marks:
     def _read(self, table: Path, column: str) -> None:
         with suppress(DamagedError):  # a table of something else
             rows = storage.read_parquet(table, (column, "origin"))
-            files = set(rows.loc[rows["origin"] != REAL, column].astype(str))
+            files = set(rows.loc[rows["origin"].isin(ORIGINS), column].astype(str))
             self._files |= files
             self.told_by = self.told_by or (str(table) if files else "")

@@ -25,6 +25,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from diffaug.configuration.settings import DataSettings
+from diffaug.data.building import synthetic
 from diffaug.data.building.build import build_catalog
 from diffaug.data.catalog import Catalog
 from diffaug.data.layouts.entries import sorted_classes
@@ -37,6 +38,7 @@ from diffaug.stages.export import export_study
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
 from diffaug.synthesis.export.formats import dataset_card, write_huggingface, write_image_folder, write_webdataset
 from diffaug.synthesis.export.items import ExportItems, collect_items
+from diffaug.synthesis.pool.origins import ORIGINS
 from diffaug.synthesis.pool.pool import AUDIT, Pool
 from tests.conftest import with_blind, write_pool
 
@@ -542,3 +544,9 @@ def test_synthetic_images_never_count_as_real(catalog, tmp_path, what, place, co
             file.unlink()  # as the error says
         assert len(build_catalog(tmp_path / place, data, directory=tmp_path / "catalog", seed=0).labels("train")) == 13
     assert "give the folder of the real images" in caught.value.fix
+
+
+def test_every_origin_of_a_pool_is_known_as_synthetic_and_no_word_of_others(tmp_path) -> None:
+    assert set(synthetic.ORIGINS) == set(ORIGINS)
+    storage.write_parquet(tmp_path / "metadata.parquet", pd.DataFrame({"file_name": ["a.png"], "origin": ["Rome"]}))
+    assert synthetic.synthetic_images(tmp_path, ["a.png"]) == ([], "")
