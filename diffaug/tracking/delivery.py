@@ -29,7 +29,7 @@ LOCAL = ("sqlite://", "file://")
 
 State = dict[str, Any]
 _STATE = TypeAdapter(State)
-_OF_STATES = {
+_OF_STATES: dict[str, TypeAdapter[Any]] = {
     "cursor": TypeAdapter(NonNegativeInt),
     "runs": TypeAdapter(dict[str, str | None]),
     "links": TypeAdapter(dict[str, str | None]),
