@@ -1,10 +1,10 @@
-"""The working shape, and how an image is brought to it."""
+"""Brings images to one size, chooses this size, and says what that does to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,3 +130,50 @@ def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
     return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)[..., None]
+
+
+@dataclass(frozen=True)
+class SizeScore:
+    """What the classifier reached at one size.
+
+    Attributes:
+        side: Short side in px.
+        balanced_accuracy: Cross-validated, in [0, 1].
+        standard_error: Of the balanced accuracy.
+    """
+
+    side: int
+    balanced_accuracy: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class SizeChoice:
+    """The working size by evidence.
+
+    Attributes:
+        side: Short side in px, or None if nothing was measured.
+        scores: One per size measured, rising; empty if nothing was measured.
+        images: Number of images that were compared.
+        reason: Why this size, or why none was measured, in sentences.
+    """
+
+    side: int | None
+    scores: tuple[SizeScore, ...]
+    images: int
+    reason: str
+
+
+class MeasureSize(Protocol):
+    """Finds the smallest size at which the classes can be told apart, see `classifiers.working_size`."""
+
+    def __call__(
+        self,
+        load_at: Callable[[NDArray[np.int64], int], NDArray[np.uint8]],
+        labels: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        *,
+        median_side: int,
+        seed: int,
+    ) -> SizeChoice:
+        """As `choose_working_size`."""

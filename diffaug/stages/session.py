@@ -20,8 +20,7 @@ from diffaug.stages.arguments import Strategy, synthesis_flags
 from diffaug.stages.catalog import prepare_catalog
 from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
-from diffaug.stages.refusals import taking_back
-from diffaug.stages.remedies import telling_remedies
+from diffaug.stages.remedies import taking_back, telling_remedies
 from diffaug.study import Study
 
 READ_ONLY = (EACCES, EPERM, EROFS)

@@ -3,9 +3,9 @@ from functools import partial
 import torch
 from safetensors.torch import save_file
 
-from diffaug.classifiers.by_name import QUICK_UPDATES, classifier_by_name, recipe_from_settings
 from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.identity import identity_of
+from diffaug.classifiers.library import QUICK_UPDATES, classifier_by_name, recipe_from_settings
 from diffaug.classifiers.networks import resnet_32, small_cnn
 from diffaug.classifiers.training_set import TrainingRecipe, default_updates
 from diffaug.configuration.evaluation import EvaluationSettings

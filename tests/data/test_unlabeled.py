@@ -5,9 +5,8 @@ import pytest
 from PIL import Image
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.building.unlabeled import FOREIGN, REPEATS, SHOWS_HELD_OUT
+from diffaug.data.building.unlabeled import FOREIGN, REPEATS, SHOWS_HELD_OUT, read_further
 from diffaug.data.domain import domain_weights
-from diffaug.data.further import read_further
 from diffaug.data.images import NO_LABEL
 from diffaug.errors import DiffaugError
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from diffaug.similarity.pool_duplicates import duplicate_thresholds, find_duplicates, mirrored_distances
+from diffaug.similarity.distances import duplicate_thresholds, find_duplicates, mirrored_distances
 from diffaug.similarity.thresholds import DUPLICATE_SHARE_OF_DISTANCE
 
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffaug.classifiers.encoders.encoder import Images
-from diffaug.classifiers.encoders.inputs import squeezed_batches
+from diffaug.classifiers.encoders.encoder import Images, squeezed_batches
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.training_set import TrainingSet
 from diffaug.errors import DataError, UsageError

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffaug.classifiers.batches import network_inputs
-from diffaug.classifiers.encoders.encoder import Images
-from diffaug.classifiers.encoders.inputs import of_one_shape
+from diffaug.classifiers.encoders.encoder import Images, of_one_shape
 from diffaug.classifiers.encoders.module import hashed_name
 from diffaug.classifiers.fit import fit_network
 from diffaug.classifiers.networks import small_cnn

@@ -13,12 +13,11 @@ import pandas as pd
 from diffaug.configuration.settings import DataSettings
 from diffaug.data import problems
 from diffaug.data.building.changes import scan_fingerprint, stamps_beside, text_fingerprint
+from diffaug.data.building.grouping import propose_groups, rule_of_names
 from diffaug.data.building.layout import Layout
-from diffaug.data.building.proposals import propose_groups, rule_of_names
-from diffaug.data.building.unlabeled import MakeDescription
+from diffaug.data.building.unlabeled import MakeDescription, read_further
 from diffaug.data.catalog import COLUMNS, PICTURES, PIXELS, About, Catalog, save_catalog
 from diffaug.data.domain import DomainReport
-from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import Entry
 from diffaug.data.layouts.groups import GroupRule
 from diffaug.data.layouts.scan import Scan, scan
@@ -28,8 +27,7 @@ from diffaug.data.reading.headers import all_pages, file_of, find_intensity
 from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.reading.sources import save_stamps
-from diffaug.data.resize import choose_resize
-from diffaug.data.size_choice import MeasureSize, SizeChoice
+from diffaug.data.resize import MeasureSize, SizeChoice, choose_resize
 from diffaug.files import storage
 from diffaug.files.temporaries import remove
 from diffaug.runtime.parallel import Progress

@@ -29,8 +29,7 @@ from diffaug.data.leaks import Leak, copied_by, shared
 from diffaug.data.reading.parts import Reader
 from diffaug.data.reading.pictures import Pictures, Pixels
 from diffaug.data.reading.working_pixels import Originals
-from diffaug.data.resize import Resize, choose_image_size, median_side, working_shape
-from diffaug.data.size_choice import MeasureSize, SizeChoice
+from diffaug.data.resize import MeasureSize, Resize, SizeChoice, choose_image_size, median_side, working_shape
 from diffaug.data.splits import units_of
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress

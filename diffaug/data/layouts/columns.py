@@ -5,9 +5,8 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from diffaug.data.layouts.entries import listed
+from diffaug.data.layouts.entries import listed, split_named, words
 from diffaug.data.layouts.tables import Table
-from diffaug.data.layouts.words import split_named, words
 from diffaug.errors import DataError
 
 FILE_NAMES = (

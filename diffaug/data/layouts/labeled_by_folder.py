@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed
+from diffaug.data.layouts.entries import (
+    SPLITS,
+    Entry,
+    Split,
+    listed,
+    names_documents,
+    says_nothing,
+    split_and_rest,
+    split_named,
+    splits_among,
+)
 from diffaug.data.layouts.reading import (
     LAYOUTS,
     UNLABELED_SPLIT,
@@ -21,13 +31,6 @@ from diffaug.data.layouts.reading import (
     without_label,
 )
 from diffaug.data.layouts.walk import Account, Folder
-from diffaug.data.layouts.words import (
-    names_documents,
-    says_nothing,
-    split_and_rest,
-    split_named,
-    splits_among,
-)
 from diffaug.errors import DataError
 
 _REST = "images outside the folders that were read, left out"

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.layouts.columns import Columns, one_hot_labels, plain_label, require_single_labels
-from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed
+from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed, split_named, splits_among
 from diffaug.data.layouts.label_tables import Images, LabelTable, folder_split
 from diffaug.data.layouts.reading import UNLABELED_SPLIT, Reading
 from diffaug.data.layouts.tables import Table, read_table
 from diffaug.data.layouts.walk import Account, Folder
-from diffaug.data.layouts.words import split_named, splits_among
 from diffaug.errors import DataError
 
 _UNNAMED = "images to which no table gives a label, left out"

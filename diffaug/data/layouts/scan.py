@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffaug.configuration.settings import NO_MASKS, DataSettings
-from diffaug.data.layouts.entries import SPLITS, Entry, Further, listed, sorted_classes
+from diffaug.data.layouts.entries import SPLITS, Entry, Further, listed, slips, sorted_classes
 from diffaug.data.layouts.groups import with_groups
 from diffaug.data.layouts.label_tables import (
     UNREAD,
@@ -46,7 +46,6 @@ from diffaug.data.layouts.reading import (
     with_recorded_names,
 )
 from diffaug.data.layouts.walk import MAY_HOLD_IMAGES, OTHER, OTHER_FORMAT, Account, Folder, Walk, path_from, suffix_of
-from diffaug.data.layouts.words import slips
 from diffaug.errors import DataError, UsageError
 
 

@@ -20,7 +20,7 @@ from diffaug.data.reading.pictures import Pixels, reduced
 from diffaug.data.reading.sources import UNKNOWN, is_trusted, stamp_of
 from diffaug.decoding.decode import decode, strict_pillow
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.decoding.memory import Budget, OfProcesses, shared
+from diffaug.decoding.limits import Budget, OfProcesses, shared
 from diffaug.decoding.result import Decoded, DecodeStatus
 from diffaug.errors import DamagedError
 from diffaug.files import storage

@@ -14,7 +14,7 @@ from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures, Pixels
 from diffaug.data.resize import Resize, fit_to_size, to_channels
 from diffaug.decoding.decode import strict_pillow
-from diffaug.decoding.memory import shared
+from diffaug.decoding.limits import shared
 from diffaug.errors import DataError
 from diffaug.files import storage
 from diffaug.runtime.parallel import in_threads

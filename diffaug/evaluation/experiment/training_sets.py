@@ -15,7 +15,7 @@ from diffaug.classifiers.training_set import Images, TrainingSet
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.arms import Arm, resolve_arm
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 
 Floats = NDArray[np.float64]
 

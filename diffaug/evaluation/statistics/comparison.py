@@ -7,9 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug.configuration.arms import CONTROLS, PLAIN_ARM, Role
-from diffaug.evaluation.statistics.crossed import ClassMeans, CrossedMean, Estimate, recall_intervals
+from diffaug.evaluation.statistics.crossed import (
+    ClassMeans,
+    CrossedMean,
+    Estimate,
+    holm,
+    holm_tails,
+    recall_intervals,
+    shared,
+    tail,
+)
 from diffaug.evaluation.statistics.metrics import GROUPS, Group
-from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, shared, tail
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Literal
 
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.statistics.comparison import Comparison, Control
-from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate
-from diffaug.evaluation.statistics.multiplicity import tail
+from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate, tail
 
 RELEVANT_GAIN = 0.01
 LEARNED_SHARE = 0.05

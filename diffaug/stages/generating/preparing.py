@@ -14,8 +14,7 @@ from diffaug.diffusion.generator.usual import Strength
 from diffaug.files import storage
 from diffaug.files.records import find_signed_record, write_signed_record
 from diffaug.stages.generating.backgrounds import fingerprint_of, with_backgrounds
-from diffaug.stages.generating.judging import Judge, train_filters
-from diffaug.stages.generating.request import pool_inputs
+from diffaug.stages.generating.request import Judge, pool_inputs, train_filters
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, advance_all, class_merges, fill_pool, fill_shard

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug.data.masks.working_masks import fit_mask, looks_inverted
+from diffaug.data.masks.reading import fit_mask, looks_inverted
 from diffaug.data.resize import fit_to_size
 
 

@@ -243,7 +243,7 @@ def test_pixels_come_from_the_picture_or_where_it_is_too_small_from_the_file(mak
 
 
 def choosing(side: int):
-    from diffaug.data.size_choice import SizeChoice
+    from diffaug.data.resize import SizeChoice
 
     def measure(load_at, labels, groups, *, median_side, seed):
         assert load_at(np.array([1, 0]), 50).shape == (2, 50, 50, 3)

@@ -8,7 +8,7 @@ from PIL import Image
 from diffaug.data.images import LabeledImages
 from diffaug.data.leaks import copied_by
 from diffaug.errors import DataError
-from diffaug.evaluation.experiment.leakage import Leak, require_unseen, same_pixels
+from diffaug.stages.evaluating.checks import Leak, require_unseen, same_pixels
 
 ROWS = pd.DataFrame({"id": ["a/1", "a/2", "b/1"], "pixel_sha256": ["11", "22", "33"], "part": ["trained"] * 3})
 

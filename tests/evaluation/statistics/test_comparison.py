@@ -6,8 +6,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from diffaug.configuration.arms import CONTROLS
 from diffaug.evaluation.statistics.comparison import Answers, change, compare, controls, lead_of_best
+from diffaug.evaluation.statistics.crossed import holm, tail
 from diffaug.evaluation.statistics.metrics import class_groups
-from diffaug.evaluation.statistics.multiplicity import holm, tail
 from diffaug.evaluation.verdict.decide import Evidence, decide
 
 BASELINES, CANDIDATES = "abcd", "ef"

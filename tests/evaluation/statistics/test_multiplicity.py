@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, tail
+from diffaug.evaluation.statistics.crossed import holm, holm_tails, tail
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 

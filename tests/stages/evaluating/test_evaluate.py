@@ -11,13 +11,12 @@ import diffaug
 from diffaug.classifiers.networks import small_cnn
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.evaluation.experiment.arms import ARMS as ARM
+from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.files import storage
 from diffaug.stages.evaluating import evaluate, experiment
-from diffaug.stages.evaluating.pilot import PilotPool
+from diffaug.stages.evaluating.pilot import PilotPool, planned_settings
 from diffaug.stages.evaluating.progress import say_real
-from diffaug.stages.evaluating.replicates import planned_settings
 from diffaug.tracking.journal import Journal
 
 pytestmark = pytest.mark.e2e

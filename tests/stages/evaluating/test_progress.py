@@ -1,9 +1,8 @@
 import re
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, MeasuredArm
+from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.runtime.console import Narrator
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real

@@ -7,7 +7,7 @@ import pytest
 
 from diffaug.configuration.settings import Config
 from diffaug.files import storage
-from diffaug.stages.evaluating.replicates import FOLDER, finished_pools, share_catalog
+from diffaug.stages.evaluating.pilot import FOLDER, finished_pools, share_catalog
 from diffaug.study import Study
 from tests.files.faults import each_fault
 
