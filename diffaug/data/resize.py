@@ -23,20 +23,14 @@ MAX_ASPECT = 4.0  # longer shapes are squeezed along their long side; chosen by 
 
 @dataclass(frozen=True)
 class ResizeChoice:
-    """How images are brought to the working shape.
+    """How images are brought to the working shape."""
 
-    Attributes:
-        resize: squeeze: the whole image, its axes scaled apart. pad: the same for classifiers and files, but the
-            generator sees each image in its own proportions. crop: the center.
-        squeeze_detail: Mean fraction of an image's pixels that squeezing keeps, see `detail_kept`.
-        pad_detail: The same for padding.
-        reason: Why, in one sentence.
-    """
-
+    # squeeze: the whole image, its axes scaled apart. pad: the same for classifiers and files, but the generator sees
+    # each image in its own proportions. crop: the center
     resize: Resize
-    squeeze_detail: float
-    pad_detail: float
-    reason: str
+    squeeze_detail: float  # mean fraction of an image's pixels that squeezing keeps, see `detail_kept`
+    pad_detail: float  # the same for padding
+    reason: str  # why, in one sentence
 
 
 def choose_image_size(sizes: Sizes, settings: DataSettings) -> tuple[int, int]:
@@ -134,34 +128,21 @@ def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class SizeScore:
-    """What the classifier reached at one size.
+    """What the classifier reached at one size."""
 
-    Attributes:
-        side: Short side in px.
-        balanced_accuracy: Cross-validated, in [0, 1].
-        standard_error: Of the balanced accuracy.
-    """
-
-    side: int
-    balanced_accuracy: float
-    standard_error: float
+    side: int  # short side in px
+    balanced_accuracy: float  # cross-validated, in [0, 1]
+    standard_error: float  # of the balanced accuracy
 
 
 @dataclass(frozen=True)
 class SizeChoice:
-    """The working size by evidence.
+    """The working size by evidence."""
 
-    Attributes:
-        side: Short side in px, or None if nothing was measured.
-        scores: One per size measured, rising; empty if nothing was measured.
-        images: Number of images that were compared.
-        reason: Why this size, or why none was measured, in sentences.
-    """
-
-    side: int | None
-    scores: tuple[SizeScore, ...]
-    images: int
-    reason: str
+    side: int | None  # short side in px, or None if nothing was measured
+    scores: tuple[SizeScore, ...]  # one per size measured, rising; empty if nothing was measured
+    images: int  # number of images that were compared
+    reason: str  # why this size, or why none was measured, in sentences
 
 
 class MeasureSize(Protocol):

@@ -30,22 +30,16 @@ STUDY_RUN, FIT_RUN, GENERATE_RUN = "study", "fit", "generate"
 
 @dataclass(frozen=True)
 class Job:
-    """One command at work on one study.
-
-    Attributes:
-        command: What resumes the job after an interruption.
-        overwrite: Whether a stage made with other settings may be replaced.
-        lasting: The settings to save in the study, if those of the job hold for one call only.
-    """
+    """One command at work on one study."""
 
     study: Study
     resolved: Resolved
     narrator: Narrator
     journal: Journal
     sender: Sender
-    command: str
-    overwrite: bool = False
-    lasting: Config | None = None
+    command: str  # what resumes the job after an interruption
+    overwrite: bool = False  # whether a stage made with other settings may be replaced
+    lasting: Config | None = None  # the settings to save in the study, if those of the job hold for one call only
 
     @property
     def config(self) -> Config:

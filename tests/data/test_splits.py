@@ -35,9 +35,7 @@ def labels_of(paths: set[str], items: list[Item]) -> Counter[str]:
 
 @settings(deadline=None)
 @given(
-    st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 60), min_size=1),
-    st.floats(0.05, 0.9),
-    st.integers(0, 99),
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 60), min_size=1), st.floats(0.05, 0.9), st.integers(0, 99)
 )
 def test_every_class_gives_its_share(counts: dict[str, int], fraction: float, seed: int) -> None:
     items = plain_items(counts)

@@ -30,12 +30,9 @@ def cached_features(
 ) -> NDArray[np.float32]:
     """The encoder's features of images, float32 (N, D): what `folder` holds is read, the rest computed and kept.
 
-    Args:
-        encoder: Its name is a part of what features are found by.
-        images: Only those without kept features are read, if there are hashes.
-        hashes: One per image; where they are equal, so are the pixels. None: computed from the pixels.
-        folder: May be shared by encoders and processes.
-        progress: Called after each block with the number of images that are done, and of all.
+    Features are found by the name of the encoder and the hash of an image, and without hashes by its pixels. Several
+    encoders and processes may share a folder. `progress` is called after each block with the number of images done, and
+    of all.
     """
     keys = [storage.sha256_bytes(text.encode()) for text in hashes or map(_hash_of, images)]
     home = folder / storage.sha256_bytes(encoder.name.encode())[:16]

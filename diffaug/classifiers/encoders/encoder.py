@@ -37,11 +37,8 @@ def squeezed_batches(
 ) -> Iterator[Tensor]:
     """Batches of images in order, uint8 (n, C, *size), on the CPU; one empty batch if there is no image.
 
-    Args:
-        images: Images of any size. Each is squeezed whole, by antialiased bicubic interpolation as Pillow's.
-        size: Height and width in px.
-        channels: 3 repeats gray images three times. None: as they are; one RGB image in a batch makes all RGB.
-        at_once: Images of a batch.
+    Each image is squeezed whole to a height and width in px, by antialiased bicubic interpolation as Pillow's. With 3
+    channels gray images are repeated; with None they stay, and one RGB image in a batch makes all RGB.
     """
     for start in range(0, max(1, len(images)), at_once):
         yield _squeezed(images[start : start + at_once], size, channels)

@@ -43,14 +43,8 @@ def fine_tune_predict(
 ) -> NDArray[np.float32]:
     """Class probabilities, float32 (M, K), of other images, by the encoder and a linear layer, trained together.
 
-    Args:
-        training: Its draw probabilities, loss weights and log prior are respected.
-        others: Images of any size.
-        encoder: Stays as it is; a copy is trained. A UsageError if it has no size of its own.
-        updates: Steps.
-        seed: Decides batches and augmentation.
-        device: Where it is trained.
-        images: The training images in more detail than `training.images.pixels`, in the same order.
+    A copy of the encoder is trained, or a UsageError raised if it has no size of its own. Draw probabilities, loss
+    weights and log prior of the training set are respected. `images` are its images in more detail, in the same order.
     """
     if encoder.size is None:
         raise UsageError(

@@ -50,17 +50,10 @@ def build_catalog(
 
     What an interrupted call left beside `directory` is used; it is removed at the end.
 
-    Args:
-        root: The data folder.
-        settings: How to read it.
-        directory: Where the catalog is committed.
-        seed: Of the split.
-        recorded: Settings to record with the catalog.
-        progress: Called with the number of images read.
-        comparing: Called with the number of images compared in the search for near-duplicates.
-        measure: Finds the working size if it is not set. Without, it is that of the images, at most 64 px.
-        describe: Makes what tells foreign images among the unlabeled ones. Without, all of them count.
-        device: Where images are compared.
+    `recorded` are settings to record with the catalog. `progress` and `comparing` are called with the number of images
+    read, and of images compared in the search for near-duplicates. `measure` finds the working size if it is not set;
+    without, it is that of the images, at most 64 px. `describe` makes what tells foreign images among the unlabeled
+    ones; without, all of them count.
 
     Raises:
         UsageError: `root` is missing or a file.
@@ -88,11 +81,7 @@ def build_catalog(
         given = layout.test_was_given
         problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
         masks = write_masks(
-            staging,
-            root,
-            _mask_sources(table),
-            settings,
-            MaskReader(root, layout.image_size, layout.resize),
+            staging, root, _mask_sources(table), settings, MaskReader(root, layout.image_size, layout.resize)
         )
         about = _about(
             found, named, images, layout, table, settings=settings, root=root, size=size, domain=domain, masks=masks

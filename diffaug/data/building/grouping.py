@@ -40,10 +40,8 @@ def assign_splits(usable: pd.DataFrame, *, test_fraction: float | None, seed: in
 
     Labeled images stay in the splits that the layout gives. No unit is cut by the test split that is made here.
 
-    Args:
-        usable: With the columns of `splits` and the split that the layout gives, empty where it gives none.
-        test_fraction: Fraction of each class to hold out for testing; None if the data has a test split.
-        seed: Of the choice.
+    `usable` has the columns of `splits` and the split that the layout gives, empty where it gives none. The
+    `test_fraction` of each class is held out; None if the data has a test split.
     """
     units, split = units_of(usable), usable["split"].where(usable["split"] != "", "train")
     if test_fraction is not None:

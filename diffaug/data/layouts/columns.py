@@ -79,11 +79,8 @@ def find_columns(
 ) -> Columns | None:
     """The columns of a table of images, or None if no column names files.
 
-    Args:
-        table: The table, or its first rows.
-        is_image: Whether a text names an image of the folder.
-        label_column: What the user calls the label; a table without that column has no labels.
-        group_by: A column that the user wants as the group; ignored if there is no such column.
+    `is_image` says whether a text names an image of the folder. A table without the column `label_column` has no
+    labels; a column `group_by` that is not there is ignored.
 
     Raises:
         DataError: Several columns may be the label.

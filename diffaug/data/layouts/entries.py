@@ -29,19 +29,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Further:
-    """Unlabeled images of a further folder.
+    """Unlabeled images of a further folder."""
 
-    Attributes:
-        entries: Their paths are relative to the data folder, such as `../more/1.png`.
-        inside: Path of that folder relative to the data folder, if it lies inside.
-        reading: How it was read, in a few words.
-        remarks: What was left out, in sentences.
-    """
-
-    entries: tuple[Entry, ...] = ()
-    inside: str | None = None
-    reading: str = ""
-    remarks: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()  # their paths are relative to the data folder, such as `../more/1.png`
+    inside: str | None = None  # path of that folder relative to the data folder, if it lies inside
+    reading: str = ""  # how it was read, in a few words
+    remarks: tuple[str, ...] = ()  # what was left out, in sentences
 
 
 def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:

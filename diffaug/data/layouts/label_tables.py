@@ -245,10 +245,7 @@ def _sampled_columns(file: Path, folder: str, images: Images, settings: DataSett
 
 def _columns(table: Table, folder: str, images: Images, settings: DataSettings) -> Columns | None:
     return find_columns(
-        table,
-        lambda name: images.is_one(name, folder),
-        label_column=settings.label_column,
-        group_by=settings.group_by,
+        table, lambda name: images.is_one(name, folder), label_column=settings.label_column, group_by=settings.group_by
     )
 
 

@@ -98,9 +98,6 @@ class TableReader:
     def reading(self, base: Folder) -> Reading:
         """The entries, with the images of `test/` and `unlabeled/` of which no table gives a label.
 
-        Args:
-            base: The folder of all images.
-
         Raises:
             DataError: The tables name no image that is there, or only some lines name a split.
         """

@@ -240,9 +240,7 @@ def _with_labels_of_held_out(by_folder: Reading, reader: TableReader) -> Reading
     by_folder.account.left_out[UNLABELED_SPLIT] -= held_out.keys()
     entries = rest + [replace(entry, split=splits[path]) for path, entry in held_out.items()]
     return replace(
-        by_folder,
-        entries=entries,
-        described=f"{by_folder.described}; labels of {listed(names)} from a table",
+        by_folder, entries=entries, described=f"{by_folder.described}; labels of {listed(names)} from a table"
     )
 
 

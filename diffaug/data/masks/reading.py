@@ -41,15 +41,10 @@ class MaskSource(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """What the masks of a catalog are of, and what they were read from.
+    """What the masks of a catalog are of, and what they were read from."""
 
-    Attributes:
-        images: In the order of the masks' pixels.
-        files: Each once, with its hash; one of boxes may be for many images.
-    """
-
-    images: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()  # in the order of the masks' pixels
+    files: tuple[str, ...] = ()  # each once, with its hash; one of boxes may be for many images
     sha256: tuple[str, ...] = ()
 
 

@@ -22,16 +22,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Examples:
-    """Labeled images, and, where they are needed, what an encoder makes of them and the same images in more detail.
-
-    Attributes:
-        features: float32 (N, D).
-        pictures: N images uint8 (h, w, C) of any size.
-    """
+    """Labeled images, and, where they are needed, what an encoder makes of them and the same images in more detail."""
 
     images: LabeledImages
-    features: NDArray[np.float32] | None = None
-    pictures: Images | None = None
+    features: NDArray[np.float32] | None = None  # float32 (N, D)
+    pictures: Images | None = None  # N images uint8 (h, w, C) of any size
 
     def __len__(self) -> int:
         return len(self.images)

@@ -219,13 +219,7 @@ def fine_tune(
 
     pictures = _pixels(others) if others.pictures is None else others.pictures
     return fine_tune_predict(
-        training,
-        pictures,
-        encoder=encoder,
-        updates=updates,
-        seed=seed,
-        device=device,
-        images=training.pictures,
+        training, pictures, encoder=encoder, updates=updates, seed=seed, device=device, images=training.pictures
     )
 
 

@@ -94,24 +94,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CrossedMean:
-    """A mean over seeds and test images, with its variance components.
-
-    Attributes:
-        seed_variance: Variance of the mean over seeds, or over generators, for fixed test images; 0 if unknown.
-        noise_variance: The part that seed and image variance both contain: images on which the seeds disagree.
-        degrees_of_freedom: Satterthwaite's, of the total variance.
-        seeds_degrees_of_freedom: Of `seed_variance`; 0 with one seed.
-        by_generator: The mean of each generator's seeds, where there are several generators.
-    """
+    """A mean over seeds and test images, with its variance components."""
 
     mean: float
-    seed_variance: float
+    seed_variance: float  # variance of the mean over seeds, or over generators, for fixed test images; 0 if unknown
     image_variance: float
-    noise_variance: float
+    noise_variance: float  # the part that seed and image variance both contain: images on which the seeds disagree
     seeds: int
-    degrees_of_freedom: float
-    seeds_degrees_of_freedom: int
-    by_generator: tuple[float, ...] = ()
+    degrees_of_freedom: float  # satterthwaite's, of the total variance
+    seeds_degrees_of_freedom: int  # of `seed_variance`; 0 with one seed
+    by_generator: tuple[float, ...] = ()  # the mean of each generator's seeds, where there are several generators
 
     @property
     def variance(self) -> float:
@@ -147,20 +139,13 @@ class CrossedMean:
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """Means by class, and their variance components.
+    """Means by class, and their variance components."""
 
-    Attributes:
-        by_seed: (S, K).
-        image_variance: Of each class mean (K,), like `noise_variance`.
-        image_counts: Test images of each class, (K,).
-        generators: Number of the generator behind each seed, (S,).
-    """
-
-    by_seed: NDArray[np.float64]
-    image_variance: NDArray[np.float64]
+    by_seed: NDArray[np.float64]  # (S, K)
+    image_variance: NDArray[np.float64]  # of each class mean (K,), like `noise_variance`
     noise_variance: NDArray[np.float64]
-    image_counts: NDArray[np.int64]
-    generators: NDArray[np.int64]
+    image_counts: NDArray[np.int64]  # test images of each class, (K,)
+    generators: NDArray[np.int64]  # number of the generator behind each seed, (S,)
 
     @classmethod
     def of(

@@ -16,19 +16,14 @@ Advice = Literal["use", "leave out", "open", "none used"]
 
 @dataclass(frozen=True)
 class ClassAdvice:
-    """What to do with the synthetic images of one class.
-
-    Attributes:
-        advice: `use`: recall rose. `leave out`: it fell. `open`: neither is certain. `none used`: the class had no
-            synthetic images, whatever happened to its recall.
-        gain: Change in recall, with an interval that holds for all classes at once.
-        used: Synthetic images that were trained on; None if not known.
-    """
+    """What to do with the synthetic images of one class."""
 
     name: str
+    # `use`: recall rose. `leave out`: it fell. `open`: neither is certain. `none used`: the class had no synthetic
+    # images, whatever happened to its recall
     advice: Advice
-    gain: Estimate
-    used: int | None
+    gain: Estimate  # change in recall, with an interval that holds for all classes at once
+    used: int | None  # synthetic images that were trained on; None if not known
 
 
 def advise(recall_gain: Mapping[str, Estimate], used: Mapping[str, int]) -> tuple[ClassAdvice, ...]:
@@ -76,37 +71,24 @@ class ClassRecall:
 
 @dataclass(frozen=True)
 class NextStep:
-    """One thing that may help, in the order in which to try them.
-
-    Attributes:
-        arm: The real arm that it is about.
-        is_measured: Whether its effect was measured; if not, the step claims none.
-        effect: What all real images have over a part of them, in balanced accuracy.
-        classes: Those of the lowest recall with the best real arm.
-        class_effects: The same in recall, of those classes in which it is certain, the largest first.
-    """
+    """One thing that may help, in the order in which to try them."""
 
     kind: Kind
-    arm: str = ""
-    is_measured: bool = False
-    effect: Estimate | None = None
-    classes: tuple[ClassRecall, ...] = ()
+    arm: str = ""  # the real arm that it is about
+    is_measured: bool = False  # whether its effect was measured; if not, the step claims none
+    effect: Estimate | None = None  # what all real images have over a part of them, in balanced accuracy
+    classes: tuple[ClassRecall, ...] = ()  # those of the lowest recall with the best real arm
+    # the same in recall, of those classes in which it is certain, the largest first
     class_effects: dict[str, Estimate] = field(default_factory=dict)
 
 
 def next_steps(
-    best: ArmSummary,
-    train_counts: Mapping[str, int],
-    missing: Collection[Missing],
-    more_images: Change | None,
+    best: ArmSummary, train_counts: Mapping[str, int], missing: Collection[Missing], more_images: Change | None
 ) -> tuple[NextStep, ...]:
     """The steps, those with a measured effect first.
 
-    Args:
-        best: The best real arm.
-        train_counts: Empty if not known.
-        missing: What the study lacked.
-        more_images: A real arm minus the same arm trained on two thirds of the real images; None if not measured.
+    `train_counts` are empty if not known, `missing` is what the study lacked. `more_images` is a real arm minus the
+    same arm trained on two thirds of the real images; None if not measured.
     """
     lowest = lowest_recall(best.recall, train_counts)
     lacking = tuple(NextStep(kind) for kind in get_args(Missing) if kind in missing)

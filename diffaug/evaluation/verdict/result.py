@@ -11,11 +11,7 @@ from pydantic import TypeAdapter
 
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.statistics.comparison import (
-    Change,
-    Comparison,
-    Control,
-)
+from diffaug.evaluation.statistics.comparison import Change, Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC, Group
 from diffaug.evaluation.verdict.advice import ClassAdvice, NextStep

@@ -123,9 +123,7 @@ def _largest_difference(differences: Sequence[float], unlike: bool) -> float:
 
     Images that are merely alike, as parts on one background are, differ by more and more without any gap.
 
-    Args:
-        differences: Those of all images that could be aligned.
-        unlike: Whether some of the nearest images could not.
+    `unlike` says whether some of the nearest images could not be aligned.
     """
     ordered = [*sorted(differences), 2.0 if unlike else 2 * DIFFERENCE]
     return max((low for low, high in pairwise(ordered) if low <= min(DIFFERENCE, GAP * high)), default=-1.0)

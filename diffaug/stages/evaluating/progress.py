@@ -13,9 +13,7 @@ STAGE, PLAIN = "evaluating", "real only"
 class EvaluationProgress:
     """Counts trainings of networks; regressions on features take no time worth counting.
 
-    Args:
-        planned: About how many there will be.
-        workers: Trainings at a time; None: as many as usual.
+    About so many are planned, and so many run at a time; None: as many as usual.
     """
 
     def __init__(self, narrator: Narrator, planned: int, workers: int | None) -> None:

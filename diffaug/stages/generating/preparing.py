@@ -20,12 +20,7 @@ from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, advance_all, class_merges, fill_pool, fill_shard
 from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.merging import ClassMerge
-from diffaug.synthesis.pool.strengths import (
-    CHOSEN_STRENGTHS,
-    ChosenStrength,
-    choose_strengths,
-    strengths_by_class,
-)
+from diffaug.synthesis.pool.strengths import CHOSEN_STRENGTHS, ChosenStrength, choose_strengths, strengths_by_class
 
 NOT_IN_CHUNKS = {"sampling_strategy", "max_synthetic_ratio", "max_attempts"}
 

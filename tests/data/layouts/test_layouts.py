@@ -78,10 +78,7 @@ CASES = {
     ),
     "formats that are not read": Case("cat/{1,2}.psd dog/{1,2}.jxl dog/3.exr", PLAIN),
     "drawings beside classes": Case(
-        TWO,
-        PLAIN,
-        tables={"docs/a.svg": "<svg>"},
-        says="PNG or TIFF if they are images): 1 (docs/a.svg)",
+        TWO, PLAIN, tables={"docs/a.svg": "<svg>"}, says="PNG or TIFF if they are images): 1 (docs/a.svg)"
     ),
     "flat and a spreadsheet": Case("{1,2}.png", "refused: labels.xlsx is not read", tables={"labels.xlsx": "PK\3\4"}),
     "flat and a list": Case("{1,2}.png", "refused: all.txt is not read", tables={"all.txt": "1.png 0\n2.png 1\n"}),
