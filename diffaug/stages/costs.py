@@ -63,7 +63,9 @@ def estimate_costs(job: Job, catalog: Catalog, plan: Plan) -> Costs:
     )  # a pilot may end early and choose a short length
     sampling = _passes(job, catalog) * _seconds_per_sample(job, plan, images)
     filters = FOLDS * (job.config.advanced.filter_max_steps or default_updates(len(images)))
-    filtering = filters * _seconds_per_step(NetworkClassifier(small_cnn, "small-cnn"), _small_recipe(), job, images)
+    filtering = filters * _seconds_per_step(
+        NetworkClassifier(small_cnn, "small-cnn"), TrainingRecipe(updates=1), job, images
+    )
     generating = Seconds(FEWEST_ATTEMPTS * sampling + filtering / _workers(job), MOST_ATTEMPTS * sampling + filtering)
     arms, has_encoder = _compared_arms(job, catalog), encoders.has_encoder(job.config.encoder)
     has_pilot = plan.pilot is not None and wants_pilot(job.config, arms, has_encoder=has_encoder)
@@ -117,10 +119,6 @@ def _workers(job: Job) -> int:
     from joblib import cpu_count  # slow to import
 
     return job.config.evaluation.workers or min(MAX_WORKERS, cpu_count())
-
-
-def _small_recipe() -> TrainingRecipe:
-    return TrainingRecipe(updates=1)
 
 
 def _seconds_per_sample(job: Job, plan: Plan, images: LabeledImages) -> float:

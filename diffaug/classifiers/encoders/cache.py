@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from diffaug.classifiers.encoders.encoder import Encoder, Images
+from diffaug.classifiers.encoders.encoder import Encoder, Images, selected
 from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress
@@ -40,7 +40,7 @@ def cached_features(
     missing = list({key: position for position, key in enumerate(keys) if bytes.fromhex(key) not in kept}.values())
     for start in range(0, len(missing), BLOCK):
         block = missing[start : start + BLOCK]
-        features = encoder.features(_selected(images, block))
+        features = encoder.features(selected(images, block))
         _write_block(home, [keys[position] for position in block], features)
         kept |= {bytes.fromhex(keys[position]): row for position, row in zip(block, features, strict=True)}
         progress(len(keys) - len(missing) + start + len(block), len(keys))
@@ -51,10 +51,6 @@ def cached_features(
 
 def _hash_of(image: NDArray[np.uint8]) -> str:
     return f"{image.shape} {storage.sha256_bytes(np.ascontiguousarray(image).tobytes())}"
-
-
-def _selected(images: Images, positions: list[int]) -> Images:
-    return images[np.array(positions)] if isinstance(images, np.ndarray) else [images[one] for one in positions]
 
 
 def _read_blocks(home: Path) -> Kept:

@@ -32,6 +32,11 @@ class Encoder(Protocol):
 IMAGES_AT_ONCE = 64
 
 
+def selected(images: Images, positions: list[int]) -> Images:
+    """The images at `positions`, in that order."""
+    return images[positions] if isinstance(images, np.ndarray) else [images[one] for one in positions]
+
+
 def squeezed_batches(
     images: Images, size: tuple[int, int], channels: int | None = None, at_once: int = IMAGES_AT_ONCE
 ) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffaug.classifiers.encoders.encoder import Images, squeezed_batches
+from diffaug.classifiers.encoders.encoder import Images, selected, squeezed_batches
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.training_set import TrainingSet
 from diffaug.errors import DataError, UsageError
@@ -115,7 +115,9 @@ class _FineTuning:
         random = numpy_generator(self.seed, PURPOSE, step)
         drawn = np.searchsorted(self.cumulative, random.random(BATCH_SIZE), side="right")
         size = self.encoder.size or 0
-        (pixels,) = squeezed_batches(_at(self.images, drawn), (size, size), self.encoder.channels, BATCH_SIZE)
+        (pixels,) = squeezed_batches(
+            selected(self.images, drawn.tolist()), (size, size), self.encoder.channels, BATCH_SIZE
+        )
         augmented = light_augment(pixels.to(self.device), random)
         return torch.from_numpy(drawn).to(self.device), self.encoder.prepared(augmented)
 
@@ -134,7 +136,3 @@ def _probabilities(encoder: ModuleEncoder, head: nn.Linear, images: Images) -> N
     with torch.inference_mode():
         features = torch.from_numpy(encoder.features(images)).to(encoder.device)
         return np.asarray(head(features).softmax(dim=1).cpu().numpy(), np.float32)
-
-
-def _at(images: Images, positions: NDArray[np.int64]) -> Images:
-    return images[positions] if isinstance(images, np.ndarray) else [images[int(one)] for one in positions]

@@ -43,7 +43,7 @@ NO_AGREEMENT = Agreement(0.0, -1.0, 2.0, 2.0)
 def compare(query: Frame, reference: Frame, matrix: Floats) -> Agreement:
     """Lays the reference on the query, whose pixels `matrix` (2, 3) moves to the reference's, and compares both."""
     shown, content = content_of(query), content_of(reference)
-    soft = [_softened(frame) for frame in (query, reference)]
+    soft = [np.asarray(cv2.GaussianBlur(frame, (0, 0), SOFT), np.uint8) for frame in (query, reference)]
     matrix = _settled(soft[0], soft[1], matrix, content)
     size, how = query.shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     laid = np.asarray(cv2.warpAffine(soft[1], matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.uint8)
@@ -54,10 +54,6 @@ def compare(query: Frame, reference: Frame, matrix: Floats) -> Agreement:
     if both.sum() < LEAST_PIXELS:
         return NO_AGREEMENT
     return _agreement((soft[0], laid), both, overlap)
-
-
-def _softened(frame: Frame) -> Frame:
-    return np.asarray(cv2.GaussianBlur(frame, (0, 0), SOFT), np.uint8)
 
 
 def _settled(query: Frame, reference: Frame, matrix: Floats, content: NDArray[np.uint8]) -> Floats:

@@ -144,12 +144,11 @@ def test_images_are_evaluated_before_there_is_a_study(images, small, tmp_path, c
     with pytest.raises(UsageError) as refused:
         augmenter.generate()
     assert refused.value.fix == f"diffaug fit {images} --study {tmp_path / 'study'}"
-    augmenter.fit(images).generate()  # the study goes on
 
 
 def test_a_first_answer_is_short_and_says_so(augmenter, capsys) -> None:
     shown = diffaug.DiffusionAugmenter.open(augmenter.study.path)
-    result = shown.evaluate(quick=True, arms=None, num_seeds=None, max_steps=None)
+    result = shown.evaluate(quick=True, arms=None, num_seeds=None, max_steps=None, train_fn=Training())
     assert [(arm.name, arm.seeds) for arm in result.arms] == [(name, 2) for name in ARMS]
     assert result.choice.is_quick and result.training.max_steps <= 200
     output = " ".join(capsys.readouterr().err.split())
@@ -221,8 +220,8 @@ def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evalu
     augmenter.generate(more={"dark": 3})
     planned = planned_settings(augmenter.job, augmenter.inspect())
     assert planned.keys() <= type(augmenter.config.diffusion).model_fields.keys()
-    settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3, "workers": 2}
-    result = augmenter.evaluate(thorough=True, **settings)
+    settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3}
+    result = augmenter.evaluate(thorough=True, train_fn=Training(), **settings)
     assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
     questions = {"new content", "more exposure", "shifted prior", "filters"}
     assert {control.question for control in result.controls} == questions
@@ -255,7 +254,7 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
     augmenter.fit(images).generate()
     with pytest.raises(DataError, match=r"1 of 6 test images show .*test/dark/000.png = train/dark/005.png"):
         augmenter.evaluate()
-    result = augmenter.evaluate(drop_leaked=True)
+    result = augmenter.evaluate(drop_leaked=True, train_fn=Training())
     assert result.test_counts == {"bright": 2, "dark": 1, "middle": 2}
     assert list(storage.read_json(tmp_path / "study" / "evaluation" / "leaked.json")) == ["test/dark/000.png"]
 
@@ -278,7 +277,7 @@ def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, caps
     refinements = (MeasuredMix("real only", fewer, 0.75, 0.1),)
     chosen = ChosenMix(ARM["real only"], fewer if used else mix, "", refinements=refinements, judged_images=9)
     monkeypatch.setattr(evaluate, "choose_mix", lambda trainings, real, grid: chosen)
-    diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate()
+    diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=Training())
     output = " ".join(capsys.readouterr().err.split())
     assert f"without synthetic images of bright: 0.750, {'used' if used else 'no better'}" in output
     params = [e["data"]["params"] for e in events_of(augmenter) if e["kind"] == "params" and "best real" in e["key"]]
@@ -286,9 +285,9 @@ def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, caps
 
 
 def test_a_wrong_name_leaves_the_finished_evaluation_alone(augmenter) -> None:
-    finished = augmenter.evaluate(synthetic_fraction=0.3)
+    finished = augmenter.evaluate(synthetic_fraction=0.3, num_seeds=1)
     with pytest.raises(UsageError, match="resnet-32"):
-        again(augmenter).evaluate(classifier="resnet32", synthetic_fraction=0.3)
+        again(augmenter).evaluate(classifier="resnet32")
     same = diffaug.DiffusionAugmenter.open(augmenter.study.path, settings={"evaluation.classifier": "small-cnn"})
     assert same.evaluate() == finished
 

@@ -52,6 +52,7 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
 
 def test_a_job_without_code_of_ones_own_is_repeated_whole(tmp_path, images, small) -> None:
     settings = {**small, "evaluation.arms": ["real only", "real + synthetic"], "evaluation.num_seeds": 1}
+    settings["evaluation.workers"] = 1
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
     augmenter.generate()
     augmenter.evaluate(synthetic_fraction=0.3)
