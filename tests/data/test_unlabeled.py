@@ -191,17 +191,6 @@ def test_all_that_a_generator_sees_is_in_one_list(labeled, build) -> None:
     assert (without.unlabeled()[0] == catalog.unlabeled()[0][:1]).all()
 
 
-def test_the_fingerprint_follows_the_weights(labeled, build) -> None:
-    write(labeled, {"unlabelled/a.png": 1000})
-    plain, weighed = (build(labeled, describe=describe) for describe in (None, lambda labeled: HalfUnlike()))
-    assert weighed.unlabeled_images().weights.tolist() == [1]  # 8 labeled images tell too little
-    assert plain.fingerprint == weighed.fingerprint
-
-
-class HalfUnlike(Brightness):
-    limits = (0.0, 1e9)
-
-
 @pytest.mark.parametrize("unlabeled", [photo(1000), photo(1000, 96), photo(1000).resize((96, 24))])
 def test_labeled_images_alone_decide_the_form(tmp_path, build, unlabeled) -> None:
     for number, name in enumerate(("cat", "dog")):

@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from diffaug.decoding.decode import content_sha256, decode, peek, pixel_sha256, 
 from diffaug.decoding.reading import hash_of_file
 from diffaug.decoding.result import Decoded
 from diffaug.files.storage import sha256_bytes
+from tests.decoding.odd_files import png_header
 
 RANDOM = np.random.default_rng(0)
 COLOR = RANDOM.integers(0, 256, (24, 20, 3), dtype=np.uint8)
@@ -43,16 +43,6 @@ def read(file: Path, encoded: Any) -> Callable[..., Decoded]:
         return decode(file)
 
     return write_and_decode
-
-
-def png(*chunks: bytes) -> bytes:
-    parts = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG whose header promises width x height pixels that are not there."""
-    return png(struct.pack(">4sIIBBBBB", b"IHDR", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 100))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "BMP", "TIFF", "JPEG"])

@@ -11,20 +11,8 @@ from diffaug.errors import DataError
 
 FILE_NAMES = (
     *("file_name", "filename", "file", "file_path", "filepath", "image_path", "imagepath", "image_file", "image_name"),
-    *(
-        "imagename",
-        "image",
-        "images",
-        "image_id",
-        "imageid",
-        "img_path",
-        "img_name",
-        "img",
-        "img_id",
-        "path",
-        "id_code",
-    ),
-    *("picture", "photo", "fname", "isic_id", "name", "id"),
+    *("imagename", "image", "images", "image_id", "imageid", "img_path", "img_name"),
+    *("img", "img_id", "path", "id_code", "picture", "photo", "fname", "isic_id", "name", "id"),
 )
 LABEL_NAMES = (
     *("label", "labels", "class", "classes", "class_name", "classname", "class_label", "label_name", "category"),

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.layouts.entries import listed
 from diffaug.data.layouts.scan import Scan, scan
 from diffaug.errors import DataError, DiffaugError
 from tests.data.layouts.trees import grow
@@ -38,9 +37,18 @@ PLAIN = "cat 2, dog 3"
 TRAIN_TEST = "test: cat 2, dog 3; train: cat 2, dog 3"
 TABLE = "file_name,label\n1.png,a\n2.png,b\n3.png,b\n"
 
+SPLITS = (
+    "train test, Training Testing, train_set test_set, training_set test_set, trainset testset, Train-Set "
+    "Test-Set, TrainingData TestData, TRAIN TEST, images_train images_test, train2017 test2017, train "
+    "testing, trainval test, train_images test_images, train.data holdout, seg_train seg_test, a-train "
+    "a-test, ISIC_Training_Input ISIC_Test_Input, train/train test/test, train/images test/images, "
+    "archive/Training archive/Testing, train_cropped test, train_v2 test_v2, 01_train 02_test, "
+    "seg_train/seg_train seg_test/seg_test"
+)
+
 CASES = {
     # Class folders
-    "class folders": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, says="2 class folders"),
+    "class folders": Case(TWO, PLAIN, says="2 class folders"),
     "one inner folder": Case("cat/Imgs/{1,2}.png dog/Imgs/{1,2,3}.png", PLAIN),
     "one inner folder, of any name": Case("cat/set9/{1,2}.png dog/set9/{1,2,3}.png", PLAIN),
     "several inner folders": Case("cat/{imgs,more}/1.png dog/images/{1,2,3}.png", PLAIN),
@@ -49,11 +57,9 @@ CASES = {
     "every format": Case("cat/1.PPM cat/2.pgm dog/1.tiff dog/2.jp2 dog/3.dcm", PLAIN),
     "without extension": Case("cat/{one,two} dog/{one,two,three}", PLAIN),
     "one folder down": Case("data/archive/cat/{1,2}.png data/archive/dog/{1,2,3}.png", PLAIN, says="in data/archive/"),
-    "a stray table": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"stats.csv": "a,b\n1,2\n"}),
-    "a ragged table": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"notes.csv": "a,b\n1,2,3\n"}),
-    "folders without images": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"docs/README.md": "x"}, says="not read as classes: 1 (docs)"
-    ),
+    "a stray table": Case(TWO, PLAIN, tables={"stats.csv": "a,b\n1,2\n"}),
+    "a ragged table": Case(TWO, PLAIN, tables={"notes.csv": "a,b\n1,2,3\n"}),
+    "folders without images": Case(TWO, PLAIN, tables={"docs/README.md": "x"}, says="not read as classes: 1 (docs)"),
     "an empty class": Case("cat/{1,2}.png dog/{1,2,3}.png emu/", PLAIN, says="3 class folders"),
     "classes of numbers": Case("{10,9,2}/1.png", "10 1, 2 1, 9 1"),
     "unlabeled beside classes": Case("cat/{1,2}.png dog/{1,2,3}.png Unlabelled/{1,2}.png", f"{PLAIN}; unlabeled: 2"),
@@ -91,7 +97,7 @@ CASES = {
     ),
     "flat": Case("{1,2,3}.png", "refused: tells the label of the images: 1.png, 2.png, 3.png"),
     "flat in images/": Case("images/{1,2,3}.png", "refused: tells the label"),
-    "one class of several": Case("cat/{1,2}.png dog/{1,2,3}.png", "refused: tells the label", given="cat"),
+    "one class of several": Case(TWO, "refused: tells the label", given="cat"),
     "two forms": Case(both("color", "gray"), "refused: hold folders of the same names: cat, dog"),
     "three forms": Case(both("color", "grayscale", "segmented"), "refused: hold folders of the same names"),
     "two forms, one folder down": Case(both("raw/color", "raw/gray"), "refused: hold folders of the same names"),
@@ -104,35 +110,7 @@ CASES = {
     "classes a second time": Case(f"cat/1.png dog/1.png {both('set')}", "refused: a second time"),
     "look-alike classes": Case("Cat/1.png cat/1.png", "refused: differ only in case"),
     # Splits
-    **{
-        f"splits {one} and {two}": Case(both(one, two), TRAIN_TEST)
-        for one, two in [
-            ("train", "test"),
-            ("Training", "Testing"),
-            ("train_set", "test_set"),
-            ("training_set", "test_set"),
-            ("trainset", "testset"),
-            ("Train-Set", "Test-Set"),
-            ("TrainingData", "TestData"),
-            ("TRAIN", "TEST"),
-            ("images_train", "images_test"),
-            ("train2017", "test2017"),
-            ("train", "testing"),
-            ("trainval", "test"),
-            ("train_images", "test_images"),
-            ("train.data", "holdout"),
-            ("seg_train", "seg_test"),
-            ("a-train", "a-test"),
-            ("ISIC_Training_Input", "ISIC_Test_Input"),
-            ("train/train", "test/test"),
-            ("train/images", "test/images"),
-            ("archive/Training", "archive/Testing"),
-            ("train_cropped", "test"),
-            ("train_v2", "test_v2"),
-            ("01_train", "02_test"),
-            ("seg_train/seg_train", "seg_test/seg_test"),
-        ]
-    },
+    **{f"splits {one} and {two}": Case(both(one, two), TRAIN_TEST) for one, two in map(str.split, SPLITS.split(", "))},
     **{
         f"validation {name}": Case(both("train", name, "test"), TRAIN_TEST + "; val: cat 2, dog 3")
         for name in ["val", "valid", "Validation", "dev", "eval", "evaluation", "validation_set"]
@@ -141,8 +119,7 @@ CASES = {
     "train alone": Case(both("train"), PLAIN, says="in train/"),
     "unlabeled alone": Case("unlabeled/{a,b}/1.png", "refused: no labeled images here"),
     "inner folders in splits": Case(
-        "train/{cat/Imgs/{1,2},dog/Imgs/{1,2,3}}.png".replace("{cat/Imgs/{1,2},dog/Imgs/{1,2,3}}", "cat/Imgs/{1,2}")
-        + " train/dog/Imgs/{1,2,3}.png test/cat/Imgs/1.png",
+        "train/cat/Imgs/{1,2}.png train/dog/Imgs/{1,2,3}.png test/cat/Imgs/1.png",
         "test: cat 1; train: cat 2, dog 3",
     ),
     "MVTec": Case(
@@ -217,15 +194,13 @@ CASES = {
     "flat splits beside a folder": Case("train/1.png test/1.png extra/1.png", "refused: is not named as a split"),
     # Masks
     "BUSI": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png",
+        TWO,
         PLAIN,
         masks="cat/{1,2}_mask.png dog/1_mask.png dog/1_mask_1.png",
         says="masks of images that have one already, not used: 1 (dog/1_mask_1.png)",
     ),
     **{
-        f"mask {name}": Case(
-            "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks=f"cat/{name}.png dog/{name}.png", says="set aside"
-        )
+        f"mask {name}": Case(TWO, PLAIN, masks=f"cat/{name}.png dog/{name}.png", says="set aside")
         for name in ["1_seg", "1_gt", "1_label", "mask_1", "1-Mask", "1_segmentation", "1.mask", "1_ground_truth"]
     },
     "masks of another extension": Case(
@@ -233,17 +208,13 @@ CASES = {
     ),
     "two formats": Case("cat/1.{jpg,png} dog/{1,2,3}.jpg", PLAIN),
     "photos named as masks": Case("cat/shoe.png cat/shoe_label.png dog/{1,2,3}.png", PLAIN),
-    "mask folder in classes": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks="{cat,dog}/mask/1.png", says="set aside"
-    ),
-    "damaged masks in classes": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"cat/mask/1.png": b"x"}, says="set aside"
-    ),
+    "mask folder in classes": Case(TWO, PLAIN, masks="{cat,dog}/mask/1.png", says="set aside"),
+    "damaged masks in classes": Case(TWO, PLAIN, tables={"cat/mask/1.png": b"x"}, says="set aside"),
     "images and masks in classes": Case(
         "cat/images/{1,2}.png dog/images/{1,2,3}.png", PLAIN, masks="{cat,dog}/masks/1.png"
     ),
     "images and masks": Case(both("images"), PLAIN, masks="masks/{cat,dog}/1.png", says="set aside"),
-    "masks beside classes": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks="SegmentationClass/{cat,dog}/1.png"),
+    "masks beside classes": Case(TWO, PLAIN, masks="SegmentationClass/{cat,dog}/1.png"),
     "flat masks beside classes": Case(
         "cat/{1,2}.png dog/{3,4,5}.png", PLAIN, masks="masks/{1,3}.png", says="set aside"
     ),
@@ -256,9 +227,7 @@ CASES = {
     "masks beside splits": Case(
         both("train", "test"), TRAIN_TEST, masks="{train,test}_masks/cat/1.png", says="set aside"
     ),
-    "masks without an image": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks="cat/{1,9}_mask.png", says="without an image"
-    ),
+    "masks without an image": Case(TWO, PLAIN, masks="cat/{1,9}_mask.png", says="without an image"),
     "faces": Case("with_mask/{1,2}.png without_mask/{1,2,3}.png", "with_mask 2, without_mask 3"),
     "faces, of two words": Case("mask/{1,2}.png no_mask/{1,2,3}.png", "mask 2, no_mask 3"),
     "faces of one name": Case("mask/{1,2}.png face/{1,2,3}.png", "face 3, mask 2"),
@@ -415,11 +384,9 @@ CASES = {
             "valid/_classes.csv": "filename, cat, dog\n3.jpg, 0, 1\n",
         },
     ),
-    "table and folders agree": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"t.csv": "file,label\ncat/1.png,cat\n"}
-    ),
+    "table and folders agree": Case(TWO, PLAIN, tables={"t.csv": "file,label\ncat/1.png,cat\n"}),
     "table and folders differ": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png",
+        TWO,
         "refused: the folders give different labels",
         tables={"t.csv": "file,label\ncat/1.png,sick\ndog/1.png,well\n"},
     ),
@@ -652,7 +619,3 @@ def require_that_all_is_told(root: Path, found: Scan) -> None:
         if re.search(r"left out: |skipped|not used", remark)
     ]
     assert sum(counts) >= len(rest), (rest, found.remarks)
-
-
-def test_there_are_many_layouts() -> None:
-    assert len(CASES) > 100, listed(CASES)
