@@ -101,7 +101,7 @@ class CrossedMean:
     image_variance: float
     noise_variance: float  # the part that seed and image variance both contain: images on which the seeds disagree
     seeds: int
-    degrees_of_freedom: float  # satterthwaite's, of the total variance
+    degrees_of_freedom: float  # Satterthwaite's, of the total variance
     seeds_degrees_of_freedom: int  # of `seed_variance`; 0 with one seed
     by_generator: tuple[float, ...] = ()  # the mean of each generator's seeds, where there are several generators
 

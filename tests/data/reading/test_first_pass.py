@@ -186,7 +186,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """1,200 more images are 60 MB of pictures and 8 MB of working pixels."""

@@ -118,12 +118,10 @@ def test_a_class_of_one_test_image_borrows_its_variance_and_nine_are_one_sample(
 
 
 MANY_SMALL, FEW_LARGE = (60, 40, 20, 15, 10, 5), (500, 250, 100)
-BALANCED = [(0.4, (30,) * 4, 5), (0.4, (150,) * 6, 2)]
 
 
 @pytest.mark.parametrize(
-    ("effect", "counts", "seeds"),
-    [(0.0, MANY_SMALL, 5), (0.4, MANY_SMALL, 3), (0.4, FEW_LARGE, 5), (0.4, FEW_LARGE, 2), *BALANCED],
+    ("effect", "counts", "seeds"), [(0.0, MANY_SMALL, 5), (0.4, FEW_LARGE, 2), (0.4, (30,) * 4, 5)]
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(simulated_arms, effect, counts, seeds):
     """Of 1000 experiments 950 are expected, give or take 14; the full interval may err to the safe side."""
@@ -140,11 +138,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say(simulated_arms, effect, 
     assert 930 <= seeds_only_covered <= 970
 
 
-@pytest.mark.parametrize("generator_sd", [0.3, 0.6])
-def test_intervals_of_two_generators_cover_others(simulated_arms, generator_sd):
+def test_intervals_of_two_generators_cover_others(simulated_arms):
     """Of 500 experiments 475 are expected, give or take 5; with as many degrees of freedom as seeds it would be 450."""
     world = simulated_arms(11, (100,) * 8, seeds=10, generators=2)
-    world.generator_sd = generator_sd
+    world.generator_sd = 0.6
     truth = world.true_accuracy(0, True) - world.true_accuracy(0)
     pairs = (world.draw([0, 0], generated=(0,))[0] for _ in range(500))
     intervals = [paired_difference(*pair, world.labels, world.generators).interval() for pair in pairs]
