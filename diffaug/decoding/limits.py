@@ -51,7 +51,7 @@ def raise_if_of_machine(error: Exception) -> None:
 def require_size(size: tuple[int, int], bytes_per_pixel: float, mode: str) -> None:
     """A RejectedError if width or height in px are too small, or too large for decoding at this memory per pixel.
 
-    Waits for the memory inside of `memory.shared`.
+    Waits for the memory inside of `shared`.
     """
     width, height = size
     if min(size) < MIN_SIDE:
