@@ -23,6 +23,9 @@ from diffaug.files import storage
 OWN_NETWORKS: dict[str, Backbone] = {"small-cnn": small_cnn, "resnet-32": resnet_32}
 MIN_SIDE_PX = 16
 
+QUICK_UPDATES = 200
+BATCH_SIZE = {"adamw": 64, "sgd": 128}
+
 
 def backbone_by_name(name: str, checkpoint: Path | None = None) -> Backbone:
     """The network `small-cnn`, `resnet-32` or `timm/NAME`, random or with the weights of a file; it can be pickled.
@@ -191,10 +194,6 @@ def last_layer(model: nn.Module) -> nn.Module:
         if layers:
             return layers[-1]
     raise UsageError("the network has no linear layer", where=type(model).__name__, fix="remove evaluation.checkpoint")
-
-
-QUICK_UPDATES = 200
-BATCH_SIZE = {"adamw": 64, "sgd": 128}
 
 
 def classifier_by_name(settings: EvaluationSettings) -> NetworkClassifier:

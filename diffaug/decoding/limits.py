@@ -22,6 +22,11 @@ MAX_MEMORY = 240 * 10**6  # bytes for decoding one image
 MIN_SIDE = 4  # px
 _OF_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
+PIECE, PIECES = 32 * 10**6, 16  # bytes, and how many of them are shared: two of the largest images at once
+UNCOUNTED = 16 * 10**6  # bytes of an image that never waits
+WAIT_SECONDS = 0.01
+_current = threading.local()
+
 
 def open_regular(path: Path) -> BufferedReader:
     """Opens a regular file of bounded size for reading; a RejectedError if that is impossible.
@@ -61,11 +66,6 @@ def require_size(size: tuple[int, int], bytes_per_pixel: float, mode: str) -> No
         note = f"{width} x {height} px; of this kind at most {limit:.0f} Mpx are read; save it smaller"
         raise RejectedError("too large", note, size, mode)
     reserve(width * height * bytes_per_pixel)
-
-
-PIECE, PIECES = 32 * 10**6, 16  # bytes, and how many of them are shared: two of the largest images at once
-UNCOUNTED = 16 * 10**6  # bytes of an image that never waits
-WAIT_SECONDS = 0.01
 
 
 class Budget(Protocol):
@@ -137,7 +137,6 @@ class _Share:
 
 
 _OF_THREADS = OfThreads()
-_current = threading.local()
 
 
 @contextmanager

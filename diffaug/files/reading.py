@@ -25,6 +25,8 @@ MOST_JSON_BYTES = 2**29
 LARGEST_INTEGER = 2**64
 SHA256_BYTES = 32
 
+MOST_TABLE_BYTES, MOST_DEPTH = 2**31, 50
+
 
 def is_regular(path: str | Path) -> bool:
     """Whether there is a regular file, which alone can be read without waiting and has an end."""
@@ -149,9 +151,6 @@ def _integer(digits: str) -> int:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
-
-
-MOST_TABLE_BYTES, MOST_DEPTH = 2**31, 50
 
 
 def require_given_file(path: Path, most_bytes: int = MOST_TABLE_BYTES) -> None:

@@ -26,6 +26,10 @@ REPLICATES = 400
 CHUNK, QUERIES = 1024, 64  # images compared at once
 SMALLEST = 1e-12
 
+ROWS_AT_ONCE = 256
+Maps = NDArray[np.float32]
+"""Descriptors (N, C, h, w), each of length 1."""
+
 
 @dataclass(frozen=True)
 class Described:
@@ -167,11 +171,6 @@ def _median(values: Floats, weights: Floats) -> float:
     half = cumulative[-1] / 2
     low, high = (np.searchsorted(cumulative, half, side=side) for side in ("left", "right"))
     return float((values[order[low]] + values[order[min(high, len(order) - 1)]]) / 2)
-
-
-ROWS_AT_ONCE = 256
-Maps = NDArray[np.float32]
-"""Descriptors (N, C, h, w), each of length 1."""
 
 
 def mirrored_distances(queries: Maps, references: Maps) -> NDArray[np.float32]:

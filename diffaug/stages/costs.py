@@ -41,6 +41,8 @@ LEAST_SHARE, LARGEST_SHARE = 0.6, 1.6
 """By how much an evaluation differs from its estimate. Set by hand: arms and classifiers cost unlike amounts."""
 ENOUGH_SECONDS = 0.5
 
+COLUMNS = ("route", "trained at", "at most", "memory", "what to expect, or why it is not possible")
+
 
 def plan_job(job: Job, catalog: Catalog, *, renew: bool) -> Plan:
     """The plan of the training, see `plan_training`, with the costs of the whole job."""
@@ -158,9 +160,6 @@ def _timed(work: Callable[[], None]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-COLUMNS = ("route", "trained at", "at most", "memory", "what to expect, or why it is not possible")
 
 
 def compare_routes(job: Job, catalog: Catalog, plan: Plan) -> tuple[RouteOption, ...]:

@@ -27,6 +27,8 @@ from diffaug.tracking.sender import Sender
 
 STUDY_RUN, FIT_RUN, GENERATE_RUN = "study", "fit", "generate"
 
+MARK = "# sha256: "
+
 
 @dataclass(frozen=True)
 class Job:
@@ -150,9 +152,6 @@ def _settings_of(study: Study, *, overwrite: bool) -> dict[str, Any]:
             if key in known[place]:
                 settings[place] = {**(settings.get(place) or {}), key: begun[key]}
     return settings
-
-
-MARK = "# sha256: "
 
 
 def save_settings(file: Path, text: str) -> bool:

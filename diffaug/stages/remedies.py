@@ -30,6 +30,8 @@ MADE_BY = {
 LOOSE = ("chunks", "journal.jsonl", "features")
 """What a command does without, and makes anew."""
 
+REFUSALS = (UsageError, DataError, MissingExtraError)
+
 
 @contextmanager
 def telling_remedies(study: Study) -> Iterator[None]:
@@ -94,9 +96,6 @@ def repair_record(path: Path, data: Path | None = None, class_to_idx: Mapping[st
         storage.discard_directory(path / RECORD)
         record = StudyRecord(data.resolve(), class_to_idx=None if class_to_idx is None else dict(class_to_idx))
         write_signed_record(path / RECORD, STUDY_RECORD, record)
-
-
-REFUSALS = (UsageError, DataError, MissingExtraError)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from diffaug.errors import UsageError
 Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 """Images uint8 (h, w, C) of any sizes, C being 1 or 3, such as an array (N, H, W, C) or the pictures of a catalog."""
 
+IMAGES_AT_ONCE = 64
+
 
 class Encoder(Protocol):
     """Turns images into feature vectors, deterministically."""
@@ -27,9 +29,6 @@ class Encoder(Protocol):
 
     def features(self, images: Images) -> NDArray[np.float32]:
         """Images of any size to float32 (N, D)."""
-
-
-IMAGES_AT_ONCE = 64
 
 
 def selected(images: Images, positions: list[int]) -> Images:

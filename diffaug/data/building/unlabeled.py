@@ -25,6 +25,8 @@ FOREIGN = "they are unlike the labeled images"
 MakeDescription = Callable[[Shown], Describe | None]
 """What tells foreign images from others, given the labeled ones; None if nothing can."""
 
+FLAG = "--unlabeled"
+
 
 def leave_out(usable: pd.DataFrame, chosen: pd.Series[bool], reason: str) -> None:
     """Takes the chosen rows out of use; the reason completes "left out because"."""
@@ -58,9 +60,6 @@ def weigh(
         return np.ones(len(unlabeled.pixels)), ""
     own, others = describe(labeled, unlabeled)
     return domain_weights(own, units, others, describe.limits), describe.name
-
-
-FLAG = "--unlabeled"
 
 
 def read_further(root: Path, folder: str | None) -> Further:

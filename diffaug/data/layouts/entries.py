@@ -15,6 +15,33 @@ ALL_SPLITS: tuple[Split, ...] = (*SPLITS, "unlabeled")
 PAGE = "#page="  # between a file and the number of a page after the first
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?")
 
+LONGEST_NAME = 60  # letters
+RARE = 0.05  # images of a class whose name may be a slip of the pen, as a fraction of those of the other class
+SHORTEST = 3  # letters of a name in which a slip is looked for
+_SPLITS: dict[Split, str] = {
+    "unlabeled": "unlabell?ed|unlab|unsup|unsupervised|unannotated|nolabels?",
+    "train": "train|training|trainval|trn",
+    "val": "val|valid|validation|validate|dev|development|eval|evaluation",
+    "test": "test|testing|tst|holdout|heldout",
+}
+_ANY_SPLIT = "|".join(_SPLITS.values())
+_FILLERS = "set|data|images?|imgs?|pictures?|photos?|pics?|splits?|samples?|files?|folder|dir|jpe?gs?|pngs?"
+_TABLE_FILLERS = _FILLERS + "|labels?|metadata|meta|annotations?|info|list|groundtruth|gt|csv|df|table|classes"
+_PLAIN = "images?|imgs?|pictures?|photos?|pics?|jpe?gs?|pngs?|tiffs?|bmps?|data|dataset|files?|frames?"
+_MASKS = "masks?|groundtruths?|gts?|segmentations?|segmentationclass|segmentationobject|segs?|labels?|annotations?"
+_DOCUMENTS = "docs?|documentation|documents?|figures?|figs?|assets|screenshots?|plots?|previews?|readme|notebooks?"
+_OF_MASKS = "mask|annot|segmentation|groundtruth|trimap|contour"
+_OF_FACES = {"no", "non", "not", "with", "without", "un", "wearing", "weared", "incorrect", "correct", "face"}
+_SPLIT_NAMES = {split: re.compile(f"(?:{_FILLERS})*(?:{words})(?:{_FILLERS})*") for split, words in _SPLITS.items()}
+_SPLIT_TABLES = {
+    split: re.compile(f"(?:{_TABLE_FILLERS})*(?:{words})(?:{_TABLE_FILLERS})*") for split, words in _SPLITS.items()
+}
+_SPLIT_WORDS = {split: re.compile(f"(?:{words})(?:set|data)?") for split, words in _SPLITS.items()}
+_PLAIN_NAME = re.compile(f"(?:{_PLAIN})+")
+_MASK_NAME = re.compile(f"(?:{_FILLERS}|{_ANY_SPLIT}|binary)*(?:{_MASKS})+(?:{_FILLERS}|{_ANY_SPLIT})*")
+_MASK_WORD = re.compile(rf"\w*?(?:{_OF_MASKS})s?")
+_DOCUMENT_NAME = re.compile(f"(?:{_DOCUMENTS})(?:{_FILLERS})*")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -58,37 +85,10 @@ def tally(what: str, names: Iterable[str]) -> list[str]:
     return [f"{what}: {len(ordered)} ({listed(ordered)})"] if ordered else []
 
 
-LONGEST_NAME = 60  # letters
-RARE = 0.05  # images of a class whose name may be a slip of the pen, as a fraction of those of the other class
-SHORTEST = 3  # letters of a name in which a slip is looked for
-_SPLITS: dict[Split, str] = {
-    "unlabeled": "unlabell?ed|unlab|unsup|unsupervised|unannotated|nolabels?",
-    "train": "train|training|trainval|trn",
-    "val": "val|valid|validation|validate|dev|development|eval|evaluation",
-    "test": "test|testing|tst|holdout|heldout",
-}
-_ANY_SPLIT = "|".join(_SPLITS.values())
-_FILLERS = "set|data|images?|imgs?|pictures?|photos?|pics?|splits?|samples?|files?|folder|dir|jpe?gs?|pngs?"
 _FILLERS += "|labell?ed"
-_TABLE_FILLERS = _FILLERS + "|labels?|metadata|meta|annotations?|info|list|groundtruth|gt|csv|df|table|classes"
-_PLAIN = "images?|imgs?|pictures?|photos?|pics?|jpe?gs?|pngs?|tiffs?|bmps?|data|dataset|files?|frames?"
 _PLAIN += "|raw|originals?|inputs?|folder|parts?|batch|chunks?"
-_MASKS = "masks?|groundtruths?|gts?|segmentations?|segmentationclass|segmentationobject|segs?|labels?|annotations?"
 _MASKS += "|annos?|annots?|trimaps?|contours?"
-_DOCUMENTS = "docs?|documentation|documents?|figures?|figs?|assets|screenshots?|plots?|previews?|readme|notebooks?"
 _DOCUMENTS += "|results?|outputs?|logs?|runs?|models?|checkpoints?|scripts?|src|code|examples?|demos?"
-_OF_MASKS = "mask|annot|segmentation|groundtruth|trimap|contour"
-_OF_FACES = {"no", "non", "not", "with", "without", "un", "wearing", "weared", "incorrect", "correct", "face"}
-
-_SPLIT_NAMES = {split: re.compile(f"(?:{_FILLERS})*(?:{words})(?:{_FILLERS})*") for split, words in _SPLITS.items()}
-_SPLIT_TABLES = {
-    split: re.compile(f"(?:{_TABLE_FILLERS})*(?:{words})(?:{_TABLE_FILLERS})*") for split, words in _SPLITS.items()
-}
-_SPLIT_WORDS = {split: re.compile(f"(?:{words})(?:set|data)?") for split, words in _SPLITS.items()}
-_PLAIN_NAME = re.compile(f"(?:{_PLAIN})+")
-_MASK_NAME = re.compile(f"(?:{_FILLERS}|{_ANY_SPLIT}|binary)*(?:{_MASKS})+(?:{_FILLERS}|{_ANY_SPLIT})*")
-_MASK_WORD = re.compile(rf"\w*?(?:{_OF_MASKS})s?")
-_DOCUMENT_NAME = re.compile(f"(?:{_DOCUMENTS})(?:{_FILLERS})*")
 
 
 def words(name: str) -> list[str]:

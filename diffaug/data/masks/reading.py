@@ -28,6 +28,9 @@ from diffaug.runtime.parallel import in_threads
 PIXELS, INDEX = "masks.npy", "masks.json"
 WITHOUT = "or use no masks: --masks none"
 
+Mask = NDArray[np.bool_]
+_ROUNDING = 1e-6  # px
+
 
 class MaskSource(NamedTuple):
     """A file of a mask or of boxes, and the upright image that it belongs to; paths are relative to the data folder."""
@@ -144,9 +147,6 @@ def _inverted(root: Path, files: Sequence[str], suspicious: int, total: int) -> 
     return DataError(what, where=root, fix=fix)
 
 
-Mask = NDArray[np.bool_]
-
-
 def fit_mask(mask: Mask, image_size: tuple[int, int], resize: Resize) -> Mask:
     """Brings a mask (H, W) to `image_size` as `resize.fit_to_size` brings its image, bool (h, w).
 
@@ -170,9 +170,6 @@ def _touched(mask: Mask, count: int, begin: float, end: float) -> Mask:
         first = min(math.floor(low + _ROUNDING), len(mask) - 1)
         rows[number] = mask[first : max(first + 1, math.ceil(high - _ROUNDING))].any(axis=0)
     return rows
-
-
-_ROUNDING = 1e-6  # px
 
 
 def looks_inverted(mask: Mask) -> bool:

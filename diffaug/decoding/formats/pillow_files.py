@@ -33,6 +33,9 @@ _BYTES_OF_FORMAT = {"JPEG2000": 13, "WEBP": 8, "AVIF": 8, "GIF": 8}
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _TILE_SIDES, _DESCRIPTION, _SAMPLE_FORMAT = 254, 255, (322, 323), 270, 339
 _DNG, _NDPI, _SUB_IFDS, _PHOTOMETRIC, _COLOR_FILTER_ARRAY, _CHANNELS = 50706, 65420, 330, 262, 32803, 277
 
+MOST_DIRECTORIES, MOST_ENTRIES = 2000, 2**16
+_BYTES_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
 
 def open_page(file: BinaryIO, page: int = 0) -> tuple[Image.Image, list[int]]:
     """An image that is not loaded yet, and the frames of its file that are pages."""
@@ -221,10 +224,6 @@ def _gif_frames(file: BinaryIO) -> int:
 
 def _table_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 128 else 0
-
-
-MOST_DIRECTORIES, MOST_ENTRIES = 2000, 2**16
-_BYTES_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
 def require_small_tags(file: BinaryIO) -> None:

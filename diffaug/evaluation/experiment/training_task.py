@@ -22,6 +22,11 @@ from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.training_sets import Examples, PseudoLabeled, training_set
 from diffaug.files.storage import fingerprint
 
+TrainFunction = Callable[[TrainingSet, NDArray[np.uint8], int], Any]
+"""The user's own training: (training set, test pixels uint8 (N, H, W, C), seed) to labels (N,) or probabilities.
+
+Labels are class names or positions in the training set's `images.classes`."""
+
 
 @dataclass(frozen=True)
 class Subset:
@@ -184,12 +189,6 @@ def _problem(answer: NDArray[Any], count: int, classes: int) -> str:
         valid = np.isfinite(answer).all() and (answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-3)
         return "" if valid else "probabilities that are not finite, are negative or do not sum to 1"
     return f"{answer.dtype} of shape {answer.shape}"
-
-
-TrainFunction = Callable[[TrainingSet, NDArray[np.uint8], int], Any]
-"""The user's own training: (training set, test pixels uint8 (N, H, W, C), seed) to labels (N,) or probabilities.
-
-Labels are class names or positions in the training set's `images.classes`."""
 
 
 def train_network(

@@ -26,6 +26,8 @@ FOLDER = "trainings"
 Finished = Callable[[TrainingTask, Outcome | None], None]
 """Called after each training, and without an outcome for one that was finished before."""
 
+PURPOSE, FEWER = "evaluation", "fewer real images"
+
 
 def ignore(task: TrainingTask, outcome: Outcome | None) -> None:
     """Does nothing when a training is finished."""
@@ -113,9 +115,6 @@ def _labeled(task: TrainingTask, images: Subset, answer: NDArray[Any], likeness:
         )
     given = pseudo_labels(answer, labeling.threshold, labeling.class_balanced)
     return replace(task, pseudo=PseudoLabeledSubset(images, replace(given, weights=given.weights * likeness)))
-
-
-PURPOSE, FEWER = "evaluation", "fewer real images"
 
 
 def run_experiment(experiment: Experiment, choice: Choice, finished: Finished = ignore) -> Iterator[Trial]:

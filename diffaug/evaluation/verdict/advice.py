@@ -13,6 +13,11 @@ from diffaug.evaluation.verdict.arm_summary import ArmSummary
 
 Advice = Literal["use", "leave out", "open", "none used"]
 
+Missing = Literal["encoder", "unlabeled images"]
+"""What the study lacked and would have added an arm."""
+Kind = Literal["real images", "lowest recall", "encoder", "unlabeled images"]
+MAX_CLASSES = 3
+
 
 @dataclass(frozen=True)
 class ClassAdvice:
@@ -52,12 +57,6 @@ def used_counts(available: Mapping[str, int], train: Mapping[str, int], mix: Syn
         name: 0 if name in mix.excluded_classes else int(min(count, np.floor(limit * train[name])))
         for name, count in available.items()
     }
-
-
-Missing = Literal["encoder", "unlabeled images"]
-"""What the study lacked and would have added an arm."""
-Kind = Literal["real images", "lowest recall", "encoder", "unlabeled images"]
-MAX_CLASSES = 3
 
 
 @dataclass(frozen=True)

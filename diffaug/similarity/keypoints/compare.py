@@ -24,6 +24,15 @@ WORST = 99  # percentile
 LEAST_PIXELS = 100
 CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 15, 1e-3)
 
+Match = NDArray[np.int64]
+DISTINCT = 0.9  # Lowe's ratio: a match is this much nearer than the best one elsewhere
+ELSEWHERE = 4.0  # px
+LEAST_MATCHES = 4
+ZOOM, STRETCH = 3.0, 2.5  # most by which a movement enlarges, and one direction more than the other
+LOOSE, LOOSE_SHARE = 6.0, 0.12  # px, and share of the distance: what a similarity leaves of a shear of 20 degrees
+TOLERANCES = (8.0, 5.0, 3.0, 3.0)  # px, of each fit
+PLACE = 4.0  # px; points within it count once
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -32,9 +41,7 @@ class Agreement:
     overlap: float  # share of the smaller content that both show, in [0, 1]
     correlation: float  # in [-1, 1]
     difference: float  # 1 - correlation, in [0, 2], in the one percent of the area, with structure in both, most unlike
-    difference_in_one: (
-        float  # the same with structure in one of them, which exposure or blur may have lost in the other
-    )
+    difference_in_one: float  # the same with structure in one of them, which exposure or blur may have cost the other
 
 
 NO_AGREEMENT = Agreement(0.0, -1.0, 2.0, 2.0)
@@ -104,17 +111,6 @@ def _agreement(frames: tuple[Frame, Frame], shown: NDArray[np.uint8], overlap: f
 
 def _block_means(values: Floats) -> Floats:
     return np.asarray(cv2.boxFilter(values, -1, (BLOCK, BLOCK)), np.float32)
-
-
-Match = NDArray[np.int64]
-
-DISTINCT = 0.9  # Lowe's ratio: a match is this much nearer than the best one elsewhere
-ELSEWHERE = 4.0  # px
-LEAST_MATCHES = 4
-ZOOM, STRETCH = 3.0, 2.5  # most by which a movement enlarges, and one direction more than the other
-LOOSE, LOOSE_SHARE = 6.0, 0.12  # px, and share of the distance: what a similarity leaves of a shear of 20 degrees
-TOLERANCES = (8.0, 5.0, 3.0, 3.0)  # px, of each fit
-PLACE = 4.0  # px; points within it count once
 
 
 @dataclass(frozen=True)

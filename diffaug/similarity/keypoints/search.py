@@ -23,6 +23,10 @@ Pairs = NDArray[np.int64]
 COMPARED_AT_ONCE = 64  # rows
 ROWS_WORTH_PROCESSES = 4000
 
+ROWS_AT_ONCE = 64
+CANDIDATES = 16
+BEYOND = (40, 43)  # ranks of the images to compare with: beyond any usual number of copies of one image
+
 
 @dataclass(frozen=True)
 class Aligned:
@@ -127,11 +131,6 @@ def _largest_difference(differences: Sequence[float], unlike: bool) -> float:
     """
     ordered = [*sorted(differences), 2.0 if unlike else 2 * DIFFERENCE]
     return max((low for low, high in pairwise(ordered) if low <= min(DIFFERENCE, GAP * high)), default=-1.0)
-
-
-ROWS_AT_ONCE = 64
-CANDIDATES = 16
-BEYOND = (40, 43)  # ranks of the images to compare with: beyond any usual number of copies of one image
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ MIDDLE = 127  # gray level above which twice the exposure is clipped
 LEAST_CLIPPED = 0.25  # share of an image
 SMALL = 48 * 48  # px; in smaller ones, keypoints of different digits agree (at up to 32 x 32 px, enlarged from 8 x 8)
 
+Floats = NDArray[np.float32]
+REDUCED = 32  # components of a descriptor
+CENTERS = 64
+SIGNATURE = 256  # components of an image's vector
+FITTED_ON = 40_000  # descriptors that the centers are chosen on
+
 
 @dataclass(frozen=True)
 class KeypointTable:
@@ -142,14 +148,6 @@ def _table(rows: Sequence[_Row], count: int, vocabulary: Vocabulary) -> Keypoint
         np.stack([row.signatures for row in rows], axis=1),
         vocabulary,
     )
-
-
-Floats = NDArray[np.float32]
-
-REDUCED = 32  # components of a descriptor
-CENTERS = 64
-SIGNATURE = 256  # components of an image's vector
-FITTED_ON = 40_000  # descriptors that the centers are chosen on
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from diffaug.tracking.journal import Journal
 MOST_PER_CLASS = 400
 """More images of a class hardly change how a classifier does that is trained for a choice. Set by hand."""
 
+FOLDER = "replicates"
+
 
 @dataclass(frozen=True)
 class PilotPool:
@@ -92,9 +94,6 @@ def _job_in(study: Study, job: Job, totals: Mapping[str, int], **changes: Mappin
     sections = {name: getattr(job.config, name).model_copy(update=update) for name, update in changes.items()}
     resolved = replace(job.resolved, config=job.config.model_copy(update=sections))
     return replace(job, study=study, resolved=resolved, journal=Journal(study.journal), lasting=None, overwrite=True)
-
-
-FOLDER = "replicates"
 
 
 def prepare_replicates(job: Job, catalog: Catalog) -> list[Pool]:

@@ -15,6 +15,10 @@ from diffaug.stages.fitting.routes.pixels import PixelRoute
 from diffaug.stages.fitting.routes.route import Route
 from diffaug.stages.job import Job
 
+LARGE_SIDE = 64
+"""Side of a square in px above which a cascade may pay. Set by hand; not yet measured, so it is no default there."""
+PIXELS = "pixels"
+
 
 def all_routes() -> dict[str, Route]:
     """All routes by name, the simplest first."""
@@ -35,11 +39,6 @@ def route_by_name(name: str) -> Route:
         what = f"the route '{name}' is not installed; known are {', '.join(routes)}"
         raise UsageError(what, fix="install the package that has it, or --route auto")
     return routes[name]
-
-
-LARGE_SIDE = 64
-"""Side of a square in px above which a cascade may pay. Set by hand; not yet measured, so it is no default there."""
-PIXELS = "pixels"
 
 
 def choose_route(job: Job, images: LabeledImages) -> tuple[Route, str]:
