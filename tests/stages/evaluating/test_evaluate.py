@@ -50,8 +50,8 @@ def again(augmenter):
 class Training:
     """A training of one's own that counts itself: nearest mean brightness; `stop_at` raises Ctrl-C in that call."""
 
-    def __init__(self, stop_at=None):
-        self.calls, self.stop_at = [], stop_at
+    def __init__(self, stop_at=None, noise=0.0):
+        self.calls, self.stop_at, self.noise = [], stop_at, noise
 
     def __call__(self, training, pixels, seed):
         real = int((~training.is_synthetic).sum())
@@ -60,7 +60,8 @@ class Training:
             raise KeyboardInterrupt
         by_class = [training.images.pixels[training.images.labels == k] for k in range(3)]
         means = [pixels_of_class.mean() if len(pixels_of_class) else -1e9 for pixels_of_class in by_class]
-        return np.abs(pixels.mean(axis=(1, 2, 3))[:, None] - means).argmin(axis=1)
+        brightness = pixels.mean(axis=(1, 2, 3)) + self.noise * np.random.default_rng(seed).normal(size=len(pixels))
+        return np.abs(brightness[:, None] - means).argmin(axis=1)
 
     def new_calls(self):
         calls, self.calls = self.calls, []
@@ -221,7 +222,7 @@ def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evalu
     planned = planned_settings(augmenter.job, augmenter.inspect())
     assert planned.keys() <= type(augmenter.config.diffusion).model_fields.keys()
     settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3}
-    result = augmenter.evaluate(thorough=True, train_fn=Training(), **settings)
+    result = augmenter.evaluate(thorough=True, train_fn=Training(noise=60), **settings)
     assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
     questions = {"new content", "more exposure", "shifted prior", "filters"}
     assert {control.question for control in result.controls} == questions
