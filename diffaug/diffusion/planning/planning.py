@@ -267,12 +267,11 @@ def affordable_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bo
 
 
 def _wanted_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool = False) -> int:
-    """The greatest length. Minutes that the user sets are a limit; only a pilot may find that more helps."""
+    """The greatest length. Minutes are a limit; only a pilot may find that more than usual helps."""
     if settings.images_seen is not None:
         return settings.images_seen
     affordable = affordable_images(plan, settings, with_pilot=with_pilot)
-    enough = affordable if settings.minutes and with_pilot else plan.recommended_images
-    return max(plan.batch_size, min(affordable, enough))
+    return max(plan.batch_size, affordable if with_pilot else min(affordable, plan.recommended_images))
 
 
 def _in_batches(images: float, plan: Plan) -> int:
