@@ -58,6 +58,11 @@ def deep(values: np.ndarray, low: float, high: float, bits: int) -> dict[str, An
     return {"pixels": scaled(values, low, high), "intensity": (low, high), "bits": bits}
 
 
+def in_16_bits(values: np.ndarray) -> dict[str, Any]:
+    """What is expected of values whose range is that of their depth."""
+    return {"pixels": scaled(values, 0, 65535), "bits": 16}
+
+
 def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return 255 - (255 - color.astype(float)) * alpha[..., None] / 255
 
@@ -504,13 +509,7 @@ ODD = [
     Odd("stereo.jpg", mpo, pixels=COLOR, tolerance=6, note="first of 2"),
     # DICOM
     Odd("u16.dcm", lambda: dicom(RAMP_16), pixels=scaled(RAMP_16, 0, 65535), bits=16, needs="pydicom"),
-    Odd(
-        "without-preamble.dcm",
-        lambda: dicom(RAMP_16, preamble=False),
-        pixels=scaled(RAMP_16, 0, 65535),
-        bits=16,
-        needs="pydicom",
-    ),
+    Odd("without-preamble.dcm", lambda: dicom(RAMP_16, preamble=False), needs="pydicom", **in_16_bits(RAMP_16)),
     Odd("u8.dcm", lambda: dicom(RAMP_8), pixels=RAMP_8, needs="pydicom"),
     Odd("12-bits.dcm", lambda: dicom(TWELVE, BitsStored=12), pixels=scaled(TWELVE, 0, 4095), bits=12, needs="pydicom"),
     Odd("monochrome1.dcm", lambda: dicom(RAMP_8, "MONOCHROME1"), pixels=255 - RAMP_8, needs="pydicom"),
@@ -536,24 +535,8 @@ ODD = [
     ),
     Odd("ct-without-range.dcm", lambda: dicom(RAMP_16, **CT), "unsupported mode", bits=16, needs="pydicom"),
     Odd("color.dcm", lambda: dicom(COLOR, "RGB"), pixels=COLOR, needs="pydicom"),
-    Odd(
-        "frames.dcm",
-        lambda: dicom(FRAMES),
-        pixels=scaled(RAMP_16, 0, 65535),
-        bits=16,
-        pages=2,
-        note="first of 2",
-        needs="pydicom",
-    ),
-    Odd(
-        "frames-2.dcm",
-        lambda: dicom(FRAMES),
-        pixels=scaled(RAMP_16[::-1], 0, 65535),
-        page=1,
-        bits=16,
-        pages=2,
-        needs="pydicom",
-    ),
+    Odd("frames.dcm", lambda: dicom(FRAMES), pages=2, note="first of 2", needs="pydicom", **in_16_bits(RAMP_16)),
+    Odd("frames-2.dcm", lambda: dicom(FRAMES), page=1, pages=2, needs="pydicom", **in_16_bits(RAMP_16[::-1])),
     Odd("deflated.dcm", lambda: dicom(RAMP_8, deflated=True), "unsupported format", note="deflated", needs="pydicom"),
     Odd("two-levels.dcm", lambda: dicom(MONO, BitsStored=1), pixels=255 * MONO, needs="pydicom"),
     Odd(
