@@ -234,7 +234,7 @@ ODD = [
         note="became white",
     ),
     *(
-        Odd(f"{kind}-{order}.tif", lambda v=v, o=o: tiff_of(v, o), pixels=scaled(v, *r), intensity=r, bits=bits)
+        Odd(f"{kind}-{order}.tif", lambda v=v, o=o: tiff_of(v, o), **deep(v, *r, bits))
         for order, o in {"little": "<", "big": ">"}.items()
         for kind, v, r, bits in [
             ("u16", RAMP_16, (0, 65535), 16),
@@ -301,9 +301,7 @@ ODD = [
         Odd(
             f"tiled-{v.dtype}-{v.shape[2]}-{order}-{predictor}-{separate}.tif",
             lambda v=v, o=order, p=predictor, s=separate: tiled(v, o, p, separate=s),
-            pixels=scaled(v, *r),
-            intensity=r,
-            bits=8 * v.itemsize,
+            **deep(v, *r, 8 * v.itemsize),
         )
         for v, r in [
             (UNIT[..., None].astype(np.float64), (0, 1)),
@@ -338,13 +336,7 @@ ODD = [
         bits=16,
     ),
     *(
-        Odd(
-            f"{kind}-{order}-deflated.tif",
-            lambda v=v, o=o: deflated(v, o),
-            pixels=scaled(v, *r),
-            intensity=r,
-            bits=bits,
-        )
+        Odd(f"{kind}-{order}-deflated.tif", lambda v=v, o=o: deflated(v, o), **deep(v, *r, bits))
         for order, o in {"little": "<", "big": ">"}.items()
         for kind, v, r, bits in [
             ("u16", RAMP_16, (0, 65535), 16),
