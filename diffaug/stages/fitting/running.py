@@ -47,13 +47,9 @@ class Watch(Protocol):
 class TrainingRun:
     """The training of one network by a plan. Every process has one; only the main one writes.
 
-    Args:
-        work: Whose plan and folder these are; checkpoints and sample grids are kept there.
-        data: What it is trained on.
-        preview: A generator of the network given, for sample grids.
-        state: To begin with, see `new_state`. Default: that of the plan's network.
-        part: Names the network in progress and metrics, if the route trains several.
-        grid_columns: Samples of each class in a grid.
+    Checkpoints and sample grids are kept in the folder of the work; `preview` makes a generator of the network given,
+    and a grid has `grid_columns` samples of each class. It begins with `state`, by default that of the plan's network.
+    `part` names the network in progress and metrics, if the route trains several.
     """
 
     def __init__(

@@ -15,8 +15,8 @@ from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, small_pictures
-from diffaug.stages.generating.judging import seen_images
 from diffaug.stages.generating.preparing import held_out
+from diffaug.stages.generating.request import seen_images
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.membership import MembershipErrors, pair
 from diffaug.synthesis.audit.memorization import CheckedCandidates, PoolAudit, audit_pool

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diffaug.classifiers.encoders.trained import ClassifierOutput
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.similarity.copies import CopyDetector, Matches, descriptor_maps
-from diffaug.similarity.pool_duplicates import find_duplicates
+from diffaug.similarity.distances import find_duplicates
 from diffaug.synthesis.filters import scores
 from diffaug.synthesis.filters.crossfit import FoldModels, ReferenceFeatures
 from diffaug.synthesis.filters.held_out import HeldOut, judged_by

@@ -21,7 +21,7 @@ from diffaug.data.images import LabeledImages, SeenImages
 from diffaug.data.splits import ALWAYS_TRAINED_ON, assign_folds
 from diffaug.files import storage
 from diffaug.similarity.copies import CopyDetector, copy_threshold, descriptor_maps
-from diffaug.similarity.pool_duplicates import duplicate_thresholds
+from diffaug.similarity.distances import duplicate_thresholds
 from diffaug.similarity.thresholds import COPY_FALSE_POSITIVE_RATE
 from diffaug.synthesis.filters import scores
 from diffaug.synthesis.filters.calibrated import CalibratedFilters, Recognition

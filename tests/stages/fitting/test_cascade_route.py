@@ -1,4 +1,3 @@
-import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from diffaug.stages.fitting.routes import cascading, view_levels
 from diffaug.stages.fitting.routes.cascade import CascadeRoute
 from diffaug.stages.fitting.routes.view_levels import choose_view_level, nearest_level, trusted_level
 from tests.conftest import SMALL, write_classes
+from tests.stages.fitting.stopping import stop_at
 
 SETTINGS = SMALL | {
     "diffusion.route": "cascade",
@@ -54,19 +54,6 @@ def fit(folder: Path, study: Path, *, finish: bool = False, **settings: object) 
 
 def weights(study: Path) -> list[bytes]:
     return [(study / "generator" / part / "model.safetensors").read_bytes() for part in ("base", "upscaler")]
-
-
-def stop_at(patch: pytest.MonkeyPatch, *stops: int) -> None:
-    """Requests a stop in these steps, counted over all trainings."""
-    taken, log = [0], running.TrainingRun._log
-
-    def count(self, record) -> None:
-        taken[0] += 1
-        if taken[0] in stops:
-            signal.raise_signal(signal.SIGINT)
-        log(self, record)
-
-    patch.setattr(running.TrainingRun, "_log", count)
 
 
 @pytest.mark.e2e
