@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.cascade.detail import DetailScale, View
 from diffaug.diffusion.cascade.reducing import Reduction
 from diffaug.diffusion.network.denoiser import objective_of
 from diffaug.diffusion.network.local import MAX_LEVEL
-from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.network.unet import NetworkConfig, padded
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.boxes import ClassBoxes
@@ -120,10 +119,6 @@ def _last_corner(network: NetworkConfig) -> tuple[int, int]:
 
 def _cropped(images: Tensor, corners: NDArray[np.int64], network: NetworkConfig) -> Tensor:
     """A crop of each image, which goes on as its last pixels do where the network's last patch ends beyond it."""
-    pad_h, pad_w = (-length % network.patch for length in network.image_size)
-    whole = functional.pad(images, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else images
-    side = CROP_POSITIONS * network.patch
-    cut = [
-        one[:, top : top + side, left : left + side] for one, (top, left) in zip(whole, corners.tolist(), strict=True)
-    ]
-    return torch.stack(cut)
+    whole, side = padded(images, network.patch), CROP_POSITIONS * network.patch
+    pairs = zip(whole, corners.tolist(), strict=True)
+    return torch.stack([one[:, top : top + side, left : left + side] for one, (top, left) in pairs])

@@ -14,7 +14,7 @@ number of processes repeats itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -129,14 +129,11 @@ class StepRecord:
     learning_rate: float
 
 
-def new_state(plan: Plan, device: str, seed: int, network: Callable[[], Denoiser] | None = None) -> TrainingState:
-    """The state before the first step; initial weights depend on the seed alone.
-
-    `network` makes another one than that of the plan.
-    """
+def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
+    """The state before the first step; initial weights depend on the seed alone."""
     use_fast_kernels(device)
     with seeding.torch_global_seed(seed, "initial weights"):
-        denoiser = Denoiser(plan.network) if network is None else network()
+        denoiser = Denoiser(plan.network)
         uncertainty = defaults.UNCERTAINTY_WEIGHTING and denoiser.config.objective == "edm"
         loss = TrainingLoss(denoiser, uncertainty=uncertainty)
     loss.to(device=device)

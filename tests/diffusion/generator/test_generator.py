@@ -15,6 +15,7 @@ from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.grids import contact_sheet
 from diffaug.diffusion.generator.network_files import write_network
 from diffaug.diffusion.process.normalization import Normalization
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.sampling.samplers import SOLVERS
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.training import new_state, snapshot, train
@@ -185,13 +186,13 @@ def test_the_guide_is_kept_and_used(trained) -> None:
 
 def test_a_black_image_is_finite_and_a_failed_one_is_not(generator) -> None:
     black = dataclasses.replace(generator, normalization=Normalization((-9.0,), (0.1,)))
-    made = black.draw_samples(0, range(2), Sampling(num_inference_steps=2), seed=0)
+    made = black.draw(Drawing(0, range(2), Sampling(num_inference_steps=2)))
     assert not made.pixels.any()
     assert made.finite.tolist() == [True, True]
     failed = dataclasses.replace(generator, denoiser=copy.deepcopy(generator.denoiser))
     with torch.no_grad():
         failed.denoiser.unet.offset.bias.fill_(float("nan"))
-    made = failed.draw_samples(0, range(2), Sampling(num_inference_steps=2), seed=0)
+    made = failed.draw(Drawing(0, range(2), Sampling(num_inference_steps=2)))
     assert not made.pixels.any()
     assert made.finite.tolist() == [False, False]
 

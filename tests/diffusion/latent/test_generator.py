@@ -26,6 +26,7 @@ from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.process import Moments, karras_sigmas
 from diffaug.diffusion.sampling.class_noise import ClassNoise
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.sampling.samplers import run_solver
 from diffaug.diffusion.training.training import new_state, train
 from diffaug.errors import DamagedError, UsageError
@@ -182,7 +183,7 @@ def test_inpainting_keeps_the_rest_bit_for_bit_and_fits_the_class(generator) -> 
 def test_latents_outside_of_a_mask_stay_as_they_are(generator) -> None:
     images, masks = toy().pixels[:3], np.zeros((3, *SIZE), bool)
     masks[:, 0, 0] = True  # of the square of four pixels, all are made anew
-    drawn = generator.draw_inpainted(images, masks, 0, range(3), sampling=Sampling(**SHORT), seed=0, resamplings=0)
+    drawn = generator.draw(Drawing(0, range(3), Sampling(**SHORT)).painting(images, masks, 0))
     changed = np.abs(drawn.pixels.astype(int) - images).max(axis=(0, 3)) > 1
     assert changed[:2, :2].all()
     assert not changed[2:].any()
@@ -191,8 +192,9 @@ def test_latents_outside_of_a_mask_stay_as_they_are(generator) -> None:
 
 def test_trained_classes_are_denoised_better_under_their_label(generator) -> None:
     images = toy()
-    pixels, labels = images.pixels[:200], images.labels[:200]
-    right, wrong = (generator.denoising_errors(pixels, one, seed=0) for one in (labels, 1 - labels))
+    few = images.select(np.arange(200))
+    wrong = dataclasses.replace(few, labels=1 - few.labels)
+    right, wrong = (generator.denoising_errors(one, seed=0) for one in (few, wrong))
     assert right.shape == (200,)
     assert (right < wrong).mean() > 0.8
 
@@ -207,7 +209,7 @@ def test_the_guide_is_kept_and_used(generator) -> None:
 
 def test_an_image_with_values_that_are_not_finite_is_black(generator) -> None:
     broken = dataclasses.replace(generator, normalization=dataclasses.replace(generator.normalization, mean=(1e39,)))
-    made = broken.draw_samples(0, range(2), Sampling(**SHORT), seed=0)
+    made = broken.draw(Drawing(0, range(2), Sampling(**SHORT)))
     assert (made.finite.tolist(), made.pixels.any()) == ([False, False], False)
 
 

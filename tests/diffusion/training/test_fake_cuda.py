@@ -16,7 +16,7 @@ from diffaug.diffusion.generator import pixels as artifact
 from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.planning.planning import Plan, make_plan, set_length
 from diffaug.diffusion.process.ddpm import Ddpm
-from diffaug.diffusion.sampling import editing
+from diffaug.diffusion.sampling import drawing
 from diffaug.diffusion.sampling.samplers import SOLVERS
 from diffaug.diffusion.training import batches, monitor, training
 from diffaug.diffusion.training.batches import Holdout, TrainingData, draw_batch
@@ -88,9 +88,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Ddpm, "__deepcopy__", lambda self, memo: self, raising=False)
     monkeypatch.setattr(batches, "free_bytes", lambda device: 10**9)
-    for module in (artifact, editing, monitor):
+    for module in (artifact, monitor):
         monkeypatch.setattr(module, "karras_sigmas", really(module.karras_sigmas))
-    monkeypatch.setattr(editing, "resampled", really(editing.resampled))
+    monkeypatch.setattr(drawing, "resampled", really(drawing.resampled))
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
 

@@ -200,13 +200,13 @@ def tried(painting, monkeypatch, seen, **settings) -> tuple[dict[str, OnBackgrou
     filters = SeesAt(seen)
     made = painting.settings.model_copy(update={"transplant_fraction": 0.0, **settings})
     maker = replace(painting, filters=filters, settings=made)
-    draw = type(maker.generator).draw_variations
+    draw = type(maker.generator).draw
 
-    def draw_variations(self, *arguments, **options):
-        filters.strength = options["strength"]
-        return draw(self, *arguments, **options)
+    def watched(self, drawing):
+        filters.strength = 0.0 if drawing.masks is not None else drawing.strength
+        return draw(self, drawing)
 
-    monkeypatch.setattr(type(maker.generator), "draw_variations", draw_variations)
+    monkeypatch.setattr(type(maker.generator), "draw", watched)
     return try_on_background(maker), maker
 
 
@@ -276,8 +276,9 @@ class Copier:
     def __init__(self, real: np.ndarray) -> None:
         self.real = real
 
-    def draw_inpainted(self, images, masks, *others, **options) -> Decoded:
-        return Decoded(np.where(masks[..., None], self.real, images), np.ones(len(images), bool))
+    def draw(self, drawing) -> Decoded:
+        painted = np.where(drawing.masks[..., None], self.real, drawing.images)
+        return Decoded(painted, np.ones(len(painted), bool))
 
 
 @pytest.mark.parametrize("is_masked", [False, True], ids=["clean background", "background with an object"])
