@@ -156,7 +156,7 @@ class PipelineRoute:
         unlabeled = work.unlabeled  # all processes must ask for them
         with current().main_first():
             if current().is_main:
-                PipelineRun(work, unlabeled).train()
+                PipelineRun(work, unlabeled).fine_tune()
 
     @staticmethod
     def _frame(job: Job, plan: Plan, loaded: LoadedPipeline) -> Frame:
