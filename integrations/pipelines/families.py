@@ -47,7 +47,6 @@ class Family(ABC):
 
     def levels(self, loaded: LoadedPipeline, size: tuple[int, int]) -> Levels:
         """The noise levels for latents of this height and width."""
-        del size
         return VariancePreserving.of(loaded.pipe.scheduler)
 
     def native_side(self, loaded: LoadedPipeline) -> int:
@@ -62,12 +61,10 @@ class Family(ABC):
 
     def is_distilled(self, loaded: LoadedPipeline) -> bool:
         """Whether the network takes the guidance scale as an input, so that one pass does."""
-        del loaded
         return False
 
     def is_guided(self, loaded: LoadedPipeline) -> bool:
         """Whether it was trained such that guidance makes sense."""
-        del loaded
         return True
 
 
@@ -175,7 +172,6 @@ class Flux(Family):
 
     def native_side(self, loaded: LoadedPipeline) -> int:
         """See `Family.native_side`."""
-        del loaded
         return LARGE
 
     def multiple(self, loaded: LoadedPipeline) -> int:

@@ -81,6 +81,12 @@ class PipelineGenerator(Generator):
             only_varies=not about.is_trained,
         )
 
+    @classmethod
+    def of(cls, loaded: LoadedPipeline, prompts: Prompts, frame: Frame, *, only_varies: bool = False) -> Self:
+        """A generator that is not on disk; the classes are those of the prompts."""
+        own = {"prompts": prompts, "frame": frame, "encoder": Encoder(loaded), "only_varies": only_varies}
+        return cls(classes=tuple(prompts.by_class), weights_sha256="", loaded=loaded, **own)
+
     @property
     def usual(self) -> Usual:
         """Variations at strengths of 0.9, 0.7, 0.5 or 0.3, the strongest that keeps the class; little guidance."""

@@ -177,7 +177,6 @@ class TrainingData:
             seed: With `step`, of what is drawn, if anything is.
             step: Of the training.
         """
-        del seed, step
         images = self.to_network(self.pixels_at(positions))
         if mirrored is None:
             return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from diffaug.data.images import NO_LABEL
 from diffaug.diffusion.generator.files import GeneratorRecord, write_generator
+from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.planning.sources import PretrainedModel
 from diffaug.diffusion.training.batches import TrainingData, UnlabeledPart
 from diffaug.diffusion.training.training import StepRecord
@@ -20,7 +21,7 @@ from diffaug.errors import DataError
 from diffaug.files.records import read_record, write_record
 from diffaug.integrations.pipelines.adapter import Adapter
 from diffaug.integrations.pipelines.base import BaseFile, BaseModel, describe_base
-from diffaug.integrations.pipelines.denoising import Encoder, require_short
+from diffaug.integrations.pipelines.denoising import require_short
 from diffaug.integrations.pipelines.families import family_of
 from diffaug.integrations.pipelines.fitting.training import (
     FineTuning,
@@ -31,7 +32,7 @@ from diffaug.integrations.pipelines.fitting.training import (
 from diffaug.integrations.pipelines.frame import Frame, inner_size, latent_moments
 from diffaug.integrations.pipelines.generator import PipelineGenerator
 from diffaug.integrations.pipelines.loading import LoadedPipeline, load_pipeline
-from diffaug.integrations.pipelines.prompts import Prompts, class_names, prompts_from
+from diffaug.integrations.pipelines.prompts import Prompts, prompts_from
 from diffaug.integrations.pipelines.records import (
     ADAPTER,
     PIPELINE,
@@ -56,17 +57,24 @@ _HASHES = TypeAdapter(dict[str, tuple[BaseFile, ...]])
 def described_base(job: Job) -> BaseModel:
     """The pipeline that the settings name. Its files are hashed once per study, unless size or time changes."""
     file = job.study.path / HASHES
-    folder = str(_folder(job).resolve())
+    folder = str(pipeline_of(job).resolve())
     known = read_record(file, _HASHES) if file.is_file() else {}
     base = describe_base(folder, known.get(folder, ()))
     write_record(file, _HASHES, {folder: base.files})
     return base
 
 
+def usual_prompts(loaded: LoadedPipeline, classes: Sequence[str]) -> Prompts:
+    """Those that no setting changes; the names alone, for pipelines of numbered classes."""
+    if family_of(loaded).takes_text:
+        return prompts_from(None, classes, {})
+    return Prompts({label: (label,) for label in classes}, {})
+
+
 def prompts_of(work: Work, loaded: LoadedPipeline) -> Prompts:
     """The prompts of the classes and training images; none may be too long for the pipeline."""
     if not family_of(loaded).takes_text:
-        return class_names(work.classes)
+        return usual_prompts(loaded, work.classes)
     images = work.holdout.trained
     by_path = {path: images.classes[label] for path, label in zip(images.ids, images.labels, strict=True)}
     prompts = prompts_from(work.job.config.diffusion.prompts, work.classes, by_path)
@@ -103,10 +111,9 @@ def write_files(work: Work, about: PipelineRecord, facts: dict[str, str | int], 
     write_generator(work.folder, record, seen_rows(work.catalog, work.holdout, plan, work.folder))
 
 
-def frame_of(work: Work, loaded: LoadedPipeline) -> Frame:
+def frame_of(job: Job, plan: Plan, loaded: LoadedPipeline) -> Frame:
     """Sizes and channels of images in and out of the pipeline."""
-    side, plan = work.job.config.advanced.pipeline_size, work.plan
-    return Frame(plan.image_size, plan.channels, inner_size(plan.image_size, loaded, side))
+    return Frame(plan.image_size, plan.channels, inner_size(plan.image_size, loaded, job.config.advanced.pipeline_size))
 
 
 class PipelineRun(TrainingRun):
@@ -119,19 +126,15 @@ class PipelineRun(TrainingRun):
         base, seed = described_base(work.job), work.job.config.seed
         self.loaded = load_pipeline(base.folder, work.job.device)
         prompts = prompts_of(work, self.loaded)
-        self.about = self._begun_with(PipelineRecord(base, prompts, frame_of(work, self.loaded), RANK))
+        self.about = self._begun_with(PipelineRecord(base, prompts, frame_of(work.job, work.plan, self.loaded), RANK))
         adapter = Adapter.install(self.loaded, work.classes, rank=RANK, tokens=prompts.use_tokens, seed=seed)
-        size = self.about.frame.latent_shape(self.loaded)[1:]
-        state: Any = FineTuning(
-            loaded=self.loaded,
-            adapter=adapter,
-            latents=self._latents(unlabeled),
-            prompts=prompts,
-            plan=self.plan,
-            seed=seed,
-            levels=family_of(self.loaded).levels(self.loaded, size),
-        )
-        super().__init__(work, state.latents, self._preview, state=state, grid_columns=GRID_COLUMNS)
+        latents, frame = self._latents(unlabeled), self.about.frame
+        state: Any = FineTuning(self.loaded, adapter, latents, prompts, self.plan, seed=seed)
+
+        def preview(loaded: LoadedPipeline) -> PipelineGenerator:
+            return PipelineGenerator.of(loaded, prompts, frame)
+
+        super().__init__(work, state, preview, state=state, grid_columns=GRID_COLUMNS)
         self.group = ALONE
 
     def fine_tune(self) -> None:
@@ -200,17 +203,8 @@ class PipelineRun(TrainingRun):
     def _checkpoint(self) -> None:
         save_checkpoint(self.folder / CHECKPOINTS, self.state)
 
-    def _preview(self, loaded: LoadedPipeline) -> PipelineGenerator:
-        return PipelineGenerator(
-            classes=self.work.classes,
-            weights_sha256="",
-            loaded=loaded,
-            prompts=self.about.prompts,
-            frame=self.about.frame,
-            encoder=Encoder(loaded),
-        )
 
-
-def _folder(job: Job) -> Path:
+def pipeline_of(job: Job) -> Path:
+    """The folder that the settings name, which the route has asked for."""
     assert job.config.diffusion.pipeline is not None
     return Path(job.config.diffusion.pipeline)

@@ -30,6 +30,7 @@ from diffaug.diffusion.training.pace import Pace, learning_rate_at
 from diffaug.diffusion.training.training import StepRecord, halving
 from diffaug.integrations.pipelines.adapter import Adapter, fill
 from diffaug.integrations.pipelines.denoising import NO_PROMPT, Denoiser, Encoder, encode
+from diffaug.integrations.pipelines.families import family_of
 from diffaug.integrations.pipelines.levels import Levels
 from diffaug.integrations.pipelines.loading import LoadedPipeline
 from diffaug.integrations.pipelines.prompts import Prompts
@@ -100,17 +101,17 @@ class FineTuning:
 
     def __init__(
         self,
-        *,
         loaded: LoadedPipeline,
         adapter: Adapter,
         latents: TrainingLatents,
         prompts: Prompts,
         plan: Plan,
+        *,
         seed: int,
-        levels: Levels,
     ) -> None:
         self.loaded, self.adapter, self.latents, self.prompts = loaded, adapter, latents, prompts
-        self.plan, self.seed, self.levels = plan, seed, levels
+        self.plan, self.seed = plan, seed
+        self.levels: Levels = family_of(loaded).levels(loaded, latents.means.shape[2:])
         self.encoder, self.classes = Encoder(loaded), tuple(prompts.by_class)
         self.step = self.skipped = 0
         self.micro_batches = 1

@@ -8,7 +8,7 @@ from diffaug.diffusion.planning.planning import Plan
 from diffaug.errors import DamagedError
 from diffaug.integrations.pipelines.adapter import LORA, Adapter
 from diffaug.integrations.pipelines.denoising import NO_PROMPT
-from diffaug.integrations.pipelines.families import family_of
+from diffaug.integrations.pipelines.fitting.run import usual_prompts
 from diffaug.integrations.pipelines.fitting.training import (
     FineTuning,
     TrainingLatents,
@@ -16,7 +16,7 @@ from diffaug.integrations.pipelines.fitting.training import (
     save_checkpoint,
 )
 from diffaug.integrations.pipelines.loading import load_pipeline
-from diffaug.integrations.pipelines.prompts import class_names, prompts_from
+from diffaug.integrations.pipelines.prompts import prompts_from
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.e2e
@@ -29,7 +29,7 @@ CLASSES = ("cat", "big_dog")
 def begin(base_of):
     def make(family, *, template="a photo of a {token}", batch_size=4, rate=1e-2):
         loaded = load_pipeline(base_of(family), "cpu")
-        prompts = class_names(CLASSES) if family == "dit" else prompts_from(template, CLASSES, {})
+        prompts = usual_prompts(loaded, CLASSES) if family == "dit" else prompts_from(template, CLASSES, {})
         adapter = Adapter.install(loaded, CLASSES, rank=2, tokens=prompts.use_tokens)
         channels = loaded.vae.config.latent_channels
         means = 0.1 * torch.randn(6, channels, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -38,10 +38,7 @@ def begin(base_of):
             means.half(), torch.full_like(means, 0.05).half(), tuple("abcdef"), labels, np.full(6, 1 / 6), np.ones(6)
         )
         plan = Plan((8, 8), 3, None, batch_size, rate, 100, images_seen=10 * batch_size)
-        levels = family_of(loaded).levels(loaded, (8, 8))
-        return FineTuning(
-            loaded=loaded, adapter=adapter, latents=latents, prompts=prompts, plan=plan, seed=0, levels=levels
-        )
+        return FineTuning(loaded, adapter, latents, prompts, plan, seed=0)
 
     return make
 
