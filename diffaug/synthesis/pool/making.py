@@ -27,12 +27,14 @@ from diffaug.synthesis.pool.origins import (
     SAMPLED,
     TRANSPLANT,
     VARIATION,
+    ChunkPlan,
     Material,
     Origin,
+    Part,
     origin_counts,
     origin_fractions,
+    plan_chunk,
 )
-from diffaug.synthesis.pool.plans import ChunkPlan, Part, plan_chunk
 from diffaug.synthesis.pool.transplants import Backgrounds, ClassObjects, Masks
 
 RESAMPLINGS = 4

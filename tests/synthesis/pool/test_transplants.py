@@ -23,7 +23,7 @@ from diffaug.synthesis.pool.background import (
     with_background_choices,
 )
 from diffaug.synthesis.pool.making import ChunkMaker
-from diffaug.synthesis.pool.plans import Part
+from diffaug.synthesis.pool.origins import Part
 from diffaug.synthesis.pool.strengths import TRIED_IMAGES
 from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
 
