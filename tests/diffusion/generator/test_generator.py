@@ -84,7 +84,7 @@ def test_loads_from_the_study_too_and_describes_itself(folder, blobs) -> None:
 def test_every_flipped_bit_and_missing_file_is_found(trained, tmp_path, guided, name) -> None:
     folder = Path(shutil.copytree(trained[guided], tmp_path / "generator"))
     original = (folder / name).read_bytes()
-    for position in np.random.default_rng(0).integers(0, len(original), 10):
+    for position in np.random.default_rng(0).integers(0, len(original), 4):
         content = bytearray(original)
         content[position] ^= 4
         (folder / name).write_bytes(bytes(content))

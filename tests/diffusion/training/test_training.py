@@ -45,12 +45,12 @@ def run(state: TrainingState, data: TrainingData, plan: Plan, until: int = 10**9
             return
 
 
-def test_resumes_bit_for_bit_from_every_step(tmp_path, data, plan) -> None:
+def test_resumes_bit_for_bit_from_any_step(tmp_path, data, plan) -> None:
     reference = new_state(plan, "cpu", 3)
     run(reference, data, plan, save=tmp_path)
     expected = tensors_of(reference)
     assert expected.keys() >= {"denoiser.exp_avg", "guide.unet.stem.weight", "safe.unet.stem.weight"}
-    for step in range(1, 25):
+    for step in (1, 2, 4, 11, 23, 24):  # the guide is kept after 2, what is safe after 4
         resumed = new_state(plan, "cpu", 99)
         assert restore_latest(tmp_path / str(step), resumed) == (step, [])
         run(resumed, data, plan)
