@@ -15,7 +15,6 @@ from diffaug.diffusion.cascade.reducing import Reduction
 from diffaug.diffusion.network.denoiser import objective_of
 from diffaug.diffusion.network.local import MAX_LEVEL
 from diffaug.diffusion.network.unet import NetworkConfig, padded
-from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.ddpm import Ddpm
@@ -85,19 +84,13 @@ class Crops:
         """
         draws = seeding.numpy_generator(seed, "detail batch", step)
         count, network = plan.batch_size, plan.network
-        positions = draws.choice(len(self.small), size=count, p=self.images.draw_probabilities)
-        unsure = 1 - self.images.label_probabilities[positions]
-        hidden = draws.random(count) < defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * unsure
-        mirrored = draws.random(count) < (0.5 if plan.horizontal_flip else 0.0)
+        chosen, mirrored, labels = self.images.chosen(plan, draws)
         corners = draws.integers(0, _last_corner(network), size=(count, 2), endpoint=True) * network.patch
-        chosen = torch.from_numpy(positions)
         randomness = seeding.torch_generator(seed, "detail noise", step, device=self.device.type)
-        large, view = self._views(chosen, torch.from_numpy(mirrored), randomness)
+        large, view = self._views(chosen, mirrored, randomness)
         x0, conditions = (_cropped(one, corners, network) for one in (view.detail(large), view.conditions))
         sigma = self.objective(network).draw_sigmas(count, randomness)
         noise = torch.randn(x0.shape, generator=randomness, device=self.device)
-        labels = self.images.labels[chosen.to(self.device)]
-        labels = labels.masked_fill(torch.from_numpy(hidden).to(self.device), network.null_label)
         return Batch(x0, labels, sigma, noise, conditions)
 
     def _views(self, chosen: Tensor, mirrored: Tensor, randomness: torch.Generator) -> tuple[Tensor, View]:

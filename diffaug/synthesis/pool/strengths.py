@@ -75,8 +75,8 @@ def choose_strengths(
     """
     if not {WRONG_CLASS, COPY} & set(maker.settings.filters):
         return {}
-    varied = [label for label in maker.generator.classes if _is_varied(maker, label)]
-    chosen, usual = {}, maker.generator.usual
+    chosen, usual, classes = {}, maker.generator.usual, maker.generator.classes
+    varied = [label for index, label in enumerate(classes) if maker.counts(index)[VARIATION]]
     for done, label in enumerate(varied):
         progress(done, len(varied))
         chosen[label] = _choose(maker, label, usual.strengths[-1] if label in copied else usual.strength)
@@ -87,10 +87,6 @@ def choose_strengths(
 def strengths_by_class(chosen: Mapping[str, ChosenStrength]) -> dict[str, Strength | None]:
     """The strengths alone, as `ChunkMaker` takes them."""
     return {label: one.strength for label, one in chosen.items()}
-
-
-def _is_varied(maker: ChunkMaker, label: str) -> bool:
-    return maker.counts(maker.generator.classes.index(label))[VARIATION] > 0
 
 
 def _choose(maker: ChunkMaker, label: str, first: Strength) -> ChosenStrength:

@@ -57,10 +57,6 @@ def generator(trained) -> Generator:
     return Generator.load(trained[False])
 
 
-def test_a_generator_knows_the_values_of_its_training_files(generator: Generator) -> None:
-    assert generator.intensity == INTENSITY
-
-
 def test_sampling_is_deterministic_and_differs_by_index_class_and_seed(folder) -> None:
     generator = Generator.load(folder)
     first = generator.sample("top", range(4), seed=1, num_inference_steps=4)
@@ -74,7 +70,7 @@ def test_loads_from_the_study_too_and_describes_itself(folder, blobs) -> None:
     (folder / "guide.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     generator = Generator.load(folder.parent)
     assert (generator.classes, generator.image_size, generator.channels) == (("top", "bottom"), (6, 5), 1)
-    assert generator.normalization == Normalization.of(blobs.pixels)
+    assert (generator.normalization, generator.intensity) == (Normalization.of(blobs.pixels), INTENSITY)
     assert generator.guide is None  # a stray file is not loaded
     assert "| bottom | 4 |" in (folder / "README.md").read_text()
     assert json.loads((folder / "config.json").read_text())["train_counts"] == {"top": 12, "bottom": 4}
