@@ -169,18 +169,14 @@ class TrainingData:
         return self.normalization.to_pixels(images)
 
     def chosen(self, plan: Plan, draws: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The images of a batch: their positions and whether they are mirrored, on the CPU, and their labels.
-
-        Some of the labels are hidden; those are the null label.
-        """
-        positions = draws.choice(len(self.labels), size=plan.batch_size, p=self.draw_probabilities)
-        unsure = 1 - self.label_probabilities[positions]
-        hiding = defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * unsure
-        chosen, hidden = torch.from_numpy(positions), torch.from_numpy(draws.random(plan.batch_size) < hiding)
-        mirrored = torch.from_numpy(draws.random(plan.batch_size) < (0.5 if plan.horizontal_flip else 0.0))
-        labels = self.labels[chosen.to(self.device, non_blocking=True)]
-        hidden = hidden.to(self.device, non_blocking=True)
-        return chosen, mirrored, labels.masked_fill(hidden, plan.network.null_label)
+        """Positions of a batch and which are mirrored, on the CPU, and labels, some of them the null label."""
+        drawn = draws.choice(len(self.labels), size=plan.batch_size, p=self.draw_probabilities)
+        hiding = defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * (1 - self.label_probabilities[drawn])
+        hidden = torch.from_numpy(draws.random(len(drawn)) < hiding).to(self.device, non_blocking=True)
+        mirrored = torch.from_numpy(draws.random(len(drawn)) < (0.5 if plan.horizontal_flip else 0.0))
+        positions = torch.from_numpy(drawn)
+        labels = self.labels[positions.to(self.device, non_blocking=True)]
+        return positions, mirrored, labels.masked_fill(hidden, plan.network.null_label)
 
     def clean_images(self, positions: Tensor, mirrored: Tensor | None, seed: int, step: int) -> Tensor:
         """What the network sees of the images at positions int64 (B,) in a step, (B, *shape).
