@@ -20,6 +20,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.data.splits import FOLDS
 from diffaug.diffusion.planning.costs import Costs, RouteOption, Seconds
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.errors import DiffaugError
 from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.choosing.choose import count_trainings
@@ -131,7 +132,7 @@ def _seconds_per_sample(job: Job, plan: Plan, images: LabeledImages) -> float:
     sampling = Sampling(solver=settings.solver, num_inference_steps=settings.num_inference_steps, guidance_scale=scale)
 
     def sample(count: int) -> None:
-        generator.draw_samples(images.classes[0], range(count), sampling, job.config.seed)
+        generator.draw(Drawing(0, range(count), sampling, job.config.seed))
 
     few = max(1, size // 8)
     sample(few)  # warms up

@@ -123,10 +123,7 @@ def _membership(
     chosen_held, chosen_trained = pair(held.labels, trained.labels, seed=seed)
     held, trained = held.select(chosen_held), trained.select(chosen_trained)
 
-    def errors(images: LabeledImages) -> NDArray[np.float64] | None:
-        return generator.denoising_errors(np.array(images.pixels), images.labels, seed=seed, boxes=images.boxes)
-
-    of_held, of_trained = errors(held), errors(trained)
+    of_held, of_trained = (generator.denoising_errors(images, seed=seed) for images in (held, trained))
     if of_held is None or of_trained is None:
         return None
     return MembershipErrors(of_held, held.labels, of_trained, trained.labels)

@@ -131,7 +131,7 @@ class CalibratedFilters:
     def _is_far_off(self, outputs: list[ClassifierOutput], label: int) -> NDArray[np.bool_]:
         """Whether images are farther from the class than any held-out real image from its own, bool (N,)."""
         relative = [
-            self.references.absolute_distances(fold, one.features, label) / self.farthest[fold]
+            self.references.distances(fold, one.features, label, scores.absolute_distances) / self.farthest[fold]
             for fold, one in enumerate(outputs)
         ]
         return np.asarray(_mean(relative) > 1)

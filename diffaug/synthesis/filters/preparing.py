@@ -251,7 +251,7 @@ def _calibration(
             left_out = (folds == fold) & (labels == label)
             log_odds[left_out] = scores.wrong_class_log_odds(one.log_probabilities[left_out], label)
             distances[left_out] = references.distances(fold, one.features[left_out], label)
-            absolute[left_out] = references.absolute_distances(fold, one.features[left_out], label)
+            absolute[left_out] = references.distances(fold, one.features[left_out], label, scores.absolute_distances)
     calibrated = folds != ALWAYS_TRAINED_ON
     return arrays | {
         "calibration.labels": labels[calibrated],
