@@ -8,7 +8,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.planning import Plan, affordable_images, longest_minutes
-from diffaug.diffusion.planning.presets import PRESETS, choose_preset, fold
+from diffaug.diffusion.planning.presets import PRESETS, fold
 from diffaug.diffusion.planning.sources import explain_sources
 from diffaug.diffusion.process.process import UNSCALED_SIDE
 from diffaug.runtime.console import duration
@@ -47,12 +47,12 @@ def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages, qual
     )
 
 
-def cost_of_size(plan: Plan, settings: DiffusionSettings, num_images: int) -> str | None:
+def cost_of_size(plan: Plan) -> str | None:
     """What the size costs on a CPU, in one sentence, if details are folded away that smaller images would keep."""
     if plan.route != "pixels":
         return None
     network, speed = plan.network, plan.images_per_second
-    kept = fold(FINE_SIDE**2, PRESETS[choose_preset(num_images, settings, plan.device)].grid)
+    kept = fold(FINE_SIDE**2, PRESETS[plan.preset].grid)
     if plan.device != "cpu" or not speed or network.patch <= kept:
         return None
     height, width = network.image_size
@@ -71,23 +71,22 @@ def _data_and_network(plan: Plan, settings: DiffusionSettings, images: LabeledIm
         f"{len(images)} for training in {len(images.classes)} classes"
     )
     if network is not None:
-        yield from _network(plan, network, settings, len(images))
+        yield from _network(plan, network, settings)
     yield (
         f"a class of n images is drawn in proportion to n^{defaults.CLASS_TEMPERATURE:g}, and no image more than "
         f"{defaults.MAX_REPEATS_PER_IMAGE / defaults.EXPECTED_VIEWS:g} times as often as the average one"
     )
 
 
-def _network(plan: Plan, network: NetworkConfig, settings: DiffusionSettings, num_images: int) -> Iterator[str]:
+def _network(plan: Plan, network: NetworkConfig, settings: DiffusionSettings) -> Iterator[str]:
     height, width = network.image_size
-    name = choose_preset(num_images, settings, plan.device)
     unit = plan.unit if plan.unit == "px" else f"{plan.unit} of {network.channels} channels"
     grid = f"{math.ceil(width / network.patch)} x {math.ceil(height / network.patch)} {unit} (patch {network.patch})"
     why = "as set"
     if not settings.preset:
         minutes = f" and {settings.minutes:g} minutes" if settings.minutes else ""
         why = f"chosen for a {'GPU' if plan.device == 'cuda' else 'CPU'}{minutes}"
-    yield f"network: UNet '{name}' of width {network.base_channels}, working on {grid}, {why}"
+    yield f"network: UNet '{plan.preset}' of width {network.base_channels}, working on {grid}, {why}"
     if network.noise_scale > 1:
         yield f"noise levels are {network.noise_scale:.3g} times those of {UNSCALED_SIDE} px, since images are larger"
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
-from diffaug.diffusion.planning.presets import choose_preset
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import stage_record, stage_settings
@@ -132,12 +131,12 @@ def finished_pools(job: Job) -> list[Path]:
     return pools if all(_whole(pool) is not None for pool in pools) else []
 
 
-def planned_settings(job: Job, catalog: Catalog) -> dict[str, Any]:
+def planned_settings(job: Job) -> dict[str, Any]:
     """The `diffusion` settings with which another training gets the same plan as the generator, at any speed."""
-    plan, settings = read_plan(job.study.generator), job.config.diffusion
+    plan = read_plan(job.study.generator)
     return {
         "images_seen": plan.images_seen,
-        "preset": choose_preset(len(catalog.labels("train")), settings, plan.device),
+        "preset": plan.preset,
         "batch_size": plan.batch_size,
         "precision": plan.precision,
         "compile": plan.compiled,
@@ -166,7 +165,7 @@ def _job_of_replicate(job: Job, catalog: Catalog, pool: Pool, number: int) -> Jo
     if current().is_main:
         study.begin()
         share_catalog(job.study, study)
-    made, diffusion = pool.counts_by_name, {"minutes": None, **planned_settings(job, catalog)}
+    made, diffusion = pool.counts_by_name, {"minutes": None, **planned_settings(job)}
     totals = {name: count + made[name] for name, count in catalog.counts_by_name("train").items()}
     further = _job_in(study, job, totals, diffusion=diffusion, advanced={"pilot": False})
     config = further.config.model_copy(update={"seed": job.config.seed + number})
