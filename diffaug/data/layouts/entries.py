@@ -26,10 +26,14 @@ _SPLITS: dict[Split, str] = {
 }
 _ANY_SPLIT = "|".join(_SPLITS.values())
 _FILLERS = "set|data|images?|imgs?|pictures?|photos?|pics?|splits?|samples?|files?|folder|dir|jpe?gs?|pngs?"
+_FILLERS += "|labell?ed"
 _TABLE_FILLERS = _FILLERS + "|labels?|metadata|meta|annotations?|info|list|groundtruth|gt|csv|df|table|classes"
 _PLAIN = "images?|imgs?|pictures?|photos?|pics?|jpe?gs?|pngs?|tiffs?|bmps?|data|dataset|files?|frames?"
+_PLAIN += "|raw|originals?|inputs?|folder|parts?|batch|chunks?"
 _MASKS = "masks?|groundtruths?|gts?|segmentations?|segmentationclass|segmentationobject|segs?|labels?|annotations?"
+_MASKS += "|annos?|annots?|trimaps?|contours?"
 _DOCUMENTS = "docs?|documentation|documents?|figures?|figs?|assets|screenshots?|plots?|previews?|readme|notebooks?"
+_DOCUMENTS += "|results?|outputs?|logs?|runs?|models?|checkpoints?|scripts?|src|code|examples?|demos?"
 _OF_MASKS = "mask|annot|segmentation|groundtruth|trimap|contour"
 _OF_FACES = {"no", "non", "not", "with", "without", "un", "wearing", "weared", "incorrect", "correct", "face"}
 _SPLIT_NAMES = {split: re.compile(f"(?:{_FILLERS})*(?:{words})(?:{_FILLERS})*") for split, words in _SPLITS.items()}
@@ -83,12 +87,6 @@ def tally(what: str, names: Iterable[str]) -> list[str]:
     """One sentence, `what: 4 (a.png, b.png, c.png and 1 more)`, of sorted names; none if there are no names."""
     ordered = sorted(names)
     return [f"{what}: {len(ordered)} ({listed(ordered)})"] if ordered else []
-
-
-_FILLERS += "|labell?ed"
-_PLAIN += "|raw|originals?|inputs?|folder|parts?|batch|chunks?"
-_MASKS += "|annos?|annots?|trimaps?|contours?"
-_DOCUMENTS += "|results?|outputs?|logs?|runs?|models?|checkpoints?|scripts?|src|code|examples?|demos?"
 
 
 def words(name: str) -> list[str]:
