@@ -9,9 +9,8 @@ from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import typed
 from diffaug.stages.arguments import opened
-from diffaug.stages.job import open_job
+from diffaug.stages.job import copy_of, open_job, save_settings, saved_settings, settings_text
 from diffaug.stages.remedies import remedy, repair_record, telling_remedies
-from diffaug.stages.saved_settings import copy_of, save_settings, saved_settings, settings_text
 from diffaug.study import STUDY_RECORD, Study, open_study, plan_study
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.further import read_further
+from diffaug.data.building.unlabeled import read_further
 from diffaug.data.layouts.entries import listed
 from diffaug.data.layouts.reading import FOLDERS
 from diffaug.data.layouts.scan import Scan, scan

@@ -20,8 +20,7 @@ from diffaug.synthesis.filters.objects import is_blind
 from diffaug.synthesis.filters.power import UNKNOWN
 from diffaug.synthesis.filters.scores import COPY, UNLIKE_OBJECTS, WRONG_CLASS
 from diffaug.synthesis.pool.making import ChunkMaker
-from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin
-from diffaug.synthesis.pool.plans import Part, plan_chunk
+from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin, Part, plan_chunk
 from diffaug.synthesis.pool.strengths import MOST_COPIES, TRIED_IMAGES
 
 FORGETFUL: Strength = (0.8, 0.95)

@@ -148,9 +148,9 @@ def moved(mask: Mask, other: Mask) -> Mask:
     return result
 
 
-def with_margin(mask: Mask, margin: int = MARGIN) -> Mask:
-    """The mask and what lies within `margin` px of it."""
-    return grown(mask, margin)
+def with_margin(mask: Mask) -> Mask:
+    """The mask and what lies within `MARGIN` px of it."""
+    return grown(mask, MARGIN)
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice]:
