@@ -16,7 +16,7 @@ from diffaug.files.naming import naming
 from diffaug.files.records import typed, write_signed_record
 from diffaug.files.stage_records import BEGUN, required_record
 from diffaug.runtime.distributed import current
-from diffaug.stages.fitting.former import bring_back_former, has_former
+from diffaug.stages.former import bring_back_former, has_former
 from diffaug.stages.job import copy_of
 from diffaug.study import PILOT, RECORD, STUDY_RECORD, Study, StudyRecord
 

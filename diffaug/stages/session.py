@@ -18,7 +18,7 @@ from diffaug.runtime.console import Narrator, SilentNarrator
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, synthesis_flags
 from diffaug.stages.catalog import prepare_catalog
-from diffaug.stages.fitting.former import is_unsettled, settle_former
+from diffaug.stages.former import is_unsettled, settle_former
 from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
 from diffaug.stages.remedies import taking_back, telling_remedies

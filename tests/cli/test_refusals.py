@@ -8,7 +8,7 @@ import torch
 
 from diffaug.errors import DataError, UsageError
 from diffaug.files.stage_records import BEGUN
-from diffaug.stages.fitting import former
+from diffaug.stages import former
 from diffaug.stages.fitting.routes import pixels
 
 pytestmark = pytest.mark.e2e

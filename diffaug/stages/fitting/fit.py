@@ -19,13 +19,13 @@ from diffaug.files.stage_records import StageState, begin_stage, stage_record, s
 from diffaug.runtime.console import duration
 from diffaug.runtime.distributed import current
 from diffaug.stages.catalog import show_catalog
-from diffaug.stages.fitting.former import discard_former, set_former_aside
 from diffaug.stages.fitting.pilot import repair_pilot, train_pilot
 from diffaug.stages.fitting.plan import PLAN_FILE, generator_settings, plan_training, write_plan
 from diffaug.stages.fitting.routes.by_name import route_by_name
 from diffaug.stages.fitting.running import discard_progress, finish_training
 from diffaug.stages.fitting.sources import stage_inputs
 from diffaug.stages.fitting.work import Clock, Work
+from diffaug.stages.former import discard_former, set_former_aside
 from diffaug.stages.job import FIT_RUN, Job
 from diffaug.study import PILOT
 

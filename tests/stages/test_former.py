@@ -6,7 +6,7 @@ import pytest
 
 from diffaug.files import storage
 from diffaug.files.stage_records import BEGUN
-from diffaug.stages.fitting import former
+from diffaug.stages import former
 from diffaug.study import PILOT, Study
 
 
