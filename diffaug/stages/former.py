@@ -1,7 +1,6 @@
 """Keeps a generator and its pilot until the training that replaces them is finished, or brings them back."""
 
 from diffaug.files import storage
-from diffaug.files.stage_records import BEGUN
 from diffaug.study import PILOT, Study
 
 FORMER, RETURNING = ".former", ".former-returning"
@@ -41,13 +40,16 @@ def is_unsettled(study: Study) -> bool:
 
 
 def settle_former(study: Study) -> None:
-    """Ends what a killed process began: to set a generator aside, to bring it back, or to remove it."""
+    """Ends what a killed process began: to set a generator aside, to bring it back, or to remove it.
+
+    It comes back, too, if the training that was to replace it has kept nothing.
+    """
     former, is_finished = study.path / FORMER, (study.generator / storage.DONE).is_file()
     if (study.path / RETURNING).exists():
         _return(study)
     elif former.exists() and is_finished and (former / study.generator.name).exists():
         discard_former(study)
-    elif former.exists() and (is_finished or not (study.generator / BEGUN).exists()):
+    elif former.exists() and (is_finished or not study.has_training):
         bring_back_former(study)
 
 

@@ -26,6 +26,8 @@ def put(study: Study, name: str, which: str, *, done: bool) -> None:
     (folder / BEGUN).write_text("{}")
     if done:
         (folder / storage.DONE).write_text("{}")
+    else:
+        (folder / "checkpoints" / "1").mkdir(parents=True)
 
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +79,15 @@ def test_what_was_replaced_is_removed_after_a_kill(study) -> None:
     put(study, "generator", "new", done=True)
     former.settle_former(study)
     assert parts(study) == {"generator": "new"} and not former.is_unsettled(study)
+
+
+def test_a_generator_comes_back_if_the_training_that_was_to_replace_it_kept_nothing(study) -> None:
+    old = parts(study)
+    former.set_former_aside(study)
+    put(study, "generator", "new", done=False)
+    (study.generator / "checkpoints" / "1").rmdir()
+    former.settle_former(study)
+    assert parts(study) == old and not former.is_unsettled(study)
 
 
 def test_an_unfinished_training_is_not_set_aside_and_keeps_what_it_replaces(study) -> None:
