@@ -100,16 +100,19 @@ def read_signed_array(path: Path) -> np.ndarray[Any, Any]:
     return read_array(path)
 
 
-def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """Reads a table that has these columns and perhaps others; raises DamagedError if the file holds something else."""
+def read_parquet(path: Path, columns: Collection[str] = (), *, only: bool = False) -> pd.DataFrame:
+    """Reads a table that has these columns and, unless `only` they are read, others; DamagedError if it has not."""
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
+    content = io.BytesIO(read_bytes(path))
     try:
-        table = pd.read_parquet(io.BytesIO(read_bytes(path)))
+        missing = [name for name in columns if name not in pq.read_schema(content).names]
+        table = pd.read_parquet(content, columns=list(columns) if only and not missing else None)
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
         raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error
-    if missing := [name for name in columns if name not in table.columns]:
+    if missing:
         raise DamagedError(f"the table lacks the column '{missing[0]}'", where=path, fix=REPAIR_HINT)
     return table
 
