@@ -23,6 +23,7 @@ from diffaug.data.labels import (
 )
 from diffaug.data.layouts.entries import listed
 from diffaug.errors import UsageError, did_you_mean
+from diffaug.synthesis.pool.packed import PackedImages, packed_reader
 from diffaug.synthesis.pool.pool import Pool, without_blind
 
 CACHED_IMAGES = 128
@@ -32,7 +33,7 @@ OnProblem = Literal["error", "skip"]
 
 
 class PoolLookup:
-    """Images of a pool by label, with a cache; each process opens the pool, or that of a study, at the first use.
+    """Images of a pool by label; each process opens the pool, or that of a study, at the first use.
 
     Images of blind classes are left out, see `usable_pool`, unless `include_blind`.
     """
@@ -54,8 +55,9 @@ class PoolLookup:
 
     @cached_property
     def read(self) -> Callable[[int], NDArray[np.uint8]]:
-        """`Pool.read`, cached."""
-        return lru_cache(CACHED_IMAGES)(self.pool.read)
+        """What reads an image by its position in the pool, packed or else with a cache."""
+        read = packed_reader(self.pool)
+        return read if isinstance(read, PackedImages) else lru_cache(CACHED_IMAGES)(read)
 
     def require_known_names(self, on_unknown: OnProblem) -> None:
         """Raises UsageError if `class_to_idx` names a class that the pool does not have, unless it may be skipped."""

@@ -52,6 +52,7 @@ class PackedImages:
         return type(self), (self._folder, self._rows)
 
     def __call__(self, position: int) -> NDArray[np.uint8]:
+        """The pixels of one image."""
         row = self._rows[position]
         pixels: NDArray[np.uint8] = self._pixels[row]
         if not self._is_checked[row]:

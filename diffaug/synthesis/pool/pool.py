@@ -71,6 +71,7 @@ class PoolFacts:
     image_size: tuple[PositiveInt, PositiveInt]
     channels: Literal[1, 3]
     dataset_class_to_idx: dict[str, int] | None = None
+    levels: tuple[float, float] | None = None
     targets: dict[str, int] = field(default_factory=dict)
     chunks: str = ""
 
@@ -95,6 +96,7 @@ class Pool:
     Attributes:
         dataset_class_to_idx: Class name to label of the dataset that the real images came from; None if they have no
             such numbering, as images in a folder.
+        levels: Values that are black and white in the real images; None if those have 8 bits.
         left_out: Names of classes whose images are not looked at.
     """
 
@@ -103,6 +105,7 @@ class Pool:
     image_size: tuple[int, int]
     channels: int
     dataset_class_to_idx: Mapping[str, int] | None = None
+    levels: tuple[float, float] | None = None
     left_out: tuple[str, ...] = ()
 
     @classmethod
@@ -118,7 +121,7 @@ class Pool:
         if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
         facts = typed(record, POOL_FACTS, where=root / storage.DONE)
-        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx)
+        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx, facts.levels)
 
     def __len__(self) -> int:
         return len(self._entries)
