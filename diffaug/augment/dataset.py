@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from diffaug.augment import formats
 from diffaug.augment.foreign import item_of
-from diffaug.augment.formats import ImageFormat
+from diffaug.augment.formats import MODE_OF_CHANNELS, ImageFormat
 from diffaug.augment.labels import columns_of, get_class_to_idx, get_targets, numbering_of, stored_targets
 from diffaug.augment.lookup import usable_pool
 from diffaug.augment.matching import fits_pool, match_classes
@@ -33,12 +33,16 @@ class AugmentedDataset(Dataset[Any]):
 
     The first `len(dataset)` items are the real ones, unchanged and at their indices, so samplers and index files keep
     their meaning. A synthetic item has the format of a real one: the same container, label type and image type. Its
-    image goes through `transform`, or else through the dataset's own transform, found through `Subset` and
-    `ConcatDataset`, in the format that a real image has there. Without either, it gets the type and size of the first
-    real image. The dataset's `target_transform` is applied to its label.
+    image goes through `transform`, or else through the dataset's own transforms, in the format that a real image has
+    there. These are found by watching the dataset read items, wherever it keeps them: in an attribute of any name, in
+    a dataset that it wraps, as a method or function, as the format of a Hugging Face dataset. What can't be repeated
+    for a synthetic image is refused. Without any transform, it gets the type and size of the first real image. The
+    dataset's `target_transform` is applied to its label. Of further parts of an item, paths become that of the
+    synthetic file, and numbers the index of the item if the dataset counts its items so, else -1.
 
-    Wrap training data only. Synthetic files are read on demand; the model is never run, and nothing here is random.
-    The constructor reads the first real item and preserves torch's random state.
+    Wrap training data only. The pool's images are packed once into a memory-mapped array, which worker processes
+    share; the model is never run, and nothing here is random. The constructor reads some real items, the first one
+    several times, and preserves the random states of Python, NumPy and torch.
 
     Args:
         dataset: Map-style dataset of (image, label) tuples or lists, or of {"image": ..., "label": ...}.
@@ -55,7 +59,8 @@ class AugmentedDataset(Dataset[Any]):
         targets: Class index of every item, before `target_transform`.
 
     Raises:
-        UsageError: There is no finished pool, or its classes or images can't be matched to those of the dataset.
+        UsageError: There is no finished pool, its classes or images can't be matched to those of the dataset, or it is
+            unclear how the dataset transforms its images.
         DataError: The dataset's labels can't be read.
     """
 
@@ -139,8 +144,9 @@ class AugmentedDataset(Dataset[Any]):
         if self._transform is not None:
             return watch_leniently(self.dataset, 0, *keys)
         kinds = ((label, _part_of(self.dataset, index)) for index, label in enumerate(labels))
-        indices = list({kind: index for index, kind in reversed(list(enumerate(kinds)))}.values())
-        seen = find_steps(self.dataset, sorted(indices)[: MOST_WATCHED + 1], *keys)
+        of_kinds = sorted({kind: index for index, kind in reversed(list(enumerate(kinds)))}.values())
+        indices = dict.fromkeys([*of_kinds[: MOST_WATCHED + 1], self._real_count - 1])
+        seen = find_steps(self.dataset, list(indices), *keys)
         self._steps = seen.steps
         return seen
 
@@ -174,8 +180,9 @@ class AugmentedDataset(Dataset[Any]):
         if self._transform is not None:
             by_keyword = type(self._transform).__module__.startswith("albumentations.")
             native = ImageFormat("pil", "L" if self.pool.channels == 1 else "RGB", image_size)
-            if form is not None and not form.is_deep:
-                native = replace(native, mode=form.mode, size=form.size).fitting(image_size)
+            if form is not None:
+                mode = form.mode if form.mode in MODE_OF_CHANNELS.values() else native.mode
+                native = replace(native, mode=mode, size=form.size).fitting(image_size)
             if by_keyword:
                 axis = None if native.mode == "L" else 2
                 native = replace(native, kind="numpy", dtype=np.dtype(np.uint8), channel_axis=axis)

@@ -101,21 +101,9 @@ def columns_of(dataset: Any) -> Columns:
     Raises:
         UsageError: Several columns are labels.
     """
-    if isinstance(dataset, Subset):
-        return columns_of(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        return columns_of(dataset.datasets[0])
-    features = getattr(dataset, "features", None)
-    if not isinstance(features, Mapping):
-        return None, None
-    images = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
-    named = _names_of_classes(features)
-    usual = [key for key in LABEL_KEYS if key in (named or features)]
-    if len(named) > 1 and not usual:
-        what = f"which column is the label is unknown: {', '.join(named)}"
-        raise UsageError(what, fix=f"keep one of them: dataset.remove_columns({named[1:]})")
-    label = (usual or named or [None])[0]
-    return (images[0] if len(images) == 1 else None), label
+    while isinstance(dataset, Subset | ConcatDataset):
+        dataset = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
+    return _own_columns(dataset)
 
 
 def numbering_of(names: Sequence[Any]) -> dict[str, int]:
@@ -197,7 +185,7 @@ def _label_candidates(dataset: Any) -> Iterator[Any]:
     yield from (_second_column(getattr(dataset, name, None)) for name in SAMPLE_ATTRIBUTES)
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         yield dataset.tensors[1]
-    key = columns_of(dataset)[1]
+    key = _own_columns(dataset)[1]
     if key is not None:  # a column of Hugging Face is read without the images, and as it was before any transform
         yield list((dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)[key])
 
@@ -206,7 +194,7 @@ def _own_class_to_idx(dataset: Any) -> dict[str, int] | None:
     indices = getattr(dataset, "class_to_idx", None)
     if isinstance(indices, Mapping) and indices:
         return _name_to_index(indices, names_first=True)
-    key, info = columns_of(dataset)[1], getattr(dataset, "info", None)
+    key, info = _own_columns(dataset)[1], getattr(dataset, "info", None)
     candidates: list[Any] = [getattr(dataset, name, None) for name in NAME_ATTRIBUTES]
     candidates += [getattr(dataset.features[key], "names", None)] if key is not None else []
     candidates += [info.get("label")] if isinstance(info, Mapping) else []
@@ -252,9 +240,18 @@ def _of_numbers(classes: list[int], dataset: Any) -> dict[str, int] | None:
     return None if are_values else {str(name): index for index, name in enumerate(classes)}
 
 
-def _names_of_classes(features: Mapping[str, Any]) -> list[str]:
-    """The columns whose classes have names."""
-    return [key for key, feature in features.items() if getattr(feature, "names", None)]
+def _own_columns(dataset: Any) -> Columns:
+    features = getattr(dataset, "features", None)
+    if not isinstance(features, Mapping):
+        return None, None
+    images = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
+    named = [key for key, feature in features.items() if getattr(feature, "names", None)]
+    usual = [key for key in LABEL_KEYS if key in (named or features)]
+    if len(named) > 1 and not usual:
+        what = f"which column is the label is unknown: {', '.join(named)}"
+        raise UsageError(what, fix=f"keep one of them: dataset.remove_columns({named[1:]})")
+    label = (usual or named or [None])[0]
+    return (images[0] if len(images) == 1 else None), label
 
 
 def _second_column(rows: Any) -> list[Any] | None:

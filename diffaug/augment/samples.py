@@ -74,7 +74,7 @@ def same_image(one: Any, other: Any, *, by_value: bool = False) -> bool:
     if type(one) is not type(other) or one.shape != other.shape:
         return False
     if by_value:
-        return bool(np.array_equal(np.asarray(one), np.asarray(other)))
+        return torch.equal(one, other) if isinstance(one, torch.Tensor) else np.array_equal(one, other)
     return bool(_address(one) == _address(other))
 
 
@@ -82,12 +82,18 @@ def _address(pixels: Any) -> int:
     return int(pixels.data_ptr() if isinstance(pixels, torch.Tensor) else pixels.__array_interface__["data"][0])
 
 
-def contents(value: Any, at: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The leaves of nested containers, each with its path; the first image of a batch is a leaf of its own."""
+def contents(value: Any, at: Path = (), *, batches: bool = False) -> Iterator[tuple[Path, Any]]:
+    """The leaves of nested containers, each with its path; of `batches`, arrays of images, only the first image."""
     if len(at) < MOST_DEPTH and isinstance(value, Mapping | tuple | list) and len(value) <= MOST_PARTS:
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from contents(part, (*at, key))
-    elif len(at) < MOST_DEPTH and isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 4 and len(value):
+            yield from contents(part, (*at, key), batches=batches)
+    elif (
+        batches
+        and len(at) < MOST_DEPTH
+        and isinstance(value, np.ndarray | torch.Tensor)
+        and value.ndim == 4
+        and len(value)
+    ):
         yield (*at, 0), value[0]
     else:
         yield at, value
@@ -95,7 +101,8 @@ def contents(value: Any, at: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 def path_to(image: Any, value: Any) -> Path | None:
     """Where an image is in nested containers."""
-    return next((path for path, leaf in contents(value) if is_image(leaf) and same_image(leaf, image)), None)
+    found = contents(value, batches=True)
+    return next((path for path, leaf in found if is_image(leaf) and same_image(leaf, image)), None)
 
 
 def follow(path: Path, value: Any) -> Any:

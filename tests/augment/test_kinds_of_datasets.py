@@ -47,22 +47,31 @@ def black() -> Image.Image:
     return Image.new("RGB", (SIZE, SIZE))
 
 
-class Kind(Dataset):
-    """A dataset written by hand, whose item is made by a function of itself, an image and a label."""
+class Plain(Dataset):
+    """A dataset of three items; keyword arguments become attributes."""
 
-    def __init__(self, item: Callable[..., Any], **attributes: Any) -> None:
-        self.targets, self.classes, self.code = LABELS, CLASSES, SimpleNamespace(item=item)
+    def __init__(self, **attributes: Any) -> None:
+        self.targets, self.classes = LABELS, CLASSES
         vars(self).update(attributes)
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.code.item(self, black(), self.targets[index], index)
+
+def kind_of(get_item: Callable[[Any, int], Any], base: type = Plain, **attributes: Any) -> Dataset:
+    """A dataset written by hand, whose `__getitem__` this is."""
+    return type("Kind", (base,), {"__getitem__": get_item})(**attributes)
 
 
 def invert(image: Any) -> Any:
     return ImageOps.invert(image)
+
+
+GLOBAL = v2.Lambda(invert)
+
+
+def inverted() -> Any:
+    return GLOBAL(black())
 
 
 def invert_both(image: Any, label: int) -> tuple[Any, int]:
@@ -85,16 +94,16 @@ def process_batch(batch: dict[str, list[Any]]) -> dict[str, Any]:
     return {"pixel_values": torch.stack(images), "labels": batch["animal"]}
 
 
-class ByMethod(Kind):
+class ByMethod(Plain):
     def augment(self, image: Any) -> Any:
         return invert(image)
 
 
-class ByClass(Kind):
+class ByClass(Plain):
     tfm = v2.Lambda(invert)
 
 
-class ByStaticMethod(Kind):
+class ByStaticMethod(Plain):
     @staticmethod
     def preprocess(image: Any) -> Any:
         return invert(image)
@@ -127,7 +136,11 @@ class Wrapper(Dataset):
 
 
 def by(name: str) -> Callable[..., Any]:
-    return lambda dataset, image, label, index: (getattr(dataset, name)(image), label)
+    return lambda d, i: (getattr(d, name)(black()), d.targets[i])
+
+
+def capturing(transform: Any) -> Dataset:
+    return kind_of(lambda d, i: (transform(black()), d.targets[i]))
 
 
 def hugging_face() -> datasets.Dataset:
@@ -152,29 +165,44 @@ pipeline = A.Compose([A.InvertImg(p=1)])
 INVERTING: dict[str, Callable[[Path], Any]] = {
     "ImageFolder": lambda folder: ImageFolder(folder, transform=invert),
     "Subset": lambda folder: Subset(ImageFolder(folder, transform=invert), [2, 0]),
-    "ConcatDataset": lambda folder: ConcatDataset([ImageFolder(folder, invert), Kind(by("aug"), aug=invert)]),
-    "Subset of ConcatDataset": lambda _: Subset(ConcatDataset([Kind(by("aug"), aug=invert)] * 2), [4, 0]),
-    "transform": lambda _: Kind(by("transform"), transform=invert),
-    "aug": lambda _: Kind(by("aug"), aug=invert),
-    "a private attribute": lambda _: Kind(by("_tf"), _tf=v2.Lambda(invert)),
-    "a method": lambda _: ByMethod(by("augment")),
-    "a static method": lambda _: ByStaticMethod(by("preprocess")),
-    "an attribute of the class": lambda _: ByClass(by("tfm")),
-    "two in turn": lambda _: Kind(lambda d, x, y, _: (d.b(d.a(x)), y), a=v2.Resize(6), b=invert),
-    "the first of a list": lambda _: Kind(lambda d, x, y, _: (d.steps[0](x), y), steps=[invert, v2.Resize(2)]),
-    "a list in turn": lambda _: Kind(lambda d, x, y, _: (d.steps[1](d.steps[0](x)), y), steps=[v2.Resize(6), invert]),
-    "of a mapping": lambda _: Kind(lambda d, x, y, _: (d.tfs["train"](x), y), tfs={"train": invert, "val": None}),
-    "with a constant": lambda _: Kind(
-        lambda d, x, y, _: (d.aug(x, 0.5), y),
+    "ConcatDataset": lambda folder: ConcatDataset([ImageFolder(folder, invert), kind_of(by("aug"), aug=invert)]),
+    "Subset of ConcatDataset": lambda _: Subset(ConcatDataset([kind_of(by("aug"), aug=invert)] * 2), [4, 0]),
+    "transform": lambda _: kind_of(by("transform"), transform=invert),
+    "aug": lambda _: kind_of(by("aug"), aug=invert),
+    "a private attribute": lambda _: kind_of(by("_tf"), _tf=v2.Lambda(invert)),
+    "a method": lambda _: kind_of(by("augment"), ByMethod),
+    "a static method": lambda _: kind_of(by("preprocess"), ByStaticMethod),
+    "an attribute of the class": lambda _: kind_of(by("tfm"), ByClass),
+    "two in turn": lambda _: kind_of(lambda d, i: (d.b(d.a(black())), d.targets[i]), a=v2.Resize(6), b=invert),
+    "the first of a list": lambda _: kind_of(
+        lambda d, i: (d.steps[0](black()), d.targets[i]), steps=[invert, v2.Resize(2)]
+    ),
+    "of an object": lambda _: kind_of(lambda d, i: (d.cfg.aug(black()), d.targets[i]), cfg=SimpleNamespace(aug=invert)),
+    "a global function": lambda _: kind_of(lambda d, i: (invert(black()), d.targets[i])),
+    "a global transform": lambda _: kind_of(lambda d, i: (GLOBAL(black()), d.targets[i])),
+    "behind a global function": lambda _: kind_of(lambda d, i: (inverted(), d.targets[i])),
+    "a captured transform": lambda _: capturing(v2.RandomInvert(1)),
+    "a list in turn": lambda _: kind_of(
+        lambda d, i: (d.steps[1](d.steps[0](black())), d.targets[i]), steps=[v2.Resize(6), invert]
+    ),
+    "of a mapping": lambda _: kind_of(
+        lambda d, i: (d.tfs["train"](black()), d.targets[i]), tfs={"train": invert, "val": None}
+    ),
+    "with a constant": lambda _: kind_of(
+        lambda d, i: (d.aug(black(), 0.5), d.targets[i]),
         aug=lambda image, strength: Image.blend(image, invert(image), strength * 2),
     ),
-    "albumentations": lambda _: Kind(lambda d, x, y, _: (d.aug(image=np.asarray(x))["image"], y), aug=pipeline),
-    "image and label": lambda _: Kind(lambda d, x, y, _: d.joint(x, y), joint=invert_both),
+    "albumentations": lambda _: kind_of(
+        lambda d, i: (d.aug(image=np.asarray(black()))["image"], d.targets[i]), aug=pipeline
+    ),
+    "image and label": lambda _: kind_of(lambda d, i: d.joint(black(), d.targets[i]), joint=invert_both),
     "transforms": lambda _: Joint(transforms=invert_both),
     "StandardTransform": lambda _: Joint(transform=invert),
-    "a sample": lambda _: Kind(lambda d, x, y, _: d.transform({"image": x, "label": y}), transform=invert_sample),
-    "a sample with an id": lambda _: Kind(
-        lambda d, x, y, i: d.transform({"image": x, "label": y, "id": i}), transform=invert_sample
+    "a sample": lambda _: kind_of(
+        lambda d, i: d.transform({"image": black(), "label": d.targets[i]}), transform=invert_sample
+    ),
+    "a sample with an id": lambda _: kind_of(
+        lambda d, i: d.transform({"image": black(), "label": d.targets[i], "id": i}), transform=invert_sample
     ),
     "a wrapper": lambda folder: Wrapper(ImageFolder(folder), invert, [0, 0, 1]),
     "a wrapper of a transform": lambda folder: Wrapper(
@@ -238,24 +266,30 @@ def test_a_transform_that_is_exchanged_later_is_followed_wherever_it_is(pool: Po
     assert np.asarray(augmented[3]["pixel_values"]).max() == SHADES[0]
 
 
-def sometimes(dataset: Any, image: Any, label: int, _: int) -> Any:
-    return (dataset.aug(image) if random.random() < 0.5 else image), label
+def sometimes(dataset: Any, index: int) -> Any:
+    return (dataset.aug(black()) if random.random() < 0.5 else black()), dataset.targets[index]
 
 
-def noise(image: Any) -> Any:
+def noise() -> Any:
     return Image.fromarray(np.random.randint(0, 255, (SIZE, SIZE, 3), np.uint8))  # noqa: NPY002
 
 
 NOT_FOUND = {
-    "changed afterwards": lambda: Kind(lambda d, x, y, _: (np.asarray(d.aug(x)) / 255, y), aug=invert),
-    "by chance": lambda: Kind(sometimes, aug=invert),
-    "by class": lambda: Kind(lambda d, x, y, _: (d.strong(x) if y else d.weak(x), y), strong=invert, weak=v2.Resize(9)),
-    "random code": lambda: Kind(lambda d, x, y, _: (noise(x), y)),
-    "random code before it": lambda: Kind(lambda d, x, y, _: (d.aug(noise(x)), y), aug=invert),
-    "with the index": lambda: Kind(lambda d, x, y, i: (d.aug(x, i), y), aug=lambda image, index: image),
-    "with a mask": lambda: Kind(lambda d, x, y, _: (d.aug(image=x, mask=x)["image"], y), aug=lambda **both: both),
-    "parts that differ": lambda: ConcatDataset([Kind(by("aug"), aug=invert), Kind(by("aug"), aug=v2.Resize(9))]),
-    "in no format": lambda: Kind(lambda d, x, y, _: (v2.functional.pil_to_tensor(x) - 1.5, y)),
+    "changed afterwards": lambda: kind_of(lambda d, i: (np.asarray(d.aug(black())) / 255, d.targets[i]), aug=invert),
+    "by chance": lambda: kind_of(sometimes, aug=invert),
+    "by class": lambda: kind_of(
+        lambda d, i: (d.strong(black()) if d.targets[i] else d.weak(black()), d.targets[i]),
+        strong=invert,
+        weak=v2.Resize(9),
+    ),
+    "random code": lambda: kind_of(lambda d, i: (noise(), d.targets[i])),
+    "random code before it": lambda: kind_of(lambda d, i: (d.aug(noise()), d.targets[i]), aug=invert),
+    "with the index": lambda: kind_of(lambda d, i: (d.aug(black(), i), d.targets[i]), aug=lambda image, index: image),
+    "with a mask": lambda: kind_of(
+        lambda d, i: (d.aug(image=black(), mask=black())["image"], d.targets[i]), aug=lambda **both: both
+    ),
+    "parts that differ": lambda: ConcatDataset([kind_of(by("aug"), aug=invert), kind_of(by("aug"), aug=v2.Resize(9))]),
+    "in no format": lambda: kind_of(lambda d, i: (v2.functional.pil_to_tensor(black()) - 1.5, d.targets[i])),
 }
 
 
@@ -278,7 +312,7 @@ FORMATS: dict[str, tuple[Any, float]] = {
     "RGB": (black(), 50),
     "L": (black().convert("L"), 50),
     "P": (black().convert("P"), 50),
-    "1": (black().convert("1"), 0),
+    "1": (black().convert("1"), 1),
     "LA": (black().convert("LA"), 50),
     "RGBA": (black().convert("RGBA"), 50),
     "CMYK": (black().convert("CMYK"), 50),
@@ -313,7 +347,7 @@ def value_of(image: Any) -> float:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_synthetic_image_has_the_format_of_a_real_one(pool: Pool, form: str) -> None:
     example, expected = FORMATS[form]
-    augmented = AugmentedDataset(Kind(lambda d, x, y, _: (example, y)), pool)
+    augmented = AugmentedDataset(kind_of(lambda d, i: (example, d.targets[i])), pool)
     image = augmented[len(LABELS)][0]
     require_alike(example, image)
     assert value_of(image) == pytest.approx(expected, rel=5e-3, abs=2 if form in ("YCbCr", "HSV", "CMYK") else 0)
@@ -322,7 +356,7 @@ def test_a_synthetic_image_has_the_format_of_a_real_one(pool: Pool, form: str) -
 def test_16_bit_images_have_the_levels_that_the_pool_was_made_with(make_pool: Any, tmp_path: Path) -> None:
     pixels = np.array([[0, 100], [200, 255]], np.uint8).repeat(4, 0).repeat(4, 1)[..., None]
     pool = make_pool(tmp_path, CLASSES, [(0, pixels)], {"levels": [1000, 3550]})
-    image = AugmentedDataset(Kind(lambda d, x, y, _: (np.zeros((8, 8), np.uint16), y)), pool)[len(LABELS)][0]
+    image = AugmentedDataset(kind_of(lambda d, i: (np.zeros((8, 8), np.uint16), d.targets[i])), pool)[len(LABELS)][0]
     assert np.unique(image).tolist() == [1000, 2000, 3000, 3550]
 
 
@@ -340,11 +374,11 @@ EXTRAS = {
 def test_further_parts_of_an_item_are_kept_and_filled(pool: Pool, container: type, extra: str) -> None:
     make, expected = EXTRAS[extra]
 
-    def item(dataset: Any, image: Any, label: int, index: int) -> Any:
-        made = {"image": torch.zeros(3, 4, 4), "label": label, "extra": make(index)}
+    def item(dataset: Any, index: int) -> Any:
+        made = {"image": torch.zeros(3, 4, 4), "label": dataset.targets[index], "extra": make(index)}
         return made if container is dict else container(made.values())
 
-    augmented = AugmentedDataset(Kind(item), pool)
+    augmented = AugmentedDataset(kind_of(item), pool)
     for index, value in ((3, expected[0]), (4, expected[1])):
         found = list(augmented[index].values())[2] if container is dict else augmented[index][2]
         assert found == value
@@ -355,7 +389,7 @@ def test_further_parts_of_an_item_are_kept_and_filled(pool: Pool, container: typ
 
 @pytest.mark.parametrize("make", [str, Path])
 def test_a_path_of_a_synthetic_item_is_that_of_its_file(pool: Pool, make: type) -> None:
-    augmented = AugmentedDataset(Kind(lambda d, x, y, i: (x, y, make(f"{i}.png"))), pool)
+    augmented = AugmentedDataset(kind_of(lambda d, i: (black(), d.targets[i], make(f"{i}.png"))), pool)
     assert augmented[0][2] == make("0.png")
     path = augmented[3][2]
     assert type(path) is type(make("x"))
@@ -365,7 +399,7 @@ def test_a_path_of_a_synthetic_item_is_that_of_its_file(pool: Pool, make: type) 
 @pytest.mark.parametrize("part", [0.5, torch.zeros(2, 4), object(), True])
 def test_a_further_part_of_unknown_meaning_is_refused(pool: Pool, part: Any) -> None:
     with pytest.raises(UsageError, match="unknown") as caught:
-        AugmentedDataset(Kind(lambda d, x, y, _: (x, y, part)), pool)
+        AugmentedDataset(kind_of(lambda d, i: (black(), d.targets[i], part)), pool)
     assert "wrap the dataset" in str(caught.value.fix)
 
 
@@ -378,7 +412,7 @@ ONE_HOT = {
 
 @pytest.mark.parametrize("kind", ONE_HOT)
 def test_one_hot_labels_stay_one_hot(pool: Pool, kind: str) -> None:
-    augmented = AugmentedDataset(Kind(lambda d, x, y, _: (x, ONE_HOT[kind](y))), pool)
+    augmented = AugmentedDataset(kind_of(lambda d, i: (black(), ONE_HOT[kind](d.targets[i]))), pool)
     for index, label in ((3, 0), (4, 1)):
         found = augmented[index][1]
         assert type(found) is type(ONE_HOT[kind](label))
@@ -412,15 +446,15 @@ def test_hugging_face_without_a_transform_keeps_its_columns(pool: Pool) -> None:
 
 
 def test_a_pool_of_some_classes_is_enough(make_pool: Any, pool: Pool, tmp_path: Path) -> None:
-    three = Kind(lambda d, x, y, _: (x, y), targets=[0, 1, 2], classes=["cat", "dog", "owl"])
+    three = kind_of(lambda d, i: (black(), d.targets[i]), targets=[0, 1, 2], classes=["cat", "dog", "owl"])
     assert AugmentedDataset(three, pool).targets == [0, 1, 2, 0, 1]
-    names = Kind(lambda d, x, y, _: (x, y), targets=["owl", "dog", "cat"], classes=None)
+    names = kind_of(lambda d, i: (black(), d.targets[i]), targets=["owl", "dog", "cat"], classes=None)
     augmented = AugmentedDataset(names, pool)
     assert [augmented[index][1] for index in (3, 4)] == ["cat", "dog"]
     numbers = make_pool(tmp_path, ["3", "7"], [(1, np.full((SIZE, SIZE, 3), 7, np.uint8))])
     unnamed = TensorDataset(torch.zeros(10, 3, 4, 4), torch.arange(10))
     assert AugmentedDataset(unnamed, numbers).targets[10:] == [7]
-    other = Kind(lambda d, x, y, _: (x, y), targets=[0, 1], classes=["fox", "owl"])
+    other = kind_of(lambda d, i: (black(), d.targets[i]), targets=[0, 1], classes=["fox", "owl"])
     with pytest.raises(UsageError, match="differ"):
         AugmentedDataset(other, pool)
 
@@ -430,4 +464,4 @@ def test_a_dataset_that_raises_is_named(pool: Pool) -> None:
         raise OSError("truncated")
 
     with pytest.raises(DataError, match="item 0"):
-        AugmentedDataset(Kind(fail), pool)
+        AugmentedDataset(kind_of(fail), pool)
