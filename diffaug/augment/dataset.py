@@ -17,11 +17,11 @@ from diffaug.augment.formats import MODE_OF_CHANNELS, ImageFormat
 from diffaug.augment.labels import columns_of, get_class_to_idx, get_targets, numbering_of, stored_targets
 from diffaug.augment.lookup import usable_pool
 from diffaug.augment.matching import fits_pool, match_classes
-from diffaug.augment.samples import extra_like, follow, is_whole, parts_of
-from diffaug.augment.watching import Watched, find_steps, random_state_kept, watch_leniently
+from diffaug.augment.packed import packed_reader
+from diffaug.augment.watching.nested import extra_like, follow, is_whole, parts_of
+from diffaug.augment.watching.steps import Watched, find_steps, random_state_kept, watch_leniently
 from diffaug.data.labels import Label, UnknownLabelError, is_integer, plain_label
 from diffaug.errors import UsageError
-from diffaug.synthesis.pool.packed import packed_reader
 from diffaug.synthesis.pool.pool import Pool
 
 TARGET_TRANSFORM = "target_transform"
@@ -143,9 +143,10 @@ class AugmentedDataset(Dataset[Any]):
         self._learn_extras(first)
         if self._transform is not None:
             return watch_leniently(self.dataset, 0, *keys)
-        kinds = ((label, _part_of(self.dataset, index)) for index, label in enumerate(labels))
-        of_kinds = sorted({kind: index for index, kind in reversed(list(enumerate(kinds)))}.values())
-        indices = dict.fromkeys([*of_kinds[: MOST_WATCHED + 1], self._real_count - 1])
+        parts = ((_part_of(self.dataset, index), label) for index, label in enumerate(labels))
+        real = [(index, kind) for index, kind in enumerate(parts) if kind[0] is not None]
+        of_kinds = sorted({kind: index for index, kind in reversed(real)}.values())[: MOST_WATCHED + 1]
+        indices = dict.fromkeys([0, *of_kinds, *(index for index, _ in real[-1:])])
         seen = find_steps(self.dataset, list(indices), *keys)
         self._steps = seen.steps
         return seen
@@ -257,16 +258,17 @@ def _inherited_transform(dataset: Any) -> Callable[..., Any] | None:
     return None
 
 
-def _part_of(dataset: Any, index: int) -> tuple[int, ...]:
-    """Which part of nested `ConcatDataset`s holds an item."""
+def _part_of(dataset: Any, index: int) -> tuple[int, ...] | None:
+    """Which part of nested `ConcatDataset`s holds an item; None if it is a synthetic one."""
     if isinstance(dataset, Subset):
         return _part_of(dataset.dataset, int(dataset.indices[index]))
     if isinstance(dataset, AugmentedDataset):
-        return _part_of(dataset.dataset, index) if index < dataset._real_count else ()
+        return _part_of(dataset.dataset, index) if index < dataset._real_count else None
     if isinstance(dataset, ConcatDataset):
         part = bisect_right(dataset.cumulative_sizes, index)
         before = dataset.cumulative_sizes[part - 1] if part else 0
-        return (part, *_part_of(dataset.datasets[part], index - before))
+        of_part = _part_of(dataset.datasets[part], index - before)
+        return None if of_part is None else (part, *of_part)
     return ()
 
 

@@ -51,7 +51,8 @@ def get_targets(dataset: Any, labels: Sequence[Any] | None = None) -> list[Label
             "this",
             stacklevel=2,
         )
-        stored = [label_of(item_of(dataset, index), index) for index in range(len(dataset))]
+        column = columns_of(dataset)[1]
+        stored = [label_of(item_of(dataset, index), index, column) for index in range(len(dataset))]
     return checked_labels(stored, named=get_class_to_idx(dataset) is not None)
 
 
@@ -133,12 +134,12 @@ def require_map_style(dataset: Any) -> None:
     raise UsageError(what, fix=fix)
 
 
-def label_of(item: Any, index: int) -> Label:
-    """The label of an item, an index or a name; a DataError that names the item if it has no single class."""
+def label_of(item: Any, index: int, column: str | None = None) -> Label:
+    """The label of an item, in its `column` if it has one; a DataError that names an item without a single class."""
     try:
         with errors_named(f"the label of item {index} of the dataset can't be read", LEAVE_OUT):
             if isinstance(item, Mapping):
-                return plain_label(item[label_key(item)])
+                return plain_label(item[column if column in item else label_key(item)])
             fields = getattr(item, "_fields", ())
             position = next((fields.index(key) for key in LABEL_KEYS if key in fields), 1)
             return plain_label(item[position] if isinstance(item, tuple | list) and len(item) > 1 else None)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug.augment.formats import ImageFormat
+from diffaug.augment.packed import PackedImages, packed_reader
 from diffaug.data.labels import (
     SHOWN,
     UnknownLabelError,
@@ -23,7 +24,6 @@ from diffaug.data.labels import (
 )
 from diffaug.data.layouts.entries import listed
 from diffaug.errors import UsageError, did_you_mean
-from diffaug.synthesis.pool.packed import PackedImages, packed_reader
 from diffaug.synthesis.pool.pool import Pool, without_blind
 
 CACHED_IMAGES = 128

@@ -100,8 +100,17 @@ def read_signed_array(path: Path) -> np.ndarray[Any, Any]:
     return read_array(path)
 
 
-def read_parquet(path: Path, columns: Collection[str] = (), *, only: bool = False) -> pd.DataFrame:
-    """Reads a table that has these columns and, unless `only` they are read, others; DamagedError if it has not."""
+def read_parquet(
+    path: Path, columns: Collection[str] = (), *, texts: Collection[str] = (), only: bool = False
+) -> pd.DataFrame:
+    """Reads a table; raises DamagedError if the file holds something else.
+
+    Args:
+        path: Of the file.
+        columns: What the table must have.
+        texts: Those of the columns that hold texts and nothing else.
+        only: Whether no other column is read.
+    """
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -112,9 +121,17 @@ def read_parquet(path: Path, columns: Collection[str] = (), *, only: bool = Fals
         table = pd.read_parquet(content, columns=list(columns) if only and not missing else None)
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
         raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error
-    if missing:
-        raise DamagedError(f"the table lacks the column '{missing[0]}'", where=path, fix=REPAIR_HINT)
+    others = [] if missing else [name for name in texts if not _holds_texts(table[name])]
+    for what, names in {"lacks the column": missing, "has no texts in the column": others}.items():
+        if names:
+            raise DamagedError(f"the table {what} '{names[0]}'", where=path, fix=REPAIR_HINT)
     return table
+
+
+def _holds_texts(column: pd.Series[Any]) -> bool:
+    from pandas.api.types import is_string_dtype
+
+    return not len(column) or (is_string_dtype(column) and not column.hasnans)
 
 
 @naming_its_file

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pandas.api.types import is_integer_dtype, is_string_dtype
+from pandas.api.types import is_integer_dtype
 from pydantic import Field, PositiveInt, TypeAdapter
 
 from diffaug.data.images import LabeledImages, count_by_name
@@ -154,13 +154,12 @@ class Pool:
         return self._table(REJECTED, (*TEXTS, "reason")) if (self.root / REJECTED).is_file() else None
 
     def _table(self, name: str, texts: Sequence[str], *, only: bool = False) -> pd.DataFrame:
-        """A table of images; `only` the columns `texts`, which hold texts, and the index of the class if wished."""
-        table = storage.read_parquet(self.root / name, [*texts, "class_index"], only=only)
-        are_numbers = is_integer_dtype(table["class_index"]) or not len(table)
-        are_texts = not len(table) or all(is_string_dtype(table[one]) and not table[one].hasnans for one in texts)
-        if not (are_numbers and are_texts and table["class_index"].isin(range(len(self.classes))).all()):
-            what = "the table does not fit the pool"
-            raise DamagedError(what, where=self.root / name, fix=storage.REPAIR_HINT)
+        """A table of images, or `only` some columns: the texts and the index of the class."""
+        table = storage.read_parquet(self.root / name, [*texts, "class_index"], texts=texts, only=only)
+        numbers = table["class_index"]
+        if len(table) and not (is_integer_dtype(numbers) and numbers.isin(range(len(self.classes))).all()):
+            fix = storage.REPAIR_HINT
+            raise DamagedError("the table does not fit the pool", where=self.root / name, fix=fix)
         return table
 
     @property
@@ -241,10 +240,7 @@ def pool_facts(root: Path) -> PoolFacts:
 
 
 def without_blind(pool: Pool) -> tuple[Pool, str]:
-    """The pool without images of its blind classes, as the evaluation uses it, and a sentence that says so.
-
-    The sentence is empty if there are no such images.
-    """
+    """The pool without images of its blind classes, as the evaluation uses it, and a sentence if there are any."""
     counts = pool.counts_by_name
     names = tuple(name for name in blind_classes(pool) if counts[name])
     if not names:

@@ -15,7 +15,9 @@ from itertools import count
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from diffaug.augment.samples import Path
+from torch.utils.data import Dataset
+
+from diffaug.augment.watching.nested import Path, nodes
 
 MOST_PARTS = 64  # of a list or mapping that is looked through
 MOST_DEPTH = 2  # of functions that call each other
@@ -64,11 +66,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Call:
-    """One call: the containers of arguments and result as they were, and when it began and ended."""
+    """One call: its arguments and what its result held at the time, and when it began and ended."""
 
     place: Place
     given: tuple[tuple[Any, ...], dict[str, Any]]
-    result: Any
+    result: list[tuple[Path, Any]]
     began: int
     ended: int
 
@@ -110,36 +112,30 @@ class Recording:
             return _Recorder(self._instrumented(value), place, self)
         return _Recorder(value, place, self) if _can_be_recorded(value) else value
 
-    def _instrumented(self, function: FunctionType) -> FunctionType:
+    def _instrumented(self, function: FunctionType, depth: int = 0) -> FunctionType:
         """A copy of a function that the user has written, which records calls of global and captured names."""
-        if _is_of_library(function.__module__):
+        if _is_of_library(function.__module__) or depth > MOST_DEPTH:
             return function
-        module = sys.modules.get(function.__module__)
-        named = {
-            name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__
-        }
-        spied = {
-            name: _Recorder(value, Place(module, name), self)
-            for name, value in named.items()
-            if _can_be_recorded(value) and getattr(module, name, None) is value
-        }
-        cells = tuple(map(self._spied_cell, function.__closure__ or ()))
-        made = FunctionType(
-            function.__code__,
-            {**function.__globals__, **spied},
-            function.__name__,
-            function.__defaults__,
-            cells or None,
-        )
+        known = dict(function.__globals__)
+        for name in function.__code__.co_names:
+            place = Place(Module(function.__module__), name)
+            if name in known and place.get() is known[name]:
+                known[name] = self._named(known[name], place, depth)
+        cells = tuple(self._spied_cell(cell, depth) for cell in function.__closure__ or ())
+        made = FunctionType(function.__code__, known, function.__name__, function.__defaults__, cells or None)
         made.__kwdefaults__ = function.__kwdefaults__
         return made
 
-    def _spied_cell(self, cell: CellType) -> CellType:
+    def _named(self, value: Any, place: Place, depth: int) -> Any:
+        if isinstance(value, FunctionType):
+            return _Recorder(self._instrumented(value, depth + 1), place, self)
+        return _Recorder(value, place, self) if _can_be_recorded(value) else value
+
+    def _spied_cell(self, cell: CellType, depth: int) -> CellType:
         try:
-            is_recorded = _can_be_recorded(cell.cell_contents)
+            return CellType(self._named(cell.cell_contents, Place(cell, "cell_contents"), depth))
         except ValueError:  # it is empty
             return cell
-        return CellType(_Recorder(cell.cell_contents, Place(cell, "cell_contents"), self)) if is_recorded else cell
 
 
 class _Recorder:
@@ -152,7 +148,7 @@ class _Recorder:
         began, given = next(self._recording.clock), replaced((args, kwargs), {})  # containers may be changed in place
         result = self._value(*args, **kwargs)
         ended = next(self._recording.clock)
-        self._recording.calls.append(Call(self._place, given, replaced(result, {}), began, ended))
+        self._recording.calls.append(Call(self._place, given, list(nodes(result)), began, ended))
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -223,5 +219,7 @@ def _can_be_recorded(value: Any) -> bool:
 
 
 def _is_dataset(value: Any) -> bool:
-    has_items = all(hasattr(type(value), name) for name in ("__getitem__", "__len__"))
-    return has_items and hasattr(value, "__dict__") and not (callable(value) or hasattr(value, "shape"))
+    kind = type(value)
+    has_items = all(hasattr(kind, name) for name in ("__getitem__", "__len__")) and hasattr(value, "__dict__")
+    is_known = isinstance(value, Dataset) or hasattr(value, "features") or not _is_of_library(kind.__module__)
+    return has_items and is_known and not (callable(value) or hasattr(kind, "__array__"))

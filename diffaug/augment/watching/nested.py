@@ -82,27 +82,24 @@ def _address(pixels: Any) -> int:
     return int(pixels.data_ptr() if isinstance(pixels, torch.Tensor) else pixels.__array_interface__["data"][0])
 
 
-def contents(value: Any, at: Path = (), *, batches: bool = False) -> Iterator[tuple[Path, Any]]:
-    """The leaves of nested containers, each with its path; of `batches`, arrays of images, only the first image."""
-    if len(at) < MOST_DEPTH and isinstance(value, Mapping | tuple | list) and len(value) <= MOST_PARTS:
+def nodes(value: Any, at: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """A value and everything in it if it is a container, each with its path; of an array of images the first one."""
+    yield at, value
+    if len(at) == MOST_DEPTH:
+        return
+    if isinstance(value, Mapping | tuple | list) and len(value) <= MOST_PARTS:
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from contents(part, (*at, key), batches=batches)
-    elif (
-        batches
-        and len(at) < MOST_DEPTH
-        and isinstance(value, np.ndarray | torch.Tensor)
-        and value.ndim == 4
-        and len(value)
-    ):
+            yield from nodes(part, (*at, key))
+    elif isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 4 and len(value):
         yield (*at, 0), value[0]
-    else:
-        yield at, value
 
 
-def path_to(image: Any, value: Any) -> Path | None:
-    """Where an image is in nested containers."""
-    found = contents(value, batches=True)
-    return next((path for path, leaf in found if is_image(leaf) and same_image(leaf, image)), None)
+def leaves(value: Any) -> list[tuple[Path, Any]]:
+    """What is in nested containers, each with its path."""
+    is_empty_or_more = Mapping | tuple | list
+    found = [(path, part) for path, part in nodes(value) if not isinstance(part, is_empty_or_more)]
+    arrays = {path for path, part in found if isinstance(part, np.ndarray | torch.Tensor)}
+    return [(path, part) for path, part in found if path[:-1] not in arrays]
 
 
 def follow(path: Path, value: Any) -> Any:

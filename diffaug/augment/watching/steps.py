@@ -18,8 +18,8 @@ import torch
 
 from diffaug.augment.formats import plain
 from diffaug.augment.labels import LABEL_KEYS
-from diffaug.augment.recording import Call, Place, Recording, replaced
-from diffaug.augment.samples import Path, contents, follow, is_image, path_to, same_image
+from diffaug.augment.watching.nested import Path, is_image, leaves, nodes, same_image
+from diffaug.augment.watching.recording import Call, Place, Recording, replaced
 from diffaug.errors import DiffaugError, UsageError
 
 READS = 8  # of one item, so that a transform that acts half of the time is missed in one dataset of 256
@@ -51,7 +51,7 @@ class Step:
         return bool(self._constants() == other._constants())
 
     def _constants(self) -> list[tuple[Path, Any]]:
-        found = [(path, leaf) for path, leaf in contents(self.given) if path not in (self.image, self.label)]
+        found = [(path, leaf) for path, leaf in leaves(self.given) if path not in (self.image, self.label)]
         return [(path, leaf) for path, leaf in found if not _is_of_mapping(path, self.given)]
 
     def __call__(self, image: Any, label: Any) -> Any:
@@ -100,8 +100,8 @@ def watch(dataset: Any, index: int, image_key: Any, label_key: Any) -> Watched:
     image, labels = item[image_key], [item[label_key], *_stored_labels(calls)]
     chosen, wanted, before = [], image, float("inf")
     for call in reversed(calls):
-        made = path_to(wanted, call.result) if call.ended < before else None
-        images = [(path, leaf) for path, leaf in contents(call.given) if is_image(leaf)]
+        made = _path_to(wanted, call) if call.ended < before else None
+        images = [(path, leaf) for path, leaf in leaves(call.given) if is_image(leaf)]
         if made is not None and images:
             chosen.append((_step(call, [path for path, _ in images], made, label_key, labels), call))
             wanted, before = images[0][1], call.began
@@ -120,7 +120,7 @@ def find_steps(dataset: Any, indices: Sequence[int], image_key: Any, label_key: 
     first, again = seen[0], seen[:READS]
     if any(len(one.steps) != len(first.steps) or not all(map(Step.is_like, one.steps, first.steps)) for one in again):
         raise UsageError("the dataset decides by chance how it transforms an image", fix=FIX)
-    if any(not same_image(one.source, first.source, by_value=True) for one in again):
+    if is_image(first.source) and any(not same_image(one.source, first.source, by_value=True) for one in again):
         raise UsageError("the dataset changes its images at random, and by what was not found", fix=FIX)
     for one, index in zip(seen[READS:], indices[1:], strict=True):
         if len(one.steps) != len(first.steps) or not all(map(Step.is_like, one.steps, first.steps)):
@@ -159,13 +159,13 @@ def _step(call: Call, images: list[Path], made: Path, label_key: Any, labels: li
     if len(images) > 1:
         raise UsageError(f"the dataset's '{name}' gets several images at once", fix=FIX)
     image = images[0]
-    others = [(path, leaf) for path, leaf in contents(call.given) if path not in images]
+    others = [(path, leaf) for path, leaf in leaves(call.given) if path not in images]
     label = next((path for path, leaf in others if _is_label(path, leaf, image, label_key, labels)), None)
     for path, leaf in others:
         is_plain = isinstance(leaf, str | bool | int | float | Enum | None) or _is_of_mapping(path, call.given)
         if path != label and not is_plain:
             raise UsageError(f"the dataset's '{name}' gets more than image and label: {leaf!r:.80}", fix=FIX)
-    made_label = None if label is None else _label_beside(made, call.result, label_key)
+    made_label = None if label is None else _label_beside(made, call, label_key)
     return Step(call.place, replaced(call.given, {image: None}), image, label, made, made_label)
 
 
@@ -180,13 +180,20 @@ def _is_label(path: Path, leaf: Any, image: Path, label_key: Any, labels: list[A
 
 def _is_of_mapping(path: Path, given: Any) -> bool:
     """Whether something lies in a mapping that is an argument, as other parts of a sample do."""
-    return any(isinstance(follow(path[:depth], given), Mapping) for depth in range(2, len(path)))
+    parts = dict(nodes(given))
+    return any(isinstance(parts[path[:depth]], Mapping) for depth in range(2, len(path)))
 
 
-def _label_beside(made: Path, result: Any, label_key: Any) -> Path | None:
+def _path_to(wanted: Any, call: Call) -> Path | None:
+    """Where something is in the result of a call."""
+    return next((path for path, part in call.result if part is wanted or same_image(part, wanted)), None)
+
+
+def _label_beside(made: Path, call: Call, label_key: Any) -> Path | None:
     """Where the label is in a result that holds the image at `made`."""
+    parts = dict(call.result)
     for depth, key in enumerate(made):
-        around = follow(made[:depth], result)
+        around = parts[made[:depth]]
         if isinstance(around, Mapping):
             key_of_label = next((one for one in (label_key, *LABEL_KEYS) if one in around), None)
             return None if key_of_label is None else (*made[:depth], key_of_label, *made[depth + 1 :])
@@ -199,8 +206,8 @@ def _require_complete(calls: list[Call], chosen: list[tuple[Step, Call]], image:
     """Raises UsageError if an image was transformed that did not become that of the item by known steps alone."""
     for call in calls:
         inside = any(outer.began <= call.began and call.ended <= outer.ended for _, outer in chosen)
-        gets = any(is_image(leaf) for _, leaf in contents(call.given, batches=True))
-        gives = [leaf for _, leaf in contents(call.result, batches=True) if is_image(leaf)]
+        gets = any(is_image(leaf) for _, leaf in nodes(call.given))
+        gives = [part for _, part in call.result if is_image(part)]
         if gets and gives and not inside and not any(leaf is image for leaf in gives):
             what = f"the dataset changes what its '{call.place}' returns before it returns the image"
             raise UsageError(what, fix=FIX)

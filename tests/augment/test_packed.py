@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffaug.augment import packed
+from diffaug.augment.packed import CHECKSUMS, PACKED, PIXELS, PackedImages, packed_reader
 from diffaug.errors import DamagedError
 from diffaug.files import storage
-from diffaug.synthesis.pool import packed
-from diffaug.synthesis.pool.packed import CHECKSUMS, PACKED, PIXELS, PackedImages, packed_reader
 from diffaug.synthesis.pool.pool import Pool
 from tests.conftest import with_blind
 
