@@ -51,8 +51,7 @@ class ImageFormat:
             return cls._of_array("numpy", image, is_floating=image.dtype.kind == "f")
         if isinstance(image, torch.Tensor):
             form = cls._of_array("torch", image, is_floating=image.dtype.is_floating_point)
-            is_more = type(image) is not torch.Tensor and form is not None
-            return replace(form, tensor_class=type(image)) if is_more else form
+            return form if form is None or type(image) is torch.Tensor else replace(form, tensor_class=type(image))
         return None
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class PackedImages:
         row = self._rows[position]
         pixels: NDArray[np.uint8] = self._pixels[row]
         if not self._is_checked[row]:
-            if zlib.crc32(pixels) != self._checksums[row]:
+            if zlib.crc32(pixels.data) != self._checksums[row]:
                 fix = f"remove its folder, and it is made again: rm -r {shlex.quote(str(self._folder))}"
                 raise DamagedError("an image of the packed pool was changed", where=self._folder / PIXELS, fix=fix)
             self._is_checked[row] = True
@@ -86,7 +86,7 @@ def packed_reader(pool: Pool) -> Read:
             )
     if not len(whole) or not _is_packed(folder, pool):
         return pool.read
-    rows = np.arange(len(whole)) if len(pool) == len(whole) else pd.Index(whole.files).get_indexer(pool.files)
+    rows = np.arange(len(whole)) if len(pool) == len(whole) else pd.Index(whole.files).get_indexer(pd.Index(pool.files))
     return PackedImages(folder, rows)
 
 
@@ -110,11 +110,11 @@ def _pack(pool: Pool, folder: Path) -> None:
         with storage.array_writer(staging / PIXELS, shape) as append, closing(_images(pool)) as images:
             for pixels in images:
                 append(pixels)
-                checksums.append(zlib.crc32(np.ascontiguousarray(pixels)))
+                checksums.append(zlib.crc32(np.ascontiguousarray(pixels).data))
         storage.write_array(staging / CHECKSUMS, np.array(checksums, np.uint32))
 
 
-def _images(pool: Pool) -> Iterator[NDArray[np.uint8]]:
+def _images(pool: Pool) -> Generator[NDArray[np.uint8]]:
     narrator = ConsoleNarrator() if len(pool) >= MANY_IMAGES else Narrator()
     with closing(narrator), closing(in_threads(pool.read, range(len(pool)))) as images:
         for number, pixels in enumerate(images, start=1):

@@ -15,6 +15,8 @@ from diffaug.errors import UsageError
 
 MOST_DEPTH, MOST_PARTS = 4, 64  # of nested containers that are looked through
 
+CONTAINERS = (Mapping, tuple, list)
+
 Path = tuple[Any, ...]
 """Keys and indices that lead through nested containers."""
 
@@ -87,7 +89,7 @@ def nodes(value: Any, at: Path = ()) -> Iterator[tuple[Path, Any]]:
     yield at, value
     if len(at) == MOST_DEPTH:
         return
-    if isinstance(value, Mapping | tuple | list) and len(value) <= MOST_PARTS:
+    if isinstance(value, CONTAINERS) and len(value) <= MOST_PARTS:
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from nodes(part, (*at, key))
     elif isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 4 and len(value):
@@ -96,8 +98,7 @@ def nodes(value: Any, at: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 def leaves(value: Any) -> list[tuple[Path, Any]]:
     """What is in nested containers, each with its path."""
-    is_empty_or_more = Mapping | tuple | list
-    found = [(path, part) for path, part in nodes(value) if not isinstance(part, is_empty_or_more)]
+    found = [(path, part) for path, part in nodes(value) if not isinstance(part, CONTAINERS)]
     arrays = {path for path, part in found if isinstance(part, np.ndarray | torch.Tensor)}
     return [(path, part) for path, part in found if path[:-1] not in arrays]
 

@@ -158,8 +158,7 @@ class Pool:
         table = storage.read_parquet(self.root / name, [*texts, "class_index"], texts=texts, only=only)
         numbers = table["class_index"]
         if len(table) and not (is_integer_dtype(numbers) and numbers.isin(range(len(self.classes))).all()):
-            fix = storage.REPAIR_HINT
-            raise DamagedError("the table does not fit the pool", where=self.root / name, fix=fix)
+            raise DamagedError("the table does not fit the pool", where=self.root / name, fix=storage.REPAIR_HINT)
         return table
 
     @property
@@ -245,11 +244,9 @@ def without_blind(pool: Pool) -> tuple[Pool, str]:
     names = tuple(name for name in blind_classes(pool) if counts[name])
     if not names:
         return pool, ""
-    said = (
-        f"{sum(counts[name] for name in names)} synthetic images are left out, since nothing shows that they belong to "
-        f"their class: {listed(names, shown=SHOWN)}"
-    )
-    return replace(pool, left_out=names), said
+    count = sum(counts[name] for name in names)
+    said = f"{count} synthetic images are left out, since nothing shows that they belong to their class: "
+    return replace(pool, left_out=names), said + listed(names, shown=SHOWN)
 
 
 def blind_classes(pool: Pool) -> tuple[str, ...]:
