@@ -19,7 +19,7 @@ from diffaug.augment.lookup import usable_pool
 from diffaug.augment.matching import fits_pool, match_classes
 from diffaug.augment.packed import packed_reader
 from diffaug.augment.watching.nested import extra_like, follow, is_whole, parts_of
-from diffaug.augment.watching.steps import Watched, find_steps, random_state_kept, watch_leniently
+from diffaug.augment.watching.steps import Step, Watched, find_steps, random_state_kept, watch_leniently
 from diffaug.data.labels import Label, UnknownLabelError, is_integer, plain_label
 from diffaug.errors import UsageError
 from diffaug.synthesis.pool.pool import Pool
@@ -139,7 +139,8 @@ class AugmentedDataset(Dataset[Any]):
             what = f"the dataset's items are {formats.what_is_held(first)}, not an image with a label"
             fix = "wrap the dataset so that an item is (image, label) or {'image': image, 'label': label}"
             raise UsageError(what, fix=fix)
-        self._container, self._keys, self._steps = type(first), keys, ()
+        self._container, self._keys = type(first), keys
+        self._steps: tuple[Step, ...] = ()
         self._learn_extras(first)
         if self._transform is not None:
             return watch_leniently(self.dataset, 0, *keys)
@@ -197,14 +198,14 @@ class AugmentedDataset(Dataset[Any]):
 
     def _synthetic_item(self, position: int) -> Any:
         image = self._image_format.convert(self._read(position - self._real_count))
-        label, made = self._label(self.targets[position]), None
+        label = self._label(self.targets[position])
         if self._transform is not None:
             image = self._transform(image=image)["image"] if self._by_keyword else self._transform(image)
         for step in self._steps:
             made = step(image, self._stored(self.targets[position]))
             image = follow(step.made, made)
-        if made is not None and step.made_label is not None:
-            label = follow(step.made_label, made)
+            if step is self._steps[-1] and step.made_label is not None:
+                label = follow(step.made_label, made)
         parts = {key: self._extra(key, position) for key in self._extras}
         parts |= dict(zip(self._keys, (image, label), strict=True))
         return formats.rebuilt(self._container, {key: parts[key] for key in self._order})

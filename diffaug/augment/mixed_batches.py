@@ -252,7 +252,7 @@ def _accelerate_processes() -> int:
     return int(module.PartialState().num_processes) if module is not None and module.PartialState._shared_state else 0
 
 
-def _sampler_before(of_process: Sampler[Any], batch_size: int, *, drop_last: bool) -> MixedBatchSampler:
+def _sampler_before(of_process: Any, batch_size: int, *, drop_last: bool) -> MixedBatchSampler:
     """The sampler that is made anew for a process whose own sampler, of the same dataset, is given."""
     dataset, chosen = getattr(of_process, "dataset", None), (batch_size, drop_last)
     before = [one for one in _living if one._dataset is dataset and (one.batch_size, one.drop_last) == chosen]

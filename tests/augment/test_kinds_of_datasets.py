@@ -135,6 +135,13 @@ class Wrapper(Dataset):
         return self.tf(image), label
 
 
+class Delegating(Wrapper):
+    """A wrapper that has what the dataset has, and can't be copied therefore."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.subset, name)
+
+
 def by(name: str) -> Callable[..., Any]:
     return lambda d, i: (getattr(d, name)(black()), d.targets[i])
 
@@ -208,6 +215,7 @@ INVERTING: dict[str, Callable[[Path], Any]] = {
     "a wrapper of a transform": lambda folder: Wrapper(
         ImageFolder(folder, v2.PILToTensor()), v2.RandomInvert(1), [0, 0, 1]
     ),
+    "a wrapper that delegates": lambda folder: Delegating(ImageFolder(folder), invert, [0, 0, 1]),
     "set_transform": lambda _: set_transform(),
     "with_transform": lambda _: hugging_face().with_transform(invert_batch),
     "a processor": lambda _: hugging_face().remove_columns("id").with_transform(process_batch),
@@ -276,6 +284,9 @@ def noise() -> Any:
 
 NOT_FOUND = {
     "changed afterwards": lambda: kind_of(lambda d, i: (np.asarray(d.aug(black())) / 255, d.targets[i]), aug=invert),
+    "turned afterwards": lambda: kind_of(
+        lambda d, i: (d.aug(np.asarray(black())).transpose(1, 0, 2), d.targets[i]), aug=np.invert
+    ),
     "by chance": lambda: kind_of(sometimes, aug=invert),
     "by class": lambda: kind_of(
         lambda d, i: (d.strong(black()) if d.targets[i] else d.weak(black()), d.targets[i]),

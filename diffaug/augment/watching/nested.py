@@ -77,11 +77,14 @@ def same_image(one: Any, other: Any, *, by_value: bool = False) -> bool:
         return False
     if by_value:
         return torch.equal(one, other) if isinstance(one, torch.Tensor) else np.array_equal(one, other)
-    return bool(_address(one) == _address(other))
+    return _memory(one) == _memory(other)
 
 
-def _address(pixels: Any) -> int:
-    return int(pixels.data_ptr() if isinstance(pixels, torch.Tensor) else pixels.__array_interface__["data"][0])
+def _memory(pixels: Any) -> tuple[Any, ...]:
+    """Where pixels are, and in which order."""
+    if isinstance(pixels, torch.Tensor):
+        return pixels.data_ptr(), pixels.stride(), pixels.dtype
+    return pixels.__array_interface__["data"][0], pixels.strides, pixels.dtype
 
 
 def nodes(value: Any, at: Path = ()) -> Iterator[tuple[Path, Any]]:

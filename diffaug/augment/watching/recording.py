@@ -84,7 +84,7 @@ class Recording:
 
     def of(self, dataset: Any) -> Any:
         """A shallow copy of a dataset that records its calls; the dataset is not changed."""
-        probe = copy.copy(dataset)
+        probe = _shallow_copy(dataset)
         kept = getattr(probe, "__dict__", None)
         if kept is None or kept is vars(dataset):
             return dataset
@@ -176,6 +176,15 @@ def replaced(value: Any, changed: Mapping[Path, Any], at: Path = ()) -> Any:
     if type(value) in (tuple, list):
         return type(value)(replaced(part, changed, (*at, key)) for key, part in enumerate(value))
     return value
+
+
+def _shallow_copy(dataset: Any) -> Any:
+    try:
+        return copy.copy(dataset)
+    except Exception:  # such as of a class whose `__getattr__` asks the dataset that it wraps
+        made = object.__new__(type(dataset))
+        vars(made).update(vars(dataset))
+        return made
 
 
 def _attributes(dataset: Any) -> dict[str, Any]:

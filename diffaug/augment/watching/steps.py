@@ -89,9 +89,9 @@ def watch(dataset: Any, index: int, image_key: Any, label_key: Any) -> Watched:
         UsageError: The image is made in a way that can't be repeated for another one.
     """
     recording = Recording()
-    calls, probe = recording.calls, recording.of(dataset)
+    calls = recording.calls
     try:
-        item = probe[index]
+        item = recording.of(dataset)[index]
     except (DiffaugError, MemoryError):
         raise
     except Exception as error:
