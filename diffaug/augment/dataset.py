@@ -202,7 +202,7 @@ class AugmentedDataset(Dataset[Any]):
         if self._transform is not None:
             image = self._transform(image=image)["image"] if self._by_keyword else self._transform(image)
         for step in self._steps:
-            made = step(image, self._stored(self.targets[position]))
+            made = step(image, label if step.gets_final else self._stored(self.targets[position]))
             image = follow(step.made, made)
             if step is self._steps[-1] and step.made_label is not None:
                 label = follow(step.made_label, made)

@@ -265,6 +265,31 @@ def test_a_synthetic_image_goes_through_the_datasets_own_transform(folder: Path,
         assert label == augmented.targets[index]
 
 
+def ten(label: int) -> int:
+    return 10 * label
+
+
+LABELS_TRANSFORMED = {
+    "together": lambda: Joint(transform=invert, target_transform=ten),
+    "before": lambda: kind_of(
+        lambda d, i: d.joint(black(), d.target_transform(d.targets[i])), joint=invert_both, target_transform=ten
+    ),
+    "in the sample, as a tensor": lambda: kind_of(
+        lambda d, i: d.tf({"image": black(), "label": torch.tensor(d.target_transform(d.targets[i]))}),
+        tf=invert_sample,
+        target_transform=ten,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS_TRANSFORMED)
+def test_a_label_goes_through_the_target_transform_once(pool: Pool, kind: str) -> None:
+    augmented = AugmentedDataset(LABELS_TRANSFORMED[kind](), pool)
+    labels = [item["label"] if isinstance(item, dict) else item[1] for item in augmented]
+    assert [int(label) for label in labels] == [0, 10, 0, 0, 10]
+    assert {type(label) for label in labels} == {type(labels[0])}
+
+
 def test_a_transform_that_is_exchanged_later_is_followed_wherever_it_is(pool: Pool) -> None:
     dataset = set_transform()
     augmented = AugmentedDataset(dataset, pool)

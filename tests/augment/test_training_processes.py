@@ -88,10 +88,11 @@ def in_accelerate(pool: Pool) -> Epochs:
 def in_accelerate_told_of_replicas(pool: Pool) -> str:
     import accelerate
 
+    early = loader_of(pool, num_replicas=2, rank=int(os.environ["RANK"]))  # before accelerate runs
     state = accelerate.Accelerator(cpu=True)
-    loader = state.prepare(loader_of(pool, num_replicas=2, rank=state.process_index))
-    with pytest.raises(UsageError, match="twice") as caught:
-        list(loader)
+    for use in (lambda: list(state.prepare(early)), lambda: loader_of(pool, num_replicas=2, rank=0)):
+        with pytest.raises(UsageError, match="twice") as caught:
+            use()
     return str(caught.value.fix)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -35,6 +35,7 @@ class Step:
         image, label: Where they are in `given`; no label is passed if that is None.
         made: Where the new image is in the result.
         made_label: Where the label is there, if it is.
+        gets_final: Whether the label that is passed is that of the item, after any `target_transform`.
     """
 
     place: Place
@@ -43,6 +44,7 @@ class Step:
     label: Path | None
     made: Path
     made_label: Path | None
+    gets_final: bool
 
     def is_like(self, other: Step) -> bool:
         """Whether two steps call the same, with the same but for image, label and what a mapping holds."""
@@ -126,7 +128,9 @@ def find_steps(dataset: Any, indices: Sequence[int], image_key: Any, label_key: 
         if len(one.steps) != len(first.steps) or not all(map(Step.is_like, one.steps, first.steps)):
             what = f"the dataset's items {indices[0]} and {index} differ in transform"
             raise UsageError(what, fix=f"use the same for all items, or {FIX}")
-    return first
+    of_all = zip(*(one.steps for one in seen), strict=True)  # a class whose label stays the same says nothing
+    steps = [replace(same[0], gets_final=all(step.gets_final for step in same)) for same in of_all]
+    return replace(first, steps=tuple(steps))
 
 
 def watch_leniently(dataset: Any, index: int, image_key: Any, label_key: Any) -> Watched:
@@ -166,7 +170,8 @@ def _step(call: Call, images: list[Path], made: Path, label_key: Any, labels: li
         if path != label and not is_plain:
             raise UsageError(f"the dataset's '{name}' gets more than image and label: {leaf!r:.80}", fix=FIX)
     made_label = None if label is None else _label_beside(made, call, label_key)
-    return Step(call.place, replaced(call.given, {image: None}), image, label, made, made_label)
+    gets_final = label is not None and bool(plain(dict(others)[label]) == plain(labels[0]))
+    return Step(call.place, replaced(call.given, {image: None}), image, label, made, made_label, gets_final)
 
 
 def _is_label(path: Path, leaf: Any, image: Path, label_key: Any, labels: list[Any]) -> bool:
