@@ -254,40 +254,41 @@ def test_hashes_agree_with_sha256sum(tmp_path):
     assert storage.sha256_bytes(b"abc") == storage.sha256_file(tmp_path / "abc") == known
 
 
-def filled_with_many(folder: Path) -> Path:
-    for number in range(storage.MANY_FILES + 1):
-        storage.write_unfinished(folder / "images" / f"{number}.png", b"image")
-    storage.write_unfinished(folder / "manifest.parquet", b"table")
-    storage.commit_directory(folder, {"x": 1})
-    return folder
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished directory of many files, of which eleven are in a folder."""
+    monkeypatch.setattr(storage, "MANY_FILES", 10)
+    for number in range(11):
+        storage.write_unfinished(tmp_path / "many" / "images" / f"{number}.png", b"image")
+    storage.write_unfinished(tmp_path / "many" / "manifest.parquet", b"table")
+    storage.commit_directory(tmp_path / "many", {"x": 1})
+    return tmp_path / "many"
 
 
-def test_files_in_the_folders_of_a_directory_of_many_are_recorded_apart(tmp_path: Path) -> None:
-    folder = filled_with_many(tmp_path / "many")
-    assert len((folder / storage.DONE).read_bytes()) < 1000
-    assert storage.committed_metadata(folder, verify=True) == storage.recorded_metadata(folder) == {"x": 1}
-    assert storage.changes_since_commit(folder) == {}
-    assert len(storage.recorded_files(folder)) == storage.MANY_FILES + 2
-    assert list(storage.recorded_files(folder, folders=False)) == ["manifest.parquet"]
-    (folder / "images" / "7.png").write_bytes(b"other")
-    (folder / "images" / "8.png").unlink()
-    (folder / "images" / "new.png").write_bytes(b"")
+def test_files_in_the_folders_of_a_directory_of_many_are_recorded_apart(many: Path) -> None:
+    assert b"images" not in (many / storage.DONE).read_bytes()
+    assert storage.committed_metadata(many, verify=True) == storage.recorded_metadata(many) == {"x": 1}
+    assert storage.changes_since_commit(many) == {}
+    assert len(storage.recorded_files(many)) == 12
+    assert list(storage.recorded_files(many, folders=False)) == ["manifest.parquet"]
+    (many / "images" / "7.png").write_bytes(b"other")
+    (many / "images" / "8.png").unlink()
+    (many / "images" / "new.png").write_bytes(b"")
     expected = {"images/7.png": "changed", "images/8.png": "missing", "images/new.png": "foreign"}
-    assert storage.changes_since_commit(folder) == expected
-    assert storage.committed_metadata(folder, folders=False) == {"x": 1}
+    assert storage.changes_since_commit(many) == expected
+    assert storage.committed_metadata(many, folders=False) == {"x": 1}
     with pytest.raises(DamagedError):
-        storage.committed_metadata(folder)
-    shutil.rmtree(folder / "images")
-    storage.commit_directory(folder, {"x": 2})
-    assert storage.changes_since_commit(folder) == {}
-    assert not (folder / storage.LISTING).exists()
+        storage.committed_metadata(many)
+    shutil.rmtree(many / "images")
+    storage.commit_directory(many, {"x": 2})
+    assert storage.changes_since_commit(many) == {}
+    assert not (many / storage.LISTING).exists()
 
 
 @pytest.mark.parametrize("what", ["changed", "missing"])
-def test_a_changed_listing_is_found(tmp_path: Path, what: str) -> None:
-    folder = filled_with_many(tmp_path / "many")
-    listing = folder / storage.LISTING
+def test_a_changed_listing_is_found(many: Path, what: str) -> None:
+    listing = many / storage.LISTING
     listing.unlink() if what == "missing" else listing.write_bytes(listing.read_bytes().replace(b"7.png", b"x.png"))
-    assert storage.changes_since_commit(folder) == {storage.LISTING: what}
+    assert storage.changes_since_commit(many) == {storage.LISTING: what}
     with pytest.raises(DamagedError):
-        storage.committed_metadata(folder)
+        storage.committed_metadata(many)
