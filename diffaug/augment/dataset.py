@@ -143,12 +143,12 @@ class AugmentedDataset(Dataset[Any]):
         self._steps: tuple[Step, ...] = ()
         self._learn_extras(first)
         if self._transform is not None:
-            return watch_leniently(self.dataset, 0, *keys)
+            return watch_leniently(self.dataset, 0, keys, labels[0])
         parts = ((_part_of(self.dataset, index), label) for index, label in enumerate(labels))
         real = [(index, kind) for index, kind in enumerate(parts) if kind[0] is not None]
         of_kinds = sorted({kind: index for index, kind in reversed(real)}.values())[: MOST_WATCHED + 1]
         indices = dict.fromkeys([0, *of_kinds, *(index for index, _ in real[-1:])])
-        seen = find_steps(self.dataset, list(indices), *keys)
+        seen = find_steps(self.dataset, keys, {index: labels[index] for index in indices})
         self._steps = seen.steps
         return seen
 
@@ -245,7 +245,9 @@ class AugmentedDataset(Dataset[Any]):
         """The label of an item of this class index."""
         transform = getattr(self._owner, TARGET_TRANSFORM, None)
         if transform is not None and not self._labels_are_final:
-            return transform(self._stored(target))
+            made = transform(self._stored(target))
+            is_converted = type(made) is int and type(self._label_example) is not int  # by the dataset, as to a tensor
+            return formats.label_like(made, self._label_example) if is_converted else made
         by_index = is_integer(self._label_example)
         return formats.label_like(target if by_index else self._names[target], self._label_example)
 

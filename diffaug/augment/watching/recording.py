@@ -50,7 +50,7 @@ class Place:
     def get(self) -> Any:
         """What is kept there now."""
         owner = sys.modules.get(self.owner.name) if isinstance(self.owner, Module) else self.owner
-        found = getattr(owner, self.name, None)
+        found: Any = getattr(owner, self.name, None)
         for key in self.keys:
             found = getattr(found, key.name) if isinstance(key, Attribute) else found[key]
         return found
@@ -160,7 +160,7 @@ class _Recorder:
     def __hash__(self) -> int:
         return hash(self._value)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # so that `isinstance` says what it says of the value
         return type(self._value)
 
@@ -196,7 +196,7 @@ def _attributes(dataset: Any) -> dict[str, Any]:
         if not name.startswith("__") and not _is_of_library(one.__module__) and not isinstance(value, FunctionType)
         if isinstance(value, staticmethod | classmethod) or _can_be_recorded(value)
     }
-    return of_class | vars(dataset)
+    return {**of_class, **vars(dataset)}
 
 
 def _functions(kind: type) -> dict[str, FunctionType]:

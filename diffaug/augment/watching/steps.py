@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffaug.augment.formats import plain
+from diffaug.augment.formats import label_like, plain
 from diffaug.augment.labels import LABEL_KEYS
 from diffaug.augment.watching.nested import Path, is_image, leaves, nodes, same_image
 from diffaug.augment.watching.recording import Call, Place, Recording, replaced
+from diffaug.data.labels import Label
 from diffaug.errors import DiffaugError, UsageError
 
 READS = 8  # of one item, so that a transform that acts half of the time is missed in one dataset of 256
@@ -58,7 +59,10 @@ class Step:
 
     def __call__(self, image: Any, label: Any) -> Any:
         """The result of the call for another image and label, both in the format of those in `given`."""
-        changed = {self.image: image, **({} if self.label is None else {self.label: label})}
+        changed = {self.image: image}
+        if self.label is not None:
+            example = dict(leaves(self.given))[self.label]
+            changed[self.label] = label if type(label) is type(example) else label_like(plain(label), example)
         args, kwargs = replaced(self.given, changed)
         return self.place.get()(*args, **kwargs)
 
@@ -79,13 +83,19 @@ class Watched:
     source: Any
     calls: tuple[Call, ...]
 
+    def takes_steps_of(self, other: Watched) -> bool:
+        """Whether the image went through the same transforms."""
+        return len(self.steps) == len(other.steps) and all(map(Step.is_like, self.steps, other.steps))
+
     def stored_label(self) -> Any | None:
         """What the dataset passes to its `target_transform`; None if it calls none."""
         return next(iter(_stored_labels(self.calls)), None)
 
 
-def watch(dataset: Any, index: int, image_key: Any, label_key: Any) -> Watched:
+def watch(dataset: Any, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
     """Reads an item of a dataset, which is not changed, and finds the transforms of its image.
+
+    `keys` say where image and label are in the item, and `label` is that which the dataset stores.
 
     Raises:
         UsageError: The image is made in a way that can't be repeated for another one.
@@ -99,33 +109,36 @@ def watch(dataset: Any, index: int, image_key: Any, label_key: Any) -> Watched:
     except Exception as error:
         what = f"the dataset can't be watched while it reads an item ({type(error).__name__}: {error})"
         raise UsageError(what, fix=FIX) from error
-    image, labels = item[image_key], [item[label_key], *_stored_labels(calls)]
+    image, labels = item[keys[0]], [item[keys[1]], label, *_stored_labels(calls)]
     chosen, wanted, before = [], image, float("inf")
     for call in reversed(calls):
         made = _path_to(wanted, call) if call.ended < before else None
         images = [(path, leaf) for path, leaf in leaves(call.given) if is_image(leaf)]
         if made is not None and images:
-            chosen.append((_step(call, [path for path, _ in images], made, label_key, labels), call))
+            chosen.append((_step(call, [path for path, _ in images], made, keys[1], labels), call))
             wanted, before = images[0][1], call.began
     _require_complete(calls, chosen, image)
     return Watched(item, tuple(step for step, _ in reversed(chosen)), wanted, tuple(calls))
 
 
-def find_steps(dataset: Any, indices: Sequence[int], image_key: Any, label_key: Any) -> Watched:
+def find_steps(dataset: Any, keys: tuple[Any, Any], labels: Mapping[int, Label]) -> Watched:
     """What reading the first of some items shows; the others, and the first once more, must show the same.
+
+    `labels` are the stored ones of the items by index.
 
     Raises:
         UsageError: The image is made in a way that can't be repeated for another one, as where chance or the class
             decides about a transform.
     """
-    seen = [watch(dataset, index, image_key, label_key) for index in (*[indices[0]] * READS, *indices[1:])]
+    indices = list(labels)
+    seen = [watch(dataset, index, keys, labels[index]) for index in (*[indices[0]] * READS, *indices[1:])]
     first, again = seen[0], seen[:READS]
-    if any(len(one.steps) != len(first.steps) or not all(map(Step.is_like, one.steps, first.steps)) for one in again):
+    if not all(one.takes_steps_of(first) for one in again):
         raise UsageError("the dataset decides by chance how it transforms an image", fix=FIX)
     if is_image(first.source) and any(not same_image(one.source, first.source, by_value=True) for one in again):
         raise UsageError("the dataset changes its images at random, and by what was not found", fix=FIX)
     for one, index in zip(seen[READS:], indices[1:], strict=True):
-        if len(one.steps) != len(first.steps) or not all(map(Step.is_like, one.steps, first.steps)):
+        if not one.takes_steps_of(first):
             what = f"the dataset's items {indices[0]} and {index} differ in transform"
             raise UsageError(what, fix=f"use the same for all items, or {FIX}")
     of_all = zip(*(one.steps for one in seen), strict=True)  # a class whose label stays the same says nothing
@@ -133,13 +146,13 @@ def find_steps(dataset: Any, indices: Sequence[int], image_key: Any, label_key: 
     return replace(first, steps=tuple(steps))
 
 
-def watch_leniently(dataset: Any, index: int, image_key: Any, label_key: Any) -> Watched:
+def watch_leniently(dataset: Any, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
     """As `watch`; where the way of an image is unclear, nothing is said about it but the item."""
     try:
-        return watch(dataset, index, image_key, label_key)
+        return watch(dataset, index, keys, label)
     except UsageError:
         item = dataset[index]
-        return Watched(item, (), item[image_key], ())
+        return Watched(item, (), item[keys[0]], ())
 
 
 @contextmanager
