@@ -117,7 +117,8 @@ def read_parquet(
 
     content = io.BytesIO(read_bytes(path))
     try:
-        missing = [name for name in columns if name not in pq.read_schema(content).names]
+        found = pq.read_schema(content).names
+        missing = [name for name in columns if name not in found]
         table = pd.read_parquet(content, columns=list(columns) if only and not missing else None)
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
         raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error

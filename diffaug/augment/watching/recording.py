@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from itertools import count
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -136,6 +137,22 @@ class Recording:
             return CellType(self._named(cell.cell_contents, Place(cell, "cell_contents"), depth))
         except ValueError:  # it is empty
             return cell
+
+
+class RecordedDataset:
+    """Reads items of a dataset with a copy of it that records its calls."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self._recording = dataset, Recording()
+
+    @cached_property
+    def _probe(self) -> Any:
+        return self._recording.of(self._dataset)
+
+    def read(self, index: int) -> tuple[Any, list[Call]]:
+        """An item, and the calls that made it."""
+        self._recording.calls.clear()
+        return self._probe[index], list(self._recording.calls)
 
 
 class _Recorder:

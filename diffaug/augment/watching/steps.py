@@ -19,7 +19,7 @@ import torch
 from diffaug.augment.formats import label_like, plain
 from diffaug.augment.labels import LABEL_KEYS
 from diffaug.augment.watching.nested import Path, is_image, leaves, nodes, same_image
-from diffaug.augment.watching.recording import Call, Place, Recording, replaced
+from diffaug.augment.watching.recording import Call, Place, RecordedDataset, replaced
 from diffaug.data.labels import Label
 from diffaug.errors import DiffaugError, UsageError
 
@@ -92,18 +92,16 @@ class Watched:
         return next(iter(_stored_labels(self.calls)), None)
 
 
-def watch(dataset: Any, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
-    """Reads an item of a dataset, which is not changed, and finds the transforms of its image.
+def watch(dataset: RecordedDataset, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
+    """Reads an item of a dataset, and finds the transforms of its image.
 
     `keys` say where image and label are in the item, and `label` is that which the dataset stores.
 
     Raises:
         UsageError: The image is made in a way that can't be repeated for another one.
     """
-    recording = Recording()
-    calls = recording.calls
     try:
-        item = recording.of(dataset)[index]
+        item, calls = dataset.read(index)
     except (DiffaugError, MemoryError):
         raise
     except Exception as error:
@@ -131,7 +129,8 @@ def find_steps(dataset: Any, keys: tuple[Any, Any], labels: Mapping[int, Label])
             decides about a transform.
     """
     indices = list(labels)
-    seen = [watch(dataset, index, keys, labels[index]) for index in (*[indices[0]] * READS, *indices[1:])]
+    recorded = RecordedDataset(dataset)
+    seen = [watch(recorded, index, keys, labels[index]) for index in (*[indices[0]] * READS, *indices[1:])]
     first, again = seen[0], seen[:READS]
     if not all(one.takes_steps_of(first) for one in again):
         raise UsageError("the dataset decides by chance how it transforms an image", fix=FIX)
@@ -149,7 +148,7 @@ def find_steps(dataset: Any, keys: tuple[Any, Any], labels: Mapping[int, Label])
 def watch_leniently(dataset: Any, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
     """As `watch`; where the way of an image is unclear, nothing is said about it but the item."""
     try:
-        return watch(dataset, index, keys, label)
+        return watch(RecordedDataset(dataset), index, keys, label)
     except UsageError:
         item = dataset[index]
         return Watched(item, (), item[keys[0]], ())

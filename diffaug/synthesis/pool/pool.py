@@ -132,7 +132,7 @@ class Pool:
     @property
     def whole(self) -> Pool:
         """The pool with all its images."""
-        return replace(self, left_out=())
+        return replace(self, left_out=()) if self.left_out else self
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
