@@ -74,6 +74,12 @@ class ImageFormat:
         """Whether it has more than 8 bits of whole numbers."""
         return self.mode.startswith("I") or str(self.dtype).endswith("uint16")
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether transforms take images of this format: gray, RGB or RGBA of 8 bits or floats, in the usual layout."""
+        is_layout = self.kind == "pil" or self.channel_axis in (None, 0 if self.kind == "torch" else 2)
+        return is_layout and self.mode in MODE_OF_CHANNELS.values() and not self.is_deep
+
     def convert(self, pixels: NDArray[np.uint8]) -> Any:
         """Converts uint8 pixels (H, W, C) to channels, size, range and type of this format."""
         if self.kind == "pil":

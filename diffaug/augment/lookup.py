@@ -129,7 +129,7 @@ def replaceable_format(image: Any) -> ImageFormat:
     """The format of a synthetic image that replaces an image or one of a batch NCHW."""
     is_batch = isinstance(image, torch.Tensor) and image.ndim == 4
     form = ImageFormat.of(image.movedim(0, 1).flatten(1, 2) if is_batch else image)  # NCHW as one tall image
-    if form is None:
+    if form is None or not form.is_usual:
         names = ("shape", "dtype") if hasattr(image, "dtype") else ("mode",)
         found = ", ".join(str(getattr(image, name, "")) for name in names)
         what = f"can't replace an image of this type, shape or range: {type(image).__name__} {found}"
