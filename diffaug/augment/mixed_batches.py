@@ -88,7 +88,7 @@ class MixedBatchSampler(Sampler[list[int]]):
         drop_last: bool = False,
         seed: int = 0,
         num_replicas: int | None = None,
-        rank: int | None = None,
+        rank: int = 0,
     ) -> None:
         self.drop_last, self.seed, self.epoch = drop_last, seed, 0
         self.batch_size = _whole_number("batch_size", batch_size, 1)
@@ -97,10 +97,8 @@ class MixedBatchSampler(Sampler[list[int]]):
             return
         if not isinstance(dataset, AugmentedDataset):
             raise UsageError(f"the dataset must be an AugmentedDataset, not {type(dataset).__name__}")
-        if (num_replicas is None) != (rank is None) and num_replicas != 1:
-            raise UsageError("num_replicas and rank must be given together", fix="leave both out, as is usual")
         self._replicas = None if num_replicas is None else _whole_number("num_replicas", num_replicas, 1)
-        self._rank = _whole_number("rank", rank or 0, 0, (self._replicas or 1) - 1)
+        self._rank = _whole_number("rank", rank, 0, (self._replicas or 1) - 1)
         if synthetic_fraction is None:
             raise UsageError("synthetic_fraction is missing", fix="pass that of the verdict, such as 0.3")
         self._fraction = _exact(synthetic_fraction)

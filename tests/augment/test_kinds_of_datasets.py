@@ -1,6 +1,7 @@
 """One contract for every kind of dataset: a synthetic item is made like a real one, or is refused with what to do."""
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from diffaug.augment.labels import get_class_to_idx, get_targets
 from diffaug.errors import DataError, UsageError
 from diffaug.synthesis.pool.pool import Pool
 
+this_module = sys.modules[__name__]
 CLASSES = ("cat", "dog")
 SHADES = {0: 50, 1: 200}  # of the synthetic images of a class; real ones are black
 SIZE = 12
@@ -187,6 +189,7 @@ INVERTING: dict[str, Callable[[Path], Any]] = {
     "of an object": lambda _: kind_of(lambda d, i: (d.cfg.aug(black()), d.targets[i]), cfg=SimpleNamespace(aug=invert)),
     "a global function": lambda _: kind_of(lambda d, i: (invert(black()), d.targets[i])),
     "a global transform": lambda _: kind_of(lambda d, i: (GLOBAL(black()), d.targets[i])),
+    "a function of a module": lambda _: kind_of(lambda d, i: (this_module.invert(black()), d.targets[i])),
     "behind a global function": lambda _: kind_of(lambda d, i: (inverted(), d.targets[i])),
     "a captured transform": lambda _: capturing(v2.RandomInvert(1)),
     "a list in turn": lambda _: kind_of(

@@ -13,16 +13,20 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from itertools import count
+from pathlib import Path
+from sysconfig import get_paths
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from diffaug.augment.watching.nested import Path, nodes
+from diffaug.augment.watching import nested
+from diffaug.augment.watching.nested import nodes
 
 MOST_PARTS = 64  # of a list or mapping that is looked through
 MOST_DEPTH = 2  # of functions that call each other
 LIBRARIES = ("torch.", "torchvision.", "datasets.", "diffaug.", "numpy.", "pandas.", "PIL.", "builtins.", "typing.")
+INSTALLED = ("stdlib", "purelib", "platlib")
 CONTAINER = ("__getitem__", "__iter__", "__len__", "__enter__", "__fspath__")  # what a recorder can't stand for
 
 
@@ -46,7 +50,7 @@ class Place:
 
     owner: Any
     name: str
-    keys: Path = ()
+    keys: nested.Path = ()
 
     def get(self) -> Any:
         """What is kept there now."""
@@ -71,7 +75,7 @@ class Call:
 
     place: Place
     given: tuple[tuple[Any, ...], dict[str, Any]]
-    result: list[tuple[Path, Any]]
+    result: list[tuple[nested.Path, Any]]
     began: int
     ended: int
 
@@ -128,6 +132,11 @@ class Recording:
         return made
 
     def _named(self, value: Any, place: Place, depth: int) -> Any:
+        """What a global or captured name means; functions of libraries, which mostly convert, are not recorded."""
+        if isinstance(value, FunctionType | BuiltinFunctionType) and _is_of_library(value.__module__):
+            return value
+        if isinstance(value, ModuleType):
+            return _Recorder(value, place, self) if _is_of_user(value) else value
         if isinstance(value, FunctionType):
             return _Recorder(self._instrumented(value, depth + 1), place, self)
         return _Recorder(value, place, self) if _can_be_recorded(value) else value
@@ -182,7 +191,7 @@ class _Recorder:
         return type(self._value)
 
 
-def replaced(value: Any, changed: Mapping[Path, Any], at: Path = ()) -> Any:
+def replaced(value: Any, changed: Mapping[nested.Path, Any], at: nested.Path = ()) -> Any:
     """A copy of nested containers with other leaves at some paths."""
     if at in changed:
         return changed[at]
@@ -230,6 +239,12 @@ def _functions(kind: type) -> dict[str, FunctionType]:
 
 def _is_of_library(module: str | None) -> bool:
     return f"{module}.".startswith(LIBRARIES)
+
+
+def _is_of_user(module: ModuleType) -> bool:
+    """Whether a module is installed nowhere, as one beside the script."""
+    file, installed = getattr(module, "__file__", None), get_paths()
+    return file is not None and not any(Path(file).is_relative_to(installed[name]) for name in INSTALLED)
 
 
 def _can_be_recorded(value: Any) -> bool:
