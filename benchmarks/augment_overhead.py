@@ -110,15 +110,16 @@ def replace_ratio(folder: Path, size: int, rounds: int) -> dict[str, Any]:
     return {**row, "ratio": seconds["SyntheticReplace"] / seconds["CoarseDropout"]}
 
 
-def opening(folder: Path, images: int, rounds: int) -> tuple[float, int | None]:
-    """Median seconds of opening a pool and counting its images, and file calls; None without strace."""
-    pool, seconds = write_pool(folder / "large" / "pool", images, 8), []
+def opening(folder: Path, images: int, rounds: int) -> dict[str, Any]:
+    """Opening a pool and counting its images: median seconds, also of the CPU, and file calls; None without strace."""
+    pool, times = write_pool(folder / "large" / "pool", images, 8), []
     time.sleep(3)  # file times younger than two seconds are not trusted
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         len(diffaug.Pool.open(pool))
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:]), _file_calls(pool, folder / "calls.txt")
+        times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    seconds, of_cpu = (statistics.median(one) for one in zip(*times[1:], strict=True))
+    return {"open_s": seconds, "open_cpu_s": of_cpu, "open_calls": _file_calls(pool, folder / "calls.txt")}
 
 
 def _file_calls(pool: Path, log: Path) -> int | None:
@@ -144,15 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(temporary)
         rows = epoch_ratios(folder, 100 if options.quick else 1_000, rounds)
         replaced = {size: replace_ratio(folder, size, rounds) for size in SIZES}
-        open_s, open_calls = opening(folder, images, rounds)
+        opened = opening(folder, images, rounds)
     summary = {
         "epoch_ratio": max(row["ratio"] for row in rows),
         "epoch_ratio_0_workers": rows[0]["ratio"],
         "epoch_ratio_4_workers": rows[1]["ratio"],
         "replace_ratio_224px": replaced[224]["ratio"],
         "replace_us_32px": replaced[32]["SyntheticReplace"],
-        "open_s": open_s,
-        "open_calls": open_calls,
+        **opened,
         "open_images": images,
     }
     write_report(options.json, summary, [*rows, *replaced.values()])
