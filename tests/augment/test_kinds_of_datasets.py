@@ -268,6 +268,14 @@ def test_a_synthetic_image_goes_through_the_datasets_own_transform(folder: Path,
         assert label == augmented.targets[index]
 
 
+def test_code_that_is_executed_has_global_names_too(pool: Pool) -> None:
+    code = "tf = invert\ndef get_item(dataset, index):\n    return tf(black()), dataset.targets[index]"
+    names: dict[str, Any] = {"invert": invert, "black": black, "__name__": "nowhere"}
+    exec(code, names)
+    image, _ = AugmentedDataset(kind_of(names["get_item"]), pool)[len(LABELS)]
+    assert np.unique(np.asarray(image)).tolist() == [255 - SHADES[0]]
+
+
 def ten(label: int) -> int:
     return 10 * label
 

@@ -46,7 +46,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Place:
-    """Where something that can be called is kept: an attribute of an object, or what a path leads to from there."""
+    """Where something that can be called is kept: an attribute or a global name, or what a path leads to from there."""
 
     owner: Any
     name: str
@@ -54,8 +54,8 @@ class Place:
 
     def get(self) -> Any:
         """What is kept there now."""
-        owner = sys.modules.get(self.owner.name) if isinstance(self.owner, Module) else self.owner
-        found: Any = getattr(owner, self.name, None)
+        owner = vars(sys.modules[self.owner.name]) if isinstance(self.owner, Module) else self.owner
+        found: Any = owner.get(self.name) if isinstance(owner, dict) else getattr(owner, self.name, None)
         for key in self.keys:
             found = getattr(found, key.name) if isinstance(key, Attribute) else found[key]
         return found
@@ -121,11 +121,11 @@ class Recording:
         """A copy of a function that the user has written, which records calls of global and captured names."""
         if _is_of_library(function.__module__) or depth > MOST_DEPTH:
             return function
-        known = dict(function.__globals__)
-        for name in function.__code__.co_names:
-            place = Place(Module(function.__module__), name)
-            if name in known and place.get() is known[name]:
-                known[name] = self._named(known[name], place, depth)
+        known, module = dict(function.__globals__), sys.modules.get(function.__module__)
+        is_of_module = module is not None and vars(module) is function.__globals__
+        owner = Module(function.__module__) if is_of_module else function.__globals__  # as of code that `exec` runs
+        for name in known.keys() & set(function.__code__.co_names):
+            known[name] = self._named(known[name], Place(owner, name), depth)
         cells = tuple(self._spied_cell(cell, depth) for cell in function.__closure__ or ())
         made = FunctionType(function.__code__, known, function.__name__, function.__defaults__, cells or None)
         made.__kwdefaults__ = function.__kwdefaults__
