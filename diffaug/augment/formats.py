@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffaug.augment.labels import LABEL_KEYS
+from diffaug.augment.labels import LABEL_KEYS, Columns
 from diffaug.errors import UsageError
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
 MODE_OF_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+PIL_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "I;16L", "I;16B")
+BICUBIC = Image.Resampling.BICUBIC
 SAME_ASPECT = 1.15
 
 
@@ -25,52 +25,103 @@ SAME_ASPECT = 1.15
 class ImageFormat:
     """The type and layout of an image.
 
-    Arrays are HW or HWC and tensors HW or CHW, uint8 in [0, 255] or floating in [0, 1].
+    Attributes:
+        mode: Pillow's name of the channels.
+        size: Height and width in px.
+        dtype: Of an array or tensor: uint8, uint16, or floating in [0, 1]; None for PIL.
+        channel_axis: Where an array or tensor has its channels, 0 (CHW) or 2 (HWC); None if it has no such axis.
+        levels: Values of black and white in an image of more than 8 bits.
+        tensor_class: Of a tensor that is more than that, as `tv_tensors.Image`.
     """
 
     kind: Literal["pil", "numpy", "torch"]
-    mode: str  # PIL's name of the channels: L, RGB or RGBA
-    size: tuple[int, int]  # height and width in px
-    dtype: Any = None  # None for PIL
-    channel_axis: bool = True  # whether an array or tensor has one
+    mode: str
+    size: tuple[int, int]
+    dtype: Any = None
+    channel_axis: int | None = 2
+    levels: tuple[float, float] = (0, 2**16 - 1)
+    tensor_class: type | None = None
 
     @classmethod
     def of(cls, image: Any) -> ImageFormat | None:
         """The format of `image`, or None if pixels can't be converted to it."""
         if isinstance(image, Image.Image):
-            known = image.mode in MODE_OF_CHANNELS.values()
-            return cls("pil", image.mode, (image.height, image.width)) if known else None
+            return cls("pil", image.mode, (image.height, image.width)) if image.mode in PIL_MODES else None
         if isinstance(image, np.ndarray):
-            return cls._of_array("numpy", image.shape, image.dtype, image)
+            return cls._of_array("numpy", image, is_floating=image.dtype.kind == "f")
         if isinstance(image, torch.Tensor):
-            shape = (*image.shape[1:], image.shape[0]) if image.ndim == 3 else tuple(image.shape)
-            return cls._of_array("torch", shape, image.dtype, image)
+            form = cls._of_array("torch", image, is_floating=image.dtype.is_floating_point)
+            return form if form is None or type(image) is torch.Tensor else replace(form, tensor_class=type(image))
         return None
 
     @classmethod
-    def _of_array(cls, kind: Any, shape: tuple[int, ...], dtype: Any, image: Any) -> ImageFormat | None:
-        mode = MODE_OF_CHANNELS.get(1 if len(shape) == 2 else shape[2]) if len(shape) in (2, 3) else None
-        floating = dtype.is_floating_point if kind == "torch" else dtype.kind == "f"
-        if mode is None or not (floating or str(dtype).endswith("uint8")):
+    def _of_array(cls, kind: Any, image: Any, *, is_floating: bool) -> ImageFormat | None:
+        if not (is_floating or str(image.dtype).endswith(("uint8", "uint16"))) or image.ndim not in (2, 3):
             return None
-        if floating and not (float(image.min()) >= -1e-3 and float(image.max()) <= 1.001):
+        if is_floating and not (float(image.min()) >= -1e-3 and float(image.max()) <= 1.001):
             return None
-        return cls(kind, mode, (shape[0], shape[1]), dtype, len(shape) == 3)
+        if image.ndim == 2:
+            return cls(kind, "L", tuple(image.shape), image.dtype, None)
+        height_axes = {0: image.shape[1:], 2: image.shape[:2]}  # by the axis of channels
+        possible = [axis for axis in ((0, 2) if kind == "torch" else (2, 0)) if image.shape[axis] in MODE_OF_CHANNELS]
+        if not possible:
+            return None
+        axis = max(possible, key=lambda axis: min(height_axes[axis]))  # of (3, 4, 4), three are the channels
+        return cls(kind, MODE_OF_CHANNELS[image.shape[axis]], tuple(height_axes[axis]), image.dtype, axis)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether it has more than 8 bits of whole numbers."""
+        return self.mode.startswith("I") or str(self.dtype).endswith("uint16")
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether transforms take images of this format: gray, RGB or RGBA of 8 bits or floats, in the usual layout."""
+        is_layout = self.kind == "pil" or self.channel_axis in (None, 0 if self.kind == "torch" else 2)
+        return is_layout and self.mode in MODE_OF_CHANNELS.values() and not self.is_deep
 
     def convert(self, pixels: NDArray[np.uint8]) -> Any:
         """Converts uint8 pixels (H, W, C) to channels, size, range and type of this format."""
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert(self.mode)
-        if picture.size != self.size[::-1]:
-            picture = picture.resize(self.size[::-1], Image.Resampling.BICUBIC)
         if self.kind == "pil":
-            return picture
-        array = np.array(picture)
-        if self.channel_axis and array.ndim == 2:
-            array = array[..., None]
-        if self.kind == "numpy":
-            return array if self.dtype == np.uint8 else (array / 255).astype(self.dtype)
-        tensor = torch.from_numpy(array.transpose(2, 0, 1).copy() if array.ndim == 3 else array)
-        return tensor if self.dtype == torch.uint8 else (tensor / 255).to(self.dtype)
+            picture = self._picture(pixels)
+            return self._deep_picture(picture) if self.is_deep else picture
+        is_alike = (pixels.shape[:2], MODE_OF_CHANNELS.get(pixels.shape[-1])) == (self.size, self.mode)
+        array = pixels if is_alike else np.asarray(self._picture(pixels)).reshape(*self.size, -1)
+        if self.channel_axis != 2:
+            array = array[..., 0] if self.channel_axis is None else array.transpose(2, 0, 1)
+        return self._array(array) if self.kind == "numpy" else self._tensor(array)
+
+    def _picture(self, pixels: NDArray[np.uint8]) -> Image.Image:
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        mode = "L" if self.is_deep and self.kind == "pil" else self.mode
+        if mode == "HSV":  # which only RGB can be converted to
+            picture = picture.convert("RGB")
+        if picture.mode != mode:
+            picture = picture.convert(mode, palette=Image.Palette.ADAPTIVE) if mode == "P" else picture.convert(mode)
+        if picture.size != self.size[::-1]:
+            picture = picture.resize(self.size[::-1], Image.Resampling.NEAREST if mode in "1P" else BICUBIC)
+        return picture
+
+    def _deep(self, array: NDArray[Any]) -> NDArray[np.uint16]:
+        low, high = self.levels
+        return np.asarray(np.rint(low + array * ((high - low) / 255)).clip(0, 2**16 - 1), np.uint16)
+
+    def _deep_picture(self, picture: Image.Image) -> Image.Image:
+        values = self._deep(np.asarray(picture, np.float64))
+        return Image.fromarray(
+            values.astype(np.int32 if self.mode == "I" else ">u2" if self.mode == "I;16B" else "<u2")
+        )
+
+    def _array(self, array: NDArray[np.uint8]) -> NDArray[Any]:
+        if self.is_deep:
+            return self._deep(array)
+        return array.copy() if self.dtype == np.uint8 else (array / 255).astype(self.dtype)
+
+    def _tensor(self, array: NDArray[np.uint8]) -> torch.Tensor:
+        tensor = torch.from_numpy(self._deep(array) if self.is_deep else np.array(array, order="C"))
+        if self.dtype.is_floating_point:
+            tensor = (tensor / 255).to(self.dtype)
+        return tensor if self.tensor_class is None else tensor.as_subclass(self.tensor_class)
 
     def fitting(self, image_size: tuple[int, int]) -> ImageFormat:
         """This format for images of `image_size`: a clearly different aspect ratio is kept, at this short side."""
@@ -81,18 +132,22 @@ class ImageFormat:
         return replace(self, size=(round(image_size[0] * scale), round(image_size[1] * scale)))
 
 
-def image_and_label_keys(sample: Any) -> tuple[Any, Any] | None:
-    """Where a sample holds image and label: positions or names; None if it is no such sample."""
+def image_and_label_keys(sample: Any, columns: Columns = (None, None)) -> tuple[Any, Any] | None:
+    """Where a sample holds image and label: positions or names; None if it is no such sample.
+
+    `columns` are their names in a dataset that says so, see `columns_of`.
+    """
     if isinstance(sample, Mapping):
-        return _keys_among(sample)
+        return _keys_among(sample, columns)
     if isinstance(sample, tuple | list) and len(sample) > 1:
-        named = _keys_among(fields := getattr(sample, "_fields", ()))  # of a named tuple, in whatever order
+        named = _keys_among(fields := getattr(sample, "_fields", ()), columns)  # of a named tuple, in whatever order
         return (0, 1) if named is None else (fields.index(named[0]), fields.index(named[1]))
     return None
 
 
-def _keys_among(names: Collection[Any]) -> tuple[Any, Any] | None:
-    image, label = (next((key for key in keys if key in names), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+def _keys_among(names: Collection[Any], columns: Columns) -> tuple[Any, Any] | None:
+    usual = ((columns[0], *IMAGE_KEYS), (columns[1], *LABEL_KEYS))
+    image, label = (next((key for key in keys if key is not None and key in names), None) for keys in usual)
     return None if image is None or label is None else (image, label)
 
 
@@ -109,28 +164,6 @@ def what_is_held(sample: Any) -> str:
         return str(sorted(map(str, sample)))
     length = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
     return f"{type(sample).__name__}{length}"
-
-
-class _ObservedError(Exception):
-    """Ends the reading of an item once its transform is called."""
-
-
-def observe_transform(dataset: Any, index: int, name: str = "transform") -> tuple[Any, bool] | None:
-    """What the transform of this name gets for one item, and whether by keyword; None if it is not called.
-
-    The dataset is not changed: a shallow copy gets a transform that records its arguments and stops there.
-    """
-    calls: list[tuple[Any, bool]] = []
-
-    def record(*args: Any, **kwargs: Any) -> None:
-        calls.append((args[0] if args else kwargs.get("image"), not args))
-        raise _ObservedError
-
-    with suppress(Exception):  # a dataset that can't be copied or changed is not observed
-        probe = copy.copy(dataset)
-        setattr(probe, name, record)
-        probe[index]
-    return calls[0] if calls else None
 
 
 def label_like(label: int | str, example: Any) -> Any:

@@ -16,6 +16,8 @@ from diffaug.errors import DataError, UsageError
 LABEL_ATTRIBUTES = ("targets", "labels", "_labels")  # the names torchvision's datasets use
 SAMPLE_ATTRIBUTES = ("samples", "imgs", "_samples")
 LABEL_KEYS = ("label", "labels", "target")
+Columns = tuple[str | None, str | None]
+"""Names of the columns of image and label."""
 NAME_ATTRIBUTES = ("classes", "class_names", "idx_to_class")
 FEW_ITEMS = 20  # of fewer items, each may have a class of its own
 _ATTRIBUTES = "correct its attributes, or wrap it in a dataset that only has __len__ and __getitem__"
@@ -49,7 +51,8 @@ def get_targets(dataset: Any, labels: Sequence[Any] | None = None) -> list[Label
             "this",
             stacklevel=2,
         )
-        stored = [label_of(item_of(dataset, index), index) for index in range(len(dataset))]
+        column = columns_of(dataset)[1]
+        stored = [label_of(item_of(dataset, index), index, column) for index in range(len(dataset))]
     return checked_labels(stored, named=get_class_to_idx(dataset) is not None)
 
 
@@ -91,6 +94,19 @@ def get_class_to_idx(dataset: Any) -> dict[str, int] | None:
     return None
 
 
+def columns_of(dataset: Any) -> Columns:
+    """The columns of image and label in a dataset of Hugging Face, also through Subset and ConcatDataset, else None.
+
+    The image is the column of that type. The label is a column of classes with names, or else one of a usual name.
+
+    Raises:
+        UsageError: Several columns are labels.
+    """
+    while isinstance(dataset, Subset | ConcatDataset):
+        dataset = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
+    return _own_columns(dataset)
+
+
 def numbering_of(names: Sequence[Any]) -> dict[str, int]:
     """Class name to index of names in the order of their indices; a UsageError if they are not plain and distinct."""
     numbering = _name_to_index(dict(enumerate(names)), names_first=False)
@@ -118,12 +134,12 @@ def require_map_style(dataset: Any) -> None:
     raise UsageError(what, fix=fix)
 
 
-def label_of(item: Any, index: int) -> Label:
-    """The label of an item, an index or a name; a DataError that names the item if it has no single class."""
+def label_of(item: Any, index: int, column: str | None = None) -> Label:
+    """The label of an item, in its `column` if it has one; a DataError that names an item without a single class."""
     try:
         with errors_named(f"the label of item {index} of the dataset can't be read", LEAVE_OUT):
             if isinstance(item, Mapping):
-                return plain_label(item[label_key(item)])
+                return plain_label(item[column if column in item else label_key(item)])
             fields = getattr(item, "_fields", ())
             position = next((fields.index(key) for key in LABEL_KEYS if key in fields), 1)
             return plain_label(item[position] if isinstance(item, tuple | list) and len(item) > 1 else None)
@@ -170,7 +186,7 @@ def _label_candidates(dataset: Any) -> Iterator[Any]:
     yield from (_second_column(getattr(dataset, name, None)) for name in SAMPLE_ATTRIBUTES)
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         yield dataset.tensors[1]
-    key = _class_label(dataset)
+    key = _own_columns(dataset)[1]
     if key is not None:  # a column of Hugging Face is read without the images, and as it was before any transform
         yield list((dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)[key])
 
@@ -179,9 +195,9 @@ def _own_class_to_idx(dataset: Any) -> dict[str, int] | None:
     indices = getattr(dataset, "class_to_idx", None)
     if isinstance(indices, Mapping) and indices:
         return _name_to_index(indices, names_first=True)
-    key, info = _class_label(dataset), getattr(dataset, "info", None)
+    key, info = _own_columns(dataset)[1], getattr(dataset, "info", None)
     candidates: list[Any] = [getattr(dataset, name, None) for name in NAME_ATTRIBUTES]
-    candidates += [dataset.features[key].names] if key is not None else []
+    candidates += [getattr(dataset.features[key], "names", None)] if key is not None else []
     candidates += [info.get("label")] if isinstance(info, Mapping) else []
     for names in candidates:
         plain = names.tolist() if hasattr(names, "tolist") else names
@@ -225,12 +241,18 @@ def _of_numbers(classes: list[int], dataset: Any) -> dict[str, int] | None:
     return None if are_values else {str(name): index for index, name in enumerate(classes)}
 
 
-def _class_label(dataset: Any) -> str | None:
-    """The column of the label in a dataset of Hugging Face, if its classes have names."""
+def _own_columns(dataset: Any) -> Columns:
     features = getattr(dataset, "features", None)
     if not isinstance(features, Mapping):
-        return None
-    return next((key for key in LABEL_KEYS if getattr(features.get(key), "names", None)), None)
+        return None, None
+    images = [key for key, feature in features.items() if type(feature).__name__ == "Image"]
+    named = [key for key, feature in features.items() if getattr(feature, "names", None)]
+    usual = [key for key in LABEL_KEYS if key in (named or features)]
+    if len(named) > 1 and not usual:
+        what = f"which column is the label is unknown: {', '.join(named)}"
+        raise UsageError(what, fix=f"keep one of them: dataset.remove_columns({named[1:]})")
+    label = (usual or named or [None])[0]
+    return (images[0] if len(images) == 1 else None), label
 
 
 def _second_column(rows: Any) -> list[Any] | None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug.augment.formats import ImageFormat
+from diffaug.augment.packed import PackedImages, packed_reader
 from diffaug.data.labels import (
     SHOWN,
     UnknownLabelError,
@@ -32,7 +33,7 @@ OnProblem = Literal["error", "skip"]
 
 
 class PoolLookup:
-    """Images of a pool by label, with a cache; each process opens the pool, or that of a study, at the first use.
+    """Images of a pool by label; each process opens the pool, or that of a study, at the first use.
 
     Images of blind classes are left out, see `usable_pool`, unless `include_blind`.
     """
@@ -54,8 +55,9 @@ class PoolLookup:
 
     @cached_property
     def read(self) -> Callable[[int], NDArray[np.uint8]]:
-        """`Pool.read`, cached."""
-        return lru_cache(CACHED_IMAGES)(self.pool.read)
+        """What reads an image by its position in the pool, packed or else with a cache."""
+        read = packed_reader(self.pool)
+        return read if isinstance(read, PackedImages) else lru_cache(CACHED_IMAGES)(read)
 
     def require_known_names(self, on_unknown: OnProblem) -> None:
         """Raises UsageError if `class_to_idx` names a class that the pool does not have, unless it may be skipped."""
@@ -127,7 +129,7 @@ def replaceable_format(image: Any) -> ImageFormat:
     """The format of a synthetic image that replaces an image or one of a batch NCHW."""
     is_batch = isinstance(image, torch.Tensor) and image.ndim == 4
     form = ImageFormat.of(image.movedim(0, 1).flatten(1, 2) if is_batch else image)  # NCHW as one tall image
-    if form is None:
+    if form is None or not form.is_usual:
         names = ("shape", "dtype") if hasattr(image, "dtype") else ("mode",)
         found = ", ".join(str(getattr(image, name, "")) for name in names)
         what = f"can't replace an image of this type, shape or range: {type(image).__name__} {found}"

@@ -8,7 +8,14 @@ from typing import Any
 
 from diffaug.augment.foreign import item_of
 from diffaug.augment.formats import IMAGE_KEYS, image_and_label_keys, what_is_held
-from diffaug.augment.labels import checked_labels, get_class_to_idx, label_of, require_map_style, stored_targets
+from diffaug.augment.labels import (
+    checked_labels,
+    columns_of,
+    get_class_to_idx,
+    label_of,
+    require_map_style,
+    stored_targets,
+)
 from diffaug.augment.pixels import Values, pixels_of
 from diffaug.data.labels import Label, UnknownLabelError, class_of, is_integer
 from diffaug.data.layouts.reading import FOLDERS
@@ -46,7 +53,7 @@ def folder_of_dataset(dataset: Any, study: Path) -> DatasetFolder:
     contents = [(name, _hash(pixels)) for name, pixels in _named_images(dataset)]
     names = sorted({name for name, _ in contents})
     class_to_idx = get_class_to_idx(dataset)
-    if class_to_idx is None and is_integer(label_of(item_of(dataset, 0), 0)):
+    if class_to_idx is None and is_integer(label_of(item_of(dataset, 0), 0, columns_of(dataset)[1])):
         class_to_idx = {name: int(name) for name in names}
     folder = study.parent / f"{study.name}-images-{storage.fingerprint(contents)}" / "images"
     return DatasetFolder(folder, storage.safe_names(names), class_to_idx)
@@ -110,13 +117,14 @@ def _write_unlabeled(dataset: Any, contents: list[str], home: Path) -> None:
 
 def _images(dataset: Any) -> Iterator[Values]:
     """The pixels of every item, without its label."""
+    column = columns_of(dataset)[0]
     for index in range(len(dataset)):
-        yield pixels_of(_image_of(item_of(dataset, index)), index)
+        yield pixels_of(_image_of(item_of(dataset, index), column), index)
 
 
-def _image_of(item: Any) -> Any:
+def _image_of(item: Any, column: str | None) -> Any:
     names = item if isinstance(item, Mapping) else getattr(item, "_fields", ())
-    key = next((name for name in IMAGE_KEYS if name in names), None)
+    key = next((name for name in (column, *IMAGE_KEYS) if name is not None and name in names), None)
     if key is not None:
         return item[key] if isinstance(item, Mapping) else getattr(item, key)
     return item[0] if isinstance(item, tuple | list) and item else item
@@ -129,13 +137,14 @@ def _hash(pixels: Values) -> str:
 def _named_images(dataset: Any) -> Iterator[tuple[str, Values]]:
     """Class name and pixels of every item."""
     class_to_idx, stored, labels = get_class_to_idx(dataset), stored_targets(dataset), []
+    columns = columns_of(dataset)
     for index in range(len(dataset)):
         item = item_of(dataset, index)
-        keys = image_and_label_keys(item)
+        keys = image_and_label_keys(item, columns)
         if keys is None:
             what = f"item {index} of the dataset is no image with a label: {what_is_held(item)}"
             raise DataError(what, fix="wrap the dataset to return (image, label)")
-        label = label_of(item, index)
+        label = label_of(item, index, columns[1])
         if class_to_idx is not None and stored is not None:
             _require_same(label, stored[index], class_to_idx, index)
         labels.append(label)

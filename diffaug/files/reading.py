@@ -103,20 +103,41 @@ def read_signed_array(path: Path) -> np.ndarray[Any, Any]:
     return read_array(path)
 
 
-def read_parquet(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """Reads a table that has these columns and perhaps others; raises DamagedError if the file holds something else."""
+def read_parquet(
+    path: Path, columns: Collection[str] = (), *, texts: Collection[str] = (), only: bool = False
+) -> pd.DataFrame:
+    """Reads a table; raises DamagedError if the file holds something else.
+
+    Args:
+        path: Of the file.
+        columns: What the table must have.
+        texts: Those of the columns that hold texts and nothing else.
+        only: Whether no other column is read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    content = io.BytesIO(read_bytes(path))
     try:
         # Without threads, since pyarrow waits for ever where the system refuses to start one.
-        with pq.ParquetFile(io.BytesIO(read_bytes(path)), pre_buffer=False) as file:
-            table: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
+        with pq.ParquetFile(content, pre_buffer=False) as file:
+            found = file.schema_arrow.names
+            missing = [name for name in columns if name not in found]
+            wanted = list(columns) if only and not missing else None
+            table: pd.DataFrame = file.read(wanted, use_threads=False).to_pandas(use_threads=False)
     except (pa.ArrowException, ValueError, TypeError, KeyError, OSError, MemoryError, RecursionError) as error:
         raise DamagedError(f"not a table ({error})", where=path, fix=REPAIR_HINT) from error
-    if missing := [name for name in columns if name not in table.columns]:
-        raise DamagedError(f"the table lacks the column '{missing[0]}'", where=path, fix=REPAIR_HINT)
+    others = [] if missing else [name for name in texts if not _holds_texts(table[name])]
+    for what, names in {"lacks the column": missing, "has no texts in the column": others}.items():
+        if names:
+            raise DamagedError(f"the table {what} '{names[0]}'", where=path, fix=REPAIR_HINT)
     return table
+
+
+def _holds_texts(column: pd.Series[Any]) -> bool:
+    from pandas.api.types import is_string_dtype
+
+    return not len(column) or (is_string_dtype(column) and not column.hasnans)
 
 
 @naming_its_file

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 from diffaug.errors import DamagedError
 from diffaug.files.encoding import fingerprint as fingerprint  # noqa: PLC0414  (callers reach these through storage)
@@ -40,13 +40,16 @@ from diffaug.files.reading import read_signed_array as read_signed_array  # noqa
 from diffaug.files.reading import require_file as require_file  # noqa: PLC0414
 from diffaug.files.reading import short_hash as short_hash  # noqa: PLC0414
 from diffaug.files.temporaries import remove, remove_leftovers, swap, temporary_name
-from diffaug.files.verification import VERIFIED, RecordedFile, require_unchanged
+from diffaug.files.verification import DONE as DONE  # noqa: PLC0414
+from diffaug.files.verification import LISTING as LISTING  # noqa: PLC0414
+from diffaug.files.verification import VERIFIED, RecordedFile, read_commit, require_unchanged, signed_commit
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-DONE = "DONE.json"
+MANY_FILES = 1000  # from which on those in folders are recorded apart, so that `DONE.json` is read at once
+CACHE = ".cache"  # a folder in a finished directory, of what can be made again: neither recorded nor looked at
 
 
 @naming_its_file
@@ -136,11 +139,12 @@ def array_writer(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.nd
 def commit_directory(directory: Path, metadata: Mapping[str, Any], *, without: Collection[str] = ()) -> None:
     """Declares a directory finished by writing its `DONE.json`, once all of its files are on the disk.
 
-    Folders in it of the names `without`, at any depth, are no part of what is finished.
+    Folders in it of the names `without`, at any depth, and its `CACHE` are no part of what is finished.
     """
     remove_leftovers(directory.rglob(".*.tmp"))
-    parts = [path for path in sorted(directory.rglob("*")) if path not in (directory / DONE, directory / VERIFIED)]
-    paths = [path for path in parts if set(without).isdisjoint(path.relative_to(directory).parts)]
+    own = {directory / name for name in (DONE, LISTING, VERIFIED)}
+    parts = [path for path in sorted(directory.rglob("*")) if path not in own]
+    paths = [path for path in parts if {*without, CACHE}.isdisjoint(path.relative_to(directory).parts)]
     files = [path for path in paths if path.is_file()]
     sync_files(files)
     for folder in (directory, *(path for path in paths if path.is_dir())):
@@ -148,30 +152,39 @@ def commit_directory(directory: Path, metadata: Mapping[str, Any], *, without: C
     record = {
         path.relative_to(directory).as_posix(): RecordedFile(path.stat().st_size, sha256_file(path)) for path in files
     }
-    write_json(directory / DONE, _signed(metadata, record))
+    remove(directory / LISTING)
+    write_json(directory / DONE, signed_commit(metadata, _listed_apart(directory, record)))
 
 
 def recorded_metadata(directory: Path) -> dict[str, Any] | None:
     """The metadata of a finished directory, None if it is not finished; looks at no other file than the record."""
-    record = _read_record(directory)
+    record = read_commit(directory)
     return None if record is None else record.metadata
 
 
+def recorded_files(directory: Path, *, folders: bool = True) -> dict[str, RecordedFile]:
+    """What is recorded of each file of a finished directory, also of those in folders; empty if it is not finished."""
+    record = read_commit(directory)
+    return {} if record is None else record.all_files() if folders else record.beside()
+
+
 def committed_metadata(
-    directory: Path, *, verify: bool = False, unhashed: tuple[str, ...] = ()
+    directory: Path, *, verify: bool = False, unhashed: tuple[str, ...] = (), folders: bool = True
 ) -> dict[str, Any] | None:
     """The metadata of a finished directory whose files are as they were written, or None if it is not finished.
 
     With `verify` files are hashed also if they were before and did not change since, as far as the file system tells.
     Of files whose paths begin as `unhashed` says, readers check the hash themselves, and only the size is compared.
+    Files in `folders` of it may be left out.
 
     Raises:
         DamagedError: The record or a file was changed, or a file is missing.
     """
-    record = _read_record(directory)
+    record = read_commit(directory)
     if record is None:
         return None
-    require_unchanged(directory, record.files, hash_all=verify, unhashed=unhashed)
+    files = record.all_files() if folders else record.beside()
+    require_unchanged(directory, files, hash_all=verify, unhashed=unhashed)
     return record.metadata
 
 
@@ -187,16 +200,20 @@ def is_damaged(directory: Path) -> bool:
 def changes_since_commit(directory: Path) -> dict[str, str]:
     """Maps relative paths in a finished directory to `missing`, `changed` (also a link) or `foreign`, sorted."""
     try:
-        record = _read_record(directory)
+        record = read_commit(directory)
     except DamagedError:
         return {DONE: "changed"}
     if record is None:
         return {DONE: "missing"}
-    if (directory / DONE).read_bytes() != json_bytes(_signed(record.metadata, record.files)):
+    if (directory / DONE).read_bytes() != json_bytes(signed_commit(record.metadata, record.files)):
         return {DONE: "changed"}
-    files = record.files
+    try:
+        files = record.files | record.all_files()
+    except DamagedError:
+        return {LISTING: "changed" if (directory / LISTING).exists() else "missing"}
     found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
     present = {path.relative_to(directory).as_posix(): path for path in found}
+    present = {name: path for name, path in present.items() if not name.startswith(f"{CACHE}/")}
     changes = dict.fromkeys(present.keys() - files.keys() - {DONE, VERIFIED}, "foreign")
     changes |= dict.fromkeys(files.keys() - present.keys(), "missing")
     for name in files.keys() & present.keys():
@@ -230,7 +247,7 @@ def new_directory(target: Path, metadata: Mapping[str, Any]) -> Iterator[Path]:
 def copy_directory(source: Path, target: Path) -> None:
     """Copies a finished directory to `target`, which is replaced, committed with the same metadata."""
     with new_directory(target, committed_metadata(source) or {}) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(VERIFIED))
+        shutil.copytree(source, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(VERIFIED, CACHE))
         (staging / DONE).unlink()
 
 
@@ -267,26 +284,11 @@ def _drop_cut_line(file: IO[bytes]) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _signed(metadata: Mapping[str, Any], files: Mapping[str, RecordedFile]) -> dict[str, Any]:
-    """The content of the record of a directory."""
-    content = finite({"metadata": metadata, "files": {name: of._asdict() for name, of in files.items()}})
-    return {**content, "fingerprint": fingerprint(content)}
-
-
-class _Record(NamedTuple):
-    metadata: dict[str, Any]
-    files: dict[str, RecordedFile]
-
-
-def _read_record(directory: Path) -> _Record | None:
-    path = directory / DONE
-    if not path.exists():
-        return None
-    content = read_json(path)
-    try:
-        if content.pop("fingerprint") != fingerprint(content) or not isinstance(content["metadata"], dict):
-            raise ValueError
-        files = {name: RecordedFile(int(of["size"]), str(of["sha256"])) for name, of in content["files"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT) from error
-    return _Record(content["metadata"], files)
+def _listed_apart(directory: Path, files: dict[str, RecordedFile]) -> dict[str, RecordedFile]:
+    """What `DONE.json` says of the files; if they are many, those in folders are written to the `LISTING`."""
+    if len(files) <= MANY_FILES:
+        return files
+    path = directory / LISTING
+    write_json(path, {name: of._asdict() for name, of in files.items() if "/" in name})
+    beside = {name: of for name, of in files.items() if "/" not in name}
+    return beside | {LISTING: RecordedFile(path.stat().st_size, sha256_file(path))}

@@ -13,15 +13,17 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffaug.errors import DamagedError
-from diffaug.files.encoding import sha256_file
+from diffaug.files.encoding import fingerprint, finite, sha256_bytes, sha256_file
 from diffaug.files.paths import safe_join
-from diffaug.files.reading import REPAIR_HINT
+from diffaug.files.reading import REPAIR_HINT, parse_json, read_bytes, read_json
 from diffaug.files.temporaries import temporary_name
 from diffaug.runtime.parallel import in_threads
 
+DONE = "DONE.json"
+LISTING = "FILES.json"  # beside `DONE.json`, which records it: the files in the folders of a directory of many files
 VERIFIED = ".verified.json"  # in the directory; never recorded, and of no use in a copy, whose files are others
 NOTED_BYTES = 2**22  # of files, at least; hashing less takes no longer than noting it
 CLOCK_NS = 2_000_000_000  # the coarsest clock of a file system (FAT)
@@ -34,6 +36,28 @@ class RecordedFile(NamedTuple):
     sha256: str
 
 
+class Commit(NamedTuple):
+    """What the `DONE.json` of a directory says; `files` may name the `LISTING` in place of the files in folders."""
+
+    directory: Path
+    metadata: dict[str, Any]
+    files: dict[str, RecordedFile]
+
+    def beside(self) -> dict[str, RecordedFile]:
+        """The files that are in no folder."""
+        return {name: of for name, of in self.files.items() if "/" not in name and name != LISTING}
+
+    def all_files(self) -> dict[str, RecordedFile]:
+        """All files by relative path; a DamagedError if the `LISTING` was changed."""
+        if LISTING not in self.files:
+            return self.files
+        path = self.directory / LISTING
+        content = read_bytes(path)
+        if sha256_bytes(content) != self.files[LISTING].sha256:
+            raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT)
+        return self.beside() | _recorded_files(parse_json(content, where=path))
+
+
 class Stamp(NamedTuple):
     """What changes with the content of a file: size, times of the last change to content and entry, and the file."""
 
@@ -42,6 +66,26 @@ class Stamp(NamedTuple):
     entered: int
     inode: int
     device: int
+
+
+def read_commit(directory: Path) -> Commit | None:
+    """The record of a finished directory, None if it is not finished; a DamagedError if the record was changed."""
+    path = directory / DONE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        if content.pop("fingerprint") != fingerprint(content) or not isinstance(content["metadata"], dict):
+            raise ValueError
+        return Commit(directory, content["metadata"], _recorded_files(content["files"]))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError("a file was changed after it was written", where=path, fix=REPAIR_HINT) from error
+
+
+def signed_commit(metadata: Mapping[str, Any], files: Mapping[str, RecordedFile]) -> dict[str, Any]:
+    """The content of the record of a directory."""
+    content = finite({"metadata": metadata, "files": {name: of._asdict() for name, of in files.items()}})
+    return {**content, "fingerprint": fingerprint(content)}
 
 
 def require_unchanged(
@@ -69,6 +113,10 @@ def require_unchanged(
     if not hash_all and sum(files[name].size for name in unknown) >= NOTED_BYTES:
         kept = {name: entry for name, entry in known.items() if name in files and name not in unknown}
         _remember(directory, kept, {name: [*stamps[name], files[name].sha256] for name in unknown}, began)
+
+
+def _recorded_files(content: Any) -> dict[str, RecordedFile]:
+    return {name: RecordedFile(int(of["size"]), str(of["sha256"])) for name, of in content.items()}
 
 
 def _require_hashes(directory: Path, files: Mapping[str, RecordedFile], names: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -272,3 +273,43 @@ def test_hashes_agree_with_sha256sum(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert storage.sha256_bytes(b"abc") == storage.sha256_file(tmp_path / "abc") == known
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished directory of many files, of which eleven are in a folder."""
+    monkeypatch.setattr(storage, "MANY_FILES", 10)
+    for number in range(11):
+        storage.write_unfinished(tmp_path / "many" / "images" / f"{number}.png", b"image")
+    storage.write_unfinished(tmp_path / "many" / "manifest.parquet", b"table")
+    storage.commit_directory(tmp_path / "many", {"x": 1})
+    return tmp_path / "many"
+
+
+def test_files_in_the_folders_of_a_directory_of_many_are_recorded_apart(many: Path) -> None:
+    assert b"images" not in (many / storage.DONE).read_bytes()
+    assert storage.committed_metadata(many, verify=True) == storage.recorded_metadata(many) == {"x": 1}
+    assert storage.changes_since_commit(many) == {}
+    assert len(storage.recorded_files(many)) == 12
+    assert list(storage.recorded_files(many, folders=False)) == ["manifest.parquet"]
+    (many / "images" / "7.png").write_bytes(b"other")
+    (many / "images" / "8.png").unlink()
+    (many / "images" / "new.png").write_bytes(b"")
+    expected = {"images/7.png": "changed", "images/8.png": "missing", "images/new.png": "foreign"}
+    assert storage.changes_since_commit(many) == expected
+    assert storage.committed_metadata(many, folders=False) == {"x": 1}
+    with pytest.raises(DamagedError):
+        storage.committed_metadata(many)
+    shutil.rmtree(many / "images")
+    storage.commit_directory(many, {"x": 2})
+    assert storage.changes_since_commit(many) == {}
+    assert not (many / storage.LISTING).exists()
+
+
+@pytest.mark.parametrize("what", ["changed", "missing"])
+def test_a_changed_listing_is_found(many: Path, what: str) -> None:
+    listing = many / storage.LISTING
+    listing.unlink() if what == "missing" else listing.write_bytes(listing.read_bytes().replace(b"7.png", b"x.png"))
+    assert storage.changes_since_commit(many) == {storage.LISTING: what}
+    with pytest.raises(DamagedError):
+        storage.committed_metadata(many)

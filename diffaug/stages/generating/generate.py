@@ -136,7 +136,8 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
         "generator_sources": list(explain_sources(trained.unlabeled, trained.initial, trained.pretrained)),
         "pretrained": None if trained.pretrained is None else asdict(trained.pretrained),
     }
-    metadata = {**made_of, **sources, "targets": filling.targets, **classes, **shape}
+    levels = None if catalog.intensity is None else [catalog.intensity.low, catalog.intensity.high]
+    metadata = {**made_of, **sources, "targets": filling.targets, **classes, **shape, "levels": levels}
     old = Pool.open(folder) if before else None
     with storage.new_directory(folder, metadata) as staging:
         names = filling.maker.filters.score_names

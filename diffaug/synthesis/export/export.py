@@ -146,7 +146,7 @@ def _require_replaceable(target: Path, overwrite: bool) -> None:
         raise UsageError(
             "this folder holds an export already", where=target, fix="choose another folder, or add --overwrite"
         )
-    known = {storage.DONE, *record["files"]}
+    known = {storage.DONE, storage.LISTING, *storage.recorded_files(target)}
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     if found - known:
         raise UsageError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
 POWER, BLIND = "power.json", "blind"
 IMAGES, REJECTED_IMAGES = "images", "rejected"
-IMAGE_FOLDERS = (f"{IMAGES}/", f"{REJECTED_IMAGES}/")
 TEXTS = ("file", "label", "sha256")
 
 
@@ -72,6 +71,7 @@ class PoolFacts:
     image_size: tuple[PositiveInt, PositiveInt]
     channels: Literal[1, 3]
     dataset_class_to_idx: dict[str, int] | None = None
+    levels: tuple[float, float] | None = None
     targets: dict[str, int] = field(default_factory=dict)
     chunks: str = ""
 
@@ -96,6 +96,7 @@ class Pool:
     Attributes:
         dataset_class_to_idx: Class name to label of the dataset that the real images came from; None if they have no
             such numbering, as images in a folder.
+        levels: Values that are black and white in the real images; None if those have 8 bits.
         left_out: Names of classes whose images are not looked at.
     """
 
@@ -104,46 +105,60 @@ class Pool:
     image_size: tuple[int, int]
     channels: int
     dataset_class_to_idx: Mapping[str, int] | None = None
+    levels: tuple[float, float] | None = None
     left_out: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: str | Path) -> Pool:
-        """Opens a pool by its folder or the study's. Images are hashed when they are read, other files now.
+        """Opens a pool by its folder or the study's. Its records are hashed now, images when they are read.
 
         Raises:
             UsageError: There is no finished one.
-            DamagedError: Files are missing, cut short or changed.
+            DamagedError: Records are missing, cut short or changed.
         """
         path, root = Path(path), _root(Path(path))
-        record = _undisturbed(root, partial(storage.committed_metadata, unhashed=IMAGE_FOLDERS))
+        record = _undisturbed(root, partial(storage.committed_metadata, folders=False))
         if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
         facts = typed(record, POOL_FACTS, where=root / storage.DONE)
-        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx)
+        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx, facts.levels)
 
     def __len__(self) -> int:
-        return len(self.manifest)
+        return len(self._entries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
+
+    @property
+    def whole(self) -> Pool:
+        """The pool with all its images."""
+        return replace(self, left_out=()) if self.left_out else self
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row per image; see `manifest_columns`."""
-        rows = self._table(MANIFEST, "origin")
+        return self._used(self._table(MANIFEST, (*TEXTS, "origin")))
+
+    @cached_property
+    def _entries(self) -> pd.DataFrame:
+        """The columns of the manifest that identify an image, which are read in a third of the time."""
+        return self._used(self._table(MANIFEST, TEXTS, only=True))
+
+    def _used(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of images that are looked at."""
         return rows[~rows["label"].isin(self.left_out)].reset_index(drop=True) if self.left_out else rows
 
     @cached_property
     def rejected(self) -> pd.DataFrame | None:
         """One row per rejected candidate, with `reason`; `file` is empty if not kept. None: there is no such table."""
-        return self._table(REJECTED, "reason") if (self.root / REJECTED).is_file() else None
+        return self._table(REJECTED, (*TEXTS, "reason")) if (self.root / REJECTED).is_file() else None
 
-    def _table(self, name: str, text: str) -> pd.DataFrame:
-        """A table of images, whose columns `TEXTS` and `text` hold texts."""
-        texts = [*TEXTS, text]
-        table = storage.read_parquet(self.root / name, [*texts, "class_index"])
-        are_numbers = is_integer_dtype(table["class_index"]) or not len(table)
-        are_texts = all(isinstance(value, str) for column in texts for value in table[column])
-        if not (are_numbers and are_texts and table["class_index"].isin(range(len(self.classes))).all()):
-            what = "the table does not fit the pool"
-            raise DamagedError(what, where=self.root / name, fix=storage.REPAIR_HINT)
+    def _table(self, name: str, texts: Sequence[str], *, only: bool = False) -> pd.DataFrame:
+        """A table of images, or `only` some columns: the texts and the index of the class."""
+        table = storage.read_parquet(self.root / name, [*texts, "class_index"], texts=texts, only=only)
+        numbers = table["class_index"]
+        if len(table) and not (is_integer_dtype(numbers) and numbers.isin(range(len(self.classes))).all()):
+            raise DamagedError("the table does not fit the pool", where=self.root / name, fix=storage.REPAIR_HINT)
         return table
 
     @property
@@ -178,7 +193,7 @@ class Pool:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """Class index of every image, int64 (N,)."""
-        return self.manifest["class_index"].to_numpy(np.int64)
+        return self._entries["class_index"].to_numpy(np.int64)
 
     @property
     def counts_by_name(self) -> dict[str, int]:
@@ -188,11 +203,11 @@ class Pool:
     @cached_property
     def files(self) -> tuple[str, ...]:
         """Path of every image, relative to `root`."""
-        return tuple(self.manifest["file"])
+        return tuple(self._entries["file"].tolist())
 
     @cached_property
     def _sha256(self) -> tuple[str, ...]:
-        return tuple(self.manifest["sha256"])
+        return tuple(self._entries["sha256"].tolist())
 
     def indices_of(self, class_index: int) -> NDArray[np.int64]:
         """Positions of a class's images in the manifest, int64."""
@@ -224,19 +239,14 @@ def pool_facts(root: Path) -> PoolFacts:
 
 
 def without_blind(pool: Pool) -> tuple[Pool, str]:
-    """The pool without images of its blind classes, as the evaluation uses it, and a sentence that says so.
-
-    The sentence is empty if there are no such images.
-    """
+    """The pool without images of its blind classes, as the evaluation uses it, and a sentence if there are any."""
     counts = pool.counts_by_name
     names = tuple(name for name in blind_classes(pool) if counts[name])
     if not names:
         return pool, ""
-    said = (
-        f"{sum(counts[name] for name in names)} synthetic images are left out, since nothing shows that they belong to "
-        f"their class: {listed(names, shown=SHOWN)}"
-    )
-    return replace(pool, left_out=names), said
+    count = sum(counts[name] for name in names)
+    said = f"{count} synthetic images are left out, since nothing shows that they belong to their class: "
+    return replace(pool, left_out=names), said + listed(names, shown=SHOWN)
 
 
 def blind_classes(pool: Pool) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ def test_a_pool_as_written_has_no_problem_and_several_are_all_named(pool) -> Non
     problems = [(first, "missing"), (second, "changed"), (third, "changed"), ("aside", "foreign")]
     assert set(pool.verify()) == {Problem(*problem) for problem in problems}
     with pytest.raises(DamagedError):
-        Pool.open(pool.root)
+        Pool.open(pool.root).images()
 
 
 @pytest.mark.parametrize(
