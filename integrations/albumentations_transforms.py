@@ -2,46 +2,24 @@
 
     A.Compose([SyntheticReplace(pool="runs/data", p=0.3), A.HorizontalFlip()])(image=image, label=label)
 
-Works with albumentations and with AlbumentationsX, which draws parameters in another way. Needs
-`pip install 'diffaug[albumentations]'`. Import this module before loading a pipeline saved with `A.save`.
+Works with albumentations and with AlbumentationsX. Needs `pip install 'diffaug[albumentations]'`. Import this module
+before loading a pipeline saved with `A.save`.
 """
 
 import os
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
-from torch.utils.data import get_worker_info
 
-from diffaug.augment.lookup import (
-    OnProblem,
-    PoolLookup,
-    checked_class_to_idx,
-    must_skip,
-    pool_path,
-    replaceable_format,
-    usable_pool,
-)
+from diffaug.augment.lookup import OnProblem, PoolLookup, checked_class_to_idx, pool_path
 from diffaug.augment.transforms.mixing import Method, Mixer, Mixture, PartnerClass, require_mixing
 from diffaug.augment.transforms.variation_lookup import VariationLookup
-from diffaug.errors import MissingExtraError, UsageError
-from diffaug.runtime.seeding import derive_seed, numpy_generator
+from diffaug.errors import UsageError
+from diffaug.integrations.albumentations_base import NO_IMAGE, BaseTransformInitSchema, FromPool
 from diffaug.synthesis.pool.pool import Pool
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations contacts a server when imported
-try:
-    import albumentations as A  # noqa: N812  (the usual name)
-except ModuleNotFoundError as error:
-    if error.name != "albumentations":
-        raise
-    raise MissingExtraError.of("albumentations", "albumentations") from error
-from albumentations.core.transforms_interface import BaseTransformInitSchema
-
-UNREPLACEABLE = frozenset({"images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints"})
-NO_IMAGE = -1
 
 
 def _class_to_idx(given: Any) -> dict[str, int] | None:
@@ -55,95 +33,7 @@ PoolPath = Annotated[str, BeforeValidator(pool_path)]
 Numbering = Annotated[dict[str, int] | None, BeforeValidator(_class_to_idx)]
 
 
-class _FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Changes an image with the help of one in a pool, which it chooses by another key of the item.
-
-    All that is sampled are small numbers, so a replay needs no pixels.
-    """
-
-    if hasattr(A.BasicTransform, "sample_parameters"):  # AlbumentationsX from 2.4 on, which refuses the older hook
-
-        def sample_parameters(self, params: dict[str, Any], data: dict[str, Any], targets: Any, sampling: Any) -> Any:
-            """Draws what `apply` needs."""
-            return A.SampledParams(params=self._draw(data, sampling.random_generator))
-
-    else:
-
-        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-            """Draws what `apply` needs."""
-            return self._draw(data, self.random_generator)
-
-        def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
-            """Applies the transform with random numbers of the present DataLoader worker."""
-            worker = get_worker_info()
-            if worker is not None and worker.seed != self._worker_seed:
-                self._worker_seed = worker.seed
-                own_seed = self.seed or 0
-                self.random_generator = numpy_generator(worker.seed, "albumentations", own_seed)
-                self.py_random = random.Random(derive_seed(worker.seed, "albumentations p", own_seed))  # noqa: S311
-            return super().__call__(*args, force_apply=force_apply, **kwargs)
-
-    def _begin(self, lookup: PoolLookup, key: str, on_annotations: OnProblem, include_blind: bool, p: float) -> None:
-        """Sets what all have in common, in place of a constructor, whose arguments albumentations would save."""
-        self._key, self._lookup = key, lookup  # the base class reads the key in its constructor
-        super().__init__(p=p)
-        self.pool, self.on_annotations, self.include_blind = lookup.path, on_annotations, include_blind
-        self._other_targets: frozenset[str] = UNREPLACEABLE
-        self._worker_seed: int | None = None
-        usable_pool(Pool.open(lookup.path), include_blind=include_blind)  # a wrong path fails here and not in a worker
-
-    @property
-    def targets(self) -> dict[str, Callable[..., Any]]:
-        """The image, and the key that chooses."""
-        return {**super().targets, self._key: self.apply_to_key}
-
-    @property
-    def targets_as_params(self) -> list[str]:
-        """The key is needed to choose an image."""
-        return [self._key]
-
-    def add_targets(self, additional_targets: dict[str, str]) -> None:
-        """Records further targets of the pipeline; none of them can follow the change."""
-        self._other_targets |= additional_targets.keys()
-
-    def apply(
-        self,
-        img: NDArray[Any],
-        pool_index: int = NO_IMAGE,
-        kept: float = 0.0,
-        box: tuple[float, ...] = (),
-        **params: Any,
-    ) -> NDArray[Any]:
-        """The image of the pool in the format of `img`, or mixed with it; `img` itself if there is none."""
-        if pool_index == NO_IMAGE:
-            return img
-        synthetic = replaceable_format(img, self._lookup.where).convert(self._lookup.read(pool_index))
-        changed: NDArray[Any] = Mixture(kept, tuple(box)).apply(img, synthetic)
-        return changed
-
-    def apply_to_key(self, key: Any, pool_index: int = NO_IMAGE, **params: Any) -> Any:
-        """The key as it is; a UsageError if a replay repeats an image that was chosen by another one."""
-        if self.replay_mode and pool_index != NO_IMAGE and pool_index not in self._candidates(key):
-            row = self._lookup.pool.manifest.iloc[pool_index]
-            what = f"the replayed image is of the class '{row['label']}', made from '{row['source']}', not of {key!r}"
-            fix = "replay it on items of the same class, or of a variation on the same image"
-            raise UsageError(what, where=self._lookup.where, fix=fix)
-        return key
-
-    def _candidates(self, key: Any) -> NDArray[np.int64]:
-        """Positions in the pool of the images that an image with this key may get."""
-        raise NotImplementedError
-
-    def _draw(self, data: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """The position in the pool of the chosen image, or `NO_IMAGE`."""
-        stale = [key for key in self._other_targets if _holds_something(data.get(key))]
-        if must_skip(stale, self.on_annotations, self._lookup.where):
-            return {"pool_index": NO_IMAGE}
-        candidates = self._candidates(data[self._key])
-        return {"pool_index": int(candidates[generator.integers(len(candidates))]) if len(candidates) else NO_IMAGE}
-
-
-class SyntheticReplace(_FromPool):
+class SyntheticReplace(FromPool):
     """Replaces the image by a random synthetic one of its own class.
 
     The synthetic image takes the height, width, type (uint8, or floating in [0, 1]) and channels (HW, HW1 or HW3) of
@@ -255,8 +145,7 @@ class SyntheticMix(SyntheticReplace):
         """The arguments of the constructor."""
         return {**super().get_transform_init_args(), **self.get_base_init_args()}
 
-    def apply_to_key(self, key: Any, pool_index: int = NO_IMAGE, kept: float = 1.0, **params: Any) -> Any:
-        """The soft label."""
+    def _relabeled(self, key: Any, pool_index: int, kept: float) -> Any:
         return self._mixer.soft_label(key, None if pool_index == NO_IMAGE else pool_index, kept)
 
     def _candidates(self, key: Any) -> NDArray[np.int64]:
@@ -272,7 +161,7 @@ class SyntheticMix(SyntheticReplace):
         return {**drawn, "kept": mixture.kept, "box": list(mixture.box)}
 
 
-class SyntheticVariation(_FromPool):
+class SyntheticVariation(FromPool):
     """Replaces the image by one of its own variations in the pool: the same picture, somewhat changed.
 
     As DA-Fusion uses variations (Trabucco et al. 2023, arXiv 2302.07944). They were made by `diffaug generate`, by
@@ -318,7 +207,3 @@ class SyntheticVariation(_FromPool):
 
     def _candidates(self, key: Any) -> NDArray[np.int64]:
         return self._variations.variations(key, self.on_unknown_path)
-
-
-def _holds_something(annotation: Any) -> bool:
-    return annotation is not None and not (hasattr(annotation, "__len__") and len(annotation) == 0)

@@ -68,7 +68,7 @@ class PoolLookup:
             if match_name(name, self.pool.classes) is None:
                 classes = listed(self.pool.classes, shown=SHOWN)
                 what = f"class_to_idx names {name!r}, which is not a class of the pool: {classes}"
-                fix = f"{did_you_mean(name, self.pool.classes)} Or set on_unknown_label='skip'"
+                fix = f"{did_you_mean(name, self.pool.classes)}; or set on_unknown_label='skip'"
                 raise UsageError(what, where=self.where, fix=fix)
 
     def candidates(self, label: Any, on_unknown: OnProblem) -> NDArray[np.int64]:
@@ -118,7 +118,7 @@ class PoolLookup:
                 where=self.where,
                 fix=f"pass class_to_idx=dataset.class_to_idx, such as {example} of an ImageFolder, or names as labels",
             )
-        return class_of(label, classes, self._numbering)
+        return class_of(label, classes, self._numbering, where=self.where)
 
 
 def usable_pool(pool: Pool, *, include_blind: bool) -> Pool:
