@@ -13,6 +13,8 @@ from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.networks import Backbone
 from diffaug.classifiers.training_set import Classifier
+from diffaug.configuration.settings import Config
+from diffaug.configuration.sources import resolve
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.evaluation.experiment.learners import TrainFunction
 from diffaug.evaluation.verdict.result import EvaluationResult
@@ -89,6 +91,10 @@ class DiffusionAugmenter(SessionAttributes, Sampler):
         how = {"file": file, "recipe": arguments["recipe"], "command": command, "overwrite": self._overwrite}
         narrator = narrator_of(arguments["verbose"])
         self._session = Session(narrator, {**(arguments["settings"] or {}), **flags}, partial(open_job, **how))
+
+    def _own_settings(self) -> Config:
+        file, recipe = self._arguments["config"], self._arguments["recipe"]
+        return resolve(self._session.flags, file=None if file is None else Path(file), recipe=recipe).config
 
     def _continue(self, other: Self) -> None:
         self._session = other._session

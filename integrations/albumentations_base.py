@@ -2,13 +2,14 @@
 
 import os
 import random
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 from torch.utils.data import get_worker_info
 
-from diffaug.augment.lookup import OnProblem, PoolLookup, must_skip, replaceable_format, usable_pool
+from diffaug.augment.lookup import OnProblem, PoolLookup, must_skip, pool_path, replaceable_format, usable_pool
 from diffaug.augment.transforms.mixing import Mixture
 from diffaug.errors import MissingExtraError, UsageError
 from diffaug.runtime.seeding import derive_seed, numpy_generator
@@ -21,10 +22,18 @@ except ModuleNotFoundError as error:
     if error.name != "albumentations":
         raise
     raise MissingExtraError.of("albumentations", "albumentations") from error
-from albumentations.core.transforms_interface import BaseTransformInitSchema as BaseTransformInitSchema
+from albumentations.core.transforms_interface import BaseTransformInitSchema
 
 UNREPLACEABLE = frozenset({"images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints"})
 NO_IMAGE = -1
+
+
+class PoolSchema(BaseTransformInitSchema):  # type: ignore[misc]
+    """Checks the arguments that all have in common."""
+
+    pool: Annotated[str, BeforeValidator(pool_path)]
+    on_annotations: OnProblem
+    include_blind: bool
 
 
 class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -89,7 +98,7 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
         return changed
 
     def apply_with_params(self, params: Any, *args: Any, **kwargs: Any) -> Any:
-        """The item with image and key changed; the key is no target, since albumentations 2.0.8 takes no texts there."""
+        """The item with image and key changed; a key that is a text can't be a target of albumentations 2.0.8."""
         changed = super().apply_with_params(params, *args, **kwargs)
         if self._key in kwargs:
             drawn = params if isinstance(params, dict) else params.params

@@ -18,7 +18,7 @@ from diffaug.augment.lookup import OnProblem, PoolLookup, checked_class_to_idx, 
 from diffaug.augment.transforms.mixing import Method, Mixer, Mixture, PartnerClass, require_mixing
 from diffaug.augment.transforms.variation_lookup import VariationLookup
 from diffaug.errors import UsageError
-from diffaug.integrations.albumentations_base import NO_IMAGE, BaseTransformInitSchema, FromPool
+from diffaug.integrations.albumentations_base import NO_IMAGE, FromPool, PoolSchema
 from diffaug.synthesis.pool.pool import Pool
 
 
@@ -27,10 +27,6 @@ def _class_to_idx(given: Any) -> dict[str, int] | None:
         return checked_class_to_idx(given)
     except UsageError as error:  # albumentations passes on nothing but ValueError
         raise ValueError(str(error)) from error
-
-
-PoolPath = Annotated[str, BeforeValidator(pool_path)]
-Numbering = Annotated[dict[str, int] | None, BeforeValidator(_class_to_idx)]
 
 
 class SyntheticReplace(FromPool):
@@ -59,15 +55,12 @@ class SyntheticReplace(FromPool):
             not fit it. In a call: the label or the image type is unknown, or there are annotations.
     """
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
+    class InitSchema(PoolSchema):
         """Checks the arguments."""
 
-        pool: PoolPath
         label_key: str
-        class_to_idx: Numbering
+        class_to_idx: Annotated[dict[str, int] | None, BeforeValidator(_class_to_idx)]
         on_unknown_label: OnProblem
-        on_annotations: OnProblem
-        include_blind: bool
 
     def __init__(
         self,
@@ -180,14 +173,11 @@ class SyntheticVariation(FromPool):
             is unknown, or there are annotations.
     """
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
+    class InitSchema(PoolSchema):
         """Checks the arguments."""
 
-        pool: PoolPath
         path_key: str
         on_unknown_path: OnProblem
-        on_annotations: OnProblem
-        include_blind: bool
 
     def __init__(
         self,

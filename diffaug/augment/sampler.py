@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from diffaug.augment.arrays import image_rows, like
 from diffaug.augment.lookup import usable_pool
+from diffaug.configuration.settings import Config
 from diffaug.errors import UsageError, did_you_mean
 from diffaug.files import storage
 from diffaug.synthesis.pool.targets import resolve_targets
@@ -64,7 +65,7 @@ class Sampler:
         name = self._arguments["study"] or Path("runs", "arrays")
         study = f"{name}-{storage.fingerprint([images.fingerprint, sorted(has_effect.items())])}"
         one: Any = type(self)(**{**self._arguments, "study": study}).fit(images)  # type: ignore[attr-defined]
-        settings = one.config.synthesis
+        settings = self._own_settings().synthesis  # that of the study is totals already, once its pool was begun
         added = resolve_targets(
             images.counts, settings.sampling_strategy, max_synthetic_ratio=settings.max_synthetic_ratio
         )
@@ -76,6 +77,10 @@ class Sampler:
 
     def _configure(self, arguments: Mapping[str, Any]) -> None:
         """Takes the arguments of the constructor."""
+        raise NotImplementedError
+
+    def _own_settings(self) -> Config:
+        """The settings, whatever was saved in a study."""
         raise NotImplementedError
 
     def _continue(self, other: Any) -> None:

@@ -50,7 +50,7 @@ def pool_figure(pool: Shown, per_class: int, classes: Sequence[Any] | None) -> N
     names = pool.classes
     if classes is not None:
         names = tuple(class_of(label, pool.classes, pool.dataset_class_to_idx, where="Pool.show") for label in classes)
-    rows = {name: shown for name in names if len(shown := _spread(pool, name, per_class))}
+    rows = {name: _spread(pool, name, per_class) for name in names if pool.counts_by_name[name]}
     if not rows:
         raise UsageError("the pool has no images of these classes", where=pool.root, fix="generate some of them")
     height, width = pool.image_size
@@ -80,7 +80,8 @@ def pool_html(pool: Shown) -> str:
 def _spread(pool: Shown, name: str, count: int) -> NDArray[np.int64]:
     """Positions of up to `count` images of a class, evenly spread over it."""
     own = pool.indices_of(pool.classes.index(name))
-    return own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))]
+    places = np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int))
+    return np.asarray(own[places], np.int64)
 
 
 def _strip(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
