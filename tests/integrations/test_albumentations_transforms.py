@@ -4,6 +4,7 @@ import json
 import pickle
 import runpy
 import sys
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -214,3 +215,21 @@ def test_missing_albumentations_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "albumentations", None)
     with pytest.raises(MissingExtraError, match=r"diffaug\[albumentations\]"):
         runpy.run_path(albumentations_base.__file__)
+
+
+def test_albumentations_x_gets_the_hook_that_it_wants(monkeypatch):
+    with monkeypatch.context() as changed:
+        changed.setattr(A.BasicTransform, "sample_parameters", lambda *given: None, raising=False)
+        changed.setattr(A, "SampledParams", SimpleNamespace, raising=False)
+        of_x = runpy.run_path(albumentations_base.__file__)["FromPool"]
+        drawn = of_x.sample_parameters(
+            SimpleNamespace(_draw=lambda data, generator: {**data, "generator": generator}),
+            {},
+            {"label": 3},
+            None,
+            SimpleNamespace(random_generator="a generator"),
+        )
+        assert drawn.params == {"label": 3, "generator": "a generator"}
+    refused = {"get_params", "get_params_dependent_on_data", "__call__"}
+    assert not refused & vars(of_x).keys()
+    assert refused - {"get_params"} <= vars(albumentations_base.FromPool).keys()
