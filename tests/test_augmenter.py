@@ -323,7 +323,7 @@ def test_it_is_an_estimator_that_scikit_learn_clones_and_sets_up(new, tmp_path) 
     assert copy.get_params()["time_budget"] == "10m"
     assert copy.set_params(seed=5, study=tmp_path / "other") is copy
     assert repr(copy).startswith("DiffusionAugmenter(time_budget='10m'") and "seed=5" in repr(copy)
-    with pytest.raises(UsageError, match="(?s)no parameter 'sede'.*did you mean 'seed'"):
+    with pytest.raises(UsageError, match=r"(?s)no parameter 'sede'.*did you mean 'seed'"):
         copy.set_params(sede=1)
     with pytest.raises(UsageError, match="can't read the time budget"):
         copy.set_params(time_budget="ten")

@@ -115,7 +115,7 @@ def test_a_replay_repeats_it_for_the_same_image_only_and_settings_survive(pool):
     transform = on_arrays.SyntheticVariation(pool=pool, p=1, on_unknown_path="skip")
     image = np.full((8, 8, 3), 255, np.uint8)
     with pytest.warns(UserWarning, match="params depend on targets"):
-        replay = A.ReplayCompose([transform])(image=image, path="cat/1.png")["replay"]
+        replay = A.ReplayCompose([pickle.loads(pickle.dumps(transform))])(image=image, path="cat/1.png")["replay"]
         assert A.ReplayCompose.replay(replay, image=image, path="/x/train/cat/1.png")["image"].max() == 10
         with pytest.raises(UsageError, match=r"made from 'train/cat/1.png', not 'dog/0.png'"):
             A.ReplayCompose.replay(replay, image=image, path="dog/0.png")
