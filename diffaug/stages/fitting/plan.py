@@ -26,7 +26,7 @@ from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.judged import possible_pilot
-from diffaug.stages.fitting.routes.choice import choose_route
+from diffaug.stages.fitting.routes.by_name import choose_route
 from diffaug.stages.fitting.routes.route import Route
 from diffaug.stages.fitting.sources import with_sources
 from diffaug.stages.job import Job
