@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,7 @@ from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record, typed
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
-from diffaug.synthesis.pool.showing import pool_figure, pool_html
-
-if TYPE_CHECKING:
-    from diffaug.runtime.figures import NotebookFigure
+from diffaug.synthesis.pool.showing import ShowsImages
 
 T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
@@ -94,7 +91,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(ShowsImages):
     """A finished pool on disk, of all classes of the generator, and images of (height, width) px.
 
     Attributes:
@@ -206,13 +203,6 @@ class Pool:
         """Pixels of image `index`, uint8 (H, W, C); see `storage.read_png`."""
         path = storage.safe_join(self.root, self.files[index])
         return storage.read_png(path, self._sha256[index], (*self.image_size, self.channels))
-
-    def show(self, per_class: int = 8, classes: Sequence[Any] | None = None) -> NotebookFigure:
-        """A figure with a row of images per class, of all classes or of those named by name or label."""
-        return pool_figure(self, per_class, classes)
-
-    def _repr_html_(self) -> str:
-        return pool_html(self)
 
     def verify(self) -> list[Problem]:
         """Every file that is missing, changed or foreign; see `verify_pool`."""

@@ -41,6 +41,17 @@ class Shown(Protocol):
     def read(self, index: int) -> NDArray[np.uint8]: ...  # noqa: D102
 
 
+class ShowsImages:
+    """Gives a `Pool` what a person looks at."""
+
+    def show(self: Shown, per_class: int = 8, classes: Sequence[Any] | None = None) -> NotebookFigure:
+        """A figure with a row of images per class, of all classes or of those named by name or label."""
+        return pool_figure(self, per_class, classes)
+
+    def _repr_html_(self: Shown) -> str:
+        return pool_html(self)
+
+
 def pool_figure(pool: Shown, per_class: int, classes: Sequence[Any] | None) -> NotebookFigure:
     """A row of images per class that has any; see `Pool.show`."""
     from diffaug.runtime.figures import NotebookFigure
