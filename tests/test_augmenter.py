@@ -330,6 +330,12 @@ def test_it_is_an_estimator_that_scikit_learn_clones_and_sets_up(new, tmp_path) 
     assert repr(pickle.loads(pickle.dumps(augmenter))) == repr(augmenter)
 
 
+def test_arrays_are_for_resampling(new) -> None:
+    for images in (np.zeros((4, 8, 8)), pd.DataFrame(np.zeros((4, 64)))):
+        with pytest.raises(UsageError, match=r"(?s)not as (ndarray|DataFrame).*fit_resample\(X, y\)"):
+            new().fit(images, [0, 1, 0, 1])
+
+
 def test_an_augmenter_in_use_is_pickled_by_its_study(generated) -> None:
     copy = pickle.loads(pickle.dumps(generated.open()))
     assert copy.study.path == generated.study
