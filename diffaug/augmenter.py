@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from diffaug.augment.materialize import folder_of_unlabeled
+from diffaug.augment.sampler import Sampler
 from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.networks import Backbone
 from diffaug.classifiers.training_set import Classifier
 from diffaug.configuration.settings import Config
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.configuration.sources import resolve
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.evaluation.experiment.training_task import TrainFunction
 from diffaug.evaluation.verdict.result import EvaluationResult
-from diffaug.runtime.console import ConsoleNarrator, SilentNarrator
+from diffaug.runtime.console import narrator_of
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, given_flags, opened, study_of
 from diffaug.stages.costs import plan_job
@@ -29,13 +30,11 @@ from diffaug.stages.evaluating.report import write_study_report
 from diffaug.stages.export import export_study
 from diffaug.stages.fitting.fit import fit_generator
 from diffaug.stages.generating.generate import generate_pool, generate_shard
-from diffaug.stages.job import Job, open_job
-from diffaug.stages.session import Session
-from diffaug.study import Study
+from diffaug.stages.job import open_job
+from diffaug.stages.session import Session, SessionAttributes
 from diffaug.synthesis.export.export import Depth, Export, ExportSettings
 from diffaug.synthesis.export.items import Only
 from diffaug.synthesis.pool.pool import Pool
-from diffaug.tracking.delivery import logged_links
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     Images = str | Path | Dataset[Any]
 
 
-class DiffusionAugmenter:
+class DiffusionAugmenter(SessionAttributes, Sampler):
     """Fits a generator on labeled images, generates what rare classes lack, and measures whether it helps.
 
     Everything is kept in one folder, the study; repeating the same calls resumes where the last ones stopped.
@@ -59,8 +58,10 @@ class DiffusionAugmenter:
         config: A YAML file of settings.
         device: `auto`, `cpu` or `cuda`.
         overwrite: Replace stages that were made with other settings instead of raising.
-        verbose: Report progress on stderr.
+        verbose: Report progress on stderr, besides the logger "diffaug".
         command: What to print as the way to resume the job.
+        image_shape: Height, width and perhaps channels of flat columns in `fit_resample`.
+        include_blind: Whether `fit_resample` also adds images of classes that nothing shows them to belong to.
     """
 
     def __init__(
@@ -76,13 +77,30 @@ class DiffusionAugmenter:
         overwrite: bool = False,
         verbose: bool = True,
         command: str | None = None,
+        image_shape: Sequence[int] | None = None,
+        include_blind: bool = False,
     ) -> None:
-        self._study_path, self._overwrite = None if study is None else Path(study), overwrite
-        file, command = None if config is None else Path(config), command or "the same calls again"
-        flags = {**(settings or {}), **given_flags(time_budget, seed=seed, device=device)}
-        narrator = ConsoleNarrator() if verbose and current().is_main else SilentNarrator()
-        opening = partial(open_job, file=file, recipe=recipe, command=command, overwrite=overwrite)
-        self._session = Session(narrator, flags, opening)
+        self._configure({name: given for name, given in locals().items() if name != "self"})
+
+    def _configure(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
+        study, file, command = arguments["study"], arguments["config"], arguments["command"] or "the same calls again"
+        self._study_path, self._overwrite = None if study is None else Path(study), arguments["overwrite"]
+        flags = given_flags(arguments["time_budget"], seed=arguments["seed"], device=arguments["device"])
+        file = None if file is None else Path(file)
+        how = {"file": file, "recipe": arguments["recipe"], "command": command, "overwrite": self._overwrite}
+        narrator = narrator_of(arguments["verbose"])
+        self._session = Session(narrator, {**(arguments["settings"] or {}), **flags}, partial(open_job, **how))
+
+    def _own_settings(self) -> Config:
+        file, recipe = self._arguments["config"], self._arguments["recipe"]
+        return resolve(self._session.flags, file=None if file is None else Path(file), recipe=recipe).config
+
+    def _continue(self, other: Self) -> None:
+        self._session = other._session
+
+    def _open_study(self) -> Path | None:
+        return self.study.path if self._session.is_open else None
 
     @classmethod
     def open(cls, study: str | Path, **arguments: Any) -> Self:
@@ -256,43 +274,3 @@ class DiffusionAugmenter:
         chosen = (format, only, tuple(splits), shard_size, self.config.seed, overwrite, depth, include_blind)
         with self._session.working():
             return export_study(self.job, self._session.prepare_catalog(), ExportSettings(Path(out), *chosen))
-
-    @property
-    def job(self) -> Job:
-        """The job in progress, once data was given."""
-        return self._session.job
-
-    @property
-    def study(self) -> Study:
-        """Where everything is kept."""
-        return self.job.study
-
-    @property
-    def config(self) -> Config:
-        """The resolved settings."""
-        return self.job.config
-
-    @property
-    def generator_(self) -> Generator:
-        """The trained generator."""
-        return self._session.generator
-
-    @property
-    def classes_(self) -> tuple[str, ...]:
-        """Class names in index order."""
-        return self._session.catalog.classes
-
-    @property
-    def class_counts_(self) -> dict[str, int]:
-        """Training images of each class."""
-        return self._session.catalog.counts_by_name("train")
-
-    @property
-    def trackers_(self) -> list[str]:
-        """Where the last stage was logged, in sentences."""
-        return self._session.trackers
-
-    @property
-    def runs_(self) -> dict[str, dict[str, str | None]]:
-        """Where the study's run is, by tracker: `run_id`, `experiment_id`, `tracking_uri` and, for a server, `url`."""
-        return logged_links(self.study)

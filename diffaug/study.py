@@ -22,6 +22,7 @@ from diffaug.files import locks, storage
 from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.temporaries import is_temporary
 from diffaug.runtime.distributed import current
+from diffaug.runtime.notebook import html_table
 
 DEFAULT_ROOT = Path("runs")
 RECORD = "study.json"
@@ -131,6 +132,15 @@ class Study:
     def has_pilot(self) -> bool:
         """Whether the pilot is trained."""
         return (self._pilot / storage.DONE).exists()
+
+    def _repr_html_(self) -> str:
+        """The finished stages and where their results are, for a notebook."""
+        stages = {"generator": self.generator, "pool": self.pool, "evaluation": self.evaluation}
+        finished = {name: (folder / storage.DONE).is_file() for name, folder in stages.items()}
+        rows = [[name, "finished" if finished[name] else "not finished", stages[name]] for name in stages]
+        if self.report.is_file():
+            rows.append(["report", "written", self.report])
+        return html_table([f"study {self.name}", "", ""], rows)
 
     @property
     def _pilot(self) -> Path:

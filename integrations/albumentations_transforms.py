@@ -1,45 +1,25 @@
-"""An albumentations transform that replaces images by those of a pool.
+"""Albumentations transforms that replace images by those of a pool, or mix them with these.
 
     A.Compose([SyntheticReplace(pool="runs/data", p=0.3), A.HorizontalFlip()])(image=image, label=label)
 
-Needs `pip install 'diffaug[albumentations]'`. Import this module before loading a pipeline saved with `A.save`.
+Works with albumentations and with AlbumentationsX. Needs `pip install 'diffaug[albumentations]'`. Import this module
+before loading a pipeline saved with `A.save`.
 """
 
 import os
-import random
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator
-from torch.utils.data import get_worker_info
 
-from diffaug.augment.lookup import (
-    OnProblem,
-    PoolLookup,
-    checked_class_to_idx,
-    must_skip,
-    pool_path,
-    replaceable_format,
-    usable_pool,
-)
-from diffaug.errors import MissingExtraError, UsageError
-from diffaug.runtime.seeding import derive_seed, numpy_generator
+from diffaug.augment.lookup import OnProblem, PoolLookup, checked_class_to_idx, pool_path
+from diffaug.augment.transforms.mixing import Method, Mixer, Mixture, PartnerClass, require_mixing
+from diffaug.augment.transforms.variation_lookup import VariationLookup
+from diffaug.errors import UsageError
+from diffaug.integrations.albumentations_base import NO_IMAGE, FromPool, PoolSchema
 from diffaug.synthesis.pool.pool import Pool
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations contacts a server when imported
-try:
-    import albumentations as A  # noqa: N812  (the usual name)
-except ModuleNotFoundError as error:
-    if error.name != "albumentations":
-        raise
-    raise MissingExtraError.of("albumentations", "albumentations") from error
-from albumentations.core.transforms_interface import BaseTransformInitSchema
-
-UNREPLACEABLE = frozenset({"images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints"})
-NO_IMAGE = -1
 
 
 def _class_to_idx(given: Any) -> dict[str, int] | None:
@@ -49,7 +29,7 @@ def _class_to_idx(given: Any) -> dict[str, int] | None:
         raise ValueError(str(error)) from error
 
 
-class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
+class SyntheticReplace(FromPool):
     """Replaces the image by a random synthetic one of its own class.
 
     The synthetic image takes the height, width, type (uint8, or floating in [0, 1]) and channels (HW, HW1 or HW3) of
@@ -63,27 +43,24 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         class_to_idx: Class name to label of your dataset, as in `dataset.class_to_idx`. Default: that of the dataset
             that the pool was made from. Class names as labels need none, nor do classes 0 to 9 or fewer.
         on_unknown_label: What to do with a label, or a name in `class_to_idx`, that is not a class of the pool.
-        on_annotations: What to do with masks, boxes and other targets, which would no longer match a replaced image.
-            "skip" keeps the item unchanged.
+        on_annotations: What to do with masks, boxes and other targets, which would no longer match a changed image.
+            "skip" keeps the image unchanged.
         p: Probability of replacing, in [0, 1].
         include_blind: Whether images are used of classes, too, that nothing shows them to belong to. The evaluation
             does not use them.
 
     Raises:
         ValueError: In the constructor: an argument is invalid. In a call: there is no label.
-        UsageError: In the constructor: `class_to_idx` does not fit the pool.
-            In a call: there is no pool, the label or the image type is unknown, or there are annotations.
+        UsageError: In the constructor, also when a saved transform is loaded: there is no pool, or `class_to_idx` does
+            not fit it. In a call: the label or the image type is unknown, or there are annotations.
     """
 
-    class InitSchema(BaseTransformInitSchema):  # type: ignore[misc]
+    class InitSchema(PoolSchema):
         """Checks the arguments."""
 
-        pool: Annotated[str, BeforeValidator(pool_path)]
         label_key: str
         class_to_idx: Annotated[dict[str, int] | None, BeforeValidator(_class_to_idx)]
         on_unknown_label: OnProblem
-        on_annotations: OnProblem
-        include_blind: bool
 
     def __init__(
         self,
@@ -96,67 +73,127 @@ class SyntheticReplace(A.ImageOnlyTransform):  # type: ignore[misc]
         class_to_idx: Mapping[str, int] | None = None,
         include_blind: bool = False,
     ) -> None:
-        self.label_key = label_key  # the base class reads it in its constructor
-        super().__init__(p=p)
-        self.pool = pool
-        self.class_to_idx = class_to_idx
-        self.on_unknown_label = on_unknown_label
-        self.on_annotations = on_annotations
-        self._other_targets: frozenset[str] = UNREPLACEABLE
-        self.include_blind = include_blind
-        self._lookup = PoolLookup(str(pool), class_to_idx, include_blind=include_blind)
-        self._lookup.require_known_names(on_unknown_label)
-        with suppress(UsageError):  # a saved transform may be loaded before its pool is there
-            usable_pool(Pool.open(str(pool)), include_blind=include_blind)
-        self._worker_seed: int | None = None
+        where = type(self).__name__
+        lookup = PoolLookup(str(pool_path(pool)), class_to_idx, include_blind=include_blind, where=where)
+        self._begin(lookup, label_key, on_annotations, include_blind, p)
+        self.label_key, self.class_to_idx, self.on_unknown_label = label_key, class_to_idx, on_unknown_label
+        lookup.require_known_names(on_unknown_label)
 
-    @property
-    def targets_as_params(self) -> list[str]:
-        """The label is needed to choose an image."""
-        return [self.label_key]
-
-    def add_targets(self, additional_targets: dict[str, str]) -> None:
-        """Records further targets of the pipeline; none of them can follow the replacement."""
-        self._other_targets |= additional_targets.keys()
-
-    def apply(self, img: NDArray[Any], pool_index: int = NO_IMAGE, **params: Any) -> NDArray[Any]:
-        """The image of the pool in the format of `img`, or `img` itself if there is none."""
-        if pool_index == NO_IMAGE:
-            return img
-        replacement: NDArray[Any] = replaceable_format(img).convert(self._lookup.read(pool_index))
-        return replacement
-
-    def __call__(self, *args: Any, force_apply: bool = False, **kwargs: Any) -> Any:
-        """Applies the transform with random numbers of the present DataLoader worker."""
-        worker = get_worker_info()
-        if worker is not None and worker.seed != self._worker_seed:
-            self._worker_seed = worker.seed
-            own_seed = self.seed or 0
-            self.random_generator = numpy_generator(worker.seed, "albumentations", own_seed)
-            self.py_random = random.Random(derive_seed(worker.seed, "albumentations p", own_seed))  # noqa: S311
-        if self.replay_mode and self.label_key in kwargs:
-            self._require_same_class(kwargs[self.label_key])
-        return super().__call__(*args, force_apply=force_apply, **kwargs)
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Chooses the synthetic image, which is all that is sampled, so a replay needs no pixels."""
-        return {"pool_index": self._choose(data, self.random_generator)}
-
-    def _require_same_class(self, label: Any) -> None:
-        """Raises UsageError if the image that a replay repeats is of another class than the item."""
-        index = (self.params or {}).get("pool_index", NO_IMAGE) if self.applied_in_replay else NO_IMAGE
-        if index != NO_IMAGE and index not in self._lookup.candidates(label, self.on_unknown_label):
-            what = f"the replayed image is of the class '{self._lookup.pool.manifest['label'][index]}', not {label!r}"
-            raise UsageError(what, where="SyntheticReplace", fix="replay it on items of the same class")
-
-    def _choose(self, data: dict[str, Any], generator: np.random.Generator) -> int:
-        """Position in the pool of the chosen image, or `NO_IMAGE`."""
-        stale = [key for key in self._other_targets if _holds_something(data.get(key))]
-        if must_skip(stale, self.on_annotations):
-            return NO_IMAGE
-        candidates = self._lookup.candidates(data[self.label_key], self.on_unknown_label)
-        return int(generator.choice(candidates)) if len(candidates) else NO_IMAGE
+    def _candidates(self, key: Any) -> NDArray[np.int64]:
+        return self._lookup.candidates(key, self.on_unknown_label)
 
 
-def _holds_something(annotation: Any) -> bool:
-    return annotation is not None and not (hasattr(annotation, "__len__") and len(annotation) == 0)
+class SyntheticMix(SyntheticReplace):
+    """Mixes the image with a random synthetic one by MixUp or CutMix, and makes its label soft.
+
+    Every label that comes out is soft, also that of an image that is not mixed: float32 (K,), where K is one more than
+    the largest label in `class_to_idx`. So inside `A.OneOf` let all or none of the transforms make soft labels.
+
+    Args:
+        pool: As of `SyntheticReplace`, like the arguments that are not listed here.
+        p: Probability of mixing, in [0, 1].
+        method: "mixup" takes the weighted mean of the images, "cutmix" fills a box with the synthetic one.
+        alpha: The weight of the image itself is drawn from Beta(alpha, alpha); 1 draws uniformly.
+        partner_class: The class of the synthetic image, by name or label; or a mapping of class to that class. None:
+            the class of the image itself, which leaves its label hard.
+
+    Raises:
+        ValueError: As of `SyntheticReplace`.
+        UsageError: As of `SyntheticReplace`; or labels of the dataset are unknown, or the pool has no partners.
+    """
+
+    class InitSchema(SyntheticReplace.InitSchema):
+        """Checks the arguments."""
+
+        method: Method
+        alpha: float
+        partner_class: Any
+
+    def __init__(
+        self,
+        pool: str | os.PathLike[str] | Pool,
+        label_key: str = "label",
+        on_unknown_label: OnProblem = "error",
+        on_annotations: OnProblem = "error",
+        p: float = 0.3,
+        *,
+        method: Method = "mixup",
+        alpha: float = 1.0,
+        partner_class: PartnerClass = None,
+        class_to_idx: Mapping[str, int] | None = None,
+        include_blind: bool = False,
+    ) -> None:
+        self._probability = p
+        given = (pool, label_key, on_unknown_label, on_annotations)
+        super().__init__(*given, 1.0, class_to_idx=class_to_idx, include_blind=include_blind)
+        require_mixing(method, alpha, self._lookup.where)
+        self._mixer = Mixer(self._lookup, partner_class)
+        self.method, self.alpha, self.partner_class = method, alpha, self._mixer.partner_class
+
+    def get_base_init_args(self) -> dict[str, Any]:
+        """The probability of mixing; albumentations itself always applies the transform, for labels to be soft."""
+        return {"p": self._probability}
+
+    def get_transform_init_args(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {**super().get_transform_init_args(), **self.get_base_init_args()}
+
+    def _relabeled(self, key: Any, pool_index: int, kept: float) -> Any:
+        return self._mixer.soft_label(key, None if pool_index == NO_IMAGE else pool_index, kept)
+
+    def _candidates(self, key: Any) -> NDArray[np.int64]:
+        return self._mixer.candidates(key, self.on_unknown_label)
+
+    def _draw(self, data: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        drawn = super()._draw(data, generator)
+        if generator.random() >= self._probability:
+            return {"pool_index": NO_IMAGE}
+        top, left = generator.random(2).tolist()
+        kept = float(generator.beta(self.alpha, self.alpha))
+        mixture = Mixture.drawn(self.method, kept, (top, left), data["image"].shape[:2])
+        return {**drawn, "kept": mixture.kept, "box": list(mixture.box)}
+
+
+class SyntheticVariation(FromPool):
+    """Replaces the image by one of its own variations in the pool: the same picture, somewhat changed.
+
+    As DA-Fusion uses variations (Trabucco et al. 2023, arXiv 2302.07944). They were made by `diffaug generate`, by
+    default for rare classes only; the setting `synthesis.variation_fraction` makes more. An image without variations is
+    kept. The model is never run.
+
+    Args:
+        pool: As of `SyntheticReplace`, like the arguments that are not listed here.
+        path_key: Key of the path of the image, which is known by its end, such as `cat/1.png`.
+        on_unknown_path: What to do with an image that the generator of the study has not seen.
+        p: Probability of replacing, in [0, 1].
+
+    Raises:
+        ValueError: In the constructor: an argument is invalid. In a call: there is no path.
+        UsageError: In the constructor: there is no pool, or it has no variations. In a call: the path or the image type
+            is unknown, or there are annotations.
+    """
+
+    class InitSchema(PoolSchema):
+        """Checks the arguments."""
+
+        path_key: str
+        on_unknown_path: OnProblem
+
+    def __init__(
+        self,
+        pool: str | os.PathLike[str] | Pool,
+        path_key: str = "path",
+        on_unknown_path: OnProblem = "error",
+        on_annotations: OnProblem = "error",
+        p: float = 0.5,
+        *,
+        include_blind: bool = False,
+    ) -> None:
+        lookup = VariationLookup(str(pool_path(pool)), include_blind=include_blind, where=type(self).__name__)
+        self._begin(lookup, path_key, on_annotations, include_blind, p)
+        self.path_key, self.on_unknown_path = path_key, on_unknown_path
+        self._variations = lookup
+        lookup.require_variations()
+
+    def _candidates(self, key: Any) -> NDArray[np.int64]:
+        return self._variations.variations(key, self.on_unknown_path)

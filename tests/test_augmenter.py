@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from imblearn.pipeline import Pipeline
+from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from torch.utils.data import TensorDataset
 
 import diffaug
@@ -310,3 +314,55 @@ def test_a_locked_out_process_writes_nothing(fitted) -> None:
     with Study(fitted.study).locked(), pytest.raises(UsageError, match="another diffaug process"):
         fitted.open(seed=9).generate()
     assert times(fitted.study) == before
+
+
+def test_it_is_an_estimator_that_scikit_learn_clones_and_sets_up(new, tmp_path) -> None:
+    augmenter = new(time_budget="10m", seed=4)
+    copy = clone(augmenter)
+    assert copy.get_params() == augmenter.get_params()
+    assert copy.get_params()["time_budget"] == "10m"
+    assert copy.set_params(seed=5, study=tmp_path / "other") is copy
+    assert repr(copy).startswith("DiffusionAugmenter(time_budget='10m'") and "seed=5" in repr(copy)
+    with pytest.raises(UsageError, match=r"(?s)no parameter 'sede'.*did you mean 'seed'"):
+        copy.set_params(sede=1)
+    with pytest.raises(UsageError, match="can't read the time budget"):
+        copy.set_params(time_budget="ten")
+    assert repr(pickle.loads(pickle.dumps(augmenter))) == repr(augmenter)
+
+
+def test_arrays_are_for_resampling(new) -> None:
+    for images in (np.zeros((4, 8, 8)), pd.DataFrame(np.zeros((4, 64)))):
+        with pytest.raises(UsageError, match=r"(?s)not as (ndarray|DataFrame).*fit_resample\(X, y\)"):
+            new().fit(images, [0, 1, 0, 1])
+
+
+def test_an_augmenter_in_use_is_pickled_by_its_study(generated) -> None:
+    copy = pickle.loads(pickle.dumps(generated.open()))
+    assert copy.study.path == generated.study
+    assert copy.class_counts_ == {"bright": 5, "dark": 16, "middle": 10}
+
+
+def test_rows_of_an_array_are_balanced_in_a_pipeline_fold_by_fold(new, tmp_path) -> None:
+    labels = np.repeat(["dark", "middle", "bright"], [20, 12, 6])
+    noise = np.random.default_rng(0).integers(0, 60, (38, 64))
+    rows = (noise + 60 * np.repeat([0, 1, 2], [20, 12, 6])[:, None]).astype(np.float64)
+    augmenter = new(include_blind=True)
+    extended, balanced = augmenter.fit_resample(rows, labels)
+    np.testing.assert_array_equal(extended[:38], rows)
+    assert extended.dtype == rows.dtype and rows.min() <= extended.min() and extended.max() <= rows.max()
+    assert pd.Series(balanced).value_counts().to_dict() == {"dark": 20, "middle": 20, "bright": 20}
+    first = augmenter.study.path
+    again, _ = clone(augmenter).fit_resample(rows, labels)  # resumed, not made again
+    np.testing.assert_array_equal(again, extended)
+    pipeline = Pipeline([("augment", augmenter), ("classify", DummyClassifier())])
+    pipeline.fit(rows[::2], labels[::2])
+    assert pipeline["augment"].study.path.parent == first.parent and first.exists()
+    assert len(list(first.parent.glob("my study-*/pool"))) == 2
+
+
+def test_images_of_blind_classes_are_not_added_unless_wanted(new) -> None:
+    labels = np.repeat([0, 1], [12, 6])
+    rows = np.random.default_rng(0).integers(0, 255, (18, 8, 8), dtype=np.uint8)
+    with pytest.warns(UserWarning, match="synthetic images are left out"):
+        _, kept = new().fit_resample(rows, labels)
+    assert len(kept) == 18

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+import diffaug
 from diffaug import errors
 from diffaug.errors import DiffaugError
 
@@ -32,3 +33,10 @@ def test_an_error_survives_the_way_out_of_a_worker_process():
 def test_a_wrong_name_gets_the_nearest_or_all_as_remedy():
     assert errors.did_you_mean("bride", ["bright", "dark"]) == "did you mean 'bright'?"
     assert errors.did_you_mean("zzz", ["bright", "dark"]) == "choose from: bright, dark"
+
+
+def test_every_error_is_a_public_name():
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, DiffaugError)}
+    assert len(kinds) > 6
+    assert {name for name in kinds if getattr(diffaug, name, None) is not getattr(errors, name)} == set()
+    assert kinds <= set(diffaug.__all__)

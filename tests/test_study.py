@@ -191,3 +191,12 @@ def test_a_study_among_its_own_images_is_refused(data, place):
     with pytest.raises(UsageError, match="inside the data folder"):
         plan_study(data / place, data)
     assert list(data.iterdir()) == []
+
+
+def test_a_notebook_shows_the_finished_stages_with_literal_names(tmp_path):
+    study = Study(tmp_path / "<b>digits")
+    (study.pool).mkdir(parents=True)
+    (study.pool / storage.DONE).touch()
+    shown = study._repr_html_()
+    assert "study &lt;b&gt;digits" in shown and "<b>" not in shown
+    assert shown.count("<td>not finished</td>") == 2 and shown.count("<td>finished</td>") == 1

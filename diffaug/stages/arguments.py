@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from diffaug.augment.materialize import folder_of_dataset, materialize
 from diffaug.errors import UsageError
 from diffaug.runtime.distributed import current
@@ -66,6 +69,10 @@ def study_of(data: Any, path: Path | None, *, overwrite: bool = False) -> Study:
         root = root_of(data)
         path = path or default_study_path(root)
         return _planned(path, root, None, overwrite)
+    if isinstance(data, np.ndarray | pd.DataFrame):
+        what = f"images are given as a folder or a labeled dataset, not as {type(data).__name__}"
+        fix = "call fit_resample(X, y), or wrap them in a dataset: TensorDataset(images, labels)"
+        raise UsageError(what, where="fit", fix=fix)
     path = path or default_study_path(Path("dataset"))
     images = folder_of_dataset(data, path)
     study = _planned(path, images.root, images.class_to_idx, overwrite)  # before any are written

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from diffaug.configuration.settings import Config
 from diffaug.data.catalog import Catalog
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import NotFittedError, UsageError
@@ -23,6 +24,7 @@ from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
 from diffaug.stages.remedies import taking_back, telling_remedies
 from diffaug.study import Study
+from diffaug.tracking.delivery import logged_links
 
 READ_ONLY = (EACCES, EPERM, EROFS)
 
@@ -39,6 +41,11 @@ class Session:
     _catalog: Catalog | None = None
     _generator: Generator | None = None
     _scratch: TemporaryDirectory[str] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a study is in use."""
+        return self._job is not None
 
     @property
     def job(self) -> Job:
@@ -180,3 +187,49 @@ class Session:
             with self.configured(flags), taking_back(study):
                 self._job = with_class_names(self.job, catalog)
                 yield catalog
+
+
+class SessionAttributes:
+    """What an object that works on a study shows of it; names with an underscore are there after `fit`."""
+
+    _session: Session
+
+    @property
+    def job(self) -> Job:
+        """The job in progress, once data was given."""
+        return self._session.job
+
+    @property
+    def study(self) -> Study:
+        """Where everything is kept."""
+        return self.job.study
+
+    @property
+    def config(self) -> Config:
+        """The resolved settings."""
+        return self.job.config
+
+    @property
+    def generator_(self) -> Generator:
+        """The trained generator."""
+        return self._session.generator
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return self._session.catalog.classes
+
+    @property
+    def class_counts_(self) -> dict[str, int]:
+        """Training images of each class."""
+        return self._session.catalog.counts_by_name("train")
+
+    @property
+    def trackers_(self) -> list[str]:
+        """Where the last stage was logged, in sentences."""
+        return self._session.trackers
+
+    @property
+    def runs_(self) -> dict[str, dict[str, str | None]]:
+        """Where the study's run is, by tracker: `run_id`, `experiment_id`, `tracking_uri` and, for a server, `url`."""
+        return logged_links(self.study)

@@ -4,6 +4,7 @@ import json
 import pickle
 import runpy
 import sys
+from types import SimpleNamespace
 
 import albumentations as A
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffaug.errors import MissingExtraError, UsageError
-from diffaug.integrations import albumentations_transforms
+from diffaug.integrations import albumentations_base
 from diffaug.integrations.albumentations_transforms import SyntheticReplace
 from diffaug.synthesis.pool.pool import Pool
 
@@ -128,11 +129,12 @@ def test_images_of_another_type_are_refused(always):
             always().apply(image, pool_index=0)
 
 
-def test_a_study_opens_its_pool_or_its_lack_is_an_error_at_the_first_use(pool, always, tmp_path):
+def test_a_study_opens_its_pool_or_its_lack_is_an_error_when_built(pool, always, tmp_path):
     assert replaced(always(pool=pool.root.parent)) < 10
-    transform = always(pool=tmp_path / "none")
-    with pytest.raises(UsageError, match="no finished pool"):
-        replaced(transform)
+    saved = json.dumps(A.to_dict(always())).replace(str(pool.root), str(tmp_path / "none"))
+    for build in (lambda: always(pool=tmp_path / "none"), lambda: A.from_dict(json.loads(saved))):
+        with pytest.raises(UsageError, match="no finished pool"):
+            build()
 
 
 def test_replay_repeats_the_image_and_records_only_its_position(pool, always):
@@ -212,4 +214,22 @@ def test_workers_and_epochs_draw_differently_and_repeatably_forked_or_spawned(po
 def test_missing_albumentations_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "albumentations", None)
     with pytest.raises(MissingExtraError, match=r"diffaug\[albumentations\]"):
-        runpy.run_path(albumentations_transforms.__file__)
+        runpy.run_path(albumentations_base.__file__)
+
+
+def test_albumentations_x_gets_the_hook_that_it_wants(monkeypatch):
+    with monkeypatch.context() as changed:
+        changed.setattr(A.BasicTransform, "sample_parameters", lambda *given: None, raising=False)
+        changed.setattr(A, "SampledParams", SimpleNamespace, raising=False)
+        of_x = runpy.run_path(albumentations_base.__file__)["FromPool"]
+        drawn = of_x.sample_parameters(
+            SimpleNamespace(_draw=lambda data, generator: {**data, "generator": generator}),
+            {},
+            {"label": 3},
+            None,
+            SimpleNamespace(random_generator="a generator"),
+        )
+        assert drawn.params == {"label": 3, "generator": "a generator"}
+    refused = {"get_params", "get_params_dependent_on_data", "__call__"}
+    assert not refused & vars(of_x).keys()
+    assert refused - {"get_params"} <= vars(albumentations_base.FromPool).keys()

@@ -1,10 +1,12 @@
+import subprocess
+import sys
 from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 
 from diffaug.runtime import console
-from diffaug.runtime.console import ConsoleNarrator, ProgressOnly, duration
+from diffaug.runtime.console import ConsoleNarrator, ProgressOnly, duration, narrator_of
 
 TRICKY = ["[red]stop[/red]", "[/]", "\\[bold]", ":smile:", "a[1]", "back\\"]
 
@@ -145,3 +147,56 @@ def test_progress_alone_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None
         narrator.progress("generating", 1, 2)
     said = capsys.readouterr().err
     assert "generating" in said and not any(word in said for word in ("sentence", "warning", "table", "cell"))
+
+
+def test_all_is_logged_also_where_nothing_is_printed(caplog, capsys):
+    caplog.set_level("INFO", logger="diffaug")
+    for narrator, printed in ((narrator_of(verbose=False), False), (narrator_of(verbose=True), True)):
+        with closing(narrator):
+            narrator.say("a sentence")
+            narrator.warn("a\nwarning")
+            narrator.table("a table", ["class", "images"], [["cat", "7"]])
+            narrator.progress("generating", 1, 2)
+        logged = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+        assert logged[:2] == [("diffaug", "INFO", "a sentence"), ("diffaug", "WARNING", r"a\nwarning")]
+        assert "class | images\ncat | 7" in logged[2][2] and "generating: 50%" in logged[3][2]
+        assert bool(lines(capsys)) == printed
+        caplog.clear()
+
+
+def test_nothing_is_printed_by_a_logger_that_nobody_set_up():
+    probe = "from diffaug.runtime.console import narrator_of; narrator_of(verbose=False).warn('a warning')"
+    ended = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert ended.stdout == ended.stderr == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> list[list[str]]:
+    """Pretends to be a notebook; holds the HTML that each display has shown."""
+    shown: list[list[str]] = []
+
+    def display(html: str, display_id: bool) -> SimpleNamespace:
+        shown.append([html])
+        return SimpleNamespace(update=shown[-1].append)
+
+    front_end = SimpleNamespace(HTML=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=front_end))
+    monkeypatch.setitem(sys.modules, "IPython.display", front_end)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    return shown
+
+
+def test_a_notebook_gets_one_bar_per_stage_with_literal_names(capsys, clock, notebook):
+    with closing(ConsoleNarrator()) as narrator:
+        for done in range(11):
+            clock.now += 1
+            narrator.progress("<b>train", done, 10, "loss 0.1")
+        narrator.progress("generate", 0, 4)
+        narrator.progress("generate", 4, 4)
+    train, generate = notebook
+    assert train[0].startswith('<progress value="0" max="10">') and train[-1].startswith(
+        '<progress value="10" max="10">'
+    )
+    assert all("&lt;b&gt;train: " in shown and "<b>" not in shown for shown in train)
+    assert "generate: 100%" in generate[-1]
+    assert lines(capsys) == []

@@ -62,7 +62,7 @@ class Generator(ABC):
 
     @staticmethod
     def load(path: str | Path, *, device: str = "cpu") -> Generator:
-        """Loads a generator of any kind, or that of a study.
+        """Loads a generator of any kind, or that of a study; global random numbers are left as they are.
 
         Raises:
             UsageError: There is none, or its kind is not installed.
@@ -73,7 +73,8 @@ class Generator(ABC):
         if storage.committed_metadata(folder) is None:
             raise UsageError("there is no finished generator here", where=path, fix="diffaug fit DATA")
         record = read_record(folder)
-        return generator_kind(record.kind, folder).open(folder, record, device)
+        with torch.random.fork_rng(devices=[]):  # networks are made with random weights before theirs are read
+            return generator_kind(record.kind, folder).open(folder, record, device)
 
     @classmethod
     @abstractmethod

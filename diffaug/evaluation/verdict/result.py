@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from pydantic import TypeAdapter
@@ -17,8 +17,12 @@ from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC, Group
 from diffaug.evaluation.verdict.advice import ClassAdvice, NextStep
 from diffaug.evaluation.verdict.advice_wording import step_in_words
 from diffaug.evaluation.verdict.arm_summary import ArmSummary
+from diffaug.evaluation.verdict.showing import result_figure, result_html
 from diffaug.evaluation.verdict.wording import Verdict, change_in_words, points
 from diffaug.files.records import read_record, write_record
+
+if TYPE_CHECKING:
+    from diffaug.runtime.figures import NotebookFigure
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,13 @@ class EvaluationResult:
     def load(cls, path: Path) -> EvaluationResult:
         """Reads what `save` wrote; anything else is a DamagedError."""
         return read_record(path, _RESULT)
+
+    def plot(self) -> NotebookFigure:
+        """A figure of each arm's balanced accuracy with its 95 % interval, under the verdict."""
+        return result_figure(self.arms, self.verdict)
+
+    def _repr_html_(self) -> str:
+        return result_html(self.arms, self.comparisons, self.verdict)
 
     def table(self) -> pd.DataFrame:
         """One row per arm, the highest balanced accuracy first.

@@ -22,6 +22,7 @@ from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record, typed
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
+from diffaug.synthesis.pool.showing import ShowsImages
 
 T = TypeVar("T")
 MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "summary.json", "audit.json"
@@ -90,7 +91,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(ShowsImages):
     """A finished pool on disk, of all classes of the generator, and images of (height, width) px.
 
     Attributes:

@@ -66,6 +66,12 @@ def test_sampling_is_deterministic_and_differs_by_index_class_and_seed(folder) -
         assert not np.array_equal(first, generator.sample(label, indices, seed=seed, num_inference_steps=4))
 
 
+def test_loading_leaves_global_random_numbers_as_they_are(folder) -> None:
+    before = torch.get_rng_state()
+    Generator.load(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_loads_from_the_study_too_and_describes_itself(folder, blobs) -> None:
     (folder / "guide.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     generator = Generator.load(folder.parent)

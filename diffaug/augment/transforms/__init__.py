@@ -1,0 +1,1 @@
+"""Transforms that bring images of a pool into a training loop."""
