@@ -25,6 +25,7 @@ class Trial:
         confusion: Test images by true class (row) and predicted class (column).
         predictions: Predicted class of each test image.
         seconds: Duration of training and prediction.
+        curve: Steps done and mean loss since the point before; empty where it is not known.
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Trial:
     confusion: tuple[tuple[int, ...], ...]
     predictions: tuple[int, ...]
     seconds: float
+    curve: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def of(
@@ -46,6 +48,7 @@ class Trial:
         num_classes: int,
         seconds: float,
         probabilities: NDArray[np.floating] | None = None,
+        curve: tuple[tuple[int, float], ...] = (),
     ) -> Self:
         """Scores predicted classes (N,), and class probabilities (N, K) if there are any, against the true classes.
 
@@ -61,6 +64,7 @@ class Trial:
             confusion=tuple(map(tuple, counts.tolist())),
             predictions=tuple(predicted.tolist()),
             seconds=seconds,
+            curve=curve,
         )
 
 

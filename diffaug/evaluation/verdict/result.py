@@ -103,6 +103,10 @@ class EvaluationResult:
         """The next steps in sentences."""
         return tuple(map(step_in_words, self.next_steps))
 
+    def is_same(self, arm: ArmSummary) -> bool:
+        """Whether an arm is the training of a baseline under another name, as all are without synthetic images."""
+        return bool(arm.same_as) and not self.has_synthetic
+
     def arm(self, name: str) -> ArmSummary:
         """The summary of an arm."""
         return next(arm for arm in self.arms if arm.name == name)
