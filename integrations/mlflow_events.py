@@ -66,12 +66,14 @@ class RepeatableClient(MlflowClient):
 
 
 class EventLogger:
-    """Logs events, other than the start of a run, to runs that exist; `root` is the study's folder."""
+    """Logs events, other than the start of a run, to runs that exist.
 
-    def __init__(self, client: RepeatableClient, root: Path) -> None:
-        self._client, self._root = client, root
+    `root` is the study's folder. What MLflow gets to know under another name is added to `renamed`, in sentences.
+    """
+
+    def __init__(self, client: RepeatableClient, root: Path, renamed: list[str]) -> None:
+        self._client, self._root, self._renamed = client, root, renamed
         self._datasets: dict[tuple[str, str, str], Dataset] = {}
-        self.renamed: list[str] = []  # what MLflow knows under another name, in sentences
 
     def log(self, run_id: str, batch: Sequence[Event]) -> None:
         """Logs one event, or several of metrics; raises DataError if a file of the event is missing."""
@@ -162,7 +164,7 @@ class EventLogger:
         name = None if asked is None else model_name(asked)
         log_generator(self._client, run_id, event, self._file(event.data), name)
         if name != asked:
-            self.renamed.append(
+            self._renamed.append(
                 f"MLflow refuses '{printable(asked)}' as the name of a model; it is registered as '{name}'."
             )
 

@@ -67,6 +67,7 @@ class MlflowTracker:
         self._store = storage.fingerprint(OWN_STORE if self._is_local else self._uri)
         self._is_copy = False
         self._moved: Path | None = None
+        self._renamed: list[str] = []
 
     @property
     def is_local(self) -> bool:
@@ -104,8 +105,7 @@ class MlflowTracker:
 
     def describe(self, state: State) -> str:
         """The address of the study's run, or the command that displays it."""
-        renamed = "".join(f"\n{sentence}" for sentence in self._logger.renamed)
-        return self._where(state) + renamed
+        return "\n".join([self._where(state), *self._renamed])
 
     def _where(self, state: State) -> str:
         url = self.links(state)["url"]
@@ -143,7 +143,7 @@ class MlflowTracker:
 
     @cached_property
     def _logger(self) -> EventLogger:
-        return EventLogger(self._client, self._root)
+        return EventLogger(self._client, self._root, self._renamed)
 
     def _is_copied(self, state: State) -> bool:
         """Whether the study is a copy of another one that is still there and has the same journal."""

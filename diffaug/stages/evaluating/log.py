@@ -11,6 +11,7 @@ from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC
 from diffaug.evaluation.verdict.result import EvaluationResult
+from diffaug.evaluation.verdict.wording import gain_in_words
 from diffaug.files import storage
 from diffaug.stages.job import STUDY_RUN, Job
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
@@ -102,7 +103,7 @@ def study_figures(result: EvaluationResult) -> dict[str, float]:
     figures = {
         f"{ACCURACY}{arm.name.replace('+', 'and')}": arm.mean()  # MLflow has no plus
         for arm in result.arms
-        if not result.is_same(arm)
+        if not result.same_training(arm)
     }
     if result.has_synthetic:
         gain = result.compared.difference
@@ -148,10 +149,10 @@ def describe(result: EvaluationResult) -> str:
     ]
     gains = {comparison.arm: comparison.difference for comparison in result.comparisons if result.has_synthetic}
     for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
-        if result.is_same(arm):
+        if result.same_training(arm):
             continue
         measured, gain = arm.metrics[PRIMARY_METRIC], gains.get(arm.name)
-        interval = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
+        interval = "" if gain is None else gain_in_words(gain)
         sd = "" if measured.sd is None else f"{measured.sd:.3f}"
         lines.append(f"| {in_markdown(arm.name)} | {measured.mean:.3f} | {sd} | {interval} |")
     return "\n".join(lines)
