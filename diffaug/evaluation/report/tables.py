@@ -26,10 +26,10 @@ LABELS: dict[str, str] = {
     **{group: f"Recall, {group}" for group in GROUPS},
 }
 ADVICE: dict[Advice, str] = {
-    "use": "Recall rose",
-    "leave out": "Recall fell: leave their images out",
-    "open": "No certain change",
-    "none used": "No images used",
+    "use": "Use for",
+    "leave out": "Leave out for",
+    "open": "Not certain for",
+    "none used": "None used for",
 }
 MAX_MATRIX_CLASSES = 20
 MAX_MISTAKES = 8
