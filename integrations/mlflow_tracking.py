@@ -94,7 +94,7 @@ class MlflowTracker:
     def replay(self, events: Iterable[Event], state: State) -> None:
         """Sends events, metrics in batches, and moves `state["cursor"]` after each; sending again changes nothing."""
         with patience(self._limits):
-            if "experiment_id" not in state:
+            if not state.get("runs"):  # nothing is logged yet, also where an earlier attempt was refused
                 self._open_experiment(state)
             state["root"] = str(self._root)
             if self._is_local:  # MLflow remembers folders by run, and a copy of a study has the same runs
