@@ -42,7 +42,7 @@ from diffaug.stages.evaluating.checks import (
     seen_test_images,
 )
 from diffaug.stages.evaluating.experiment import Learners, experiment_of, learners_of
-from diffaug.stages.evaluating.log import RESULT, log_result, log_system, log_trial
+from diffaug.stages.evaluating.log import RESULT, log_result, log_trial
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
 from diffaug.stages.evaluating.replicates import finished_pools, prepare_replicates
 from diffaug.stages.generating.describe_power import longer_training
@@ -167,7 +167,6 @@ def _train_all(job: Job, experiment: Experiment, pools: Sequence[Pool]) -> tuple
         for trial in run_experiment(experiment, choice, progress):
             trials.append(trial)
             log_trial(job, trial, choice, experiment, pools)
-            log_system(job, len(trials))
         fewer = run_on_fewer_images(experiment, choice, progress)
     except Interrupted as stop:
         raise Interrupted(stop.what, where=experiment.directory, fix=f"continue with: {job.command}") from stop

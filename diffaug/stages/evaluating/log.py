@@ -41,7 +41,7 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
     tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}
     journal.start_run(key, name=f"{trial.arm}, seed {trial.seed}", parent=STUDY_RUN, tags=tags, params=params)
     recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
-    journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
+    journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds, **system_metrics()})
     for step, loss in trial.curve:
         journal.log_metrics(key, {"train_loss": loss}, step)
     journal.log_confusion(key, trial.confusion, classes)
@@ -50,11 +50,6 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
     if arm.uses_synthetic and (choice.mix.fraction or not arm.real):
         journal.log_dataset(key, pools[trial.seed % len(pools)].root / MANIFEST, "pool", "synthetic")
     journal.end_run(key)
-
-
-def log_system(job: Job, step: int) -> None:
-    """Records, with the study, how busy the machine was since the last call; `step` counts the calls."""
-    job.journal.log_metrics(STUDY_RUN, system_metrics(), step)
 
 
 def _log_datasets(job: Job, key: str, experiment: Experiment) -> None:

@@ -13,6 +13,7 @@ from diffaug.synthesis.filters.scores import COPY, DUPLICATE, OUT_OF_DISTRIBUTIO
 from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION, Origin
 from diffaug.synthesis.pool.plans import expected_origins
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
+from diffaug.tracking.system import system_metrics
 
 _COLUMNS: dict[Origin, str] = {
     SAMPLED: "sampled",
@@ -69,7 +70,7 @@ def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
                 f"({_by_reason(summary.rejected)}){f'. {_advice(job, summary.rejected)}' if advised else ''}"
             )
     metrics |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
-    job.journal.log_metrics(GENERATE_RUN, metrics)
+    job.journal.log_metrics(GENERATE_RUN, metrics | system_metrics())
     job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, "pool", "synthetic")
     job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
     job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)
