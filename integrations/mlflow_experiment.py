@@ -53,13 +53,14 @@ class Destination:
 
         An experiment's number says nothing without the URI of its store. `mlflow.set_experiment` sets the number.
         """
+        name = configured and experiment_name(configured)
         if active is not None:
-            return cls(configured, None if configured else active.info.experiment_id, parent=active)
+            return cls(name, None if name else active.info.experiment_id, parent=active)
         if run_id := os.environ.get(MLFLOW_RUN_ID.name):
             return cls(run_id=run_id)
-        name = configured or os.environ.get(MLFLOW_EXPERIMENT_NAME.name) or None
-        number = os.environ.get(MLFLOW_EXPERIMENT_ID.name) or None
-        return cls(name and experiment_name(name), number if has_uri and not name else None)
+        name = name or os.environ.get(MLFLOW_EXPERIMENT_NAME.name)
+        number = os.environ.get(MLFLOW_EXPERIMENT_ID.name) if has_uri else None
+        return cls(name or None, None if name else number or None)
 
     def holds(self, state: dict[str, Any]) -> bool:
         """Whether what was logged before lies where it belongs."""

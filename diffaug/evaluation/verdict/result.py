@@ -106,7 +106,8 @@ class EvaluationResult:
         """
         if arm.same_as and not self.has_synthetic:
             return arm.same_as
-        order = [self.verdict.baseline, self.verdict.arm, *(one.name for one in self.arms)]
+        names = [one.name for one in self.arms]
+        order = [name for name in (self.verdict.baseline, self.verdict.arm, *names) if name in names]
         first = next(name for name in order if self._trained(name) == self._trained(arm.name))
         return "" if first == arm.name else first
 
