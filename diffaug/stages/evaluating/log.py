@@ -46,18 +46,13 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
         journal.log_metrics(key, {"train_loss": loss}, step)
     journal.log_confusion(key, trial.confusion, classes)
     journal.log_table(key, "per_class.json", class_rows(trial, classes))
-    _log_datasets(job, key, experiment)
-    if arm.uses_synthetic and (choice.mix.fraction or not arm.real):
-        journal.log_dataset(key, pools[trial.seed % len(pools)].root / MANIFEST, "pool", "synthetic")
-    journal.end_run(key)
-
-
-def _log_datasets(job: Job, key: str, experiment: Experiment) -> None:
-    """Records the real images that trainings and tests of a run use."""
     for name, context in ((TRAIN, "training"), (TEST, "test")):
         images = experiment.subset(name)
         about = {"digest": images.dataset_hash, "rows": len(images.dataset)}
-        job.journal.log_dataset(key, job.study.catalog / TABLE, name, context, **about)
+        journal.log_dataset(key, job.study.catalog / TABLE, name, context, **about)
+    if arm.uses_synthetic and (choice.mix.fraction or not arm.real):
+        journal.log_dataset(key, pools[trial.seed % len(pools)].root / MANIFEST, "pool", "synthetic")
+    journal.end_run(key)
 
 
 def class_rows(trial: Trial, classes: Sequence[str]) -> list[dict[str, object]]:
@@ -84,7 +79,8 @@ def log_result(
     job.journal.log_metrics(STUDY_RUN, gone | study_figures(result))
     job.journal.log_params(STUDY_RUN, study_params(result))
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
-    _log_datasets(job, STUDY_RUN, experiment)
+    rows = len(experiment.train) + len(experiment.test)
+    job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation", rows=rows)
     for pool in pools[:1]:
         job.journal.log_dataset(STUDY_RUN, pool.root / MANIFEST, "pool", "synthetic")
     tags = {"diffaug.verdict": result.verdict.decision, "diffaug.best_real_arm": result.verdict.baseline}
