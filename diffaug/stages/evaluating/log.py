@@ -47,9 +47,8 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
     journal.log_confusion(key, trial.confusion, classes)
     journal.log_table(key, "per_class.json", class_rows(trial, classes))
     for name, context in ((TRAIN, "training"), (TEST, "test")):
-        images = experiment.subset(name)
-        about = {"digest": images.dataset_hash, "rows": len(images.dataset)}
-        journal.log_dataset(key, job.study.catalog / TABLE, name, context, **about)
+        images, table = experiment.subset(name), job.study.catalog / TABLE
+        journal.log_dataset(key, table, name, context, digest=images.dataset_hash, rows=len(images.dataset))
     if arm.uses_synthetic and (choice.mix.fraction or not arm.real):
         journal.log_dataset(key, pools[trial.seed % len(pools)].root / MANIFEST, "pool", "synthetic")
     journal.end_run(key)

@@ -153,8 +153,8 @@ def _start_log(job: Job, catalog: Catalog, plan: Plan, stage: StageState) -> Non
     job.start_run(FIT_RUN, stage, name="fit", kind="fit", params=params)
     job.journal.log_params(STUDY_RUN, {name: params[name] for name in ("route", "image_size")})
     images = catalog.images("train")  # with those held out, as classifiers name them
-    about = {"digest": hash_of(images), "rows": len(images)}
-    job.journal.log_dataset(FIT_RUN, job.study.catalog / TABLE, "train", "training", **about)
+    table, digest = job.study.catalog / TABLE, hash_of(images)
+    job.journal.log_dataset(FIT_RUN, table, "train", "training", digest=digest, rows=len(images))
 
 
 def _finish_log(job: Job) -> None:
