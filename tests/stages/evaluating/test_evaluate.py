@@ -84,6 +84,9 @@ def test_real_arms_are_chosen_on_training_images_and_every_training_is_logged_wi
     used = [e for e in events_of(augmenter) if e["kind"] == "dataset" and e["data"]["name"] == "train"]
     assert {event["key"].split("/")[0] for event in used} == {"fit", "trial"}
     assert len({event["data"]["digest"] for event in used}) == 1
+    assert {event["data"]["rows"] for event in used} == {sum(result.train_counts.values())}
+    losses = [event for event in events_of(augmenter) if "train_loss" in event["data"].get("metrics", {})]
+    assert {event["key"].split("/")[1] for event in losses} == {arm.name for arm in result.arms}
 
 
 def test_the_mix_is_chosen_on_images_that_the_pilot_has_not_seen(augmenter, make_pool, tmp_path, monkeypatch) -> None:
