@@ -19,11 +19,11 @@ from diffaug.files import storage
 from diffaug.files.temporaries import scratch_folder
 from diffaug.integrations import mlflow_limits as limits
 from diffaug.integrations.mlflow_confusion import confusion_png
-from diffaug.integrations.mlflow_generator import log_generator
-from diffaug.integrations.mlflow_limits import clean_name, clean_tags, cut
+from diffaug.integrations.mlflow_generator import NOTE_TAG, log_generator
+from diffaug.integrations.mlflow_limits import clean_name, clean_tags, cut, model_name
+from diffaug.runtime.console import printable
 from diffaug.tracking.events import Event
 
-NOTE_TAG = "mlflow.note.content"
 SUPERSEDED_TAG = "diffaug.superseded"
 SUPERSEDED = "superseded: "
 COLUMN_TYPES = {
@@ -66,10 +66,13 @@ class RepeatableClient(MlflowClient):
 
 
 class EventLogger:
-    """Logs events, other than the start of a run, to runs that exist; `root` is the study's folder."""
+    """Logs events, other than the start of a run, to runs that exist.
 
-    def __init__(self, client: RepeatableClient, root: Path) -> None:
-        self._client, self._root = client, root
+    `root` is the study's folder. What MLflow gets to know under another name is added to `renamed`, in sentences.
+    """
+
+    def __init__(self, client: RepeatableClient, root: Path, renamed: list[str]) -> None:
+        self._client, self._root, self._renamed = client, root, renamed
         self._datasets: dict[tuple[str, str, str], Dataset] = {}
 
     def log(self, run_id: str, batch: Sequence[Event]) -> None:
@@ -93,7 +96,7 @@ class EventLogger:
             case "dataset":
                 self._log_dataset(run_id, data)
             case "model":
-                log_generator(client, run_id, event, self._file(data))
+                self._log_model(run_id, event)
             case "end":
                 client.set_terminated(run_id, data["status"], event.time)
             case "superseded":
@@ -152,9 +155,18 @@ class EventLogger:
         file = self._file(data)
         known = (str(file), data["name"], data["digest"])
         if known not in self._datasets:
-            self._datasets[known] = _describe(file, data["name"], data["digest"])
+            self._datasets[known] = _describe(file, data["name"], data["digest"], data["rows"])
         context = InputTag("mlflow.data.context", data["context"])
         self._client.log_inputs(run_id, [DatasetInput(self._datasets[known], [context])])
+
+    def _log_model(self, run_id: str, event: Event) -> None:
+        asked = event.data["registered_name"]
+        name = None if asked is None else model_name(asked)
+        log_generator(self._client, run_id, event, self._file(event.data), name)
+        if name != asked:
+            self._renamed.append(
+                f"MLflow refuses '{printable(asked)}' as the name of a model; it is registered as '{name}'."
+            )
 
     def _file(self, data: dict[str, Any]) -> Path:
         path: Path = self._root / data["file"]
@@ -163,9 +175,13 @@ class EventLogger:
         return path
 
 
-def _describe(file: Path, name: str, digest: str) -> Dataset:
-    """Describes a parquet file as `mlflow.data.from_pandas` does, without warnings, which no thread can suppress."""
+def _describe(file: Path, name: str, digest: str, rows: int | None) -> Dataset:
+    """Describes a parquet file as `mlflow.data.from_pandas` does, without warnings, which no thread can suppress.
+
+    A dataset of some of its rows, `rows`, has their number.
+    """
     table = read_table(file, use_threads=False, pre_buffer=False)
+    rows = table.num_rows if rows is None else rows
     columns: list[ColSpec | TensorSpec] = []
     for field in table.schema:
         kind = next((kind for holds, kind in COLUMN_TYPES.items() if holds(field.type)), ANY)
@@ -176,7 +192,7 @@ def _describe(file: Path, name: str, digest: str) -> Dataset:
         source_type="local",
         source=json.dumps({"uri": file.as_uri()}),
         schema=json.dumps({"mlflow_colspec": Schema(columns).to_dict()}),
-        profile=json.dumps({"num_rows": table.num_rows, "num_elements": table.num_rows * table.num_columns}),
+        profile=json.dumps({"num_rows": rows, "num_elements": rows * table.num_columns}),
     )
 
 

@@ -1,6 +1,7 @@
 """Logs a generator to MLflow as a pyfunc model and registers it; doing so again changes nothing."""
 
 import importlib.util
+import json
 import shutil
 import warnings
 from importlib.metadata import version
@@ -14,15 +15,17 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from diffaug.configuration.sampling import DEFAULT_SAMPLING
-from diffaug.diffusion.generator.files import read_record
+from diffaug.diffusion.generator.files import CARD, read_record
 from diffaug.diffusion.generator.generator import generator_kind
 from diffaug.files.temporaries import scratch_folder
-from diffaug.integrations.mlflow_limits import clean_name
+from diffaug.integrations.mlflow_limits import MAX_DESCRIPTION_LENGTH, clean_name, cut
 from diffaug.tracking.events import Event
 
 EVENT_TAG = "diffaug.event"
 PARENT_TAG = "mlflow.parentRunId"
-ARTIFACT = "generator"
+NOTE_TAG = "mlflow.note.content"
+VERSIONS_TAG = "mlflow.modelVersions"
+ARTIFACT, SAMPLES = "generator", "samples.png"
 
 
 def signature() -> ModelSignature:
@@ -59,10 +62,13 @@ def save_generator(folder: Path, target: Path, description: Model | None = None)
         shutil.rmtree(cache)
 
 
-def log_generator(client: MlflowClient, run_id: str, event: Event, folder: Path) -> None:
-    """Logs the generator in `folder` as the run's model, and registers it where the event has a name for it.
+def log_generator(
+    client: MlflowClient, run_id: str, event: Event, folder: Path, registered_name: str | None = None
+) -> None:
+    """Logs the generator in `folder` as the run's model, and registers it under the name, if there is one.
 
-    The run that it lies under, where that is diffaug's own too, shows the model as well.
+    Its pages show the generator's card and its last samples. The run that it lies under, where that is diffaug's own
+    too, shows the model as well.
     """
     model = _logged_model(client, run_id, event)
     if model.status != LoggedModelStatus.READY:
@@ -70,12 +76,18 @@ def log_generator(client: MlflowClient, run_id: str, event: Event, folder: Path)
             target = Path(temporary) / "model"
             described = Model(artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id)
             save_generator(folder, target, described)
+            if (sheet := _samples(folder)) is not None:
+                shutil.copyfile(sheet, target / SAMPLES)
             client.log_model_artifacts(model.model_id, str(target))
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     run = client.get_run(run_id)
     _show(client, run, model)
-    if event.data["registered_name"] is not None:
-        _register(client, run_id, event, model)
+    text = _description(folder, model)
+    client.set_logged_model_tags(model.model_id, {NOTE_TAG: text})
+    if registered_name is not None:
+        version = _register(client, event, model, registered_name, text)
+        versions = json.dumps([{"name": registered_name, "version": version}])
+        client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: versions})  # runs link registered models by it
     if PARENT_TAG in run.data.tags:
         parent = client.get_run(run.data.tags[PARENT_TAG])
         if EVENT_TAG in parent.data.tags:
@@ -103,10 +115,26 @@ def _logged_model(client: MlflowClient, run_id: str, event: Event) -> LoggedMode
     )
 
 
-def _register(client: MlflowClient, run_id: str, event: Event, model: LoggedModel) -> None:
-    name, alias = event.data["registered_name"], event.data["alias"]
+def _samples(folder: Path) -> Path | None:
+    """The sheet of samples drawn last in the training; None if there is none."""
+    return max((folder / "samples").glob("*.png"), default=None)
+
+
+def _description(folder: Path, model: LoggedModel) -> str:
+    """The generator's card in Markdown, headed by its samples, with an address relative to the pages of MLflow."""
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if _samples(folder) is not None:
+        address = f"ajax-api/2.0/mlflow/logged-models/{model.model_id}/artifacts/files?artifact_file_path={SAMPLES}"
+        text = f"![Samples of each class]({address})\n\n{text}"
+    return cut(text, MAX_DESCRIPTION_LENGTH)
+
+
+def _register(client: MlflowClient, event: Event, model: LoggedModel, name: str, text: str) -> str:
+    """Registers the model, once, and moves the event's alias to it; its version."""
+    alias, run_id = event.data["alias"], model.source_run_id
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=text)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -115,6 +143,9 @@ def _register(client: MlflowClient, run_id: str, event: Event, model: LoggedMode
     if not known:
         tags = {EVENT_TAG: event.identity}
         source = model.artifact_location  # a source models:/ID would be looked up in MLflow's default store
-        known = [client.create_model_version(name, source, run_id, tags, model_id=model.model_id, await_creation_for=0)]
+        options = {"description": text, "model_id": model.model_id, "await_creation_for": 0}
+        known = [client.create_model_version(name, source, run_id, tags, **options)]
+    version = str(known[0].version)
     if alias is not None:
-        client.set_registered_model_alias(name, alias, known[0].version)
+        client.set_registered_model_alias(name, alias, version)
+    return version

@@ -14,6 +14,8 @@ MAX_PER_BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 MAX_NAME_LENGTH = 250
+MAX_EXPERIMENT_LENGTH = 500
+MAX_DESCRIPTION_LENGTH = 5000
 MAX_DIGEST_LENGTH = 36
 
 _QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -45,6 +47,25 @@ def clean_name(name: str, *, ascii_only: bool = False) -> str:
     parts = [part for part in cleaned.split("/") if part.strip(". ")]
     digest = storage.sha256_bytes(name.encode("utf-8", "surrogatepass"))[:8]
     return f"{'/'.join(parts).lstrip('./ ')[: limit - 10]}-{digest}"
+
+
+def experiment_name(name: str) -> str:
+    """The name of an experiment that MLflow accepts: the name itself if possible."""
+    return _without(r"[\ud800-\udfff]", name, MAX_EXPERIMENT_LENGTH)
+
+
+def model_name(name: str) -> str:
+    """The name of a registered model that MLflow accepts and finds by `models:/NAME@ALIAS`, itself if possible."""
+    return _without(r"[/:?@\ud800-\udfff\x00-\x1f\x7f]|^\.+$", name, MAX_NAME_LENGTH)
+
+
+def _without(refused: str, name: str, limit: int) -> str:
+    """The name without characters that match `refused`; a changed one is followed by a hash of the original."""
+    cleaned = re.sub(refused, "_", name)
+    if cleaned == name and name.strip() and len(name) <= limit:
+        return name
+    digest = storage.sha256_bytes(name.encode("utf-8", "surrogatepass"))[:8]
+    return f"{cleaned.strip()[: limit - 10]}-{digest}"
 
 
 def clean_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Replays a study's journal to MLflow: a run for the study, child runs for its stages and trials.
 
 MLflow's own settings apply: `MLFLOW_TRACKING_URI` or `mlflow.set_tracking_uri` set the destination. By default it is a
-SQLite file in the study's folder. An active run becomes the parent and stays active. While stages work, a request to a
+SQLite file in the study's folder. An active run becomes the parent and stays active; the run of `MLFLOW_RUN_ID` becomes
+the study's. `MLFLOW_EXPERIMENT_NAME` and `mlflow.set_experiment` name the experiment. While stages work, a request to a
 server ends after 2 seconds and one retry, in `diffaug sync` after 30 seconds and two, unless
 `MLFLOW_HTTP_REQUEST_TIMEOUT` and `MLFLOW_HTTP_REQUEST_MAX_RETRIES` are set.
 """
@@ -12,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from diffaug.configuration.settings import TrackingSettings
@@ -26,6 +26,7 @@ from diffaug.tracking.events import Event
 
 try:
     import mlflow
+    from mlflow.entities import RunTag
     from mlflow.exceptions import MlflowException
     from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 except ImportError as error:
@@ -39,12 +40,13 @@ from diffaug.integrations.mlflow_database import (
     sqlite_file,
 )
 from diffaug.integrations.mlflow_events import SUPERSEDED_TAG, EventLogger, RepeatableClient, batches
+from diffaug.integrations.mlflow_experiment import NOT_FOUND, Destination
 from diffaug.integrations.mlflow_generator import EVENT_TAG, PARENT_TAG
 from diffaug.integrations.mlflow_limits import LONG, MAX_NAME_LENGTH, SHORT, clean_tags, cut, patience
 
 OWN_STORE = "mlflow.db"
 SERVICES = ("databricks", "databricks-uc", "uc")
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "ENDPOINT_NOT_FOUND")
+REFUSALS = ("INVALID_PARAMETER_VALUE", NOT_FOUND, "ENDPOINT_NOT_FOUND")
 TRAP = (
     "The folder mlruns here is an old store of MLflow, which makes a plain `mlflow ui` fail. diffaug does not use it; "
     "to keep its runs: {fix}"
@@ -56,16 +58,17 @@ class MlflowTracker:
 
     def __init__(self, study: Study, settings: TrackingSettings, *, patient: bool = False) -> None:
         self._root = study.path.resolve()
-        self._active_run = mlflow.active_run()
-        self._is_local = self._active_run is None and not mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+        active = mlflow.active_run()
+        self._is_local = active is None and not mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
         self._uri = f"sqlite:///{self._root}/{OWN_STORE}" if self._is_local else mlflow.get_tracking_uri()
-        self._experiment = settings.experiment
+        self._destination = Destination.of(settings.experiment, active, has_uri=not self._is_local)
         self._default_experiment = f"diffaug/{study.name}"
         self._limits = LONG if patient else SHORT
         # That of the study's own database is no address, since a study may be moved.
         self._store = storage.fingerprint(OWN_STORE if self._is_local else self._uri)
         self._is_copy = False
         self._moved: Path | None = None
+        self._renamed: list[str] = []
 
     @property
     def is_local(self) -> bool:
@@ -74,7 +77,7 @@ class MlflowTracker:
 
     def recognizes(self, state: State) -> bool:
         """Whether the experiment that `state` refers to is the configured one and still exists."""
-        if state.get("store") != self._store or self._experiment not in (None, state.get("experiment")):
+        if state.get("store") != self._store or not self._destination.holds(state):
             return False
         if not self._is_local and self._is_copied(state):  # the runs on a server are those of the original
             self._is_copy = True
@@ -83,16 +86,16 @@ class MlflowTracker:
             with patience(self._limits):
                 experiment = self._client.get_experiment(state["experiment_id"])
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code == NOT_FOUND:
                 return False
             raise
-        is_wanted = self._experiment in (None, experiment.name)  # without a configured name it may be renamed
+        is_wanted = self._destination.name in (None, experiment.name)  # without a configured name it may be renamed
         return bool(is_wanted and experiment.lifecycle_stage == "active")
 
     def replay(self, events: Iterable[Event], state: State) -> None:
         """Sends events, metrics in batches, and moves `state["cursor"]` after each; sending again changes nothing."""
         with patience(self._limits):
-            if "experiment_id" not in state:
+            if not state.get("runs"):  # nothing is logged yet, also where an earlier attempt was refused
                 self._open_experiment(state)
             state |= {"root": str(self._root), "place": self._place}
             if self._is_local:  # MLflow remembers folders by run, and a copy of a study has the same runs
@@ -103,6 +106,9 @@ class MlflowTracker:
 
     def describe(self, state: State) -> str:
         """The address of the study's run, or the command that displays it."""
+        return "\n".join([self._where(state), *self._renamed])
+
+    def _where(self, state: State) -> str:
         url = self.links(state)["url"]
         if url is not None:
             return f"MLflow: {url}"
@@ -143,7 +149,7 @@ class MlflowTracker:
 
     @cached_property
     def _logger(self) -> EventLogger:
-        return EventLogger(self._client, self._root)
+        return EventLogger(self._client, self._root, self._renamed)
 
     def _is_copied(self, state: State) -> bool:
         """Whether the study is a copy of another one that has the same journal and is still there, or may be.
@@ -160,29 +166,13 @@ class MlflowTracker:
             return first.readline() == second.readline()
 
     def _open_experiment(self, state: State) -> None:
-        if self._active_run is not None and self._experiment is None:
-            experiment = self._client.get_experiment(self._active_run.info.experiment_id)
-        else:
-            experiment = self._named_experiment(self._experiment or self._default_experiment)
+        artifacts = (self._root / ARTIFACTS).as_uri() if self._is_local else None
+        experiment = self._destination.open(self._client, self._default_experiment, artifacts)
         state["store"] = self._store
         if self._is_copy:
             state["copy"] = storage.fingerprint([str(self._root), *self._place])[:8]
         state["experiment_id"], state["experiment"] = experiment.experiment_id, experiment.name
         state["runs"] = {}
-
-    def _named_experiment(self, name: str) -> Any:
-        artifacts = (self._root / ARTIFACTS).as_uri() if self._is_local else None
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
-            experiment = self._client.get_experiment(self._client.create_experiment(name, artifacts))
-        if experiment.lifecycle_stage != "active":
-            raise UsageError(f"the MLflow experiment '{name}' was deleted", fix="restore it or set tracking.experiment")
-        if artifacts is not None and experiment.artifact_location != artifacts:
-            raise UsageError(
-                f"the MLflow experiment '{name}' keeps its artifacts elsewhere: {experiment.artifact_location}",
-                fix="set another tracking.experiment",
-            )
-        return experiment
 
     def _send(self, batch: list[Event], state: State) -> None:
         event, known = batch[0], state["runs"].get(batch[0].key)
@@ -201,7 +191,11 @@ class MlflowTracker:
             return str(found[0].info.run_id)
         tags = clean_tags(event.data["tags"])
         tags |= {EVENT_TAG: identity, "mlflow.source.name": "diffaug", SUPERSEDED_TAG: "false"}
-        outer = self._active_run.info.run_id if self._active_run is not None else None
+        if event.key == "study" and self._destination.run_id is not None:
+            run = self._destination.given_run(self._client, identity, EVENT_TAG)
+            self._client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in tags.items()], synchronous=True)
+            return str(run.info.run_id)
+        outer = self._destination.parent.info.run_id if self._destination.parent is not None else None
         parent = state["runs"].get(event.data["parent"], outer)
         if parent is not None:
             tags[PARENT_TAG] = parent

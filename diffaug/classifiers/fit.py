@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffaug.classifiers.batches import Batches, network_input, network_inputs, on_device
+from diffaug.classifiers.curves import record_loss
 from diffaug.classifiers.identity import identity_of
 from diffaug.classifiers.networks import Backbone, small_cnn
 from diffaug.classifiers.training_set import PLAIN, Augmentation, TrainingRecipe, TrainingSet
@@ -106,9 +107,11 @@ def _optimize(
         loss = functional.cross_entropy(logits.float() + prior, targets, reduction="none")
         loss = loss if weights is None else loss * weights
         optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()  # type: ignore[no-untyped-call]
+        mean = loss.mean()
+        mean.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        record_loss(step, recipe.updates, mean)
         after()
 
 

@@ -30,7 +30,8 @@ def print_verdict(result: EvaluationResult) -> None:
     for arm in sorted(arms, key=lambda arm: -arm.mean()):
         figures = [arm.metrics[name] for name in COLUMNS]
         cells = [f"{f.mean:.3f}" + ("" if f.sd is None else f" ({f.sd:.3f})") for f in figures]
-        role = f"same as {arm.same_as}" if arm.same_as and not result.has_synthetic else arm.role
+        same = result.same_training(arm)
+        role = f"same as {same}" if same else arm.role
         table.add_row(printable(arm.name), printable(role), *cells)
     console.print(printable(result.best_real), style="bold")
     console.print(table)

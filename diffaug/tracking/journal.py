@@ -145,14 +145,30 @@ class Journal:
         rows = [[int(count) for count in row] for row in counts]
         self._append("confusion", key, {"counts": rows, "classes": list(classes)})
 
-    def log_dataset(self, key: str, manifest_file: Path, name: str, context: str, *, digest: str | None = None) -> None:
+    def log_dataset(
+        self,
+        key: str,
+        manifest_file: Path,
+        name: str,
+        context: str,
+        *,
+        digest: str | None = None,
+        rows: int | None = None,
+    ) -> None:
         """Records, once, that a run used images of `manifest_file`, a parquet table.
 
-        `context` is their use, such as training; `digest` identifies a part of the file, by default all of it.
+        `context` is their use, such as training; `digest` identifies a part of the file and `rows` is its number of
+        rows, by default all of it.
         """
         content = digest or storage.sha256_file(manifest_file)
         if _dataset(name, context, content) not in self._run(key).logged:
-            data = {"file": self._locate(manifest_file), "name": name, "context": context, "digest": content}
+            data = {
+                "file": self._locate(manifest_file),
+                "name": name,
+                "context": context,
+                "digest": content,
+                "rows": rows,
+            }
             self._append("dataset", key, data)
 
     def log_model(

@@ -110,7 +110,8 @@ def tiny_generator(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def _no_destination(monkeypatch, tmp_path):
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+    given = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+    for name in (*given, "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffaug.classifiers.curves import record_loss
 from diffaug.classifiers.encoders.encoder import Images, selected, squeezed_batches
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.training_set import TrainingSet
@@ -104,7 +105,9 @@ class _FineTuning:
                 logits.float() + self.prior, self.targets[positions], reduction="none", label_smoothing=LABEL_SMOOTHING
             )
             optimizer.zero_grad(set_to_none=True)
-            (losses * self.weights[positions]).mean().backward()  # type: ignore[no-untyped-call]
+            mean = (losses * self.weights[positions]).mean()
+            mean.backward()  # type: ignore[no-untyped-call]
+            record_loss(step, self.updates, mean)
             optimizer.step()
             schedule.step()
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffaug.classifiers.curves import learning_curve
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.pseudo_labels import PseudoLabels
 from diffaug.classifiers.training_set import Classifier, Images, TrainingRecipe, TrainingSet
@@ -125,10 +126,15 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Predicted classes, int (N,), or class probabilities, float (N, K), and how long it took to get them."""
+    """Predicted classes, int (N,), or class probabilities, float (N, K), and how long it took to get them.
+
+    Attributes:
+        curve: Steps done and mean loss since the point before; empty where no network of diffaug was trained.
+    """
 
     answer: NDArray[Any]
     seconds: float
+    curve: tuple[tuple[int, float], ...] = ()
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -150,9 +156,10 @@ def perform(task: TrainingTask, train: Callable[..., Any], device: str, trained_
         UsageError: What `train`, named by `trained_by`, returned is neither a label nor class probabilities per image.
     """
     training, others, started = task.training_set(), task.eval_images.examples(), time.perf_counter()
-    with torch.cuda.device(device) if device.startswith("cuda:") else nullcontext():
+    with torch.cuda.device(device) if device.startswith("cuda:") else nullcontext(), learning_curve() as curve:
         answer = train(training, others, seed=task.seed)
-    return Outcome(_checked(answer, len(others), training.images.classes, trained_by), time.perf_counter() - started)
+    checked = _checked(answer, len(others), training.images.classes, trained_by)
+    return Outcome(checked, time.perf_counter() - started, curve.points)
 
 
 def _checked(answer: Any, count: int, classes: Sequence[str], trained_by: str) -> NDArray[Any]:

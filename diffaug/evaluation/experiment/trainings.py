@@ -189,4 +189,5 @@ def _trial(experiment: Experiment, outcome: Outcome, arm: str, number: int) -> T
         num_classes=len(experiment.test.classes),
         seconds=outcome.seconds,
         probabilities=outcome.answer if outcome.answer.ndim == 2 else None,
+        curve=outcome.curve,
     )

@@ -26,6 +26,7 @@ class Trial:
     confusion: tuple[tuple[int, ...], ...]  # test images by true class (row) and predicted class (column)
     predictions: tuple[int, ...]  # predicted class of each test image
     seconds: float  # duration of training and prediction
+    curve: tuple[tuple[int, float], ...] = ()  # steps done and mean loss since the point before, if known
 
     @classmethod
     def of(
@@ -38,6 +39,7 @@ class Trial:
         num_classes: int,
         seconds: float,
         probabilities: NDArray[np.floating] | None = None,
+        curve: tuple[tuple[int, float], ...] = (),
     ) -> Self:
         """Scores predicted classes (N,), and class probabilities (N, K) if there are any, against the true classes.
 
@@ -53,6 +55,7 @@ class Trial:
             confusion=tuple(map(tuple, counts.tolist())),
             predictions=tuple(predicted.tolist()),
             seconds=seconds,
+            curve=curve,
         )
 
 

@@ -14,11 +14,11 @@ from diffaug.evaluation.report import charts, choices, images, tables
 from diffaug.evaluation.report.format import FILTERS, UNKNOWN, plain
 from diffaug.evaluation.report.pool import ORIGINS_IN_WORDS, PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
-from diffaug.evaluation.verdict.wording import mix_in_words
+from diffaug.evaluation.verdict.wording import digits_of, mix_in_words
 from diffaug.files import storage
 
 PIXELATED_BELOW_PX = 65
-OPEN_CLASSES = 12
+OPEN_CLASSES = NAMED_CLASSES = 12
 IMAGE_BYTES = 9_000_000
 TEXT_BYTES_PER_CLASS = 6_000
 SHARE_OF_IMAGES, SHARE_OF_PAIRS, SHARE_OF_REJECTED = 0.7, 0.2, 0.1
@@ -54,12 +54,13 @@ def write_report(
     seed: int,
     command: str,
     not_repeated: Sequence[str] = (),
+    review: str | None = None,
 ) -> None:
     """Writes the report and, beside it, the same as `.json`, where images are named by their ids.
 
     The training images are `real`, those of the pool `synthetic`; the seed decides which of them are shown. `facts` is
     the provenance by name, `problems` are sentences about the data. The shell command repeats the job with the same
-    settings, except for what is `not_repeated`.
+    settings, except for what is `not_repeated`. The shell command `review` opens the pool's page for a look by hand.
     """
     budget = max(0, IMAGE_BYTES - TEXT_BYTES_PER_CLASS * len(real.classes))
     shown = images.choose_images(real, synthetic, seed, int((SHARE_OF_IMAGES if pool else 1.0) * budget))
@@ -75,6 +76,7 @@ def write_report(
         "seed": seed,
         "command": command,
         "not_repeated": list(not_repeated),
+        "review": review,
     }
     page = environment().get_template("page.html.j2")
     html = page.render(
@@ -119,10 +121,11 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= FILTERS | {"data_uri": images.data_uri}
+    made.filters |= FILTERS | {"data_uri": images.data_uri, "digits_of": digits_of}
     made.globals |= {
         "limit": images.IMAGES_PER_SIDE,
         "open_classes": OPEN_CLASSES,
+        "named_classes": NAMED_CLASSES,
         "reasons": REASONS,
         "explanations": {pair.question: pair.explanation for pair in CONTROLS},
         "tables": tables,

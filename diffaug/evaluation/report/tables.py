@@ -10,6 +10,7 @@ from diffaug.configuration.arms import Role
 from diffaug.evaluation.report.charts import Row
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import GROUPS, PRIMARY_METRIC
+from diffaug.evaluation.verdict.advice import Advice
 from diffaug.evaluation.verdict.arm_summary import ArmSummary, Spread
 from diffaug.evaluation.verdict.result import EvaluationResult
 
@@ -23,6 +24,12 @@ LABELS: dict[str, str] = {
     "ece": "ECE",
     "nll": "NLL",
     **{group: f"Recall, {group}" for group in GROUPS},
+}
+ADVICE: dict[Advice, str] = {
+    "use": "Use for",
+    "leave out": "Leave out for",
+    "open": "Not certain for",
+    "none used": "None used for",
 }
 MAX_MATRIX_CLASSES = 20
 MAX_MISTAKES = 8
@@ -64,14 +71,10 @@ class Mistake:
 def arm_rows(result: EvaluationResult) -> list[Row]:
     """Balanced accuracy of the arms and one standard deviation to both sides, within 0 and 1.
 
-    Without synthetic images a candidate is a training on real images: it is left out where it is that of a baseline.
+    Of arms that are the same training one is drawn. Without synthetic images a candidate is one on real images.
     """
-    return [Row(arm.name, _deviation(arm), _drawn_role(result, arm)) for arm in result.arms if not is_same(result, arm)]
-
-
-def is_same(result: EvaluationResult, arm: ArmSummary) -> bool:
-    """Whether an arm is the training of a baseline under another name."""
-    return bool(arm.same_as) and not result.has_synthetic
+    shown = [arm for arm in result.arms if not result.same_training(arm)]
+    return [Row(arm.name, _deviation(arm), _drawn_role(result, arm)) for arm in shown]
 
 
 def _deviation(arm: ArmSummary) -> Estimate:
@@ -112,6 +115,14 @@ def class_gains(result: EvaluationResult) -> list[Gain]:
 def advice_by_class(result: EvaluationResult) -> dict[str, str]:
     """The advice per class; empty if there is none."""
     return {one.name: one.advice for one in result.class_advice}
+
+
+def classes_by_advice(result: EvaluationResult) -> dict[str, list[str]]:
+    """Classes by what to do with their synthetic images, in words, the rarest class first; empty if all are open."""
+    rarest = sorted(result.class_advice, key=lambda one: result.train_counts.get(one.name, 0))
+    found = {label: [one.name for one in rarest if one.advice == advice] for advice, label in ADVICE.items()}
+    found = {label: names for label, names in found.items() if names}
+    return {} if list(found) == [ADVICE["open"]] else found
 
 
 def group_gains(result: EvaluationResult) -> list[Gain]:

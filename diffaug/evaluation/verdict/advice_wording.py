@@ -7,7 +7,7 @@ from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.advice import ClassAdvice, ClassRecall, NextStep
 from diffaug.evaluation.verdict.arm_summary import ArmSummary
 from diffaug.evaluation.verdict.decide import Outcome
-from diffaug.evaluation.verdict.wording import interval_in_words, points
+from diffaug.evaluation.verdict.wording import digits_of, ends_in_words, gain_in_words, interval_in_words, points
 
 MAX_NAMED_CLASSES = 3
 
@@ -22,10 +22,10 @@ def best_real_in_words(best: ArmSummary, plain: ArmSummary | None, lead: Change 
         return f"{found}."
     if lead is None:
         return f"{found}; this is plain training."
-    size, certain = abs(100 * lead.difference.mean), lead.difference.low > 0
-    interval = f"95 % interval {100 * lead.difference.low:z.1f} to {100 * lead.difference.high:z.1f}"
+    size, certain = points(abs(lead.difference.mean), digits_of(lead.difference)).lstrip("+"), lead.difference.low > 0
+    interval = f"95 % interval {ends_in_words(lead.difference)}"
     doubt = "" if certain else ", so the lead may be chance"
-    return f"{found} (plain training: {plain.mean():.3f}, {size:.1f} points lower, {interval}{doubt})."
+    return f"{found} (plain training: {plain.mean():.3f}, {size} points lower, {interval}{doubt})."
 
 
 def advice_in_words(advice: Sequence[ClassAdvice], outcome: Outcome) -> list[str]:
@@ -74,10 +74,10 @@ def step_in_words(step: NextStep) -> str:
     if step.effect is None:
         return f"With '{step.arm}' {lowest} Whether more real images of them help was not measured."
     worst = f" T{lowest[1:]}" if step.classes else ""
-    effect = f"{points(step.effect.mean)} points {interval_in_words(step.effect)}"
+    effect = f"{points(step.effect.mean, digits_of(step.effect))} points {interval_in_words(step.effect)}"
     measured = f"from two thirds of the real images to all of them '{step.arm}' changed by {effect}"
     if step.class_effects:
-        gains = _named([f"{name} {_gain(gain)}" for name, gain in step.class_effects.items()])
+        gains = _named([f"{name} {gain_in_words(gain)}" for name, gain in step.class_effects.items()])
         return f"More real images helped so far: {measured}. Classes that gained: {gains}."
     if step.effect.low > 0:
         return f"More real images helped so far: {measured}, in no single class significantly.{worst}"
@@ -88,17 +88,14 @@ def _changes(advice: Sequence[ClassAdvice], verb: str) -> str:
     """Classes with their changes, the largest first: "Class 9 gains 2.4 points (0.4 to 4.4)"."""
     ordered = sorted(advice, key=lambda one: -abs(one.gain.mean))
     if len(ordered) > 1:
-        return f"Classes that {verb}: {_named([f'{one.name} {_gain(one.gain)}' for one in ordered])}"
+        return f"Classes that {verb}: {_named([f'{one.name} {gain_in_words(one.gain)}' for one in ordered])}"
     (one,) = ordered
     sign = -1 if verb == "lose" else 1
-    low, high = sorted((sign * 100 * one.gain.low, sign * 100 * one.gain.high))
-    size = points(one.gain.mean) if verb == "change" else f"{sign * 100 * one.gain.mean:.1f}"
-    by = "by " if verb == "change" else ""
-    return f"Class {one.name} {verb}s {by}{size} points ({low:z.1f} to {high:z.1f})"
-
-
-def _gain(gain: Estimate) -> str:
-    return f"{points(gain.mean)} ({100 * gain.low:z.1f} to {100 * gain.high:z.1f})"
+    low, high = sorted((sign * one.gain.low, sign * one.gain.high))
+    turned = Estimate(sign * one.gain.mean, low, high)
+    size = points(turned.mean, digits_of(turned))
+    how = f"by {size}" if verb == "change" else size.lstrip("+")
+    return f"Class {one.name} {verb}s {how} points ({ends_in_words(turned)})"
 
 
 def _recall(one: ClassRecall) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from diffaug.errors import QualityGateError, UsageError
+from diffaug.evaluation.experiment.arms import ARMS, Arm, resolve_arm
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.statistics.comparison import Change, Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
@@ -101,6 +102,26 @@ class EvaluationResult:
     def advice(self) -> tuple[str, ...]:
         """The next steps in sentences."""
         return tuple(map(step_in_words, self.next_steps))
+
+    def same_training(self, arm: ArmSummary) -> str:
+        """The arm that is the same training under another name and shown in its place; empty if there is none.
+
+        Of several, the arms of the verdict are shown.
+        """
+        if arm.same_as and not self.has_synthetic:
+            return arm.same_as
+        names = [one.name for one in self.arms]
+        order = [name for name in (self.verdict.baseline, self.verdict.arm, *names) if name in names]
+        first = next(name for name in order if self._trained(name) == self._trained(arm.name))
+        return "" if first == arm.name else first
+
+    def _trained(self, name: str) -> Arm | str:
+        """The arm as it was trained, without its name; the name alone where that is not known."""
+        if self.choice is None or name not in ARMS:
+            return name
+        chosen = self.choice.arm(name)
+        resolved = resolve_arm(chosen, self.choice.mix.fraction, self.choice.base_arm)
+        return replace(resolved, name="", on_best=False)
 
     def arm(self, name: str) -> ArmSummary:
         """The summary of an arm."""

@@ -10,6 +10,7 @@ from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import RELEVANT_GAIN, Decision, Evidence, Outcome
 
 ENOUGH_SEEDS = 3
+MOST_DIGITS = 4
 PARTS = {
     "new content": "new content",
     "more exposure": "rare classes shown more often",
@@ -66,27 +67,55 @@ def mix_in_words(mix: SyntheticMix) -> str:
     return ", ".join(parts)
 
 
-def points(fraction: float) -> str:
+def points(fraction: float, digits: int = 1) -> str:
     """A difference of fractions in percentage points, with its sign unless it rounds to zero."""
-    text = f"{100 * fraction:+.1f}"
-    return text if float(text) else "0.0"
+    text = f"{100 * fraction:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def digits_of(difference: Estimate) -> int:
+    """Decimals, 1 to 4, with which an interval in points looks as it was judged: on its side of 0 and of 1 point."""
+    ends = (100 * difference.low, 100 * difference.high)
+    limits = (0.0, 100 * RELEVANT_GAIN)
+    return next((digits for digits in range(1, MOST_DIGITS) if _keeps_sides(ends, limits, digits)), MOST_DIGITS)
+
+
+def _keeps_sides(values: Sequence[float], limits: Sequence[float], digits: int) -> bool:
+    """Whether each value, rounded, is still above, below or at each limit."""
+    return all(
+        (round(value, digits) > limit, round(value, digits) < limit) == (value > limit, value < limit)
+        for value in values
+        for limit in limits
+    )
 
 
 def change_in_words(difference: Estimate) -> str:
     """The mean in points and its interval."""
-    return f"{points(difference.mean)} {interval_in_words(difference)}"
+    return f"{points(difference.mean, digits_of(difference))} {interval_in_words(difference)}"
+
+
+def gain_in_words(difference: Estimate) -> str:
+    """The mean in points and the ends of its interval, where it is clear that it is one."""
+    return f"{points(difference.mean, digits_of(difference))} ({ends_in_words(difference)})"
 
 
 def interval_in_words(difference: Estimate) -> str:
+    """The ends of a 95 % interval in points."""
+    return f"(95 % interval {ends_in_words(difference)})"
+
+
+def ends_in_words(difference: Estimate) -> str:
     """The ends of an interval in points."""
-    return f"(95 % interval {100 * difference.low:z.1f} to {100 * difference.high:z.1f})"
+    digits = digits_of(difference)
+    return f"{100 * difference.low:z.{digits}f} to {100 * difference.high:z.{digits}f}"
 
 
 def _headline(decision: Decision, evidence: Evidence) -> str:
     comparison, choice = decision.comparison, evidence.choice
     change = (
         f"{_images(evidence)} ({_arm(comparison.arm, choice)}) changed balanced accuracy by "
-        f"{points(comparison.difference.mean)} points {interval_in_words(comparison.difference)} compared with the "
+        f"{points(comparison.difference.mean, digits_of(comparison.difference))} points "
+        f"{interval_in_words(comparison.difference)} compared with the "
         f"best baseline ('{comparison.baseline}')"
     )
     best = max(accuracy.mean for accuracy in evidence.accuracies.values())

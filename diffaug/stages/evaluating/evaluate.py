@@ -84,7 +84,7 @@ def evaluate_study(
         choice, trials, fewer = _train_all(job, experiment, pools)
         result = _summarize(job, experiment, choice, trials, pools=pools, fewer_images=fewer)
     result.save(job.study.evaluation / RESULT)
-    log_result(job, result, trials)
+    log_result(job, result, trials, experiment, pools)
     finish_stage(job.study.evaluation)
     _say_what_is_left(job, pools)
     return result

@@ -5,19 +5,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from diffaug.configuration.arms import PLAIN_ARM
 from diffaug.data.catalog import TABLE
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC
 from diffaug.evaluation.verdict.result import EvaluationResult
+from diffaug.evaluation.verdict.wording import gain_in_words
 from diffaug.files import storage
 from diffaug.stages.job import STUDY_RUN, Job
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
+from diffaug.tracking.system import system_metrics
 
 RESULT = "result.json"
-TRIAL_RUNS, GAIN, BEST = "trial/", "gain/", f"{PRIMARY_METRIC}/"
+TRIAL_RUNS, GAIN, ACCURACY = "trial/", "gain/", f"{PRIMARY_METRIC}/"
 
 
 def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, pools: Sequence[Pool]) -> None:
@@ -25,7 +26,7 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
     key = _key(trial)
     if job.journal.status(key) == "ended":
         return
-    arm, journal, table = choice.arm(trial.arm), job.journal, job.study.catalog / TABLE
+    arm, journal = choice.arm(trial.arm), job.journal
     classes, built_on = experiment.train.classes, choice.base_arm if arm.on_best else arm
     trained = experiment.trained if built_on.learner == "network" else experiment.encoder_name
     params = {"arm": trial.arm, "seed": trial.seed, "classifier": trained, "how": built_on.how}
@@ -40,11 +41,14 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
     tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}
     journal.start_run(key, name=f"{trial.arm}, seed {trial.seed}", parent=STUDY_RUN, tags=tags, params=params)
     recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
-    journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds})
+    journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds, **system_metrics()})
+    for step, loss in trial.curve:
+        journal.log_metrics(key, {"train_loss": loss}, step)
     journal.log_confusion(key, trial.confusion, classes)
     journal.log_table(key, "per_class.json", class_rows(trial, classes))
     for name, context in ((TRAIN, "training"), (TEST, "test")):
-        journal.log_dataset(key, table, name, context, digest=experiment.subset(name).dataset_hash)
+        images, table = experiment.subset(name), job.study.catalog / TABLE
+        journal.log_dataset(key, table, name, context, digest=images.dataset_hash, rows=len(images.dataset))
     if arm.uses_synthetic and (choice.mix.fraction or not arm.real):
         journal.log_dataset(key, pools[trial.seed % len(pools)].root / MANIFEST, "pool", "synthetic")
     journal.end_run(key)
@@ -61,38 +65,61 @@ def class_rows(trial: Trial, classes: Sequence[str]) -> list[dict[str, object]]:
     return rows
 
 
-def log_result(job: Job, result: EvaluationResult, trials: Sequence[Trial]) -> None:
-    """Records the verdict with the study: gains with their intervals, the table of arms, and the description.
+def log_result(
+    job: Job, result: EvaluationResult, trials: Sequence[Trial], experiment: Experiment, pools: Sequence[Pool]
+) -> None:
+    """Records the verdict with the study: figures, parameters, datasets, the table of arms and the description.
 
-    Trainings of earlier evaluations are superseded. Gains of arms that are no longer compared become NaN, since no
-    tracker deletes a metric.
+    Trainings of earlier evaluations are superseded. Figures of what is no longer compared become NaN, since no tracker
+    deletes a metric.
     """
     job.journal.supersede_runs(TRIAL_RUNS, but={_key(trial) for trial in trials})
-    gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith((GAIN, BEST))}
-    gains = {
-        f"{GAIN}{comparison.arm.replace('+', 'and')}/{name}": getattr(comparison.difference, name)  # MLflow has no plus
-        for comparison in result.comparisons
-        for name in ("mean", "low", "high")
-        if result.has_synthetic
-    }
-    job.journal.log_metrics(STUDY_RUN, gone | gains | best_figures(result))
+    gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith((GAIN, ACCURACY))}
+    job.journal.log_metrics(STUDY_RUN, gone | study_figures(result))
+    job.journal.log_params(STUDY_RUN, study_params(result))
     job.journal.log_table(STUDY_RUN, "arms.json", result.table())
-    job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation")
+    rows = len(experiment.train) + len(experiment.test)
+    job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation", rows=rows)
+    for pool in pools[:1]:
+        job.journal.log_dataset(STUDY_RUN, pool.root / MANIFEST, "pool", "synthetic")
     tags = {"diffaug.verdict": result.verdict.decision, "diffaug.best_real_arm": result.verdict.baseline}
     job.journal.set_tags(STUDY_RUN, tags)
     job.journal.set_description(STUDY_RUN, describe(result))
     job.journal.log_artifact(STUDY_RUN, job.study.evaluation / RESULT)
 
 
-def best_figures(result: EvaluationResult) -> dict[str, float]:
-    """Balanced accuracy of plain training, of the best real arm, and of the best with synthetic images."""
-    means = {arm.name: arm.mean() for arm in result.arms}
-    figures = {f"{BEST}best_real": means[result.verdict.baseline]}
-    if PLAIN_ARM in means:
-        figures[f"{BEST}plain"] = means[PLAIN_ARM]
+def study_figures(result: EvaluationResult) -> dict[str, float]:
+    """Balanced accuracy per arm, a fraction, and the gain that the verdict is about, in points, with its interval."""
+    figures = {
+        f"{ACCURACY}{arm.name.replace('+', 'and')}": arm.mean()  # MLflow has no plus
+        for arm in result.arms
+        if not result.same_training(arm)
+    }
     if result.has_synthetic:
-        figures[f"{BEST}best_synthetic"] = max(means[comparison.arm] for comparison in result.comparisons)
+        gain = result.compared.difference
+        ends = {"points": gain.mean, "low": gain.low, "high": gain.high}
+        figures |= {f"{GAIN}{name}": 100 * end for name, end in ends.items()}
     return figures
+
+
+def study_params(result: EvaluationResult) -> dict[str, object]:
+    """What the result depends on most, beside what is recorded when the study begins and the generator is trained."""
+    training, choice, counts = result.training, result.choice, result.train_counts.values()
+    params: dict[str, object] = {
+        "classes": len(result.classes),
+        "train_images": sum(counts),
+        "smallest_class": min(counts, default=0),
+        "test_images": sum(result.test_counts.values()),
+        "synthetic_images": sum(result.synthetic_counts.values()),
+        "used_synthetic_images": sum(result.used_counts.values()),
+        "num_seeds": result.arm(result.verdict.baseline).seeds,
+        "encoder": result.encoder or "none",
+    }
+    if training is not None:
+        params |= {"classifier": training.classifier, "classifier_steps": training.max_steps}
+    if choice is not None:
+        params |= {"base": choice.base, "how": choice.base_arm.how, "synthetic_fraction": choice.mix.fraction}
+    return params
 
 
 def describe(result: EvaluationResult) -> str:
@@ -112,8 +139,10 @@ def describe(result: EvaluationResult) -> str:
     ]
     gains = {comparison.arm: comparison.difference for comparison in result.comparisons if result.has_synthetic}
     for arm in sorted(result.arms, key=lambda arm: -arm.mean()):
+        if result.same_training(arm):
+            continue
         measured, gain = arm.metrics[PRIMARY_METRIC], gains.get(arm.name)
-        interval = "" if gain is None else f"{100 * gain.mean:+.1f} ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
+        interval = "" if gain is None else gain_in_words(gain)
         sd = "" if measured.sd is None else f"{measured.sd:.3f}"
         lines.append(f"| {in_markdown(arm.name)} | {measured.mean:.3f} | {sd} | {interval} |")
     return "\n".join(lines)

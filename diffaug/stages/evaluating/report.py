@@ -40,6 +40,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: Ev
         seed=job.config.seed,
         command=_repeat_command(job, catalog, pool),
         not_repeated=_not_repeated(job, catalog, pool),
+        review=shlex.join(["diffaug", "review", str(job.study.path)]) if pool is not None and len(pool) else None,
     )
     if job.journal.status(STUDY_RUN) is None:  # the journal was lost since
         job.accept()

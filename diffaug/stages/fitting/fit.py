@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffaug.data.catalog import TABLE, Catalog
 from diffaug.data.images import hash_of
+from diffaug.diffusion.generator.files import read_record
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.planning.planning import PLAN, Plan, with_chosen_length
 from diffaug.diffusion.training.batches import hold_out
@@ -26,7 +27,7 @@ from diffaug.stages.fitting.running import discard_progress, finish_training
 from diffaug.stages.fitting.sources import stage_inputs
 from diffaug.stages.fitting.work import Clock, Work
 from diffaug.stages.former import discard_former, set_former_aside
-from diffaug.stages.job import FIT_RUN, Job
+from diffaug.stages.job import FIT_RUN, STUDY_RUN, Job
 from diffaug.study import PILOT
 
 NEWEST = "newest"
@@ -154,8 +155,10 @@ def _start_log(job: Job, catalog: Catalog, plan: Plan, stage: StageState) -> Non
         "pilot": plan.pilot is not None,
     }
     job.start_run(FIT_RUN, stage, name="fit", kind="fit", params=params)
-    digest = hash_of(catalog.images("train"))  # with those held out, as classifiers name it
-    job.journal.log_dataset(FIT_RUN, job.study.catalog / TABLE, "train", "training", digest=digest)
+    job.journal.log_params(STUDY_RUN, {name: params[name] for name in ("route", "image_size")})
+    images = catalog.images("train")  # with those held out, as classifiers name them
+    table, digest = job.study.catalog / TABLE, hash_of(images)
+    job.journal.log_dataset(FIT_RUN, table, "train", "training", digest=digest, rows=len(images))
 
 
 def _finish_log(job: Job) -> None:
@@ -163,6 +166,8 @@ def _finish_log(job: Job) -> None:
     if job.journal.status(FIT_RUN) == "open":
         for file in ("config.json", "README.md", PLAN_FILE):
             job.journal.log_artifact(FIT_RUN, job.study.generator / file)
+        images_seen = read_record(job.study.generator).training.get("images seen")
+        job.journal.log_params(STUDY_RUN, {} if images_seen is None else {"images_seen": images_seen})
         name = job.config.tracking.model or f"diffaug-{job.study.name}"
         job.journal.log_model(FIT_RUN, job.study.generator, "generator", registered_name=name, alias=NEWEST)
         job.journal.end_run(FIT_RUN)

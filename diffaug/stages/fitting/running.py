@@ -26,6 +26,7 @@ from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.work import Clock, Work
 from diffaug.stages.job import FIT_RUN
 from diffaug.stages.signals import stop_requests
+from diffaug.tracking.system import system_metrics
 
 LOGGED_POINTS = 200
 GRID_COLUMNS = 8
@@ -162,7 +163,8 @@ class TrainingRun:
     def log_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
         """Logs figures of the training by images seen."""
         named = {self._named(name): value for name, value in metrics.items()}
-        self.job.journal.log_metrics(FIT_RUN, named, step=images_seen)
+        machine = {} if self.title else system_metrics()  # of one training, since steps of others are counted anew
+        self.job.journal.log_metrics(FIT_RUN, named | machine, step=images_seen)
 
     def _keep_pace(self, record: StepRecord) -> None:
         """Plans the end again, from time to time, the same in all processes."""

@@ -12,6 +12,7 @@ from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.filters.scores import COPY, DUPLICATE, OUT_OF_DISTRIBUTION, WRONG_CLASS
 from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION, Origin, expected_origins
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
+from diffaug.tracking.system import system_metrics
 
 _COLUMNS: dict[Origin, str] = {
     SAMPLED: "sampled",
@@ -68,7 +69,7 @@ def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
                 f"({_by_reason(summary.rejected)}){f'. {_advice(job, summary.rejected)}' if advised else ''}"
             )
     metrics |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
-    job.journal.log_metrics(GENERATE_RUN, metrics)
+    job.journal.log_metrics(GENERATE_RUN, metrics | system_metrics())
     job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, "pool", "synthetic")
     job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
     job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)

@@ -17,6 +17,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.evaluation.report.format import MINUS, UNKNOWN
 from diffaug.evaluation.report.page import write_report
 from diffaug.evaluation.report.pool import Pair, PoolOverview, RejectedSample
+from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import METRICS
 from diffaug.synthesis.pool.pool import PublicationCheck
 from tests.evaluation.report.contents import (
@@ -223,6 +224,45 @@ def test_gray_images_and_large_ones(path):
     assert {pixels_of(image).shape for image in page.images} == {(160, 160), (40, 40)}
     assert 'class="sides"' in html
     assert 'class="sides enlarge"' in write(path)[0]
+
+
+def first_card(html):
+    return html.partition('aria-label="Verdict"')[2].partition("</section>")[0]
+
+
+def test_the_first_card_has_the_advice_per_class_and_whether_publishing_is_unsafe(path):
+    advice = ("use", "leave out", "open")
+    given = tuple(replace(one, advice=word) for one, word in zip(result().class_advice, advice, strict=True))
+    card = first_card(write(path, result=result(class_advice=given))[0])
+    card = " ".join(unescape(re.sub(r"<[^>]*>", " ", card)).split())
+    by_name = {one.name: one.advice for one in given}
+    labels = {"use": "Use for", "leave out": "Leave out for", "open": "Not certain for"}
+    assert all(f"{labels[word]} {name}" in card for name, word in by_name.items())
+    unsafe = overview(publication=PublicationCheck(True, ("It copies & more.",), ("copies",)))
+    assert "Unsafe to publish" in first_card(write(path, pool=unsafe)[0])
+    assert "It copies &amp; more." in first_card(write(path, pool=unsafe)[0])
+    safe = overview(publication=PublicationCheck(False, (), ("copies",)))
+    assert "Unsafe to publish" not in write(path, pool=safe)[0]
+
+
+def test_ends_of_the_interval_keep_the_digits_that_the_verdict_rests_on(path):
+    close = replace(result().compared, difference=Estimate(0.01, 0.0003, 0.0197))
+    _, page = write(path, result=result(comparisons=(close,)))
+    assert "95 % interval +0.03 to +1.97" in page.words() and "+1.00 [+0.03, +1.97]" in page.words()
+
+
+def test_two_candidates_that_are_one_training_are_shown_once(path):
+    _, page = write(path, result=result(choice=choice(base="real only")))
+    words = page.words()
+    assert f"“real + synthetic” is not drawn: it is the same training as “{BEST}”" in words
+    assert f"real + synthetic same as {BEST}" in words
+    assert f"real + synthetic minus {BASE}" not in words.replace(f"{BEST} minus", "")
+
+
+def test_the_command_of_the_review_is_given_where_there_is_something_to_review(path):
+    assert "diffaug review" not in write(path)[0]
+    html, _ = write(path, review="diffaug review runs/a")
+    assert "diffaug review runs/a" in html and json_beside(path)["review"] == "diffaug review runs/a"
 
 
 @pytest.mark.e2e

@@ -3,13 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.statistics.comparison import Change
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.advice import advise, next_steps
 from diffaug.evaluation.verdict.advice_wording import advice_in_words, best_real_in_words, step_in_words
 from diffaug.evaluation.verdict.decide import decide
-from diffaug.evaluation.verdict.wording import in_words
+from diffaug.evaluation.verdict.wording import ends_in_words, in_words
 from tests.evaluation.report.contents import arm
 from tests.evaluation.verdict.evidence import choice, choice_of_none, control, difference, evidence_of, one_seed
 
@@ -113,6 +115,22 @@ def test_the_sentences_are_those_of_the_snapshot():
     decision, verdict = decide(evidence), in_words(decide(evidence), evidence)
     assert (verdict.decision, verdict.arm, verdict.baseline) == ("not decidable", "candidate 0", "balanced softmax")
     assert (verdict.test_images_needed, verdict.seeds_needed) == (decision.test_images_needed, decision.seeds_needed)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (-0.003, 0.008, "-0.3 to 0.8"),
+        (0.0004, 0.02, "0.04 to 2.00"),
+        (-0.02, -0.00003, "-2.000 to -0.003"),
+        (0.002, 0.0098, "0.20 to 0.98"),
+        (0.002, 0.00996, "0.200 to 0.996"),
+        (0.0, 0.01, "0.0 to 1.0"),
+        (1e-9, 0.02, "0.0000 to 2.0000"),
+    ],
+)
+def test_an_interval_is_shown_with_digits_that_agree_with_the_verdict(low, high, words):
+    assert ends_in_words(Estimate((low + high) / 2, low, high)) == words
 
 
 if __name__ == "__main__":

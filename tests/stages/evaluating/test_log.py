@@ -11,9 +11,9 @@ from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.verdict.wording import Verdict
 from diffaug.runtime.console import Narrator
-from diffaug.stages.evaluating.log import best_figures, class_rows, describe, in_markdown
+from diffaug.stages.evaluating.log import class_rows, describe, in_markdown, study_figures, study_params
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
-from tests.evaluation.report.contents import result
+from tests.evaluation.report.contents import choice, result
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,31 @@ def test_the_description_has_the_verdict_its_details_as_a_list_and_the_arms_in_o
     assert [float(arm[1]) for arm in arms] == sorted((float(arm[1]) for arm in arms), reverse=True)
 
 
-def test_the_list_of_runs_has_the_best_with_and_without_synthetic_images() -> None:
-    expected = {"best_real": 0.70, "plain": 0.60, "best_synthetic": 0.734}
-    assert best_figures(result()) == {f"balanced_accuracy/{name}": value for name, value in expected.items()}
+def test_the_study_has_the_accuracy_of_each_arm_and_the_gain_of_the_verdict_in_points() -> None:
+    figures = study_figures(result())
+    accuracies = {"real only": 0.6, "oversampling": 0.7, "real and unfiltered synthetic": 0.69}
+    accuracies |= {"real and synthetic": 0.71, "best real and synthetic": 0.734}
+    gain = {"points": 3.4, "low": 1.4, "high": 5.4}
+    expected = {f"balanced_accuracy/{name}": value for name, value in accuracies.items()}
+    assert figures == pytest.approx(expected | {f"gain/{name}": value for name, value in gain.items()})
     without = replace(result(), used_counts=dict.fromkeys(result().classes, 0))
-    assert "balanced_accuracy/best_synthetic" not in best_figures(without)
+    assert not any(name.startswith("gain") for name in study_figures(without))
     assert "+3.4" in describe(result()) and "+3.4" not in describe(without)
+
+
+def test_an_arm_that_is_the_training_of_another_is_logged_once() -> None:
+    as_plain = replace(result(), choice=replace(choice(), base="real only"))
+    assert as_plain.same_training(as_plain.arm("real + synthetic")) == "best real + synthetic"
+    assert "balanced_accuracy/real and synthetic" not in study_figures(as_plain)
+    assert "real + synthetic |" in describe(as_plain) and "| real + synthetic" not in describe(as_plain)
+
+
+def test_the_parameters_of_a_study_are_those_that_matter() -> None:
+    params = study_params(result())
+    assert params["train_images"] == 54 and params["smallest_class"] == 4 and params["used_synthetic_images"] == 22
+    assert (params["base"], params["synthetic_fraction"]) == ("oversampling", 0.3)
+    recorded_elsewhere = {"seed", "data", "route", "image_size", "images_seen"}
+    assert not recorded_elsewhere & params.keys() and len(recorded_elsewhere | params.keys()) <= 20
 
 
 class Listening(Narrator):
