@@ -36,6 +36,8 @@ def prepare_replicates(job: Job, catalog: Catalog) -> list[Pool]:
             where=own.root,
             fix="--set evaluation.num_generators=1",
         )
+    if numbers and own.rejected_by_review:
+        job.narrator.say("the pools of further generators are used as generated, since nobody reviewed them")
     pools = [own]
     for number in numbers:
         with current().main_first():
@@ -51,11 +53,11 @@ def prepare_together(job: Job, catalog: Catalog) -> None:
         prepare_replicates(job, catalog)
 
 
-def finished_pools(job: Job) -> list[Path]:
+def finished_pools(job: Job) -> list[Pool]:
     """The pools of all generators, or none if one of them is missing or damaged."""
     numbers = range(1, job.config.evaluation.generator_count)
     pools = [job.study.pool, *(_study(job, number).pool for number in numbers)]
-    return pools if all(_whole(pool) is not None for pool in pools) else []
+    return [Pool.open(pool) for pool in pools] if all(_whole(pool) is not None for pool in pools) else []
 
 
 def planned_settings(job: Job, catalog: Catalog) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
     if current().is_main:
         study.begin()
         share_catalog(job.study, study)
-    made = pool.counts_by_name
+    made = pool.whole.counts_by_name  # a review of the first pool asks for no other further ones
     totals = {name: count + made[name] for name, count in catalog.counts_by_name("train").items()}
     changes = {
         "diffusion": {"minutes": None, **planned_settings(job, catalog)},

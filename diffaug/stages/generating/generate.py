@@ -30,6 +30,7 @@ from diffaug.stages.generating.request import (
     pool_request,
 )
 from diffaug.stages.job import GENERATE_RUN, Job
+from diffaug.stages.review import tell_review
 from diffaug.synthesis.audit.memorization import PoolAudit
 from diffaug.synthesis.pool.merging import write_pool
 from diffaug.synthesis.pool.pool import AUDIT, PUBLICATION_CHECK, Pool, PublicationCheck, pool_facts
@@ -70,6 +71,7 @@ def generate_pool(
                 finish_log(job, pool, advised=audited)
             if group.is_main:
                 keep_finished(job, request)
+            tell_review(job, pool)
             return pool
         filling = prepare_filling(job, catalog, generator, targets, judge)
         show_targets(job, filling, catalog)
@@ -135,7 +137,7 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
         "pretrained": None if trained.pretrained is None else asdict(trained.pretrained),
     }
     metadata = {**made_of, **sources, "targets": filling.targets, **classes, **shape}
-    old = Pool.open(folder) if before else None
+    old = Pool.open(folder).whole if before else None
     with storage.new_directory(folder, metadata) as staging:
         names = filling.maker.filters.score_names
         write_pool(staging, filling.merges, filling.store, classes=generator.classes, score_names=names)
@@ -149,6 +151,7 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
             audit = describe_pool(job, catalog, filling.maker, new)
             write_record(staging / AUDIT, PUBLICATION_CHECK, _publication_check(audit))
     pool = Pool.open(folder)
+    tell_review(job, pool)
     finish_log(job, pool, advised=audited)
     warn_uncalibrated(job, filling)
     keep_for_extension(job.study.chunks, request, filling.targets, filling.store.folder)

@@ -21,6 +21,7 @@ from diffaug.data.layouts.entries import listed
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record, typed
+from diffaug.synthesis.decisions import ImageKey, ReviewFile, rejected_images
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
 
 T = TypeVar("T")
@@ -97,6 +98,7 @@ class Pool:
         dataset_class_to_idx: Class name to label of the dataset that the real images came from; None if they have no
             such numbering, as images in a folder.
         left_out: Names of classes whose images are not looked at.
+        rejected_by_review: Images that are not looked at, since a reviewer rejects them.
     """
 
     root: Path
@@ -105,21 +107,29 @@ class Pool:
     channels: int
     dataset_class_to_idx: Mapping[str, int] | None = None
     left_out: tuple[str, ...] = ()
+    rejected_by_review: frozenset[ImageKey] = frozenset()
 
     @classmethod
     def open(cls, path: str | Path) -> Pool:
-        """Opens a pool by its folder or the study's. Images are hashed when they are read, other files now.
+        """Opens a pool by its folder or the study's, without what a reviewer rejects; images are hashed when read.
 
         Raises:
             UsageError: There is no finished one.
             DamagedError: Files are missing, cut short or changed.
+            DataError: The file of the review was edited into something else.
         """
         path, root = Path(path), _root(Path(path))
         record = _undisturbed(root, partial(storage.committed_metadata, unhashed=IMAGE_FOLDERS))
         if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
         facts = typed(record, POOL_FACTS, where=root / storage.DONE)
-        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx)
+        shape, rejected = (facts.image_size, facts.channels), rejected_images(ReviewFile(root).read())
+        return cls(root, facts.classes, *shape, facts.dataset_class_to_idx, rejected_by_review=rejected)
+
+    @property
+    def whole(self) -> Pool:
+        """The pool with all its images, whoever rejects them."""
+        return replace(self, left_out=(), rejected_by_review=frozenset())
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -128,7 +138,9 @@ class Pool:
     def manifest(self) -> pd.DataFrame:
         """One row per image; see `manifest_columns`."""
         rows = self._table(MANIFEST, "origin")
-        return rows[~rows["label"].isin(self.left_out)].reset_index(drop=True) if self.left_out else rows
+        rejected = [key in self.rejected_by_review for key in zip(rows["file"], rows["sha256"], strict=True)]
+        kept = ~(rows["label"].isin(self.left_out) | np.array(rejected, np.bool_))
+        return rows if kept.all() else rows[kept].reset_index(drop=True)
 
     @cached_property
     def rejected(self) -> pd.DataFrame | None:
@@ -224,10 +236,7 @@ def pool_facts(root: Path) -> PoolFacts:
 
 
 def without_blind(pool: Pool) -> tuple[Pool, str]:
-    """The pool without images of its blind classes, as the evaluation uses it, and a sentence that says so.
-
-    The sentence is empty if there are no such images.
-    """
+    """The pool without images of its blind classes, as the evaluation uses it, and a sentence if there are any."""
     counts = pool.counts_by_name
     names = tuple(name for name in blind_classes(pool) if counts[name])
     if not names:
