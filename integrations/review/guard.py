@@ -5,15 +5,16 @@ must be this machine by name, reading takes the token in a cookie that no script
 origin of the page, which other pages on other ports of this machine don't have.
 """
 
+import re
 import secrets
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HOSTS = ("127.0.0.1", "localhost")
+THIS_MACHINE = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")  # a tunnel may begin at another port
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -52,7 +53,7 @@ class Guard:
     def _answer(self, request: Request) -> Response | None:
         """What is answered in place of the application; None if the request is allowed."""
         host = request.headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in HOSTS:
+        if not THIS_MACHINE.fullmatch(host):
             return PlainTextResponse("This page is served at 127.0.0.1 only.", 403)
         given = parse_qs(request.url.query).get("token", [""])[-1]
         if request.method == "GET" and request.url.path == "/" and self._is_token(given):

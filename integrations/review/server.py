@@ -53,6 +53,7 @@ def _server(review: Review, token: str, port: int, say: Callable[[str], None]) -
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=SECONDS_TO_END,
     )
     return uvicorn.Server(config)

@@ -50,10 +50,8 @@ class ReviewSummary:
         """What a person should know; nothing if nobody has decided anything."""
         if not self.reviewers:
             return []
-        who = listed(self.reviewers)
-        said = [
-            f"{self.reviewed} of {self.images} synthetic images reviewed ({who}), {self.rejected} rejected and left out"
-        ]
+        reviewed = f"{self.reviewed} of {self.images} synthetic images reviewed ({listed(self.reviewers)})"
+        said = [f"{reviewed}, {self.rejected} rejected and left out"]
         said += [f"images that reviewers disagree about, left out: {self.disputed}"] if self.disputed else []
         said += [f"reviewed images that are not in this pool: {self.gone}"] if self.gone else []
         return said
