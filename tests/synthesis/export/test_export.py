@@ -117,9 +117,7 @@ def loaded(export: Export) -> Any:
     return namespace
 
 
-def test_images_that_a_reviewer_rejects_are_not_exported_and_the_record_tells_the_exports_apart(
-    catalog, tmp_path
-) -> None:
+def test_images_that_a_reviewer_rejects_are_not_exported_as_the_record_tells(catalog, tmp_path) -> None:
     made = pool_of(catalog, tmp_path / "study" / "pool")
     ReviewFile(made.root).add("anna", (made.files[0], made.manifest["sha256"][0]), "reject")
     exports = [
