@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from diffaug.data.catalog import Catalog
-from diffaug.diffusion.planning.presets import choose_preset
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import stage_settings
@@ -60,12 +59,12 @@ def finished_pools(job: Job) -> list[Pool]:
     return [Pool.open(pool) for pool in pools] if all(_whole(pool) is not None for pool in pools) else []
 
 
-def planned_settings(job: Job, catalog: Catalog) -> dict[str, Any]:
+def planned_settings(job: Job) -> dict[str, Any]:
     """The `diffusion` settings with which another training gets the same plan as the generator, at any speed."""
-    plan, settings = read_plan(job.study.generator), job.config.diffusion
+    plan = read_plan(job.study.generator)
     return {
         "images_seen": plan.images_seen,
-        "preset": choose_preset(len(catalog.labels("train")), settings, plan.device),
+        "preset": plan.preset,
         "batch_size": plan.batch_size,
         "precision": plan.precision,
         "compile": plan.compiled,
@@ -97,7 +96,7 @@ def _job(job: Job, catalog: Catalog, pool: Pool, number: int) -> Job:
     made = pool.whole.counts_by_name  # a review of the first pool asks for no other further ones
     totals = {name: count + made[name] for name, count in catalog.counts_by_name("train").items()}
     changes = {
-        "diffusion": {"minutes": None, **planned_settings(job, catalog)},
+        "diffusion": {"minutes": None, **planned_settings(job)},
         "synthesis": {"sampling_strategy": totals, "max_synthetic_ratio": None},
         "tracking": {"mlflow": False},
         "advanced": {"pilot": False},

@@ -53,7 +53,7 @@ def _repeat_command(job: Job, catalog: Catalog, pool: Pool | None) -> str:
     """The command; it fixes the network and the length of the training, whatever the speed of the machine."""
     if pool is None:
         return shlex.join(["diffaug", "evaluate", str(job.study.path), "--overwrite"])
-    fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job, catalog).items()]
+    fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job).items()]
     return shlex.join(
         [
             *("diffaug", "run", str(job.study.record.data), "--study", f"{job.study.path}-again"),

@@ -252,7 +252,7 @@ def test_of_a_damaged_evaluation_only_what_was_changed_is_trained_again(augmente
 
 def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evaluation(augmenter) -> None:
     augmenter.generate(more={"dark": 3})
-    planned = planned_settings(augmenter.job, augmenter.inspect())
+    planned = planned_settings(augmenter.job)
     assert planned.keys() <= type(augmenter.config.diffusion).model_fields.keys()
     settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3, "workers": 2}
     result = augmenter.evaluate(thorough=True, **settings)
