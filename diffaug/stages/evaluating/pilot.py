@@ -67,7 +67,7 @@ def _job(job: Job, catalog: Catalog, rest: Catalog) -> Job:
 
     It logs to no tracker, warns of nothing, since its commands are not for the user, and replaces stale stages.
     """
-    made, all_images = Pool.open(job.study.pool).counts_by_name, catalog.counts_by_name("train")
+    made, all_images = Pool.open(job.study.pool).whole.counts_by_name, catalog.counts_by_name("train")
     totals = {
         name: count + min(MOST_PER_CLASS, math.ceil(made[name] * count / all_images[name]))
         for name, count in rest.counts_by_name("train").items()

@@ -68,7 +68,7 @@ def generate_pool(
         if targets is None:
             pool = Pool.open(job.study.pool)
             if group.is_main and job.journal.status(GENERATE_RUN) == "open":  # interrupted before the log entry
-                finish_log(job, pool, advised=audited)
+                finish_log(job, pool.whole, advised=audited)
             if group.is_main:
                 keep_finished(job, request)
             tell_review(job, pool)
@@ -152,7 +152,7 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
             write_record(staging / AUDIT, PUBLICATION_CHECK, _publication_check(audit))
     pool = Pool.open(folder)
     tell_review(job, pool)
-    finish_log(job, pool, advised=audited)
+    finish_log(job, pool.whole, advised=audited)
     warn_uncalibrated(job, filling)
     keep_for_extension(job.study.chunks, request, filling.targets, filling.store.folder)
     return pool

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from diffaug.data.catalog import Catalog
 from diffaug.errors import UsageError
+from diffaug.files import storage
 from diffaug.synthesis.decisions import ImageKey, Judgment, ReviewFile, judgments
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.synthesis.review.gallery import Gallery, ReviewedClass, Show, SyntheticImage
@@ -18,19 +19,21 @@ class Review:
 
     Attributes:
         reviewer: Who probably reviews, by name.
+        record: What tells the pool from one that is made anew meanwhile.
     """
 
     study: str
     reviewer: str
     gallery: Gallery
     file: ReviewFile
+    record: tuple[int, int]
 
     @classmethod
     def of(cls, study: str, reviewer: str, catalog: Catalog, pool: Pool) -> Review:
         """The review of a pool; raises what the first decision would."""
         file = ReviewFile(pool.root)
         file.require_writable()
-        return cls(study, reviewer, Gallery(catalog, pool), file)
+        return cls(study, reviewer, Gallery(catalog, pool), file, _record_of(pool))
 
     def classes(self) -> list[ReviewedClass]:
         """The classes in order, with their numbers of images."""
@@ -66,4 +69,11 @@ class Review:
     def _key(self, number: int) -> ImageKey:
         if not 0 <= number < len(self.gallery.keys):
             raise UsageError(f"there is no image {number}", fix="load the page again")
+        if _record_of(self.gallery.pool) != self.record:
+            raise UsageError("the pool was made anew meanwhile", fix="end the review with Ctrl-C, and begin it again")
         return self.gallery.keys[number]
+
+
+def _record_of(pool: Pool) -> tuple[int, int]:
+    about = (pool.root / storage.DONE).stat()
+    return about.st_ino, about.st_mtime_ns

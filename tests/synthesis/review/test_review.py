@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from diffaug.errors import UsageError
+from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.synthesis.review.summary import ReviewSummary, pool_fingerprint
@@ -82,6 +82,8 @@ def test_a_decision_says_nothing_about_a_new_image_of_the_same_name(review, pool
     made = make_pool(pool.root, pool.classes, new)
     assert made.files[0] == pool.files[0]
     assert len(made) == 2
+    with pytest.raises(UsageError, match="made anew"):
+        review.decide(1, "anna", "reject")
     assert ReviewSummary.of(made).gone == 1
     assert pool_fingerprint(made) == storage.sha256_file(pool.root / "manifest.parquet")
 
@@ -108,5 +110,5 @@ def test_blind_classes_are_marked_and_their_images_can_be_reviewed(catalog, pool
 
 def test_a_broken_file_is_refused_when_the_pool_is_opened(review, pool) -> None:
     review.file.path.write_text("nonsense\n")
-    with pytest.raises(Exception, match="line 1"):
+    with pytest.raises(DataError, match="line 1"):
         Pool.open(pool.root)
