@@ -21,10 +21,8 @@ from pydantic import AwareDatetime, StringConstraints, TypeAdapter, ValidationEr
 
 from diffaug.errors import DataError, UsageError
 from diffaug.files import locks, storage
-from diffaug.files.given import require_file
 
 REVIEW, LOCK = "review.csv", ".review.lock"
-MOST_BYTES = 2**28
 Judgment = Literal["accept", "reject"]
 ImageKey = tuple[str, str]
 """File of an image, relative to the pool, and its sha256."""
@@ -78,8 +76,8 @@ class ReviewFile:
 
     def add(self, reviewer: str, image: ImageKey, decision: Judgment) -> None:
         """Adds a line; a UsageError if the reviewer has no usable name."""
-        now = datetime.now(UTC).replace(microsecond=0)
-        line = DECISION.validate_python(Decision(now, checked_name(reviewer), *image, decision))
+        values = (datetime.now(UTC).replace(microsecond=0), checked_name(reviewer), *image, decision)
+        line = DECISION.validate_python(dict(zip(COLUMNS, values, strict=True)))
         row = io.StringIO()
         csv.writer(row, lineterminator="\n").writerow([line.time.isoformat(), *astuple(line)[1:]])
         with self._alone():
@@ -113,7 +111,9 @@ class ReviewFile:
         """The content, read again only if the file is another one than before or has changed."""
         if not self.path.exists():
             return []
-        require_file(self.path, MOST_BYTES)
+        if not storage.is_regular(self.path):
+            fix = f"move it away: {_moving_away(self.path)}"
+            raise DataError("something else is where the file of the review should be", where=self.path, fix=fix)
         state = self._state()
         if self._known[0] != state:
             self._known = state, list(_parsed(self.path))
@@ -162,10 +162,14 @@ def _parsed(path: Path) -> Iterator[_Line]:
             if header_is_read:
                 yield _Line(_decision(path, cells, start), start, end)
             elif tuple(cells) != COLUMNS:
-                fix = f"write there: {HEADER}; or move the file away: {shlex.join(['mv', str(path), f'{path}.old'])}"
+                fix = f"write there: {HEADER}; or move the file away: {_moving_away(path)}"
                 raise _broken(path, start, "the columns are not named here", fix)
             header_is_read = True
         start = end
+
+
+def _moving_away(path: Path) -> str:
+    return shlex.join(["mv", str(path), f"{path}.old"])
 
 
 def _decision(path: Path, cells: list[str], start: int) -> Decision:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from diffaug.errors import DamagedError, DataError, UsageError
+from diffaug.errors import DataError, UsageError
 from diffaug.synthesis.decisions import HEADER, ReviewFile, judgments, rejected_images
 
 CAT, DOG = ("images/cat/000001.png", "a" * 64), ("images/dog, big/000001.png", "b" * 64)
@@ -113,10 +113,12 @@ def test_a_file_of_another_kind_is_refused_and_the_fix_works(review, content) ->
         assert review.read() == []
 
 
-def test_a_folder_in_its_place_is_refused(review) -> None:
+def test_a_folder_in_its_place_is_refused_and_the_fix_works(review) -> None:
     review.path.mkdir()
-    with pytest.raises((UsageError, DamagedError)):
+    with pytest.raises(DataError, match="something else") as caught:
         review.read()
+    subprocess.run(shlex.split(caught.value.fix.partition(": ")[2]), check=True)
+    review.add("anna", CAT, "reject")
 
 
 @pytest.mark.parametrize("name", ["", " ", "=cmd", "a,b", 'a"b', "a\nb", "x" * 61, "-x", "\u202eanna"])

@@ -229,6 +229,7 @@ function send(content) {
   const sent = state.sending.then(async () => {
     const image = await ask("/api/decision", content);
     state.known.set(image.number, image);
+    element("problem").hidden = true;
   });
   state.sending = sent.catch(() => {});
   return sent;
