@@ -41,7 +41,12 @@ def review(make_pool, tmp_path, monkeypatch) -> Review:
     rows["sha256"] = [f"{number:064x}" for number in range(len(rows))]  # each is an image of its own for a reviewer
     monkeypatch.setattr(type(pool), "_table", lambda self, *_: rows)
     monkeypatch.setattr(type(pool), "read", lambda self, index: few[index % len(few)][1])
-    train = LabeledImages(np.full((4, 8, 8, 1), 200, np.uint8), np.array([0, 0, 1, 1]), CLASSES, tuple("0123"))
+    train = LabeledImages(
+        np.full((4, 8, 8, 1), 200, np.uint8),
+        np.array([0, 0, 1, 1]),
+        CLASSES,
+        tuple(f"{number}.png" for number in range(4)),
+    )
     catalog = SimpleNamespace(images=lambda split: train, unlabeled=lambda: (train.pixels[:0], ()))
     return Review.of("study", "anna", catalog, pool)
 

@@ -164,7 +164,8 @@ function showLarge(image) {
   large.alt = `synthetic image ${image.file}`;
   if (image.nearest !== null) nearest.src = imageOf("real", image.nearest);
   nearest.alt = `real image ${image.nearest_file}`;
-  element("nearest-file").textContent = image.nearest_file;
+  const isGone = image.nearest === null && image.nearest_file;
+  element("nearest-file").textContent = image.nearest_file + (isGone ? " (not among the images of the study)" : "");
   element("state").textContent = {
     "": `not reviewed (${image.origin})`,
     accept: "accepted",
