@@ -26,7 +26,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-ENTER = '<!doctype html><title>diffaug review</title><meta http-equiv="refresh" content="0; url=/">'
+ENTER = (
+    '<!doctype html><title>diffaug review</title><link rel="icon" href="/icon.svg">'
+    '<meta http-equiv="refresh" content="0; url=/">'
+)
 
 
 class Guard:
