@@ -142,7 +142,7 @@ def test_threads_lose_no_line(review) -> None:
     assert len({(one.reviewer, one.image) for one in review.read()}) == len(review.read()) == 15
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_processes_that_add_and_withdraw_at_once_lose_no_line(review) -> None:
     code = """
 import sys
