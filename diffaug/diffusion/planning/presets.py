@@ -33,7 +33,7 @@ PRESETS = {
 }
 
 FINE_IMAGES_SEEN = 50_000
-"""The fine network is better than the small one after equal times if it sees so many images, half of them by its pilot.
+"""On gray images a fine network is better than a small one of equal time if it sees so many, half of them by its pilot.
 
 Measured by the denoising error of held-out training images of neu-lt and fashion-lt.
 """

@@ -13,9 +13,8 @@ from diffaug.evaluation.report.pool import PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
 from diffaug.files.stage_records import required_record
-from diffaug.stages.evaluating.replicates import planned_settings
-from diffaug.stages.job import STUDY_RUN, Job
-from diffaug.stages.saved_settings import settings_text
+from diffaug.stages.evaluating.pilot import planned_settings
+from diffaug.stages.job import STUDY_RUN, Job, settings_text
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, pool_facts
 from diffaug.synthesis.pool.targets import resolve_targets
 from diffaug.synthesis.review.summary import ReviewSummary

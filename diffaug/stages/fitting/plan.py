@@ -26,7 +26,7 @@ from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.judged import possible_pilot
-from diffaug.stages.fitting.routes.choice import choose_route
+from diffaug.stages.fitting.routes.by_name import choose_route
 from diffaug.stages.fitting.routes.route import Route
 from diffaug.stages.fitting.sources import with_sources
 from diffaug.stages.job import Job
@@ -119,9 +119,9 @@ def plan_of_route(route: Route, job: Job, catalog: Catalog, *, measure: bool) ->
 
 
 def _fine_if_it_pays(job: Job, plan: Plan, speed: _Speed, *, with_pilot: bool) -> Plan:
-    """The fine network instead of a small one that was chosen, if it differs and can see enough images in the time."""
+    """For gray images the fine network instead of a small one, if it differs and can see enough images in the time."""
     settings = job.config.diffusion
-    if plan.preset != "small" or settings.preset or plan.initial:
+    if plan.preset != "small" or plan.channels != 1 or settings.preset or plan.initial:
         return plan
     config = job.config.model_copy(update={"diffusion": settings.model_copy(update={"preset": "fine"})})
     planned = speed.route.plan(replace(job, resolved=replace(job.resolved, config=config)), speed.images)

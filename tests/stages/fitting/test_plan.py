@@ -52,6 +52,7 @@ def test_a_smaller_batch_must_keep_four_fifths_of_the_speed(images, tmp_path, mo
         (10.0, {}, ("small", 2)),  # too few images in ten minutes
         (1e4, {"diffusion.preset": "small"}, ("small", 2)),
         (1e4, {"data.image_size": 16}, ("small", 1)),  # nothing is folded
+        (1e4, {"data.channels": 3}, ("small", 2)),
     ],
 )
 def test_images_are_folded_less_if_the_time_is_enough(images, tmp_path, monkeypatch, speed, settings, expected) -> None:
