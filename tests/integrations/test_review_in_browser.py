@@ -39,7 +39,7 @@ def review(make_pool, tmp_path, monkeypatch) -> Review:
     pool = make_pool(tmp_path / "study" / "pool", CLASSES, few, copy_ratio=0.5, nearest="1.png")
     rows = pool.manifest.iloc[[0, 1, 2, *np.resize([3, 4, 5], COUNTS[1])]].reset_index(drop=True)
     rows["sha256"] = [f"{number:064x}" for number in range(len(rows))]  # each is an image of its own for a reviewer
-    monkeypatch.setattr(type(pool), "_table", lambda self, *_: rows)
+    monkeypatch.setattr(type(pool), "_table", lambda self, *_, **__: rows)
     monkeypatch.setattr(type(pool), "read", lambda self, index: few[index % len(few)][1])
     train = LabeledImages(
         np.full((4, 8, 8, 1), 200, np.uint8),

@@ -138,9 +138,10 @@ class Pool:
     def manifest(self) -> pd.DataFrame:
         """One row per image; see `manifest_columns`."""
         rows = self._table(MANIFEST, "origin")
+        if not (self.left_out or self.rejected_by_review):
+            return rows
         rejected = [key in self.rejected_by_review for key in zip(rows["file"], rows["sha256"], strict=True)]
-        kept = ~(rows["label"].isin(self.left_out) | np.array(rejected, np.bool_))
-        return rows if kept.all() else rows[kept].reset_index(drop=True)
+        return rows[~(rows["label"].isin(self.left_out) | np.array(rejected, np.bool_))].reset_index(drop=True)
 
     @cached_property
     def rejected(self) -> pd.DataFrame | None:
