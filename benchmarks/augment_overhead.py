@@ -29,7 +29,8 @@ import diffaug
 from diffaug.files import storage
 from diffaug.integrations.albumentations_transforms import SyntheticReplace
 from diffaug.runtime import seeding
-from diffaug.synthesis.pool.pool import IMAGES, MANIFEST, manifest_columns
+from diffaug.synthesis.pool.merging import manifest_columns
+from diffaug.synthesis.pool.pool import IMAGES, MANIFEST
 
 from measuring import alternate, write_report
 

@@ -87,6 +87,7 @@ class Study:
     chunks = _Inside("chunks")  # the parts of the pool, kept so that it can be extended
     pool = _Inside("pool")  # synthetic images with their manifest
     filters = _Inside("filters")  # the calibrated filters of the pool
+    review = _Inside("review.csv")  # what people decided about the images of the pool
     pool_report = _Inside("pool-report")  # figures and contact sheets of the pool
     evaluation = _Inside("evaluation")  # trials, summary and verdict
     predictions = _Inside("predictions")  # verdicts about predictions of other training code

@@ -25,7 +25,8 @@ from diffaug.data.images import LabeledImages
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.synthesis.filters.power import POOL_POWER, UNKNOWN, FilterPower, PoolPower
-from diffaug.synthesis.pool.pool import MANIFEST, POWER, Pool, manifest_columns
+from diffaug.synthesis.pool.merging import manifest_columns
+from diffaug.synthesis.pool.pool import MANIFEST, POWER, Pool
 
 # The default suite draws the same examples each time; `HYPOTHESIS_PROFILE=random pytest -m slow` looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

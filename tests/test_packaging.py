@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MAPPED = {"diffaug": "diffaug", "integrations": "diffaug/integrations", "recipes": "diffaug/recipes"}
-SHIPPED = (".py", ".pyi", ".yaml", ".j2", ".typed")
+SHIPPED = (".py", ".pyi", ".yaml", ".j2", ".typed", ".html", ".css", ".js", ".svg")
 
 
 def source_files() -> Iterator[tuple[Path, str]]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": ("job", "Show what fit would do with DATA and how long it would take."),
     "fit": ("job", "Train a generator on DATA."),
     "generate": ("job", "Fill up the rare classes of STUDY with synthetic images."),
+    "review": ("review", "Look through the pool of STUDY on a local page and reject images by hand."),
     "verify": ("results", "Verify the checksums of the pool of STUDY."),
     "evaluate": ("job", "Measure whether the synthetic images of STUDY improve a classifier."),
     "report": ("results", "Write the report of STUDY again."),

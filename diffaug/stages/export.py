@@ -2,6 +2,7 @@
 
 from diffaug.data.catalog import Catalog
 from diffaug.stages.job import Job
+from diffaug.stages.review import tell_review
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
 from diffaug.synthesis.pool.pool import Pool, without_blind
 
@@ -9,6 +10,7 @@ from diffaug.synthesis.pool.pool import Pool, without_blind
 def export_study(job: Job, catalog: Catalog, settings: ExportSettings) -> Export:
     """Exports the study's images and reports what was written."""
     pool = Pool.open(job.study.pool)
+    tell_review(job, pool)
     if not settings.include_blind:
         pool, left_out = without_blind(pool)
         if left_out:

@@ -81,7 +81,7 @@ class PoolOverview:
         check = pool.publication_check
         described = storage.committed_metadata(folder) is not None
         audit = read_record(folder / AUDIT, POOL_AUDIT) if described else None
-        if audit and (audit.overall.images != len(pool) or audit.reasons != pool.unsafe_to_publish):
+        if audit and (audit.overall.images != len(pool.whole) or audit.reasons != pool.unsafe_to_publish):
             audit = None  # of an earlier or a later pool
         quality = read_record(folder / QUALITY, POOL_QUALITY) if audit else None
         return cls(_closest_pairs(pool), _rejected_samples(pool), pool.summaries, check, audit, quality, pool.power)

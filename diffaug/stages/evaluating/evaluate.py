@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,8 +45,10 @@ from diffaug.stages.evaluating.pilot import finished_pools, prepare_replicates
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
 from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.job import Job
+from diffaug.stages.review import tell_review
 from diffaug.stages.signals import stop_requests
-from diffaug.synthesis.pool.pool import MANIFEST, Pool
+from diffaug.synthesis.pool.pool import Pool
+from diffaug.synthesis.review.summary import pool_fingerprint
 
 FURTHER_POOLS = "further_pools"
 EXTENDABLE = ("quick", "thorough", "arms", "num_seeds", "num_generators", "features_of", FURTHER_POOLS)
@@ -69,16 +70,16 @@ def evaluate_study(
     if finished is not None:
         return finished
     if not job.overwrite:
-        require_extension(
-            job.study.evaluation, stored, _inputs(catalog, own.root if own is not None else None), EXTENDABLE
-        )
+        require_extension(job.study.evaluation, stored, _inputs(catalog, own), EXTENDABLE)
     require_test_images(catalog)
     require_known_classifier(job)
     leaks = seen_test_images(job, catalog)
     test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
     pools = prepare_replicates(job, catalog) if own is not None else []
-    _begin(job, catalog, stored, [pool.root for pool in pools])
+    _begin(job, catalog, stored, pools)
     report_leaks(job, leaks)
+    for pool in pools[:1]:
+        tell_review(job, pool)
     with stop_requests() as stop:
         experiment = experiment_of(job, catalog, test, pools, learners, stop_requested=stop)
         choice, trials, fewer = _train_all(job, experiment, pools)
@@ -105,7 +106,7 @@ def _finished(job: Job, catalog: Catalog, stored: dict[str, Any], own: Pool | No
     return EvaluationResult.load(folder / RESULT)
 
 
-def _begin(job: Job, catalog: Catalog, stored: dict[str, Any], pools: Sequence[Path]) -> None:
+def _begin(job: Job, catalog: Catalog, stored: dict[str, Any], pools: Sequence[Pool]) -> None:
     """Begins the stage, or takes it up with all trainings that still hold; of a new study, also the study."""
     job.study.begin()
     begin_extendable_stage(
@@ -129,8 +130,8 @@ def read_evaluation(job: Job, catalog: Catalog, pool: Pool | None) -> Evaluation
     folder, fix = job.study.evaluation, f"diffaug evaluate {shlex.quote(str(job.study.path))}"
     if storage.committed_metadata(folder) is None:
         raise UsageError("there is no finished evaluation", where=folder, fix=fix)
-    if required_record(folder).inputs != _inputs(catalog, pool.root if pool is not None else None):
-        raise UsageError("the images or the pool changed since the evaluation", where=folder, fix=fix)
+    if required_record(folder).inputs != _inputs(catalog, pool):
+        raise UsageError("the images, the pool or its review changed since the evaluation", where=folder, fix=fix)
     return EvaluationResult.load(folder / RESULT)
 
 
@@ -220,13 +221,12 @@ def _missing(experiment: Experiment) -> list[Missing]:
     return [name for name, lacks in lacking.items() if lacks]
 
 
-def _inputs(catalog: Catalog, pool: Path | None) -> dict[str, str]:
-    manifest = "" if pool is None else storage.sha256_file(pool / MANIFEST)
-    return {"catalog": catalog.fingerprint, "pool": manifest}
+def _inputs(catalog: Catalog, pool: Pool | None) -> dict[str, str]:
+    return {"catalog": catalog.fingerprint, "pool": "" if pool is None else pool_fingerprint(pool)}
 
 
-def _further(pools: Sequence[Path]) -> dict[str, Any]:
-    hashes = [storage.sha256_file(pool / MANIFEST) for pool in pools[1:]]
+def _further(pools: Sequence[Pool]) -> dict[str, Any]:
+    hashes = [pool_fingerprint(pool) for pool in pools[1:]]
     return {FURTHER_POOLS: hashes} if hashes else {}
 
 
@@ -243,6 +243,7 @@ def _say_what_is_left(job: Job, pools: Sequence[Pool]) -> None:
     elif not len(pools[0]):
         failed = any(summary.wanted for summary in pools[0].summaries.values())
         why = f"none passed the filters; train longer: {longer_training(job)}" if failed else "none was asked for"
+        why = "reviewers reject all of its images" if len(pools[0].whole) else why
         job.narrator.say(f"the pool holds no image, so real images alone were compared: {why}")
     if job.config.evaluation.quick:
         job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study} --no-quick")

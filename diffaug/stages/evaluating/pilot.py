@@ -79,7 +79,7 @@ def _job_of_pilot(job: Job, catalog: Catalog, rest: Catalog) -> Job:
 
     It warns of nothing, since its commands are not for the user.
     """
-    made, all_images = Pool.open(job.study.pool).counts_by_name, catalog.counts_by_name("train")
+    made, all_images = Pool.open(job.study.pool).whole.counts_by_name, catalog.counts_by_name("train")
     totals = {
         name: count + min(MOST_PER_CLASS, math.ceil(made[name] * count / all_images[name]))
         for name, count in rest.counts_by_name("train").items()
@@ -109,6 +109,8 @@ def prepare_replicates(job: Job, catalog: Catalog) -> list[Pool]:
             where=own.root,
             fix="--set evaluation.num_generators=1",
         )
+    if numbers and own.rejected_by_review:
+        job.narrator.say("the pools of further generators are used as generated, since nobody reviewed them")
     pools = [own]
     for number in numbers:
         with current().main_first():
@@ -124,11 +126,11 @@ def prepare_together(job: Job, catalog: Catalog) -> None:
         prepare_replicates(job, catalog)
 
 
-def finished_pools(job: Job) -> list[Path]:
+def finished_pools(job: Job) -> list[Pool]:
     """The pools of all generators, or none if one of them is missing or damaged."""
     numbers = range(1, job.config.evaluation.generator_count)
     pools = [job.study.pool, *(_study(job, number).pool for number in numbers)]
-    return pools if all(_whole(pool) is not None for pool in pools) else []
+    return [Pool.open(pool) for pool in pools] if all(_whole(pool) is not None for pool in pools) else []
 
 
 def planned_settings(job: Job) -> dict[str, Any]:
@@ -165,7 +167,8 @@ def _job_of_replicate(job: Job, catalog: Catalog, pool: Pool, number: int) -> Jo
     if current().is_main:
         study.begin()
         share_catalog(job.study, study)
-    made, diffusion = pool.counts_by_name, {"minutes": None, **planned_settings(job)}
+    made = pool.whole.counts_by_name  # a review of the first pool asks for no other further ones
+    diffusion = {"minutes": None, **planned_settings(job)}
     totals = {name: count + made[name] for name, count in catalog.counts_by_name("train").items()}
     further = _job_in(study, job, totals, diffusion=diffusion, advanced={"pilot": False})
     config = further.config.model_copy(update={"seed": job.config.seed + number})

@@ -17,6 +17,7 @@ from diffaug.stages.evaluating.pilot import planned_settings
 from diffaug.stages.job import STUDY_RUN, Job, settings_text
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, pool_facts
 from diffaug.synthesis.pool.targets import resolve_targets
+from diffaug.synthesis.review.summary import ReviewSummary
 
 
 def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: EvaluationResult) -> None:
@@ -97,5 +98,6 @@ def _facts_of_pool(job: Job, pool: Pool) -> dict[str, Any]:
     return {
         "SHA-256 of the generator": required_record(pool.root).inputs.get("generator"),
         "SHA-256 of the pool's manifest": storage.sha256_file(pool.root / MANIFEST),
+        "review": "; ".join(ReviewSummary.of(pool).sentences()) or "not reviewed",
         **{f"generator: {name}": value for name, value in facts.training.items()},
     }

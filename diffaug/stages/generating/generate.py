@@ -31,6 +31,7 @@ from diffaug.stages.generating.request import (
     record_extension,
 )
 from diffaug.stages.job import GENERATE_RUN, Job
+from diffaug.stages.review import tell_review
 from diffaug.synthesis.audit.memorization import PoolAudit
 from diffaug.synthesis.pool.merging import write_pool
 from diffaug.synthesis.pool.pool import AUDIT, PUBLICATION_CHECK, Pool, PublicationCheck, pool_facts
@@ -68,9 +69,10 @@ def generate_pool(
         if targets is None:
             pool = Pool.open(job.study.pool)
             if group.is_main and job.journal.status(GENERATE_RUN) == "open":  # interrupted before the log entry
-                finish_log(job, pool, advised=audited)
+                finish_log(job, pool.whole, advised=audited)
             if group.is_main:
                 keep_finished(job, request)
+            tell_review(job, pool)
             return pool
         filling = prepare_filling(job, catalog, generator, targets, judge)
         record_extension(job, request)
@@ -138,7 +140,7 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
     }
     levels = None if catalog.intensity is None else [catalog.intensity.low, catalog.intensity.high]
     metadata = {**made_of, **sources, "targets": filling.targets, **classes, **shape, "levels": levels}
-    old = Pool.open(folder) if before else None
+    old = Pool.open(folder).whole if before else None
     with storage.new_directory(folder, metadata) as staging:
         names = filling.maker.filters.score_names
         write_pool(staging, filling.merges, filling.store, classes=generator.classes, score_names=names)
@@ -152,7 +154,8 @@ def _finish(job: Job, catalog: Catalog, request: PoolRequest, filling: PoolFilli
             audit = describe_pool(job, catalog, filling.maker, new)
             write_record(staging / AUDIT, PUBLICATION_CHECK, _publication_check(audit))
     pool = Pool.open(folder)
-    finish_log(job, pool, advised=audited)
+    tell_review(job, pool)
+    finish_log(job, pool.whole, advised=audited)
     warn_uncalibrated(job, filling)
     keep_for_extension(job.study.chunks, request, filling.targets, filling.store.folder)
     return pool

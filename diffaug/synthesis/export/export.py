@@ -21,7 +21,8 @@ from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress
 from diffaug.synthesis.export.items import Counts, ExportItems, Only, collect_items
-from diffaug.synthesis.pool.pool import MANIFEST, Pool
+from diffaug.synthesis.pool.pool import Pool
+from diffaug.synthesis.review.summary import pool_fingerprint
 
 ENTRY_POINT_GROUP, DATASET = "diffaug.exporters", "dataset.json"
 Depth = Literal["8", "source"]
@@ -96,7 +97,7 @@ def export_images(
     items = collect_items(catalog, pool, only=settings.only, splits=settings.splits)
     read = _reporting(items.read, len(items.table), progress or (lambda done, total: None))
     items = replace(items, read=read, intensity=catalog.intensity if settings.depth == "source" else None)
-    made_of = {"catalog": catalog.fingerprint, "pool": storage.sha256_file(pool.root / MANIFEST)}
+    made_of = {"catalog": catalog.fingerprint, "pool": pool_fingerprint(pool)}
     chosen = {"only": settings.only, "splits": list(items.splits), "seed": settings.seed, "depth": settings.depth}
     facts = {"export": settings.format, **chosen, "left_out": list(pool.left_out), **made_of}
     counts = items.counts()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,17 @@ from diffaug.synthesis.pool.pool import (
     SUMMARIES,
     SUMMARY,
     ClassSummary,
-    manifest_columns,
 )
 
 SHOWN_REJECTED = 24
+
+
+def manifest_columns(score_names: Iterable[str]) -> list[str]:
+    """Columns of the manifest: where an image came from, the scores of the filters, and what identifies it."""
+    drawn = ["file", "label", "class_index", "origin", "source", "mask_source", "mask_place"]
+    drawn += ["strength", "seed", "index"]
+    how = ["guidance_method", "guidance_scale", "solver", "num_inference_steps", "generator_sha256", "filters"]
+    return [*drawn, *how, *score_names, "nearest", "sha256"]
 
 
 class ClassMerge:

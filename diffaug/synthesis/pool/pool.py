@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from diffaug.data.layouts.entries import listed
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.files.records import read_record, typed
+from diffaug.synthesis.decisions import ImageKey, ReviewFile, rejected_images
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
 from diffaug.synthesis.pool.showing import ShowsImages
 
@@ -29,14 +30,6 @@ MANIFEST, REJECTED, SUMMARY, AUDIT = "manifest.parquet", "rejected.parquet", "su
 POWER, BLIND = "power.json", "blind"
 IMAGES, REJECTED_IMAGES = "images", "rejected"
 TEXTS = ("file", "label", "sha256")
-
-
-def manifest_columns(score_names: Iterable[str]) -> list[str]:
-    """Columns of the manifest: where an image came from, the scores of the filters, and what identifies it."""
-    drawn = ["file", "label", "class_index", "origin", "source", "mask_source", "mask_place"]
-    drawn += ["strength", "seed", "index"]
-    how = ["guidance_method", "guidance_scale", "solver", "num_inference_steps", "generator_sha256", "filters"]
-    return [*drawn, *how, *score_names, "nearest", "sha256"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +92,7 @@ class Pool(ShowsImages):
             such numbering, as images in a folder.
         levels: Values that are black and white in the real images; None if those have 8 bits.
         left_out: Names of classes whose images are not looked at.
+        rejected_by_review: Images that are not looked at, since a reviewer rejects them.
     """
 
     root: Path
@@ -108,21 +102,27 @@ class Pool(ShowsImages):
     dataset_class_to_idx: Mapping[str, int] | None = None
     levels: tuple[float, float] | None = None
     left_out: tuple[str, ...] = ()
+    rejected_by_review: frozenset[ImageKey] = frozenset()
 
     @classmethod
     def open(cls, path: str | Path) -> Pool:
-        """Opens a pool by its folder or the study's. Its records are hashed now, images when they are read.
+        """Opens a pool by its folder or the study's, without what a reviewer rejects.
+
+        Its records are hashed now, images when they are read.
 
         Raises:
             UsageError: There is no finished one.
             DamagedError: Records are missing, cut short or changed.
+            DataError: The file of the review was edited into something else.
         """
         path, root = Path(path), _root(Path(path))
         record = _undisturbed(root, partial(storage.committed_metadata, folders=False))
         if record is None or "image_size" not in record:  # unfinished, or a finished folder of something else
             raise _unfinished(path)
         facts = typed(record, POOL_FACTS, where=root / storage.DONE)
-        return cls(root, facts.classes, facts.image_size, facts.channels, facts.dataset_class_to_idx, facts.levels)
+        shape, rejected = (facts.image_size, facts.channels), rejected_images(ReviewFile(root).read())
+        numbering = facts.dataset_class_to_idx
+        return cls(root, facts.classes, *shape, numbering, facts.levels, rejected_by_review=rejected)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -132,12 +132,13 @@ class Pool(ShowsImages):
 
     @property
     def whole(self) -> Pool:
-        """The pool with all its images."""
-        return replace(self, left_out=()) if self.left_out else self
+        """The pool with all its images, whoever rejects them."""
+        is_part = self.left_out or self.rejected_by_review
+        return replace(self, left_out=(), rejected_by_review=frozenset()) if is_part else self
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """One row per image; see `manifest_columns`."""
+        """One row per image; see `merging.manifest_columns`."""
         return self._used(self._table(MANIFEST, (*TEXTS, "origin")))
 
     @cached_property
@@ -147,7 +148,9 @@ class Pool(ShowsImages):
 
     def _used(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows of images that are looked at."""
-        return rows[~rows["label"].isin(self.left_out)].reset_index(drop=True) if self.left_out else rows
+        keys = zip(rows["file"], rows["sha256"], strict=True)
+        is_left_out = rows["label"].isin(self.left_out) | [key in self.rejected_by_review for key in keys]
+        return rows[~is_left_out].reset_index(drop=True)
 
     @cached_property
     def rejected(self) -> pd.DataFrame | None:

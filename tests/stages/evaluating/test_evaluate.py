@@ -17,6 +17,7 @@ from diffaug.files import storage
 from diffaug.stages.evaluating import evaluate, experiment
 from diffaug.stages.evaluating.pilot import PilotPool, planned_settings
 from diffaug.stages.evaluating.progress import say_real
+from diffaug.synthesis.decisions import ReviewFile
 from diffaug.tracking.journal import Journal
 
 pytestmark = pytest.mark.e2e
@@ -135,6 +136,37 @@ def test_an_empty_pool_is_no_reason_to_generate_again(augmenter, capsys, asked) 
     assert "to get some" not in told
     assert shown.evaluate(train_fn=Training()) == result
     assert shown.report().is_file()
+
+
+def test_a_changed_review_trains_anew_without_the_rejected_images(augmenter, capsys) -> None:
+    shown, training = diffaug.DiffusionAugmenter.open(augmenter.study.path), Training()
+    pool = diffaug.Pool.open(augmenter.study.path)
+    review, keys = ReviewFile(pool.root), list(zip(pool.files, pool.manifest["sha256"], strict=True))
+
+    def evaluated() -> set[int]:
+        result = shown.evaluate(train_fn=training, synthetic_fraction=0.3)
+        assert sum(result.synthetic_counts.values()) == len(diffaug.Pool.open(pool.root))
+        return {call.synthetic for call in training.new_calls()}
+
+    assert evaluated() == {0, len(pool)}
+    review.add("anna", keys[0], "accept")
+    assert evaluated() == set()
+    for key in keys[:3]:
+        review.add("anna", key, "reject")
+    with pytest.raises(UsageError, match="its review changed since"):
+        shown.report()
+    capsys.readouterr()
+    assert evaluated() == {len(pool) - 3}  # the real arms are kept
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"review: 3 of {len(pool)} synthetic images reviewed (anna), 3 rejected and left out" in told
+    assert "3 rejected and left out" in shown.report().read_text()
+    review.path.unlink()
+    assert evaluated() == {len(pool)}
+    for key in keys:
+        review.add("anna", key, "reject")
+    capsys.readouterr()
+    evaluated()
+    assert "reviewers reject all of its images" in " ".join(capsys.readouterr().err.split())
 
 
 def test_images_are_evaluated_before_there_is_a_study(images, small, tmp_path, capsys) -> None:

@@ -42,11 +42,11 @@ def test_a_copy_without_its_files_is_made_again_and_a_whole_one_left_as_it_is(st
     assert (second.catalog / "pixels.npy").stat().st_ino == inode
 
 
-def test_a_damaged_pool_of_a_further_generator_counts_as_none(study) -> None:
+def test_a_damaged_pool_of_a_further_generator_counts_as_none(study, make_pool) -> None:
     job = SimpleNamespace(study=study, config=Config.model_validate({"evaluation": {"thorough": True}}))
-    for one in (study, further(study, 1)):
-        with storage.new_directory(one.pool, {}) as staging:
-            storage.write_text(staging / "manifest", "x")
-    assert finished_pools(job) == [study.pool, further(study, 1).pool]
-    (further(study, 1).pool / "manifest").unlink()
+    folders = [study.pool, further(study, 1).pool]
+    for folder in folders:
+        make_pool(folder, ["a"], [(0, np.zeros((2, 2, 1), np.uint8))])
+    assert [pool.root for pool in finished_pools(job)] == folders
+    (further(study, 1).pool / "manifest.parquet").unlink()
     assert finished_pools(job) == []

@@ -35,6 +35,7 @@ from diffaug.decoding.intensity import IntensityRange
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.files import storage
 from diffaug.stages.export import export_study
+from diffaug.synthesis.decisions import ReviewFile
 from diffaug.synthesis.export.export import Export, ExportSettings, export_images
 from diffaug.synthesis.export.formats import dataset_card, write_huggingface, write_image_folder, write_webdataset
 from diffaug.synthesis.export.items import ExportItems, collect_items
@@ -117,6 +118,17 @@ def loaded(export: Export) -> Any:
     namespace: dict[str, Any] = {}
     exec(export.load, namespace)
     return namespace
+
+
+def test_images_that_a_reviewer_rejects_are_not_exported_as_the_record_tells(catalog, tmp_path) -> None:
+    made = pool_of(catalog, tmp_path / "study" / "pool")
+    ReviewFile(made.root).add("anna", (made.files[0], made.manifest["sha256"][0]), "reject")
+    exports = [
+        export_images(catalog, pool, ExportSettings(tmp_path / str(len(pool)))) for pool in (made, Pool.open(made.root))
+    ]
+    assert len(exports[0]) - len(exports[1]) == 1
+    records = [storage.recorded_metadata(export.path) for export in exports]
+    assert records[0]["pool"] != records[1]["pool"]
 
 
 @pytest.mark.parametrize("include_blind", [False, True])

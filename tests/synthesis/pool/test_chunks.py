@@ -10,7 +10,7 @@ from PIL import Image
 from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.synthesis.pool.chunks import ChunkStore
-from diffaug.synthesis.pool.pool import manifest_columns
+from diffaug.synthesis.pool.merging import manifest_columns
 
 
 def test_a_chunk_records_where_each_candidate_came_from(maker, sources) -> None:

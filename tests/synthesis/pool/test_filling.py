@@ -17,7 +17,8 @@ from diffaug.files import storage
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, class_merges, fill_pool, fill_shard
 from diffaug.synthesis.pool.making import ChunkMaker
-from diffaug.synthesis.pool.pool import ClassSummary, Pool, manifest_columns
+from diffaug.synthesis.pool.merging import manifest_columns
+from diffaug.synthesis.pool.pool import ClassSummary, Pool
 
 TARGETS = {"a": 0, "b": 6, "c/d": 3}
 LARGER = {"a": 6, "b": 16, "c/d": 3}

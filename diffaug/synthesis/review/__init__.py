@@ -1,0 +1,1 @@
+"""People look through a pool."""
