@@ -1,9 +1,12 @@
 """What is released: the source archive is whole, and its wheel works where the source tree is not."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LINKED = ("integrations", "recipes")
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 SHIPPED = (".py", ".pyi", ".yaml", ".j2", ".typed")
 
 
@@ -28,6 +32,30 @@ def test_linked_folders_are_packages_of_diffaug() -> None:
     for name in LINKED:
         assert (ROOT / "diffaug" / name).samefile(ROOT / name)
         assert (ROOT / name / "__init__.py").is_file()
+
+
+def test_every_imported_package_is_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {normal(re.split(r"[^\w.-]", one)[0]) for one in project["dependencies"]}
+    optional = {"pydicom", "huggingface-hub"}  # of an extra; of timm, which reads its weights
+    names = {normal(DISTRIBUTIONS.get(module, module)) for module in imported()}
+    assert names - declared - optional == set()
+
+
+def imported() -> set[str]:
+    """Top-level modules of other packages that diffaug imports, without its integrations."""
+    nodes = (node for path in (ROOT / "diffaug").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"diffaug"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.fixture(scope="module")
