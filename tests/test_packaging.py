@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LINKED = ("integrations", "recipes")
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-SHIPPED = (".py", ".pyi", ".yaml", ".j2", ".typed")
+SHIPPED = (".css", ".html", ".j2", ".js", ".py", ".pyi", ".typed", ".yaml")
 
 
 def source_files() -> Iterator[str]:
