@@ -23,19 +23,16 @@ from sets import named_case
 
 import diffaug
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
 from diffaug.evaluation.experiment.choosing.choose import choose_real
 from diffaug.evaluation.experiment.choosing.mixes import bases
 from diffaug.evaluation.experiment.choosing.validation import Option, mean_over_classes, task_of
 from diffaug.evaluation.experiment.choosing.validation import Part as ValidationPart
 from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
-from diffaug.evaluation.experiment.leakage import require_unseen
-from diffaug.evaluation.experiment.mix import SyntheticMix
-from diffaug.evaluation.experiment.run import PURPOSE
 from diffaug.evaluation.experiment.training_task import predicted_classes
-from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.experiment.trainings import PURPOSE, Trainings
 from diffaug.runtime.seeding import derive_seed
-from diffaug.stages.evaluating.checks import seen_test_images
+from diffaug.stages.evaluating.checks import require_unseen, seen_test_images
 from diffaug.stages.evaluating.experiment import experiment_of, learners_of
 from diffaug.synthesis.pool.pool import Pool
 

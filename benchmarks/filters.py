@@ -31,8 +31,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import diffaug
-from diffaug.classifiers.by_name import classifier_by_name
 from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
+from diffaug.classifiers.library import classifier_by_name
 from diffaug.classifiers.training_set import TrainingRecipe, default_updates
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.configuration.settings import FILTER_NAMES, SynthesisSettings
@@ -41,7 +41,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.diffusion.training.batches import hold_out
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.training_sets import Examples, training_set
 from diffaug.evaluation.statistics.metrics import classification_metrics
 from diffaug.files import storage

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import diffaug
-from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
+from diffaug.classifiers.library import classifier_by_name, recipe_from_settings
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.data.images import LabeledImages
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.training_sets import Examples, concatenate, training_set
 from diffaug.evaluation.statistics.metrics import FEW, class_recall, confusion
 from diffaug.runtime.parallel import one_thread_each

@@ -40,7 +40,7 @@ from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, defaul
 from diffaug.configuration.sampling import DEFAULT_SAMPLING
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.cascade.generator import CascadeGenerator
-from diffaug.diffusion.cascade.upscaler import Task
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.synthesis.audit.quality import kernel_distance
 
 from fidelity import Extractor
@@ -186,8 +186,8 @@ def enlarged(generator: CascadeGenerator, small: NDArray[np.uint8], labels: NDAr
     result = np.empty((len(small), height, width, generator.channels), np.uint8)
     for label in np.unique(labels).tolist():
         own = np.flatnonzero(labels == label)
-        task = Task("benchmark", label, own.tolist(), 0, DEFAULT_SAMPLING)
-        result[own] = generator.upscaler.enlarge(small[own], task).pixels
+        drawing = Drawing(label, own.tolist(), DEFAULT_SAMPLING, purpose="benchmark")
+        result[own] = generator.upscaler.enlarge(small[own], drawing).pixels
     return result
 
 

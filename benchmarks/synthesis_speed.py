@@ -93,7 +93,7 @@ def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
         maker = make_maker(size, Path(folder) / "filters")
         complete(Path(folder) / "warm-up", maker, {"0": 1})
         for turn in range(arguments.rounds or rounds):
-            network: Any = Timed(maker.generator, "draw_samples", "draw_variations")
+            network: Any = Timed(maker.generator, "draw")
             filters: Any = Timed(maker.filters, "duplicates")
             watched = replace(maker, generator=network, filters=filters)
             seconds = run(1, Path(folder) / f"one-{turn}", watched, targets, in_process=True)

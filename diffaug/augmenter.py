@@ -15,7 +15,7 @@ from diffaug.classifiers.training_set import Classifier
 from diffaug.configuration.settings import Config
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.planning.planning import Plan
-from diffaug.evaluation.experiment.learners import TrainFunction
+from diffaug.evaluation.experiment.training_task import TrainFunction
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.console import ConsoleNarrator, SilentNarrator
 from diffaug.runtime.distributed import current
@@ -23,8 +23,8 @@ from diffaug.stages.arguments import Strategy, given_flags, opened, study_of
 from diffaug.stages.costs import plan_job
 from diffaug.stages.evaluating.checks import require_accepted_later, require_evaluable
 from diffaug.stages.evaluating.evaluate import evaluate_study, own_pool, read_evaluation
+from diffaug.stages.evaluating.pilot import prepare_together
 from diffaug.stages.evaluating.predictions import evaluate_predictions
-from diffaug.stages.evaluating.replicates import prepare_together
 from diffaug.stages.evaluating.report import write_study_report
 from diffaug.stages.export import export_study
 from diffaug.stages.fitting.fit import fit_generator

@@ -76,20 +76,13 @@ class FeatureRegression:
 
 @dataclass(frozen=True)
 class MeasuredRegression:
-    """How well a regression predicts images that it was not fitted to.
+    """How well a regression predicts images that it was not fitted to."""
 
-    Attributes:
-        how: What it is, for a table.
-        mean: Balanced accuracy.
-        sd: Its standard error.
-        loss: Cross-entropy, mean over classes, which decides.
-    """
-
-    how: str
+    how: str  # what it is, for a table
     regression: FeatureRegression
-    mean: float
-    sd: float
-    loss: float
+    mean: float  # balanced accuracy
+    sd: float  # its standard error
+    loss: float  # cross-entropy, mean over classes, which decides
 
 
 def choose_regression(
@@ -100,11 +93,8 @@ def choose_regression(
     The loss counts all classes the same and hardly depends on a single image, as accuracy in a class of four does.
     Beyond a weaker regularization that is worse, none is tried. Without a fold it is the default, and nothing is tried.
 
-    Args:
-        features: Of the training images (N, D).
-        labels: Their classes (N,).
-        folds: Fold of each, int64 (N,); negative: in no fold, always fitted.
-        num_classes: K.
+    `features` (N, D) and `labels` (N,) are those of the training images, `folds` int64 (N,) the fold of each; negative:
+    in no fold, always fitted.
     """
     sample = _balanced_sample(labels, MOST_IMAGES)
     rows = _Space.of(features[sample], np.ones(len(sample))).project(features[sample])

@@ -1,4 +1,4 @@
-"""Networks by name, our own and timm's, and their initial weights from a local file. Nothing is downloaded."""
+"""Networks by name, our own and timm's, their initial weights from a local file, and the recipe that trains them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffaug.classifiers.fit import NetworkClassifier
 from diffaug.classifiers.networks import Backbone, resnet_32, small_cnn
+from diffaug.classifiers.training_set import TrainingRecipe, default_updates
+from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.errors import MissingExtraError, UsageError
+from diffaug.files import storage
 
 OWN_NETWORKS: dict[str, Backbone] = {"small-cnn": small_cnn, "resnet-32": resnet_32}
 MIN_SIDE_PX = 16
+
+QUICK_UPDATES = 200
+BATCH_SIZE = {"adamw": 64, "sgd": 128}
 
 
 def backbone_by_name(name: str, checkpoint: Path | None = None) -> Backbone:
@@ -187,3 +194,25 @@ def last_layer(model: nn.Module) -> nn.Module:
         if layers:
             return layers[-1]
     raise UsageError("the network has no linear layer", where=type(model).__name__, fix="remove evaluation.checkpoint")
+
+
+def classifier_by_name(settings: EvaluationSettings) -> NetworkClassifier:
+    """The network that the settings name.
+
+    A UsageError if it is unknown or its file is missing, a MissingExtraError if it needs timm, which is not installed.
+    """
+    checkpoint = None if settings.checkpoint is None else Path(settings.checkpoint)
+    backbone = backbone_by_name(settings.classifier, checkpoint)
+    suffix = "" if checkpoint is None else f" {storage.sha256_file(checkpoint)[:12]}"
+    return NetworkClassifier(backbone, settings.classifier + suffix)
+
+
+def recipe_from_settings(settings: EvaluationSettings, num_train_images: int) -> TrainingRecipe:
+    """The recipe of every arm, given the number of real training images."""
+    default = default_updates(num_train_images)
+    return TrainingRecipe(
+        updates=settings.max_steps or (min(default, QUICK_UPDATES) if settings.quick else default),
+        batch_size=BATCH_SIZE[settings.optimizer],
+        optimizer=settings.optimizer,
+        horizontal_flip=settings.horizontal_flip,
+    )

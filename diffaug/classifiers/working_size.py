@@ -15,8 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from diffaug.classifiers.patch_features import patch_features
-from diffaug.data.resize import fit_to_size
-from diffaug.data.size_choice import SizeChoice, SizeScore
+from diffaug.data.resize import SizeChoice, SizeScore, fit_to_size
 from diffaug.runtime.seeding import derive_seed, numpy_generator
 
 SIDES = (32, 48, 64, 96, 128, 192, 256)  # px, short side

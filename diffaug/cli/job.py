@@ -110,8 +110,7 @@ def inspect(data: Path, study: Path | None, html: Path | None, **options: Any) -
 
     The page shows images beside what classifiers and the generator will see of them, and near-duplicates.
     """
-    from diffaug.stages.catalog import show_catalog
-    from diffaug.stages.describe_catalog import results_of
+    from diffaug.stages.catalog import results_of, show_catalog
 
     augmenter = _augmenter(study, options).attach(data)
     catalog = augmenter.inspect()
@@ -134,7 +133,7 @@ def _run_without_leaks(catalog: Catalog, command: str) -> str:
 def _write_page(html: Path | None, augmenter: DiffusionAugmenter, catalog: Catalog) -> str | None:
     """Writes the page of images; where its default place can't be written, that is only said."""
     from diffaug.evaluation.report.contact_sheet import write_contact_sheet
-    from diffaug.stages.describe_catalog import facts_of
+    from diffaug.stages.catalog import facts_of
 
     study, job = augmenter.study.path, augmenter.job
     path = html or study.with_name(f"{study.name}-inspect.html")

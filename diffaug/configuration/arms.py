@@ -37,22 +37,14 @@ QUICK_ARMS = ("real only", "balanced softmax", "pretrained features", CANDIDATE)
 
 @dataclass(frozen=True)
 class Resources:
-    """What a study has beside labeled images, each of which makes further arms possible.
+    """What a study has beside labeled images, each of which makes further arms possible."""
 
-    Attributes:
-        encoder: A pretrained encoder.
-        fine_tuning: An encoder whose weights can be trained further.
-        gpu: A GPU, on which fine-tuning is cheap.
-        unlabeled: Unlabeled images.
-        pool: Synthetic images.
-        augmentable: A network whose training images diffaug augments; the user's own training may not allow it.
-    """
-
-    encoder: bool = False
-    fine_tuning: bool = False
-    gpu: bool = False
-    unlabeled: bool = False
-    pool: bool = True
+    encoder: bool = False  # A pretrained encoder
+    fine_tuning: bool = False  # an encoder whose weights can be trained further
+    gpu: bool = False  # A GPU, on which fine-tuning is cheap
+    unlabeled: bool = False  # unlabeled images
+    pool: bool = True  # synthetic images
+    # A network whose training images diffaug augments; the user's own training may not allow it
     augmentable: bool = True
 
     def missing_for(self, arm: str) -> str:

@@ -92,7 +92,7 @@ class DiffusionSettings(Settings):
     images_seen: PositiveInt | None = None
     """Most images that training may see, instead of minutes; the pilot may choose fewer. Default: chosen from number
     and imbalance of the images."""
-    preset: Literal["tiny", "small", "medium", "large", "huge"] | None = None
+    preset: Literal["tiny", "small", "fine", "medium", "large", "huge"] | None = None
     """Size of the UNet. Default: chosen from device, time and number of images."""
     objective: Literal["edm", "ddpm"] = "edm"
     """edm: continuous noise levels. ddpm: 1000 discrete steps with learned-range variance."""

@@ -10,7 +10,7 @@ from yaml.constructor import ConstructorError
 from yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from diffaug.errors import UsageError, did_you_mean
-from diffaug.files import given
+from diffaug.files.reading import MOST_DEPTH, require_few_values, require_given_file
 
 MOST_BYTES, MOST_VALUES = 2**20, 100_000
 
@@ -50,7 +50,7 @@ def parse_value(text: str, *, where: str | os.PathLike[str]) -> Any:
     try:
         _require_shallow(text)
         content = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-        given.require_few_values(content, MOST_VALUES)
+        require_few_values(content, MOST_VALUES)
         return content
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as an integer of thousands of digits
         raise UsageError(f"not valid YAML: {error}", where=where, fix="write it as in the documentation") from error
@@ -60,7 +60,7 @@ def _require_shallow(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > given.MOST_DEPTH:
+        if depth > MOST_DEPTH:
             raise ValueError("it is nested too deeply")
 
 
@@ -81,7 +81,7 @@ def parse_mapping(text: str, *, where: Path) -> dict[str, Any]:
 
 def read_text(path: Path) -> str:
     """Reads the text of a UTF-8 file that the user named."""
-    given.require_file(path, MOST_BYTES)
+    require_given_file(path, MOST_BYTES)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -20,8 +20,7 @@ from diffaug.data.layouts.entries import ALL_SPLITS, SPLITS, Split
 from diffaug.data.leaks import Leak
 from diffaug.data.masks.reading import load_masks
 from diffaug.data.reading.pictures import Pictures
-from diffaug.data.resize import ResizeChoice, boxes_of
-from diffaug.data.size_choice import SizeChoice
+from diffaug.data.resize import ResizeChoice, SizeChoice, boxes_of
 from diffaug.data.splits import units_of
 from diffaug.decoding.intensity import IntensityRange
 from diffaug.errors import DamagedError, UsageError

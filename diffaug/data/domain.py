@@ -46,17 +46,11 @@ class Describe(Protocol):
 
 @dataclass(frozen=True)
 class DomainReport:
-    """What was found about unlabeled images.
+    """What was found about unlabeled images."""
 
-    Attributes:
-        measured_by: What the distances were taken in; empty if they were not.
-        weighed_down: Images that count less than fully.
-        foreign: Images that are set aside.
-    """
-
-    measured_by: str = ""
-    weighed_down: int = 0
-    foreign: int = 0
+    measured_by: str = ""  # what the distances were taken in; empty if they were not
+    weighed_down: int = 0  # images that count less than fully
+    foreign: int = 0  # images that are set aside
 
 
 def domain_weights(

@@ -47,15 +47,10 @@ class LabeledImages:
 
 @dataclass(frozen=True)
 class ObjectMasks:
-    """Where in some labeled images the object of their class is.
+    """Where in some labeled images the object of their class is."""
 
-    Attributes:
-        ids: Of the M images, as in `LabeledImages`.
-        pixels: bool (M, H, W), true at the object; may be memory-mapped. None is empty.
-    """
-
-    ids: tuple[str, ...]
-    pixels: NDArray[np.bool_]
+    ids: tuple[str, ...]  # of the M images, as in `LabeledImages`
+    pixels: NDArray[np.bool_]  # bool (M, H, W), true at the object; may be memory-mapped. None is empty
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,20 +66,13 @@ class ObjectMasks:
 
 @dataclass(frozen=True)
 class UnlabeledImages:
-    """Images of one size without labels.
+    """Images of one size without labels."""
 
-    Attributes:
-        pixels: uint8 (U, H, W, C), may be memory-mapped.
-        ids: Paths relative to the data folder.
-        weights: How far each looks like the labeled images, float64 (U,) in (0, 1].
-        boxes: int64 (U, 2), see `LabeledImages`.
-        groups: int64 (U,), numbered as the groups of the training images, of which each may show one; None: none does.
-    """
-
-    pixels: NDArray[np.uint8]
-    ids: tuple[str, ...]
-    weights: NDArray[np.float64]
-    boxes: NDArray[np.int64] | None = None
+    pixels: NDArray[np.uint8]  # uint8 (U, H, W, C), may be memory-mapped
+    ids: tuple[str, ...]  # paths relative to the data folder
+    weights: NDArray[np.float64]  # how far each looks like the labeled images, float64 (U,) in (0, 1]
+    boxes: NDArray[np.int64] | None = None  # int64 (U, 2), see `LabeledImages`
+    # int64 (U,), numbered as the groups of the training images, of which each may show one; None: none does
     groups: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -99,19 +87,12 @@ class UnlabeledImages:
 
 @dataclass(frozen=True)
 class SeenImages:
-    """Images that a generator is trained on or was watched with, the labeled ones first.
+    """Images that a generator is trained on or was watched with, the labeled ones first."""
 
-    Attributes:
-        pixels: uint8 (N + U, H, W, C).
-        ids: Paths relative to the data folder.
-        labels: int64 (N + U,), positions in the classes; `NO_LABEL` for unlabeled images.
-        groups: int64 (N + U,); images of one group, with equal pixels or of one picture share a number.
-    """
-
-    pixels: NDArray[np.uint8]
-    ids: tuple[str, ...]
-    labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
+    pixels: NDArray[np.uint8]  # uint8 (N + U, H, W, C)
+    ids: tuple[str, ...]  # paths relative to the data folder
+    labels: NDArray[np.int64]  # int64 (N + U,), positions in the classes; `NO_LABEL` for unlabeled images
+    groups: NDArray[np.int64]  # int64 (N + U,); images of one group, with equal pixels or of one picture share a number
 
     def __len__(self) -> int:
         return len(self.ids)

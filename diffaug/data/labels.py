@@ -27,11 +27,7 @@ class UnknownLabelError(UsageError):
 
 
 def class_of(
-    label: Any,
-    classes: Sequence[str],
-    class_to_idx: Mapping[str, int] | None = None,
-    *,
-    where: str | None = None,
+    label: Any, classes: Sequence[str], class_to_idx: Mapping[str, int] | None = None, *, where: str | None = None
 ) -> str:
     """The class, one of `classes`, that a label means.
 

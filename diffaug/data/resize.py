@@ -1,10 +1,10 @@
-"""The working shape, and how an image is brought to it."""
+"""Brings images to one size, chooses this size, and says what that does to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +23,14 @@ MAX_ASPECT = 4.0  # longer shapes are squeezed along their long side; chosen by 
 
 @dataclass(frozen=True)
 class ResizeChoice:
-    """How images are brought to the working shape.
+    """How images are brought to the working shape."""
 
-    Attributes:
-        resize: squeeze: the whole image, its axes scaled apart. pad: the same for classifiers and files, but the
-            generator sees each image in its own proportions. crop: the center.
-        squeeze_detail: Mean fraction of an image's pixels that squeezing keeps, see `detail_kept`.
-        pad_detail: The same for padding.
-        reason: Why, in one sentence.
-    """
-
+    # squeeze: the whole image, its axes scaled apart. pad: the same for classifiers and files, but the generator sees
+    # each image in its own proportions. crop: the center
     resize: Resize
-    squeeze_detail: float
-    pad_detail: float
-    reason: str
+    squeeze_detail: float  # mean fraction of an image's pixels that squeezing keeps, see `detail_kept`
+    pad_detail: float  # the same for padding
+    reason: str  # why, in one sentence
 
 
 def choose_image_size(sizes: Sizes, settings: DataSettings) -> tuple[int, int]:
@@ -130,3 +124,37 @@ def to_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
     return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)[..., None]
+
+
+@dataclass(frozen=True)
+class SizeScore:
+    """What the classifier reached at one size."""
+
+    side: int  # short side in px
+    balanced_accuracy: float  # cross-validated, in [0, 1]
+    standard_error: float  # of the balanced accuracy
+
+
+@dataclass(frozen=True)
+class SizeChoice:
+    """The working size by evidence."""
+
+    side: int | None  # short side in px, or None if nothing was measured
+    scores: tuple[SizeScore, ...]  # one per size measured, rising; empty if nothing was measured
+    images: int  # number of images that were compared
+    reason: str  # why this size, or why none was measured, in sentences
+
+
+class MeasureSize(Protocol):
+    """Finds the smallest size at which the classes can be told apart, see `classifiers.working_size`."""
+
+    def __call__(
+        self,
+        load_at: Callable[[NDArray[np.int64], int], NDArray[np.uint8]],
+        labels: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        *,
+        median_side: int,
+        seed: int,
+    ) -> SizeChoice:
+        """As `choose_working_size`."""

@@ -20,22 +20,15 @@ _COMPARED = 2**18  # values of one image
 
 @dataclass(frozen=True)
 class IntensityRange:
-    """The values that become black and white.
+    """The values that become black and white."""
 
-    Attributes:
-        low: Becomes 0, as does everything below.
-        high: Becomes 255, as does everything above.
-        reason: Where the two values come from, for a person.
-        white: The value that is white by the bit depth that `low` and `high` refer to. Values of another depth are
-            brought to it first. 0 if depths are not compared.
-        kinds: Kinds of values that the range is for.
-    """
-
-    low: float
-    high: float
-    reason: str
+    low: float  # becomes 0, as does everything below
+    high: float  # becomes 255, as does everything above
+    reason: str  # where the two values come from, for a person
+    # the value that is white by the bit depth that `low` and `high` refer to. Values of another depth are brought to
+    # it first. 0 if depths are not compared
     white: int = 0
-    kinds: tuple[SampleKind, ...] = field(default=KINDS)
+    kinds: tuple[SampleKind, ...] = field(default=KINDS)  # kinds of values that the range is for
 
     def to_8_bit(self, values: Values) -> Pixels:
         """Maps values of any shape linearly to 0 to 255, rounded."""

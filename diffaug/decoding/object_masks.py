@@ -13,8 +13,7 @@ from diffaug.decoding.formats.deep import is_deep
 from diffaug.decoding.formats.orientation import orientation_of, turn, upright
 from diffaug.decoding.formats.pillow_files import bands_of, open_page
 from diffaug.decoding.formats.reduced import opened, read_band
-from diffaug.decoding.limits import open_regular, require_size
-from diffaug.decoding.memory import shared
+from diffaug.decoding.limits import open_regular, require_size, shared
 from diffaug.decoding.reading import read_samples
 from diffaug.decoding.result import Pixels, RejectedError, Samples, strips
 

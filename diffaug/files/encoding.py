@@ -35,11 +35,7 @@ def _color_png_16(pixels: np.ndarray[Any, Any]) -> bytes:
     """A PNG of uint16 pixels (H, W, 3), which Pillow does not write."""
     height, width, _ = pixels.shape
     rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
-    chunks = [
-        b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
-        b"IDAT" + zlib.compress(rows),
-        b"IEND",
-    ]
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0), b"IDAT" + zlib.compress(rows), b"IEND"]
     parts = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 

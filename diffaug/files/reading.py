@@ -1,4 +1,4 @@
-"""Reads files that diffaug wrote: what is missing, no regular file or not as written is a DamagedError."""
+"""Reads files that diffaug wrote, whose damage is a DamagedError; and what is required of files that the user names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 import json
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffaug.errors import DamagedError
+from diffaug.errors import DamagedError, UsageError
 from diffaug.files.encoding import sha256_bytes
 from diffaug.files.naming import naming_its_file
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+
 REPAIR_HINT = "restore it from a copy, or repeat the command that made it with --overwrite"
 MOST_JSON_BYTES = 2**29
 LARGEST_INTEGER = 2**64
 SHA256_BYTES = 32
+
+MOST_TABLE_BYTES, MOST_DEPTH = 2**31, 50
 
 
 def is_regular(path: str | Path) -> bool:
@@ -148,3 +151,38 @@ def _integer(digits: str) -> int:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+def require_given_file(path: Path, most_bytes: int = MOST_TABLE_BYTES) -> None:
+    """Raises UsageError unless there is a regular file of at most so many bytes.
+
+    A pipe or a device may have no end, and a file of another kind may be opened by mistake.
+    """
+    if not is_regular(path):
+        kind = "there is no such file"
+        if path.exists():
+            kind = "this is a folder, not a file" if path.is_dir() else "this is a device or a pipe, not a file"
+        raise UsageError(kind, where=path, fix="give the path of a file")
+    size = path.stat().st_size
+    if size > most_bytes:
+        what = f"the file has {size:,} bytes, and at most {most_bytes:,} are read"
+        raise UsageError(what, where=path, fix="give the file that was meant, or split it")
+
+
+def require_few_values(content: Any, most: int) -> None:
+    """Raises ValueError if nested lists and dictionaries hold more values, each counted as often as it is shown.
+
+    Also raised where they are nested more than 50 deep, as one that holds itself is.
+    """
+    left, waiting = most, [iter([content])]
+    while waiting:
+        value = next(waiting[-1], waiting)
+        if value is waiting:
+            waiting.pop()
+            continue
+        left -= 1
+        if left < 0 or len(waiting) > MOST_DEPTH:
+            raise ValueError(f"it holds more than {most:,} values" if left < 0 else "it is nested too deeply")
+        if isinstance(value, dict | list):
+            children: Iterable[Any] = value.values() if isinstance(value, dict) else value
+            waiting.append(iter(children))

@@ -164,11 +164,8 @@ def committed_metadata(
 ) -> dict[str, Any] | None:
     """The metadata of a finished directory whose files are as they were written, or None if it is not finished.
 
-    Args:
-        directory: The directory.
-        verify: Whether to hash also files that were hashed before and did not change since, as far as the file system
-            tells.
-        unhashed: Beginnings of paths of files whose readers check the hash themselves; only their sizes are compared.
+    With `verify` files are hashed also if they were before and did not change since, as far as the file system tells.
+    Of files whose paths begin as `unhashed` says, readers check the hash themselves, and only the size is compared.
 
     Raises:
         DamagedError: The record or a file was changed, or a file is missing.

@@ -49,11 +49,8 @@ def require_unchanged(
 ) -> None:
     """Raises DamagedError if a file is missing, has another size, or another hash.
 
-    Args:
-        directory: Where the files are.
-        files: Their records by relative path.
-        hash_all: Whether those that were hashed before are hashed again.
-        unhashed: Beginnings of paths of files whose readers check the hash themselves.
+    With `hash_all` files are hashed also if they were before. `unhashed` are beginnings of paths of files whose readers
+    check the hash themselves.
     """
     began, stamps = time.monotonic_ns(), {}
     for name, recorded in files.items():

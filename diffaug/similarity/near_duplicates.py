@@ -27,9 +27,8 @@ Progress = Callable[[int, int], None]
 def near_duplicates(pictures: Pictures, progress: Progress | None = None) -> NDArray[np.int64]:
     """For each image the position of the first one that shows the same, which may be itself, int64 (N,).
 
-    Args:
-        pictures: Whole upright images, uint8 (h, w, C), of any shapes. Best not reduced below 128 px, nor much larger.
-        progress: Called with the number of images that are done, and of all.
+    Pictures are whole upright images, uint8 (h, w, C), of any shapes, best not reduced below 128 px, nor much larger.
+    `progress` is called with the number of images that are done, and of all.
     """
     pairs = matching_pairs(pictures, progress)
     graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(pictures), len(pictures)))

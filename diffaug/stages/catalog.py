@@ -1,8 +1,14 @@
-"""The catalog of a study: read once, and again only if the data folder changed."""
+"""The catalog of a study: read once, again only if the data folder changed, and described."""
+
+from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from diffaug.classifiers.encoders.domain import describe_by
 from diffaug.classifiers.working_size import choose_working_size
@@ -11,11 +17,11 @@ from diffaug.data.building.build import build_catalog
 from diffaug.data.building.changes import describe_changes
 from diffaug.data.catalog import Catalog
 from diffaug.data.domain import Describe, Shown
-from diffaug.data.size_choice import SizeChoice
+from diffaug.data.layouts.entries import ALL_SPLITS
+from diffaug.data.resize import SizeChoice
 from diffaug.errors import DamagedError, Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import require_same_settings
-from diffaug.stages.describe_catalog import facts_of
 from diffaug.stages.job import Job
 
 MAX_LISTED_PROBLEMS = 8
@@ -128,3 +134,94 @@ def _describe(job: Job, labeled: Shown) -> Describe | None:
 def _is_trained(job: Job) -> bool:
     """Whether there is a generator of these images, a pilot, or the beginning of either."""
     return job.study.has_training
+
+
+def facts_of(catalog: Catalog) -> list[str]:
+    """Sentences on sizes, depth, groups, unlabeled images and masks."""
+    return [
+        _sizes(catalog),
+        *([catalog.intensity.describe()] if catalog.intensity else []),
+        *_groups(catalog),
+        *_unlabeled(catalog),
+        *_count("images with a mask, which is kept beside them", int((catalog.usable["mask"] != "").sum())),
+    ]
+
+
+def results_of(catalog: Catalog) -> dict[str, Any]:
+    """Everything that `inspect` found."""
+    counts, table = catalog.counts(), catalog.table
+    unusable = table.loc[table["status"] != "ok", ["path", "status", "note"]].astype(str)
+    return {
+        "reading": catalog.reading,
+        "counts": {str(split): {str(name): int(n) for name, n in counts[split].items()} for split in counts},
+        "images_by_split": {split: len(catalog.rows(split)) for split in ALL_SPLITS},
+        "image_size": list(catalog.image_size),
+        "size": catalog.size and asdict(catalog.size),
+        "resize": asdict(catalog.resize),
+        "channels": catalog.channels,
+        "intensity": catalog.intensity and asdict(catalog.intensity),
+        "groups": int(_grouped(catalog).nunique()),
+        "proposed_groups": catalog.proposal and asdict(catalog.proposal),
+        "pictures_shown_again": int(_shown(catalog).duplicated().sum()),
+        "leaks": [asdict(leak) for leak in catalog.leaks],
+        "unlabeled": {
+            "used": len(catalog.rows("unlabeled")),
+            "left_out": catalog.usable["left_out"][catalog.usable["left_out"] != ""].value_counts().to_dict(),
+            **asdict(catalog.domain),
+        },
+        "masks": int((catalog.usable["mask"] != "").sum()),
+        "statuses": table["status"].astype(str).value_counts().to_dict(),
+        "problems": catalog.problems,
+        "unusable": unusable.to_dict("records"),
+    }
+
+
+def _sizes(catalog: Catalog) -> str:
+    height, width = catalog.image_size
+    heights, widths = catalog.usable["height"], catalog.usable["width"]
+    smallest, largest = (f"{of(widths)} x {of(heights)}" for of in (min, max))
+    found = smallest if smallest == largest else f"{smallest} to {largest}"
+    shape = "" if (heights == height).all() and (widths == width).all() else f" of {found} px; {catalog.resize.reason}"
+    why = f"; {catalog.size.reason}" if catalog.size else ""
+    return f"working size {width} x {height} px, {'RGB' if catalog.channels == 3 else 'gray'}, for images{shape}{why}"
+
+
+def _groups(catalog: Catalog) -> list[str]:
+    grouped, proposal, alike = _grouped(catalog), catalog.proposal, _shown(catalog)
+    sentences = []
+    if len(grouped):
+        cut = int((catalog.usable["split"].groupby(grouped).nunique() > 1).sum())
+        where = f"{cut:,} of them in more than one split" if cut else "each on one side of the split"
+        sentences.append(f"{grouped.nunique():,} groups of {len(grouped):,} images, {where}")
+    if len(alike):
+        sentences.append(f"{alike.nunique():,} sets of near-duplicates, {len(alike):,} images in all")
+    if proposal:
+        more = ", which near-duplicates confirm" if proposal.confirmed else ""
+        option = f"--group-by {shlex.quote(proposal.pattern)}"
+        sentences.append(f"{proposal.evidence}{more}; to keep groups together: {option}")
+    return sentences
+
+
+def _unlabeled(catalog: Catalog) -> list[str]:
+    """How many unlabeled images are used, and how much of the other ones they look like."""
+    number, found = len(catalog.rows("unlabeled")), catalog.domain
+    if not number and not found.foreign:
+        return []
+    told = ""
+    if found.measured_by:
+        lighter = f", {found.weighed_down:,} of them count less because they look less like the labeled ones"
+        told = f"{lighter if found.weighed_down else ''}; {found.foreign:,} foreign ones are left out"
+        told += f" (measured by {found.measured_by})"
+    return [f"{number:,} unlabeled images are used{told}"]
+
+
+def _grouped(catalog: Catalog) -> pd.Series[str]:
+    return catalog.usable["group"][catalog.usable["group"] != ""]
+
+
+def _shown(catalog: Catalog) -> pd.Series[str]:
+    return catalog.usable["picture"][catalog.usable["picture"] != ""]
+
+
+def _count(what: str, number: int) -> list[str]:
+    return [f"{number:,} {what}"] if number else []

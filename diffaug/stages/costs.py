@@ -1,4 +1,6 @@
-"""Estimates what the stages after the training will take, from a few steps of each kind."""
+"""Estimates what the stages after the training will take, from a few steps of each kind, and what each route costs."""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -6,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
 from diffaug.classifiers.encoders import by_name as encoders
 from diffaug.classifiers.fit import NetworkClassifier
+from diffaug.classifiers.library import classifier_by_name, recipe_from_settings
 from diffaug.classifiers.networks import small_cnn
 from diffaug.classifiers.training_set import TrainingRecipe, TrainingSet, default_updates
 from diffaug.configuration.arms import Resources
@@ -16,18 +18,21 @@ from diffaug.configuration.sampling import Sampling
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.splits import FOLDS
-from diffaug.diffusion.planning.costs import Costs, Seconds
+from diffaug.diffusion.planning.costs import Costs, RouteOption, Seconds
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.sampling.drawing import Drawing
+from diffaug.errors import DiffaugError
 from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.choosing.choose import count_trainings
+from diffaug.runtime.console import duration
 from diffaug.runtime.parallel import MAX_WORKERS, one_thread_each
 from diffaug.stages.evaluating.experiment import wants_pilot
-from diffaug.stages.fitting.plan import plan_training
-from diffaug.stages.fitting.routes.by_name import route_by_name
+from diffaug.stages.fitting.plan import plan_of_route, plan_training
+from diffaug.stages.fitting.routes.by_name import all_routes, route_by_name
+from diffaug.stages.fitting.routes.route import Route
 from diffaug.stages.generating.backgrounds import background_class
 from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job
-from diffaug.stages.route_options import compare_routes, show_routes
 from diffaug.synthesis.pool.making import RESAMPLINGS
 from diffaug.synthesis.pool.origins import TRANSPLANT, Material, origin_fractions
 
@@ -36,6 +41,8 @@ FEWEST_ATTEMPTS, MOST_ATTEMPTS = 1.0, 2.0
 LEAST_SHARE, LARGEST_SHARE = 0.6, 1.6
 """By how much an evaluation differs from its estimate. Set by hand: arms and classifiers cost unlike amounts."""
 ENOUGH_SECONDS = 0.5
+
+COLUMNS = ("route", "trained at", "at most", "memory", "what to expect, or why it is not possible")
 
 
 def plan_job(job: Job, catalog: Catalog, *, renew: bool) -> Plan:
@@ -59,7 +66,9 @@ def estimate_costs(job: Job, catalog: Catalog, plan: Plan) -> Costs:
     )  # a pilot may end early and choose a short length
     sampling = _passes(job, catalog) * _seconds_per_sample(job, plan, images)
     filters = FOLDS * (job.config.advanced.filter_max_steps or default_updates(len(images)))
-    filtering = filters * _seconds_per_step(NetworkClassifier(small_cnn, "small-cnn"), _small_recipe(), job, images)
+    filtering = filters * _seconds_per_step(
+        NetworkClassifier(small_cnn, "small-cnn"), TrainingRecipe(updates=1), job, images
+    )
     generating = Seconds(FEWEST_ATTEMPTS * sampling + filtering / _workers(job), MOST_ATTEMPTS * sampling + filtering)
     arms, has_encoder = _compared_arms(job, catalog), encoders.has_encoder(job.config.encoder)
     has_pilot = plan.pilot is not None and wants_pilot(job.config, arms, has_encoder=has_encoder)
@@ -115,10 +124,6 @@ def _workers(job: Job) -> int:
     return job.config.evaluation.workers or min(MAX_WORKERS, cpu_count())
 
 
-def _small_recipe() -> TrainingRecipe:
-    return TrainingRecipe(updates=1)
-
-
 def _seconds_per_sample(job: Job, plan: Plan, images: LabeledImages) -> float:
     """Of an untrained network, which takes as long as a trained one."""
     settings, size = job.config.synthesis, job.config.advanced.chunk_size
@@ -127,7 +132,7 @@ def _seconds_per_sample(job: Job, plan: Plan, images: LabeledImages) -> float:
     sampling = Sampling(solver=settings.solver, num_inference_steps=settings.num_inference_steps, guidance_scale=scale)
 
     def sample(count: int) -> None:
-        generator.draw_samples(images.classes[0], range(count), sampling, job.config.seed)
+        generator.draw(Drawing(0, range(count), sampling, job.config.seed))
 
     few = max(1, size // 8)
     sample(few)  # warms up
@@ -156,3 +161,43 @@ def _timed(work: Callable[[], None]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def compare_routes(job: Job, catalog: Catalog, plan: Plan) -> tuple[RouteOption, ...]:
+    """What each route would cost; the chosen one by its plan, others by one of their own, at the speed measured now."""
+    return tuple(_option(route, job, catalog, plan) for route in all_routes().values())
+
+
+def show_routes(job: Job, plan: Plan) -> None:
+    """Prints the options of a plan as a table."""
+    rows = []
+    for option in plan.options:
+        size = "" if option.trained_size is None else "{1} x {0} {2}".format(*option.trained_size, option.trained_unit)
+        rows.append(
+            [
+                f"{option.name} (chosen)" if option.name == plan.route else option.name,
+                size,
+                duration(option.seconds) if option.seconds else "",
+                f"{option.memory / 2**30:.1f} GB" if option.memory else "",
+                option.obstacle or option.expectation,
+            ]
+        )
+    job.narrator.table("Routes", list(COLUMNS), rows)
+
+
+def _option(route: Route, job: Job, catalog: Catalog, chosen: Plan) -> RouteOption:
+    if obstacle := route.possible(job, catalog.images("train")):
+        return RouteOption(route.name, obstacle)
+    try:
+        plan = chosen
+        if route.name != chosen.route:
+            job.narrator.say(f"looking at the route {route.name} ...")
+            plan = plan_of_route(route, job, catalog, measure=True)
+        memory, expectation = route.bytes_needed(plan), route.expectation(plan)
+    except DiffaugError as error:
+        return RouteOption(route.name, str(error))
+    longest = plan.expected_seconds
+    if longest is not None and plan.seconds is not None:
+        longest = min(longest, plan.seconds)
+    size = plan.unet.image_size if plan.unet else plan.image_size
+    return RouteOption(route.name, "", size, plan.unit, longest, memory, expectation)

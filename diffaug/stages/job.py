@@ -1,5 +1,7 @@
 """What every stage of one job shares: the study, the settings, the narrator, the journal."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,37 +15,33 @@ from diffaug._version import __version__
 from diffaug.configuration.base import Settings
 from diffaug.configuration.settings import Config
 from diffaug.configuration.sources import Resolved, resolve, to_yaml
-from diffaug.errors import Interrupted, UsageError
+from diffaug.configuration.yaml_files import parse_mapping
+from diffaug.errors import DamagedError, Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.files.stage_records import StageState, stage_settings
 from diffaug.runtime.console import Narrator
 from diffaug.runtime.distributed import current
-from diffaug.stages.saved_settings import save_settings, saved_settings
 from diffaug.study import Study
 from diffaug.tracking.journal import Journal
 from diffaug.tracking.sender import Sender
 
 STUDY_RUN, FIT_RUN, GENERATE_RUN = "study", "fit", "generate"
 
+MARK = "# sha256: "
+
 
 @dataclass(frozen=True)
 class Job:
-    """One command at work on one study.
-
-    Attributes:
-        command: What resumes the job after an interruption.
-        overwrite: Whether a stage made with other settings may be replaced.
-        lasting: The settings to save in the study, if those of the job hold for one call only.
-    """
+    """One command at work on one study."""
 
     study: Study
     resolved: Resolved
     narrator: Narrator
     journal: Journal
     sender: Sender
-    command: str
-    overwrite: bool = False
-    lasting: Config | None = None
+    command: str  # what resumes the job after an interruption
+    overwrite: bool = False  # whether a stage made with other settings may be replaced
+    lasting: Config | None = None  # the settings to save in the study, if those of the job hold for one call only
 
     @property
     def config(self) -> Config:
@@ -154,3 +152,39 @@ def _settings_of(study: Study, *, overwrite: bool) -> dict[str, Any]:
             if key in known[place]:
                 settings[place] = {**(settings.get(place) or {}), key: begun[key]}
     return settings
+
+
+def save_settings(file: Path, text: str) -> bool:
+    """Writes the settings, in place of whatever is there; False if they are there already."""
+    content = f"{text}{MARK}{storage.sha256_bytes(text.encode())}\n"
+    if storage.is_regular(file) and file.read_bytes() == content.encode():
+        return False
+    if file.is_dir():
+        storage.discard_directory(file)
+    storage.write_text(file, content)
+    return True
+
+
+def saved_settings(file: Path, *, required: bool, overwrite: bool = False) -> dict[str, Any]:
+    """The settings that were saved; none if there is no file and none is required, or with `overwrite` if damaged."""
+    if not (required or file.exists()):
+        return {}
+    try:
+        return parse_mapping(settings_text(file), where=file)
+    except DamagedError:
+        if overwrite:
+            return {}
+        raise
+
+
+def settings_text(file: Path) -> str:
+    """The YAML that was saved.
+
+    Raises:
+        DamagedError: It is gone, or was changed.
+    """
+    text, mark, sha256 = storage.read_bytes(file).decode(errors="replace").rpartition(MARK)
+    if not mark or storage.sha256_bytes(text.encode()) != sha256.strip():
+        what = "the settings of the study were changed since diffaug wrote them; others are given as flags"
+        raise DamagedError(what, where=file, fix=storage.REPAIR_HINT)
+    return text

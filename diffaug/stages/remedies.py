@@ -1,4 +1,4 @@
-"""What to do about a damaged part of a study: the command that makes it anew; and the repair of its record."""
+"""What to do about a damaged part of a study, and what a stage takes back if it refuses its settings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diffaug.data.catalog import ABOUT
-from diffaug.errors import DamagedError, DiffaugError, UsageError
+from diffaug.errors import DamagedError, DataError, DiffaugError, MissingExtraError, UsageError
 from diffaug.files import storage
 from diffaug.files.naming import naming
 from diffaug.files.records import write_signed_record
+from diffaug.files.stage_records import BEGUN
+from diffaug.runtime.distributed import current
 from diffaug.study import PILOT, RECORD, STUDY_RECORD, Study, StudyRecord
 
 MADE_BY = {
@@ -27,6 +29,8 @@ MADE_BY = {
 """The command that makes each part; `evaluate` makes all others."""
 LOOSE = ("chunks", "journal.jsonl", "features")
 """What a command does without, and makes anew."""
+
+REFUSALS = (UsageError, DataError, MissingExtraError)
 
 
 @contextmanager
@@ -92,3 +96,37 @@ def repair_record(path: Path, data: Path | None = None, class_to_idx: Mapping[st
         storage.discard_directory(path / RECORD)
         record = StudyRecord(data.resolve(), class_to_idx=None if class_to_idx is None else dict(class_to_idx))
         write_signed_record(path / RECORD, STUDY_RECORD, record)
+
+
+@contextmanager
+def taking_back(study: Study) -> Iterator[None]:
+    """Restores the saved settings, and what each stage was begun with, if the block raises a refusal.
+
+    What was kept meanwhile stays: a checkpoint, chunks, trials. The caller holds a lock.
+    """
+    pilot = Study(study.path / PILOT)
+    begun = [folder / BEGUN for folder in (study.generator, pilot.generator, study.pool, study.evaluation)]
+    before = {file: _content(file) for file in (study.config_file, *begun)}
+    try:
+        yield
+    except REFUSALS:
+        if current().is_main:
+            with study.in_turn(optional=True):
+                for file, content in before.items():
+                    if _content(file) != content:
+                        _take_back(study, file, content)
+        raise
+
+
+def _take_back(study: Study, file: Path, content: bytes | None) -> None:
+    if file.parent in (study.path, study.evaluation):  # the trials of an evaluation hold with any settings
+        if content is None:
+            file.unlink()
+        else:
+            storage.write_bytes(file, content)
+    elif not (file.with_name(storage.DONE).exists() or any(file.parent.glob("**/checkpoints/*"))):
+        storage.discard_directory(file.parent)
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None

@@ -20,8 +20,7 @@ from diffaug.stages.arguments import Strategy, synthesis_flags
 from diffaug.stages.catalog import prepare_catalog
 from diffaug.stages.generating.request import with_class_names
 from diffaug.stages.job import Job
-from diffaug.stages.refusals import taking_back
-from diffaug.stages.remedies import telling_remedies
+from diffaug.stages.remedies import taking_back, telling_remedies
 from diffaug.study import Study
 
 READ_ONLY = (EACCES, EPERM, EROFS)
@@ -29,17 +28,12 @@ READ_ONLY = (EACCES, EPERM, EROFS)
 
 @dataclass
 class Session:
-    """A study in use.
-
-    Attributes:
-        open_job: `stages.job.open_job`, with the arguments that stay the same.
-        trackers: Where the last stage was logged, in sentences.
-    """
+    """A study in use."""
 
     narrator: Narrator
     flags: Mapping[str, Any]
-    open_job: Callable[..., Job]
-    trackers: list[str] = field(default_factory=list)
+    open_job: Callable[..., Job]  # `stages.job.open_job`, with the arguments that stay the same
+    trackers: list[str] = field(default_factory=list)  # where the last stage was logged, in sentences
     _job: Job | None = None
     _catalog: Catalog | None = None
     _generator: Generator | None = None

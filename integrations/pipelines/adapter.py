@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from diffaug.diffusion.network.weights import read_weights, write_weights
 from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.integrations.pipelines.families import family_of
@@ -66,15 +66,14 @@ class Adapter:
         """Writes it; diffusers reads the LoRA file with `load_lora_weights`."""
         for file, tensors in ((LORA, self._exported()), (LEARNED, self.learned)):
             if tensors:
-                content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-                storage.write_bytes(folder / file, save(content))
+                write_weights(folder / file, tensors)
 
     def read(self, folder: Path) -> None:
         """Fills it with what `write` wrote; a DamagedError if that is of another shape."""
         named = self._exported() if self.lora else {}
         for file, own in ((LORA, named), (LEARNED, self.learned)):
             if own:
-                fill(own, load_file(folder / file), folder / file)
+                fill(own, read_weights(folder / file), folder / file)
 
     def _exported(self) -> Mapping[str, nn.Parameter]:
         """The LoRA parameters under the names that diffusers gives them."""

@@ -42,12 +42,19 @@ class Family(ABC):
         """Encodes prompts; the empty one stands for no prompt. Gradients flow unless they are switched off."""
 
     @abstractmethod
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """What its network takes by name, for latents x (N, C, H, W) of its own scale and times (N,)."""
+
+    def latents(self, output: Tensor, x: Tensor) -> Tensor:
+        """What the network gives out, in the shape of x; some also predict a variance, which is not used."""
+        return output[:, : x.shape[1]]
+
     def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """The network's output (N, C, H, W) for latents of its own scale and times (N,)."""
+        """The network's output (N, C, H, W); for the arguments see `inputs`."""
+        return self.latents(loaded.network(**self.inputs(loaded, x, times, condition), return_dict=False)[0], x)
 
     def levels(self, loaded: LoadedPipeline, size: tuple[int, int]) -> Levels:
         """The noise levels for latents of this height and width."""
-        del size
         return VariancePreserving.of(loaded.pipe.scheduler)
 
     def native_side(self, loaded: LoadedPipeline) -> int:
@@ -62,12 +69,10 @@ class Family(ABC):
 
     def is_distilled(self, loaded: LoadedPipeline) -> bool:
         """Whether the network takes the guidance scale as an input, so that one pass does."""
-        del loaded
         return False
 
     def is_guided(self, loaded: LoadedPipeline) -> bool:
         """Whether it was trained such that guidance makes sense."""
-        del loaded
         return True
 
 
@@ -79,10 +84,9 @@ class StableDiffusion(Family):
         embeds, _ = loaded.pipe.encode_prompt(list(prompts), loaded.device, 1, do_classifier_free_guidance=False)
         return {"text": embeds}
 
-    def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See `Family.predict`."""
-        output: Tensor = loaded.network(x, times, encoder_hidden_states=condition["text"], return_dict=False)[0]
-        return output
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """See `Family.inputs`."""
+        return {"sample": x, "timestep": times, "encoder_hidden_states": condition["text"]}
 
 
 class StableDiffusionXL(Family):
@@ -98,15 +102,13 @@ class StableDiffusionXL(Family):
             embeds, pooled = embeds * said[:, None, None], pooled * said[:, None]
         return {"text": embeds, "pooled": pooled}
 
-    def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See `Family.predict`."""
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """See `Family.inputs`."""
         height, width = (vae_factor(loaded) * side for side in x.shape[2:])
         sizes = x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), -1)  # whole, uncropped
         added = {"text_embeds": condition["pooled"], "time_ids": sizes}
-        output: Tensor = loaded.network(
-            x, times, encoder_hidden_states=condition["text"], added_cond_kwargs=added, return_dict=False
-        )[0]
-        return output
+        text = condition["text"]
+        return {"sample": x, "timestep": times, "encoder_hidden_states": text, "added_cond_kwargs": added}
 
 
 class StableDiffusion3(Family):
@@ -122,16 +124,10 @@ class StableDiffusion3(Family):
         )
         return {"text": embeds, "pooled": pooled}
 
-    def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See `Family.predict`."""
-        output: Tensor = loaded.network(
-            hidden_states=x,
-            timestep=times,
-            encoder_hidden_states=condition["text"],
-            pooled_projections=condition["pooled"],
-            return_dict=False,
-        )[0]
-        return output
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """See `Family.inputs`."""
+        text, pooled = condition["text"], condition["pooled"]
+        return {"hidden_states": x, "timestep": times, "encoder_hidden_states": text, "pooled_projections": pooled}
 
     def levels(self, loaded: LoadedPipeline, size: tuple[int, int]) -> Levels:
         """See `Family.levels`."""
@@ -151,21 +147,24 @@ class Flux(Family):
         )
         return {"text": embeds, "pooled": pooled}
 
-    def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See `Family.predict`."""
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """See `Family.inputs`."""
         count, channels, height, width = x.shape
         text = condition["text"]
         packed = x.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        output: Tensor = loaded.network(
-            hidden_states=packed.reshape(count, height * width // 4, channels * 4),
-            timestep=times / 1000,
-            guidance=condition["guidance"] if self.is_distilled(loaded) else None,
-            pooled_projections=condition["pooled"],
-            encoder_hidden_states=text,
-            txt_ids=text.new_zeros(text.shape[1], 3),
-            img_ids=_places(height // 2, width // 2).to(x),
-            return_dict=False,
-        )[0]
+        return {
+            "hidden_states": packed.reshape(count, height * width // 4, channels * 4),
+            "timestep": times / 1000,
+            "guidance": condition["guidance"] if self.is_distilled(loaded) else None,
+            "pooled_projections": condition["pooled"],
+            "encoder_hidden_states": text,
+            "txt_ids": text.new_zeros(text.shape[1], 3),
+            "img_ids": _places(height // 2, width // 2).to(x),
+        }
+
+    def latents(self, output: Tensor, x: Tensor) -> Tensor:
+        """See `Family.latents`."""
+        count, channels, height, width = x.shape
         patches = output.reshape(count, height // 2, width // 2, channels, 2, 2).permute(0, 3, 1, 4, 2, 5)
         return patches.reshape(count, channels, height, width)
 
@@ -175,7 +174,6 @@ class Flux(Family):
 
     def native_side(self, loaded: LoadedPipeline) -> int:
         """See `Family.native_side`."""
-        del loaded
         return LARGE
 
     def multiple(self, loaded: LoadedPipeline) -> int:
@@ -201,22 +199,16 @@ class PixArt(Family):
         )
         return {"text": embeds, "mask": mask}
 
-    def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See `Family.predict`."""
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """See `Family.inputs`."""
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if loaded.network.use_additional_conditions:
             height, width = (vae_factor(loaded) * side for side in x.shape[2:])
             added["resolution"] = x.new_tensor([height, width]).expand(len(x), -1)
             added["aspect_ratio"] = x.new_tensor([height / width]).expand(len(x), -1)
-        output: Tensor = loaded.network(
-            x,
-            encoder_hidden_states=condition["text"],
-            encoder_attention_mask=condition["mask"],
-            timestep=times,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-        return output[:, : x.shape[1]]
+        text, mask = condition["text"], condition["mask"]
+        prompt = {"encoder_hidden_states": text, "encoder_attention_mask": mask, "added_cond_kwargs": added}
+        return {"hidden_states": x, "timestep": times, **prompt}
 
 
 class DiT(Family):
@@ -233,10 +225,9 @@ class DiT(Family):
             raise UsageError(f"the pipeline has no class '{unknown[0]}'", fix=f"classes: {', '.join(rows)}")
         return {"rows": torch.tensor([rows[prompt] for prompt in prompts], device=loaded.device)}
 
-    def predict(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """See `Family.predict`."""
-        output: Tensor = loaded.network(x, timestep=times, class_labels=condition["rows"], return_dict=False)[0]
-        return output[:, : x.shape[1]]
+    def inputs(self, loaded: LoadedPipeline, x: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        """See `Family.inputs`."""
+        return {"hidden_states": x, "timestep": times, "class_labels": condition["rows"]}
 
 
 BY_NAME: dict[str, Family] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -14,15 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffaug.configuration.sampling import Sampling
+from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.denoising_errors import denoising_errors
 from diffaug.diffusion.generator.files import GeneratorRecord
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.usual import Usual
 from diffaug.diffusion.process.normalization import Decoded
-from diffaug.diffusion.sampling.class_noise import ClassNoise
-from diffaug.diffusion.sampling.editing import keep_known, require_images, require_strength, resampled
+from diffaug.diffusion.sampling.drawing import Drawing, solve
 from diffaug.diffusion.sampling.guidance import DenoiseFunction, classifier_free, conditional
-from diffaug.diffusion.sampling.samplers import run_solver
 from diffaug.errors import UsageError
 from diffaug.integrations.pipelines.adapter import Adapter
 from diffaug.integrations.pipelines.base import require_same_base
@@ -74,18 +72,20 @@ class PipelineGenerator(Generator):
         adapter = Adapter.install(loaded, record.classes, rank=about.rank, tokens=about.prompts.use_tokens)
         adapter.read(folder / ADAPTER)
         return cls(
-            classes=record.classes,
+            **cls._shared(folder, record),
             weights_sha256=about.fingerprint(folder),
-            folder=folder,
-            dataset_class_to_idx=record.dataset_class_to_idx,
-            intensity=record.intensity,
-            copied_classes=record.copied_classes,
             loaded=loaded,
             prompts=about.prompts,
             frame=about.frame,
             encoder=Encoder(loaded),
             only_varies=not about.is_trained,
         )
+
+    @classmethod
+    def of(cls, loaded: LoadedPipeline, prompts: Prompts, frame: Frame, *, only_varies: bool = False) -> Self:
+        """A generator that is not on disk; the classes are those of the prompts."""
+        own = {"prompts": prompts, "frame": frame, "encoder": Encoder(loaded), "only_varies": only_varies}
+        return cls(classes=tuple(prompts.by_class), weights_sha256="", loaded=loaded, **own)
 
     @property
     def usual(self) -> Usual:
@@ -113,73 +113,33 @@ class PipelineGenerator(Generator):
         return device
 
     @repeatable_kernels()
-    def draw_samples(self, label: str | int, indices: Sequence[int], sampling: Sampling, seed: int) -> Decoded:
-        """See `Generator.draw_samples`."""
-        sigmas = self._levels.path(sampling.num_inference_steps, 1.0)
-        parts = []
-        for noise, _ in self._batches("sample", seed, label, indices):
-            parts.append(self._decoded(run_solver(sampling, self._denoise(noise, sampling), noise, sigmas)))
-        return _joined(parts)
+    def draw(self, drawing: Drawing) -> Decoded:
+        """See `Generator.draw`. A call always splits its images alike.
 
-    @repeatable_kernels()
-    def draw_variations(
-        self,
-        images: NDArray[np.uint8],
-        label: str | int,
-        indices: Sequence[int],
-        *,
-        strength: float,
-        sampling: Sampling,
-        seed: int,
-        boxes: NDArray[np.int64] | None = None,
-    ) -> Decoded:
-        """See `Generator.draw_variations`. The strength is the fraction of the pipeline's own time, as in diffusers."""
-        images = require_images(images, (len(indices), *self.image_size, self.channels))
-        require_strength(strength)
-        sigmas = self._levels.path(max(1, round(strength * sampling.num_inference_steps)), strength)
-        parts = []
-        for noise, chosen in self._batches("variation", seed, label, indices):
-            known = self._latents(images[chosen]) if strength < 1 else None
-            parts.append(self._decoded(run_solver(sampling, self._denoise(noise, sampling), noise, sigmas, known)))
-        return _joined(parts)
+        The strength is the fraction of the pipeline's own time, as in diffusers. What latents show of a masked pixel is
+        made anew.
+        """
+        parts = (self._drawn(part) for _, part in drawing.parts(self.frame.at_once))
+        return Decoded.joined(parts, (*self.image_size, self.channels))
 
-    @repeatable_kernels()
-    def draw_inpainted(
-        self,
-        images: NDArray[np.uint8],
-        masks: NDArray[np.bool_],
-        label: str | int,
-        indices: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        resamplings: int,
-    ) -> Decoded:
-        """See `Generator.draw_inpainted`. What latents show of a masked pixel is made anew."""
-        sigmas = resampled(self._levels.path(sampling.num_inference_steps, 1.0), resamplings)
-        parts = []
-        for noise, chosen in self._batches("inpaint", seed, label, indices):
-            known = self._latents(images[chosen])
-            replaced = self.frame.latent_masks(masks[chosen], self.loaded).to(self.device)
-            denoise = keep_known(self._denoise(noise, sampling), known, replaced)
-            parts.append(self._decoded(run_solver(sampling, denoise, noise, sigmas, known)))
-        return _joined(parts)
+    def _drawn(self, drawing: Drawing) -> Decoded:
+        noise = drawing.noise(self.frame.latent_shape(self.loaded), self.device)
+        known = None if drawing.images is None else self._latents(drawing.images)
+        masks = drawing.masks
+        covered = None if masks is None else self.frame.latent_masks(masks, self.loaded).to(self.device)
+        denoise = self._denoise(drawing)
+        latents = solve(drawing, self._levels.path, denoise, noise, known=known, masks=covered)
+        decoded: Decoded = self.frame.reduced(decode_latents(self.loaded, latents))
+        return decoded
 
     @torch.no_grad()
-    def denoising_errors(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        *,
-        seed: int,
-        boxes: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.float64]:
+    def denoising_errors(self, images: LabeledImages, *, seed: int) -> NDArray[np.float64]:
         """See `Generator.denoising_errors`; each class with the first of its prompts."""
         condition = self.encoder([self.prompts.by_class[label][0] for label in self.classes])
         denoiser = Denoiser(self.loaded, self._levels, condition)
         errors = [np.empty(0)]
-        for chosen in np.array_split(np.arange(len(labels)), -(-len(labels) // self.frame.at_once) or 1):
-            x0, rows = self._latents(images[chosen]), torch.from_numpy(labels[chosen]).to(self.device)
+        for chosen in np.array_split(np.arange(len(images)), -(-len(images) // self.frame.at_once) or 1):
+            x0, rows = self._latents(images.pixels[chosen]), torch.from_numpy(images.labels[chosen]).to(self.device)
             errors.append(denoising_errors(denoiser, x0, rows, seed=seed))
         return np.concatenate(errors)
 
@@ -191,40 +151,20 @@ class PipelineGenerator(Generator):
 
     @property
     def _levels(self) -> Levels:
-        return family_of(self.loaded).levels(self.loaded, self._latent_shape[1:])
+        return family_of(self.loaded).levels(self.loaded, self.frame.latent_shape(self.loaded)[1:])
 
-    @property
-    def _latent_shape(self) -> tuple[int, int, int]:
-        shape: tuple[int, int, int] = self.frame.latent_shape(self.loaded)
-        return shape
-
-    def _batches(
-        self, purpose: str, seed: int, label: str | int, indices: Sequence[int]
-    ) -> Iterator[tuple[ClassNoise, slice]]:
-        """The noise of images that are sampled together, and their places; a call always splits its images alike."""
-        for start in range(0, len(indices), self.frame.at_once):
-            chosen = slice(start, start + self.frame.at_once)
-            own, index = indices[chosen], self.class_index(label)
-            yield ClassNoise(seed, purpose, index, own, self._latent_shape, self.device), chosen
-
-    def _denoise(self, noise: ClassNoise, sampling: Sampling) -> DenoiseFunction:
-        self.require_sampling(sampling)
-        prompts = self.prompts.of_class(self.classes[noise.class_index], noise.indices, noise.seed, noise.purpose)
+    def _denoise(self, drawing: Drawing) -> DenoiseFunction:
+        self.require_sampling(drawing.sampling)
+        label = self.classes[drawing.class_index]
+        prompts = self.prompts.of_class(label, drawing.indices, drawing.seed, drawing.purpose)
         unique = list(dict.fromkeys(prompts))
         rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=self.device)
-        denoiser = Denoiser(self.loaded, self._levels, self.encoder([*unique, NO_PROMPT]), sampling.guidance_scale)
+        scale, interval = drawing.sampling.guidance_scale, drawing.sampling.guidance_interval
+        denoiser = Denoiser(self.loaded, self._levels, self.encoder([*unique, NO_PROMPT]), scale)
         if family_of(self.loaded).is_distilled(self.loaded):
             return conditional(denoiser, rows)
-        return classifier_free(denoiser, rows, len(unique), sampling.guidance_scale, sampling.guidance_interval)
+        return classifier_free(denoiser, rows, len(unique), scale, interval)
 
     def _latents(self, images: NDArray[np.uint8]) -> Tensor:
         means: Tensor = latent_moments(self.loaded, self.frame.enlarged(images))[0]
         return means
-
-    def _decoded(self, latents: Tensor) -> Decoded:
-        decoded: Decoded = self.frame.reduced(decode_latents(self.loaded, latents))
-        return decoded
-
-
-def _joined(parts: Sequence[Decoded]) -> Decoded:
-    return Decoded(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -51,11 +51,6 @@ class Prompts:
         return list(dict.fromkeys([*(one for own in self.by_class.values() for one in own), *self.of_images.values()]))
 
 
-def class_names(classes: Sequence[str]) -> Prompts:
-    """The names alone, for pipelines of numbered classes."""
-    return Prompts({label: (label,) for label in classes}, {})
-
-
 def prompts_from(setting: str | None, classes: Sequence[str], images: Mapping[str, str]) -> Prompts:
     """The prompts that the setting `diffusion.prompts` asks for: a template, or the table in a file.
 

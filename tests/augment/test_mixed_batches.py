@@ -17,7 +17,7 @@ from diffaug.augment.dataset import AugmentedDataset
 from diffaug.data.images import LabeledImages
 from diffaug.errors import UsageError
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.training_sets import Examples, training_set
 from tests.augment.items import Items
 

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import TrivialAugmentWide
 
-from diffaug.classifiers import augmentation
 from diffaug.classifiers.augmentation import LEVELS, TRANSFORMS, apply_transforms, augment, light_augment, mixup
 from diffaug.classifiers.batches import network_input
 from diffaug.classifiers.training_set import PLAIN, STRENGTHS, Augmentation
@@ -57,13 +56,6 @@ def test_small_images_are_never_shifted_by_more_than_their_size(size):
     np.testing.assert_allclose(filled, 1 - np.floor(levels * size[1] + 1e-6) / size[1], atol=1e-6)
 
 
-def test_most_images_are_changed():
-    random = np.random.default_rng(0)
-    images = noise(2000, 3, (8, 8))
-    changed = (augmentation.trivial_augment(images, random) != images).flatten(1).any(dim=1).float().mean()
-    assert 0.75 < changed < 0.9  # one in 14 is the identity, and some strengths change nothing
-
-
 EVERY = [Augmentation(strength, mixup) for strength in STRENGTHS for mixup in (False, True)]
 
 
@@ -80,11 +72,6 @@ def test_augmentation_repeats_itself_and_leaves_the_global_generator_and_the_ima
     assert torch.equal(state, torch.random.get_rng_state())
     assert first[0].shape == (20, 3, 32, 36)
     assert first[0].abs().max() <= 1
-
-
-def test_without_any_augmentation_the_input_is_that_of_the_network():
-    pixels = noise(4, 1).permute(0, 2, 3, 1)
-    assert torch.equal(augment(pixels, torch.eye(4), PLAIN, np.random.default_rng(0))[0], network_input(pixels))
 
 
 def test_half_of_the_images_are_left_as_they_are():

@@ -6,12 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from diffaug.classifiers.feature_regression import (
-    LEAST_SHARE,
-    FeatureRegression,
-    balanced_accuracy,
-    choose_regression,
-)
+from diffaug.classifiers.feature_regression import LEAST_SHARE, FeatureRegression, balanced_accuracy, choose_regression
 
 
 def clusters(counts, dimensions=6, seed=0, spread=1.0):

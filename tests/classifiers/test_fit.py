@@ -8,14 +8,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
-from torch.nn import functional
 
+from diffaug.classifiers.batches import Batches, network_input
 from diffaug.classifiers.fit import PURPOSE, fit_network, predict_probabilities
 from diffaug.classifiers.networks import small_cnn
-from diffaug.classifiers.training_set import PLAIN, Augmentation, TrainingRecipe, TrainingSet, default_updates
+from diffaug.classifiers.training_set import PLAIN, Augmentation, TrainingRecipe, TrainingSet
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
-from diffaug.runtime.seeding import numpy_generator, torch_global_seed
 
 RECIPE = TrainingRecipe(6, batch_size=8)
 STRONG = Augmentation("trivial on all", mixup=True)
@@ -111,44 +110,6 @@ def test_a_log_prior_moves_predictions_to_bayes_rule_under_equal_classes():
         assert_allclose(predict_probabilities(model, asked), expected, atol=0.04)
 
 
-def written_out(source, recipe, seed, draw, weights, prior):
-    """The training of the filters in one piece: AdamW, one cycle, shifts, balanced softmax."""
-    with torch_global_seed(seed, "classifier weights"):
-        model = small_cnn(source.pixels.shape[3], len(source.classes), source.pixels.shape[1:3])
-    model = model.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1, fused=True)
-    cumulative, side = np.cumsum(draw) / np.cumsum(draw)[-1], source.pixels.shape[1]
-    reach, warm_up = max(1, side // 8), round(0.2 * recipe.updates)
-    for step in range(recipe.updates):
-        rate = (step + 1) / warm_up
-        if step >= warm_up:
-            rate = 0.5 + 0.5 * np.cos(np.pi * (step - warm_up) / (recipe.updates - warm_up))
-        optimizer.param_groups[0]["lr"] = 3e-3 * float(rate)
-        random = numpy_generator(seed, "test", step)
-        batch = np.searchsorted(cumulative, random.random(recipe.batch_size), side="right")
-        y, x = (np.arange(side) + random.integers(-reach, reach + 1, size=(len(batch), 1)) for _ in range(2))
-        y, x = (side - 1 - np.abs(side - 1 - np.abs(positions)) for positions in (y, x))
-        shifted = source.pixels[batch[:, None, None], y[:, :, None], x[:, None, :]]
-        logits = model(torch.from_numpy(shifted).permute(0, 3, 1, 2).float() / 127.5 - 1)
-        logits = logits + torch.tensor(prior, dtype=torch.float32)
-        losses = functional.cross_entropy(logits, torch.from_numpy(source.labels)[batch], reduction="none")
-        optimizer.zero_grad()
-        (losses * torch.tensor(weights, dtype=torch.float32)[batch]).mean().backward()
-        optimizer.step()
-    return model
-
-
-@pytest.mark.parametrize(("size", "channels"), [(8, 1), (24, 3)])
-def test_the_training_is_what_it_always_was_bit_for_bit(size, channels):
-    """Filters are calibrated on it and pools are resumed with it, so what evaluation adds must not touch it."""
-    source, random = noise_images(size=(size, size), channels=channels), np.random.default_rng(0)
-    recipe = TrainingRecipe(10, 8)
-    draw, weights, prior = random.dirichlet(np.ones(12)), random.uniform(0.1, 1, 12), np.log([0.3, 0.7])
-    weighting = {"draw_probabilities": draw, "loss_weights": weights, "log_prior": prior}
-    model = fit_exactly(source, recipe, seed=3, **weighting)
-    assert_same_weights(model.state_dict(), written_out(source, recipe, 3, draw, weights, prior).state_dict())
-
-
 def test_sgd_warms_up_for_5_of_200_epochs_and_drops_at_160_and_180(monkeypatch):
     rates = []
 
@@ -216,13 +177,6 @@ def test_batch_size_does_not_matter_mapped_images_do_not_change_and_some_are_nee
         fit_exactly(noise_images(0), TrainingRecipe(1))
 
 
-def test_default_updates_grow_with_the_set_within_bounds():
-    updates = [default_updates(n) for n in (10, 350, 1400, 10**6)]
-    assert updates == sorted(updates)
-    assert (updates[0], updates[-1]) == (400, 3000)
-    assert len(set(updates)) == 4
-
-
 @pytest.fixture
 def real(make_images):
     return TrainingSet.real_only(make_images((8, 4, 2)))
@@ -276,3 +230,31 @@ def test_images_are_mirrored_only_where_that_is_allowed(make_images):
     falling = [torch.cat(r.batches)[:, 0, 0, 1] > torch.cat(r.batches)[:, 0, 0, -2] for r in (never, often)]
     assert not falling[0].any()
     assert falling[1].float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+def batches(**training):
+    pixels = np.broadcast_to(np.uint8([0, 100, 200])[:, None, None, None], (3, 6, 6, 1))
+    images = LabeledImages(pixels, np.array([0, 1, 0]), ("a", "b"), ("",) * 3)
+    recipe = TrainingRecipe(1, batch_size=50)
+    return Batches(TrainingSet(images, np.zeros(3, bool), **training), recipe, seed=1, purpose="test")
+
+
+def test_images_are_drawn_as_often_as_their_chances_say():
+    drawn = torch.cat([batches(draw_probabilities=np.array([1, 0, 3])).draw(step)[1] for step in range(100)])
+    assert_allclose(np.bincount(drawn, minlength=3) / len(drawn), [0.25, 0, 0.75], atol=0.02)
+    assert_allclose(batches().cumulative, [1 / 3, 2 / 3, 1])
+
+
+def test_a_batch_depends_on_its_number_alone_and_its_pixels_are_those_of_its_positions():
+    (pixels, positions), (_, other), (_, again) = (batches().draw(step) for step in (3, 2, 3))
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (50, 6, 6, 1)
+    assert_array_equal(pixels[:, 0, 0, 0], 100 * positions)
+    assert torch.equal(positions, again)
+    assert not torch.equal(positions, other)
+
+
+def test_network_input_spans_minus_one_to_one_with_channels_last():
+    inputs = network_input(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3).repeat(2, 4, 4, 1))
+    torch.testing.assert_close(inputs[0, :, 0, 0], torch.tensor([-1, -0.6, 1]))
+    assert inputs.is_contiguous(memory_format=torch.channels_last)

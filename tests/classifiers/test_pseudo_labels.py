@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -36,22 +34,6 @@ def probabilities() -> NDArray[np.float64]:
     draws = np.random.default_rng(0)
     logits = draws.normal(size=(400, 5)) * [3.0, 2.0, 1.5, 1.0, 0.7]
     return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize("class_balanced", [False, True])
-def test_more_are_used_at_a_lower_threshold(probabilities: NDArray[np.float64], class_balanced: bool) -> None:
-    rising = [pseudo_labels(probabilities, t, class_balanced=class_balanced).used for t in np.linspace(0, 1, 11)]
-    assert all((lower >= higher).all() for lower, higher in itertools.pairwise(rising))
-    assert rising[0].all()
-
-
-@pytest.mark.parametrize("class_balanced", [False, True])
-def test_the_order_of_images_does_not_matter(probabilities: NDArray[np.float64], class_balanced: bool) -> None:
-    order = np.random.default_rng(1).permutation(len(probabilities))
-    found = pseudo_labels(probabilities, 0.6, class_balanced=class_balanced)
-    shuffled = pseudo_labels(probabilities[order], 0.6, class_balanced=class_balanced)
-    assert (shuffled.weights == found.weights[order]).all()
-    assert (shuffled.labels == found.labels[order]).all()
 
 
 def test_balanced_shares_are_equal(probabilities: NDArray[np.float64]) -> None:

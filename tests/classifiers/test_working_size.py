@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 
 from diffaug.classifiers.patch_features import patch_features
 from diffaug.classifiers.working_size import choose_working_size, smallest_within_one_error
-from diffaug.data.resize import fit_to_size
-from diffaug.data.size_choice import SizeScore
+from diffaug.data.resize import SizeScore, fit_to_size
 
 Pixels = NDArray[np.uint8]
 

@@ -22,7 +22,7 @@ from diffaug.evaluation.report.pool import PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
 from diffaug.runtime.seeding import numpy_generator
-from diffaug.stages.saved_settings import settings_text
+from diffaug.stages.job import settings_text
 from diffaug.study import Study, open_study
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.pool import Pool

@@ -78,6 +78,7 @@ def test_groups_that_cross_given_splits_are_leaks(tmp_path, build) -> None:
     assert catalog.leaks == (Leak("11.png", "10.png", "same group"),) or catalog.leaks[0].seen_id == "9.png"
     assert {leak.test_id for leak in catalog.leaks} == {"11.png"}
     assert len(catalog.rows("test")) == 5
+    assert any(text.startswith("groups in more than one") and text.endswith(": 1 (g3)") for text in catalog.problems)
 
 
 def test_what_the_leak_check_finds_is_joined_until_it_finds_nothing(tmp_path, build, monkeypatch) -> None:

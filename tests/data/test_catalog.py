@@ -75,13 +75,6 @@ def test_images_are_those_of_the_files(build, make_folder) -> None:
         assert [path.split("/")[0] for path in images.ids] == [images.classes[label] for label in images.labels]
 
 
-def test_csv_groups_stay_together(build, make_folder) -> None:
-    lines = [f"img/{i}.png,{'ab'[i % 2]},patient{i // 4}" for i in range(60)]
-    table = build(write_csv(make_folder({"img": 60}), ",group", lines)).table
-    assert (table.groupby("group")["split"].nunique() == 1).all()
-    assert set(table["split"]) == {"train", "test"}
-
-
 def test_bad_files_are_listed_and_skipped(build, make_folder, encoded) -> None:
     root = make_folder({"cat": 12, "dog": 12})
     (root / "cat" / "page.jpg").write_text("<html>")
@@ -128,12 +121,6 @@ def test_images_in_two_given_splits_stay_there_and_are_reported(build, make_fold
         ("test/cat/1.png", "same pixels"),
         ("test/cat/2.png", "same pixels"),
     ]
-
-
-def test_groups_crossing_given_splits_are_reported(build, make_folder) -> None:
-    lines = [f"img/{i}.png,{'ab'[i % 2]},p{i // 3},{'test' if i > 15 else 'train'}" for i in range(24)]
-    root = write_csv(make_folder({"img": 24}), ",group,split", lines)
-    assert problem(build(root), "groups in more than one").endswith(": 1 (p5)")
 
 
 def test_mixed_sizes_and_gray_among_color(build, make_folder) -> None:

@@ -5,9 +5,8 @@ import pytest
 from PIL import Image
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.building.unlabeled import FOREIGN, REPEATS, SHOWS_HELD_OUT
+from diffaug.data.building.unlabeled import FOREIGN, REPEATS, SHOWS_HELD_OUT, read_further
 from diffaug.data.domain import domain_weights
-from diffaug.data.further import read_further
 from diffaug.data.images import NO_LABEL
 from diffaug.errors import DiffaugError
 
@@ -190,17 +189,6 @@ def test_all_that_a_generator_sees_is_in_one_list(labeled, build) -> None:
     without = catalog.without(np.array([name == "train/cat/3.png" for name in train.ids]))
     assert used(without) == ["unlabelled/a.png"]
     assert (without.unlabeled()[0] == catalog.unlabeled()[0][:1]).all()
-
-
-def test_the_fingerprint_follows_the_weights(labeled, build) -> None:
-    write(labeled, {"unlabelled/a.png": 1000})
-    plain, weighed = (build(labeled, describe=describe) for describe in (None, lambda labeled: HalfUnlike()))
-    assert weighed.unlabeled_images().weights.tolist() == [1]  # 8 labeled images tell too little
-    assert plain.fingerprint == weighed.fingerprint
-
-
-class HalfUnlike(Brightness):
-    limits = (0.0, 1e9)
 
 
 @pytest.mark.parametrize("unlabeled", [photo(1000), photo(1000, 96), photo(1000).resize((96, 24))])

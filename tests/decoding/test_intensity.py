@@ -139,8 +139,7 @@ def test_sets_of_8_bits_have_no_range_and_a_mixture_is_told(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "told"),
-    [(16, 8, "train 16, test 8"), (8, 16, "train 8, test 16"), (16, 16, ""), (16, None, "")],
+    ("train", "test", "told"), [(16, 8, "train 16, test 8"), (8, 16, "train 8, test 16"), (16, 16, ""), (16, None, "")]
 )
 def test_given_splits_of_other_depths_are_told_of(tmp_path: Path, train: int, test: int | None, told: str) -> None:
     entries = []

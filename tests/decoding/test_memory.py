@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from diffaug.data.reading.parts import Reader, Source, whole_parts, write_part
-from diffaug.decoding.limits import MAX_MEMORY
-from diffaug.decoding.memory import PIECE, PIECES, UNCOUNTED, OfProcesses, OfThreads, reserve, shared
+from diffaug.decoding.limits import MAX_MEMORY, PIECE, PIECES, UNCOUNTED, OfProcesses, OfThreads, reserve, shared
 
 LARGEST = -(-MAX_MEMORY // PIECE)
 
@@ -79,7 +78,7 @@ def test_reading_a_large_image_takes_its_share(tmp_path, side, expected) -> None
 @pytest.mark.e2e
 def test_a_process_that_is_killed_gives_its_share_back(tmp_path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from diffaug.decoding.memory import *\n"
+        "import sys, time; from pathlib import Path; from diffaug.decoding.limits import *\n"
         "with OfProcesses(Path(sys.argv[1])).take(PIECES): print('has it', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as process:

@@ -53,6 +53,16 @@ def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint(np.clip((values.astype(float) - low) / (high - low), 0, 1) * 255)
 
 
+def deep(values: np.ndarray, low: float, high: float, bits: int) -> dict[str, Any]:
+    """What is expected of values of so many bits whose range is known."""
+    return {"pixels": scaled(values, low, high), "intensity": (low, high), "bits": bits}
+
+
+def in_16_bits(values: np.ndarray) -> dict[str, Any]:
+    """What is expected of values whose range is that of their depth."""
+    return {"pixels": scaled(values, 0, 65535), "bits": 16}
+
+
 def on_white(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return 255 - (255 - color.astype(float)) * alpha[..., None] / 255
 
@@ -195,16 +205,10 @@ ODD = [
     Odd("p5-cut.pgm", lambda: ppm(5, RAMP_8)[:-1], "truncated"),
     Odd("p2-negative.pgm", lambda: ppm(2, RAMP_8.astype(int) - 1), "truncated"),
     Odd("p6-huge.ppm", lambda: b"P6 900000 900000 255\n", "too large"),
-    Odd(
-        "float.pfm",
-        lambda: b"Pf 5 6 -1.0\n" + UNIT[::-1].astype("<f4").tobytes(),
-        pixels=scaled(UNIT, 0, 1),
-        intensity=(0, 1),
-        bits=32,
-    ),
+    Odd("float.pfm", lambda: b"Pf 5 6 -1.0\n" + UNIT[::-1].astype("<f4").tobytes(), **deep(UNIT, 0, 1, 32)),
     # 9 to 32 bits, signed, float
     Odd("gray16.png", lambda: png_of(RAMP_16, 0), pixels=scaled(RAMP_16, 0, 65535), bits=16),
-    Odd("window16.png", lambda: png_of(RAMP_16, 0), pixels=scaled(RAMP_16, 9e3, 1e4), intensity=(9e3, 1e4), bits=16),
+    Odd("window16.png", lambda: png_of(RAMP_16, 0), **deep(RAMP_16, 9e3, 1e4, 16)),
     Odd("rgb16.png", lambda: png_of(COLOR_16, 2), pixels=scaled(COLOR_16, 0, 65535), bits=16),
     Odd("rgb16-window.png", lambda: png_of(COLOR_16 // 256, 2), pixels=COLOR_16 // 256, intensity=(0, 255), bits=16),
     Odd(
@@ -230,7 +234,7 @@ ODD = [
         note="became white",
     ),
     *(
-        Odd(f"{kind}-{order}.tif", lambda v=v, o=o: tiff_of(v, o), pixels=scaled(v, *r), intensity=r, bits=bits)
+        Odd(f"{kind}-{order}.tif", lambda v=v, o=o: tiff_of(v, o), **deep(v, *r, bits))
         for order, o in {"little": "<", "big": ">"}.items()
         for kind, v, r, bits in [
             ("u16", RAMP_16, (0, 65535), 16),
@@ -241,21 +245,9 @@ ODD = [
             ("rgb16", COLOR_16, (0, 65535), 16),
         ]
     ),
-    Odd(
-        "i8.tif",
-        lambda: tiff_of((SIGNED // 256).astype(np.int8)),
-        pixels=scaled(SIGNED // 256, -128, 127),
-        bits=16,
-        intensity=(-128, 127),
-    ),
+    Odd("i8.tif", lambda: tiff_of((SIGNED // 256).astype(np.int8)), **deep(SIGNED // 256, -128, 127, 16)),
     Odd("lzw16.tif", lambda: saved(RAMP_16, "TIFF", compression="tiff_lzw"), pixels=scaled(RAMP_16, 0, 65535), bits=16),
-    Odd(
-        "zip-f32.tif",
-        lambda: saved(UNIT, "TIFF", compression="tiff_adobe_deflate"),
-        pixels=scaled(UNIT, 0, 1),
-        intensity=(0, 1),
-        bits=32,
-    ),
+    Odd("zip-f32.tif", lambda: saved(UNIT, "TIFF", compression="tiff_adobe_deflate"), **deep(UNIT, 0, 1, 32)),
     Odd(
         "12-bits.tif",
         lambda: tiff((packed_12(TWELVE), {**tiff_page(TWELVE)[1], 258: 12})),
@@ -275,15 +267,8 @@ ODD = [
         )
         for value in (np.nan, np.inf, -np.inf)
     ),
-    Odd("f64.tif", lambda: tiff_of(UNIT.astype(np.float64)), pixels=scaled(UNIT, 0, 1), intensity=(0, 1), bits=64),
-    Odd(
-        "f16.tif",
-        lambda: tiff_of(UNIT.astype(np.float16)),
-        pixels=scaled(UNIT, 0, 1),
-        intensity=(0, 1),
-        bits=16,
-        tolerance=1,
-    ),
+    Odd("f64.tif", lambda: tiff_of(UNIT.astype(np.float64)), **deep(UNIT, 0, 1, 64)),
+    Odd("f16.tif", lambda: tiff_of(UNIT.astype(np.float16)), tolerance=1, **deep(UNIT, 0, 1, 16)),
     Odd("rgb-f32.tif", lambda: tiff_of(COLOR / np.float32(255)), pixels=COLOR, intensity=(0, 1), bits=32),
     Odd(
         "turned-rgb-f32.tif",
@@ -298,9 +283,7 @@ ODD = [
     Odd(
         "f64-deflated.tif",
         lambda: tiff((zlib.compress(UNIT.astype("<f8").tobytes()), {**tiff_page(UNIT.astype(float))[1], 259: 8})),
-        pixels=scaled(UNIT, 0, 1),
-        intensity=(0, 1),
-        bits=64,
+        **deep(UNIT, 0, 1, 64),
     ),
     Odd(
         "f64-cut.tif", lambda: tiff((UNIT.astype("<f8").tobytes()[:-8], tiff_page(UNIT.astype(float))[1])), "truncated"
@@ -309,20 +292,16 @@ ODD = [
     Odd(
         "f64-pages.tif",
         lambda: tiff(*[tiff_page(UNIT.astype(float))] * 2),
-        pixels=scaled(UNIT, 0, 1),
-        intensity=(0, 1),
-        bits=64,
         pages=2,
         note="first of 2",
+        **deep(UNIT, 0, 1, 64),
     ),
     Odd("five-channels.tif", lambda: tiff_of(np.dstack([COLOR_16, COLOR_16])[..., :5], t262=1), "unsupported mode"),
     *(
         Odd(
             f"tiled-{v.dtype}-{v.shape[2]}-{order}-{predictor}-{separate}.tif",
             lambda v=v, o=order, p=predictor, s=separate: tiled(v, o, p, separate=s),
-            pixels=scaled(v, *r),
-            intensity=r,
-            bits=8 * v.itemsize,
+            **deep(v, *r, 8 * v.itemsize),
         )
         for v, r in [
             (UNIT[..., None].astype(np.float64), (0, 1)),
@@ -357,13 +336,7 @@ ODD = [
         bits=16,
     ),
     *(
-        Odd(
-            f"{kind}-{order}-deflated.tif",
-            lambda v=v, o=o: deflated(v, o),
-            pixels=scaled(v, *r),
-            intensity=r,
-            bits=bits,
-        )
+        Odd(f"{kind}-{order}-deflated.tif", lambda v=v, o=o: deflated(v, o), **deep(v, *r, bits))
         for order, o in {"little": "<", "big": ">"}.items()
         for kind, v, r, bits in [
             ("u16", RAMP_16, (0, 65535), 16),
@@ -378,10 +351,8 @@ ODD = [
         Odd(
             f"no-data-{text}-{np.dtype(dtype).name}.tif",
             lambda v=missing, t=text, d=dtype: tiff_of(with_hole(v, d), t42113=t.encode() + b"\0"),
-            pixels=scaled(with_hole(least, dtype), 1, 30),
-            intensity=(1, 30),
-            bits=8 * np.dtype(dtype).itemsize,
             note="" if least == missing else "GDAL_NODATA",
+            **deep(with_hole(least, dtype), 1, 30, 8 * np.dtype(dtype).itemsize),
         )
         for text, missing, least, dtype in [
             ("-9999", -9999, 1, np.int16),
@@ -530,13 +501,7 @@ ODD = [
     Odd("stereo.jpg", mpo, pixels=COLOR, tolerance=6, note="first of 2"),
     # DICOM
     Odd("u16.dcm", lambda: dicom(RAMP_16), pixels=scaled(RAMP_16, 0, 65535), bits=16, needs="pydicom"),
-    Odd(
-        "without-preamble.dcm",
-        lambda: dicom(RAMP_16, preamble=False),
-        pixels=scaled(RAMP_16, 0, 65535),
-        bits=16,
-        needs="pydicom",
-    ),
+    Odd("without-preamble.dcm", lambda: dicom(RAMP_16, preamble=False), needs="pydicom", **in_16_bits(RAMP_16)),
     Odd("u8.dcm", lambda: dicom(RAMP_8), pixels=RAMP_8, needs="pydicom"),
     Odd("12-bits.dcm", lambda: dicom(TWELVE, BitsStored=12), pixels=scaled(TWELVE, 0, 4095), bits=12, needs="pydicom"),
     Odd("monochrome1.dcm", lambda: dicom(RAMP_8, "MONOCHROME1"), pixels=255 - RAMP_8, needs="pydicom"),
@@ -550,56 +515,27 @@ ODD = [
     Odd(
         "ct.dcm",
         lambda: dicom((HOUNSFIELD + 1024).astype(np.uint16), **CT),
-        pixels=scaled(HOUNSFIELD, -160, 240),
-        intensity=(-160, 240),
-        bits=16,
         needs="pydicom",
+        **deep(HOUNSFIELD, -160, 240, 16),
     ),
-    Odd(
-        "ct-signed.dcm",
-        lambda: dicom(HOUNSFIELD),
-        pixels=scaled(HOUNSFIELD, -1024, 2000),
-        intensity=(-1024, 2000),
-        bits=16,
-        needs="pydicom",
-    ),
+    Odd("ct-signed.dcm", lambda: dicom(HOUNSFIELD), needs="pydicom", **deep(HOUNSFIELD, -1024, 2000, 16)),
     Odd(
         "pet.dcm",
         lambda: dicom(TWELVE, RescaleSlope=0.25, RescaleIntercept=0.5),
-        pixels=scaled(TWELVE / 4 + 0.5, 0, 999),
-        intensity=(0, 999),
-        bits=16,
         needs="pydicom",
+        **deep(TWELVE / 4 + 0.5, 0, 999, 16),
     ),
     Odd("ct-without-range.dcm", lambda: dicom(RAMP_16, **CT), "unsupported mode", bits=16, needs="pydicom"),
     Odd("color.dcm", lambda: dicom(COLOR, "RGB"), pixels=COLOR, needs="pydicom"),
-    Odd(
-        "frames.dcm",
-        lambda: dicom(FRAMES),
-        pixels=scaled(RAMP_16, 0, 65535),
-        bits=16,
-        pages=2,
-        note="first of 2",
-        needs="pydicom",
-    ),
-    Odd(
-        "frames-2.dcm",
-        lambda: dicom(FRAMES),
-        pixels=scaled(RAMP_16[::-1], 0, 65535),
-        page=1,
-        bits=16,
-        pages=2,
-        needs="pydicom",
-    ),
+    Odd("frames.dcm", lambda: dicom(FRAMES), pages=2, note="first of 2", needs="pydicom", **in_16_bits(RAMP_16)),
+    Odd("frames-2.dcm", lambda: dicom(FRAMES), page=1, pages=2, needs="pydicom", **in_16_bits(RAMP_16[::-1])),
     Odd("deflated.dcm", lambda: dicom(RAMP_8, deflated=True), "unsupported format", note="deflated", needs="pydicom"),
     Odd("two-levels.dcm", lambda: dicom(MONO, BitsStored=1), pixels=255 * MONO, needs="pydicom"),
     Odd(
         "padded.dcm",
         lambda: dicom(np.where(MONO > 0, HOUNSFIELD, -2000).astype(np.int16), PixelPaddingValue=-2000),
-        pixels=scaled(np.where(MONO > 0, HOUNSFIELD, HOUNSFIELD[MONO > 0].min()), -2000, 2000),
-        intensity=(-2000, 2000),
-        bits=16,
         needs="pydicom",
+        **deep(np.where(MONO > 0, HOUNSFIELD, HOUNSFIELD[MONO > 0].min()), -2000, 2000, 16),
     ),
     Odd("cut.dcm", lambda: dicom(RAMP_16)[:-9], "truncated", bits=16, needs="pydicom"),
     Odd(

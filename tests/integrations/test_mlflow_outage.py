@@ -12,7 +12,7 @@ from diffaug.errors import DiffaugError
 from diffaug.files.records import write_signed_record
 from diffaug.integrations import mlflow_limits
 from diffaug.runtime.console import SilentNarrator
-from diffaug.stages.saved_settings import save_settings
+from diffaug.stages.job import save_settings
 from diffaug.study import STUDY_RECORD, StudyRecord
 from diffaug.tracking import sender as sender_module
 from diffaug.tracking.sender import Sender, send_all

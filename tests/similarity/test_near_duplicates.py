@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.building.build import build_catalog
 from diffaug.data.catalog import Catalog
-from diffaug.similarity.keypoints.align import align
+from diffaug.similarity.keypoints.compare import align
 from diffaug.similarity.keypoints.detect import find_keypoints, frame_of, mirrored, mirrored_descriptors
 from diffaug.similarity.near_duplicates import matching_pairs, near_duplicates
 from diffaug.similarity.thresholds import LEAST_SUPPORT

@@ -7,8 +7,8 @@ import pytest
 from diffaug.errors import DamagedError, UsageError
 from diffaug.files import storage
 from diffaug.stages.arguments import opened
+from diffaug.stages.job import save_settings, saved_settings, settings_text
 from diffaug.stages.remedies import remedy, repair_record, telling_remedies
-from diffaug.stages.saved_settings import save_settings, saved_settings, settings_text
 from diffaug.study import Study, open_study, plan_study
 
 

@@ -7,8 +7,8 @@ import pytest
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.errors import UsageError
-from diffaug.stages import route_options as options
-from diffaug.stages.route_options import compare_routes, show_routes
+from diffaug.stages import costs
+from diffaug.stages.costs import compare_routes, show_routes
 
 PLAN = Plan((200, 200), 1, None, 16, 1e-3, 0, "slow", images_seen=1000, images_per_second=0.1, seconds=1800.0)
 
@@ -37,8 +37,8 @@ def test_every_route_is_planned_or_its_obstacle_is_said(monkeypatch: pytest.Monk
             raise UsageError("reconstruction loses the classes")
         return replace(PLAN, route=route.name, images_per_second=10.0)
 
-    monkeypatch.setattr(options, "all_routes", lambda: {route.name: route for route in routes})
-    monkeypatch.setattr(options, "plan_of_route", planned)
+    monkeypatch.setattr(costs, "all_routes", lambda: {route.name: route for route in routes})
+    monkeypatch.setattr(costs, "plan_of_route", planned)
     job = Mock()
     assert (
         replace(PLAN, unet=NETWORK).unit == "px" and replace(PLAN, unet=replace(NETWORK, channels=4)).unit == "latents"

@@ -26,9 +26,8 @@ NATIVE_SIDE = 224
 
 PICTURE_SIDE = 128  # px, of the catalog's pictures, unless the images are smaller
 MAGNIFICATION = (
-    3  # of 1 to 4 by cross-validation on the training images of digits, fashion-lt, neu-lt and flowers (both
+    3  # of 1 to 4 by cross-validation on train of digits, fashion-lt, neu-lt and flowers; more gains nothing
 )
-# also at 64 px); more gains nothing and costs time
 LEAST_SIDE, SIDE_STEP = 64, 32  # px; a network divides its input by 32
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from diffaug.classifiers.encoders.encoder import Encoder, Images
+from diffaug.classifiers.encoders.encoder import Encoder, Images, selected
 from diffaug.errors import DamagedError
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress
@@ -30,12 +30,9 @@ def cached_features(
 ) -> NDArray[np.float32]:
     """The encoder's features of images, float32 (N, D): what `folder` holds is read, the rest computed and kept.
 
-    Args:
-        encoder: Its name is a part of what features are found by.
-        images: Only those without kept features are read, if there are hashes.
-        hashes: One per image; where they are equal, so are the pixels. None: computed from the pixels.
-        folder: May be shared by encoders and processes.
-        progress: Called after each block with the number of images that are done, and of all.
+    Features are found by the name of the encoder and the hash of an image, and without hashes by its pixels. Several
+    encoders and processes may share a folder. `progress` is called after each block with the number of images done, and
+    of all.
     """
     keys = [storage.sha256_bytes(text.encode()) for text in hashes or map(_hash_of, images)]
     home = folder / storage.sha256_bytes(encoder.name.encode())[:16]
@@ -43,7 +40,7 @@ def cached_features(
     missing = list({key: position for position, key in enumerate(keys) if bytes.fromhex(key) not in kept}.values())
     for start in range(0, len(missing), BLOCK):
         block = missing[start : start + BLOCK]
-        features = encoder.features(_selected(images, block))
+        features = encoder.features(selected(images, block))
         _write_block(home, [keys[position] for position in block], features)
         kept |= {bytes.fromhex(keys[position]): row for position, row in zip(block, features, strict=True)}
         progress(len(keys) - len(missing) + start + len(block), len(keys))
@@ -54,10 +51,6 @@ def cached_features(
 
 def _hash_of(image: NDArray[np.uint8]) -> str:
     return f"{image.shape} {storage.sha256_bytes(np.ascontiguousarray(image).tobytes())}"
-
-
-def _selected(images: Images, positions: list[int]) -> Images:
-    return images[np.array(positions)] if isinstance(images, np.ndarray) else [images[one] for one in positions]
 
 
 def _read_blocks(home: Path) -> Kept:

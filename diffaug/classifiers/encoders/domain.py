@@ -61,14 +61,7 @@ class PatchDescription:
 
 
 def describe_by(labeled: Shown, *, encoder: str, device: str, seed: int) -> Describe | None:
-    """The best description there is of images like the labeled ones; None for tiny ones without an encoder.
-
-    Args:
-        labeled: The labeled images.
-        encoder: Name of the pretrained one, see `encoder_by_name`.
-        device: Where it computes.
-        seed: Of the patches, if there is no encoder.
-    """
+    """The best description there is of images like the labeled ones; None for tiny ones without an encoder."""
     found = encoder_by_name(encoder, device, image_side=typical_side(labeled.pictures))
     if found is not None:
         return EncoderDescription(found)

@@ -27,11 +27,7 @@ STAGES = (
 
 
 class EfficientNetLite0(nn.Module):
-    """The network; its input is RGB, (pixels - 127) / 128, of any size.
-
-    Args:
-        num_classes: Outputs of the last layer.
-    """
+    """The network; its input is RGB, (pixels - 127) / 128, of any size."""
 
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()

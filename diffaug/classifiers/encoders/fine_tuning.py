@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffaug.classifiers.encoders.encoder import Images
-from diffaug.classifiers.encoders.inputs import squeezed_batches
+from diffaug.classifiers.encoders.encoder import Images, selected, squeezed_batches
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.training_set import TrainingSet
 from diffaug.errors import DataError, UsageError
@@ -44,14 +43,8 @@ def fine_tune_predict(
 ) -> NDArray[np.float32]:
     """Class probabilities, float32 (M, K), of other images, by the encoder and a linear layer, trained together.
 
-    Args:
-        training: Its draw probabilities, loss weights and log prior are respected.
-        others: Images of any size.
-        encoder: Stays as it is; a copy is trained. A UsageError if it has no size of its own.
-        updates: Steps.
-        seed: Decides batches and augmentation.
-        device: Where it is trained.
-        images: The training images in more detail than `training.images.pixels`, in the same order.
+    A copy of the encoder is trained, or a UsageError raised if it has no size of its own. Draw probabilities, loss
+    weights and log prior of the training set are respected. `images` are its images in more detail, in the same order.
     """
     if encoder.size is None:
         raise UsageError(
@@ -122,7 +115,9 @@ class _FineTuning:
         random = numpy_generator(self.seed, PURPOSE, step)
         drawn = np.searchsorted(self.cumulative, random.random(BATCH_SIZE), side="right")
         size = self.encoder.size or 0
-        (pixels,) = squeezed_batches(_at(self.images, drawn), (size, size), self.encoder.channels, BATCH_SIZE)
+        (pixels,) = squeezed_batches(
+            selected(self.images, drawn.tolist()), (size, size), self.encoder.channels, BATCH_SIZE
+        )
         augmented = light_augment(pixels.to(self.device), random)
         return torch.from_numpy(drawn).to(self.device), self.encoder.prepared(augmented)
 
@@ -141,7 +136,3 @@ def _probabilities(encoder: ModuleEncoder, head: nn.Linear, images: Images) -> N
     with torch.inference_mode():
         features = torch.from_numpy(encoder.features(images)).to(encoder.device)
         return np.asarray(head(features).softmax(dim=1).cpu().numpy(), np.float32)
-
-
-def _at(images: Images, positions: NDArray[np.int64]) -> Images:
-    return images[positions] if isinstance(images, np.ndarray) else [images[int(one)] for one in positions]

@@ -23,19 +23,12 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm's repositories
 
 @dataclass(frozen=True)
 class PretrainedNetwork:
-    """A network without its classifier.
+    """A network without its classifier."""
 
-    Attributes:
-        module: Float RGB NCHW to features (N, D).
-        normalization: Of the images it was trained on.
-        side: Side in px of those images.
-        takes_one_size: Whether it takes no other.
-    """
-
-    module: nn.Module
-    normalization: Normalization
-    side: int
-    takes_one_size: bool
+    module: nn.Module  # float RGB NCHW to features (N, D)
+    normalization: Normalization  # of the images it was trained on
+    side: int  # side in px of those images
+    takes_one_size: bool  # whether it takes no other
 
     @classmethod
     def of_timm(cls, module: nn.Module) -> PretrainedNetwork:

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diffaug.classifiers.encoders.encoder import Images
-from diffaug.classifiers.encoders.inputs import common_size, squeezed_batches
+from diffaug.classifiers.encoders.encoder import Images, common_size, squeezed_batches
 from diffaug.errors import DataError
 
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]

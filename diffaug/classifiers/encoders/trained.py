@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffaug.classifiers.batches import network_inputs
-from diffaug.classifiers.encoders.encoder import Images
-from diffaug.classifiers.encoders.inputs import of_one_shape
+from diffaug.classifiers.encoders.encoder import Images, of_one_shape
 from diffaug.classifiers.encoders.module import hashed_name
 from diffaug.classifiers.fit import fit_network
 from diffaug.classifiers.networks import small_cnn
@@ -37,13 +36,10 @@ class ClassifierEncoder:
     Balanced softmax removes the class frequencies from the logits (Ren et al. 2020, arXiv 2007.10740, eq. 4). It equals
     logit adjustment (Menon et al. 2021, arXiv 2007.07314, eq. 10) with temperature 1. The model maps float NCHW in
     [-1, 1] to logits (N, K); its last layer is linear.
-
-    Attributes:
-        image_shape: (H, W, C) that images are brought to.
     """
 
     model: nn.Sequential
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]  # (H, W, C) that images are brought to
     device: str = "cpu"
 
     @classmethod

@@ -13,12 +13,11 @@ import pandas as pd
 from diffaug.configuration.settings import DataSettings
 from diffaug.data import problems
 from diffaug.data.building.changes import scan_fingerprint, stamps_beside, text_fingerprint
+from diffaug.data.building.grouping import propose_groups, rule_of_names
 from diffaug.data.building.layout import Layout
-from diffaug.data.building.proposals import propose_groups, rule_of_names
-from diffaug.data.building.unlabeled import MakeDescription
+from diffaug.data.building.unlabeled import MakeDescription, read_further
 from diffaug.data.catalog import COLUMNS, PICTURES, PIXELS, About, Catalog, save_catalog
 from diffaug.data.domain import DomainReport
-from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import Entry
 from diffaug.data.layouts.groups import GroupRule
 from diffaug.data.layouts.scan import Scan, scan
@@ -28,8 +27,7 @@ from diffaug.data.reading.headers import all_pages, file_of, find_intensity
 from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.reading.sources import save_stamps
-from diffaug.data.resize import choose_resize
-from diffaug.data.size_choice import MeasureSize, SizeChoice
+from diffaug.data.resize import MeasureSize, SizeChoice, choose_resize
 from diffaug.files import storage
 from diffaug.files.temporaries import remove
 from diffaug.runtime.parallel import Progress
@@ -52,17 +50,10 @@ def build_catalog(
 
     What an interrupted call left beside `directory` is used; it is removed at the end.
 
-    Args:
-        root: The data folder.
-        settings: How to read it.
-        directory: Where the catalog is committed.
-        seed: Of the split.
-        recorded: Settings to record with the catalog.
-        progress: Called with the number of images read.
-        comparing: Called with the number of images compared in the search for near-duplicates.
-        measure: Finds the working size if it is not set. Without, it is that of the images, at most 64 px.
-        describe: Makes what tells foreign images among the unlabeled ones. Without, all of them count.
-        device: Where images are compared.
+    `recorded` are settings to record with the catalog. `progress` and `comparing` are called with the number of images
+    read, and of images compared in the search for near-duplicates. `measure` finds the working size if it is not set;
+    without, it is that of the images, at most 64 px. `describe` makes what tells foreign images among the unlabeled
+    ones; without, all of them count.
 
     Raises:
         UsageError: `root` is missing or a file.
@@ -90,11 +81,7 @@ def build_catalog(
         given = layout.test_was_given
         problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
         masks = write_masks(
-            staging,
-            root,
-            _mask_sources(table),
-            settings,
-            MaskReader(root, layout.image_size, layout.resize),
+            staging, root, _mask_sources(table), settings, MaskReader(root, layout.image_size, layout.resize)
         )
         about = _about(
             found, named, images, layout, table, settings=settings, root=root, size=size, domain=domain, masks=masks

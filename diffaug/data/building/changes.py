@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
+from diffaug.data.building.unlabeled import read_further
 from diffaug.data.catalog import Catalog
-from diffaug.data.further import read_further
 from diffaug.data.layouts.entries import listed
 from diffaug.data.layouts.scan import Scan, scan
 from diffaug.data.masks.reading import mask_files

@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from diffaug.data.catalog import GroupProposal
+from diffaug.data.layouts.entries import PAGE, Entry
+from diffaug.data.layouts.groups import GroupRule, confirmation, groups_of, propose_group_rule
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.splits import choose_test, units_of
 from diffaug.runtime.parallel import Progress
@@ -37,10 +40,8 @@ def assign_splits(usable: pd.DataFrame, *, test_fraction: float | None, seed: in
 
     Labeled images stay in the splits that the layout gives. No unit is cut by the test split that is made here.
 
-    Args:
-        usable: With the columns of `splits` and the split that the layout gives, empty where it gives none.
-        test_fraction: Fraction of each class to hold out for testing; None if the data has a test split.
-        seed: Of the choice.
+    `usable` has the columns of `splits` and the split that the layout gives, empty where it gives none. The
+    `test_fraction` of each class is held out; None if the data has a test split.
     """
     units, split = units_of(usable), usable["split"].where(usable["split"] != "", "train")
     if test_fraction is not None:
@@ -60,3 +61,17 @@ def keep_together(usable: pd.DataFrame) -> pd.Series[str]:
 def _shares(units: NDArray[np.int64], split: pd.Series[str], other: str) -> NDArray[np.bool_]:
     """Whether each image belongs together with an image of another split."""
     return np.isin(units, np.unique(units[(split == other).to_numpy()]))
+
+
+def rule_of_names(entries: Sequence[Entry]) -> GroupRule | None:
+    """The rule that file names suggest; None if there is none, or the images have groups already."""
+    return None if any(entry.group for entry in entries) else propose_group_rule(entries)
+
+
+def propose_groups(rule: GroupRule, usable: pd.DataFrame) -> GroupProposal:
+    """A rule with what is known of usable images, of which the columns path and picture are needed."""
+    shown = usable["picture"].where(usable["picture"] != "", usable["path"])
+    pictures = np.asarray(pd.factorize(shown)[0], np.int64)
+    files = (path.partition(PAGE)[0] for path in usable["path"])
+    confirmed = confirmation(groups_of(files, rule.pattern), pictures)
+    return GroupProposal(rule.pattern, rule.groups, rule.evidence, confirmed.is_strong)

@@ -29,8 +29,7 @@ from diffaug.data.leaks import Leak, copied_by, shared
 from diffaug.data.reading.parts import Reader
 from diffaug.data.reading.pictures import Pictures, Pixels
 from diffaug.data.reading.working_pixels import Originals
-from diffaug.data.resize import Resize, choose_image_size, median_side, working_shape
-from diffaug.data.size_choice import MeasureSize, SizeChoice
+from diffaug.data.resize import MeasureSize, Resize, SizeChoice, choose_image_size, median_side, working_shape
 from diffaug.data.splits import units_of
 from diffaug.files import storage
 from diffaug.runtime.parallel import Progress
@@ -45,14 +44,8 @@ MAX_ROUNDS = 10  # of splitting again because a test image shows a training imag
 class Layout:
     """The usable images of a table on their way to a catalog.
 
-    Args:
-        table: One row per image.
-        pictures: Of the usable images, in the order of the table.
-        reader: Reads files again, for sizes above those of the pictures.
-        settings: How to bring images to one size.
-        file: Where the working pixels are written.
-        seed: Of the split.
-        device: Where test images are compared with training images.
+    `pictures` are those of the usable images, in the order of the table; the reader reads files again for larger sizes.
+    Working pixels are written to `file`.
 
     Attributes:
         usable: The usable rows, numbered from 0: their label, split, what tells which of them belong together, weight,

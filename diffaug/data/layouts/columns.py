@@ -5,27 +5,14 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from diffaug.data.layouts.entries import listed
+from diffaug.data.layouts.entries import listed, split_named, words
 from diffaug.data.layouts.tables import Table
-from diffaug.data.layouts.words import split_named, words
 from diffaug.errors import DataError
 
 FILE_NAMES = (
     *("file_name", "filename", "file", "file_path", "filepath", "image_path", "imagepath", "image_file", "image_name"),
-    *(
-        "imagename",
-        "image",
-        "images",
-        "image_id",
-        "imageid",
-        "img_path",
-        "img_name",
-        "img",
-        "img_id",
-        "path",
-        "id_code",
-    ),
-    *("picture", "photo", "fname", "isic_id", "name", "id"),
+    *("imagename", "image", "images", "image_id", "imageid", "img_path", "img_name"),
+    *("img", "img_id", "path", "id_code", "picture", "photo", "fname", "isic_id", "name", "id"),
 )
 LABEL_NAMES = (
     *("label", "labels", "class", "classes", "class_name", "classname", "class_label", "label_name", "category"),
@@ -80,11 +67,8 @@ def find_columns(
 ) -> Columns | None:
     """The columns of a table of images, or None if no column names files.
 
-    Args:
-        table: The table, or its first rows.
-        is_image: Whether a text names an image of the folder.
-        label_column: What the user calls the label; a table without that column has no labels.
-        group_by: A column that the user wants as the group; ignored if there is no such column.
+    `is_image` says whether a text names an image of the folder. A table without the column `label_column` has no
+    labels; a column `group_by` that is not there is ignored.
 
     Raises:
         DataError: Several columns may be the label.

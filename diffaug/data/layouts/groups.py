@@ -149,9 +149,7 @@ def propose_group_rule(entries: Sequence[Entry]) -> GroupRule | None:
 def confirmation(groups: Sequence[str], pictures: NDArray[np.int64]) -> Confirmation:
     """Whether near-duplicates confirm groups.
 
-    Args:
-        groups: The group of each image; empty if it has none.
-        pictures: For each image the position of the first one that shows nearly the same, int64 (N,).
+    `pictures` says for each image at which position the first one is that shows nearly the same, int64 (N,).
     """
     names = [name or f"/{number}" for number, name in enumerate(groups)]  # no group holds a slash first
     alike = Counter(pictures.tolist())

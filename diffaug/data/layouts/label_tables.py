@@ -12,10 +12,9 @@ from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.layouts.columns import SAMPLE_ROWS, Columns, are_usual, find_columns, label_of_folders
-from diffaug.data.layouts.entries import Split, listed
+from diffaug.data.layouts.entries import Split, listed, says_nothing, split_named, split_of_table
 from diffaug.data.layouts.tables import TABLE_SUFFIXES, Table, read_columns, read_table
 from diffaug.data.layouts.walk import IMAGE_SUFFIXES, Folder, stem_of, suffix_of
-from diffaug.data.layouts.words import says_nothing, split_named, split_of_table
 from diffaug.decoding.formats.recognition import HEAD_BYTES
 from diffaug.errors import DataError, UsageError
 
@@ -246,10 +245,7 @@ def _sampled_columns(file: Path, folder: str, images: Images, settings: DataSett
 
 def _columns(table: Table, folder: str, images: Images, settings: DataSettings) -> Columns | None:
     return find_columns(
-        table,
-        lambda name: images.is_one(name, folder),
-        label_column=settings.label_column,
-        group_by=settings.group_by,
+        table, lambda name: images.is_one(name, folder), label_column=settings.label_column, group_by=settings.group_by
     )
 
 

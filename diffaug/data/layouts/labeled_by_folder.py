@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed
+from diffaug.data.layouts.entries import (
+    SPLITS,
+    Entry,
+    Split,
+    listed,
+    names_documents,
+    says_nothing,
+    split_and_rest,
+    split_named,
+    splits_among,
+)
 from diffaug.data.layouts.reading import (
     LAYOUTS,
     UNLABELED_SPLIT,
@@ -21,13 +31,6 @@ from diffaug.data.layouts.reading import (
     without_label,
 )
 from diffaug.data.layouts.walk import Account, Folder
-from diffaug.data.layouts.words import (
-    names_documents,
-    says_nothing,
-    split_and_rest,
-    split_named,
-    splits_among,
-)
 from diffaug.errors import DataError
 
 _REST = "images outside the folders that were read, left out"
@@ -50,11 +53,9 @@ def descent(tree: Folder) -> list[Folder]:
 def read_labeled_by_folder(base: Folder, root: Path, layout: str) -> Reading:
     """One entry per image in a folder of classes.
 
-    Args:
-        base: The folder of classes or splits, without masks.
-        root: The root of its paths.
-        layout: "classes": each folder in `base` is a class. "splits": folders named as splits are such. "auto":
-            whichever it is. "inner": the folders in each folder are classes, and those of one name are one.
+    `base` is the folder of classes or splits, without masks. As "classes" each folder in it is a class; as "splits"
+    folders named as splits are such; "auto" is whichever it is; as "inner" the folders in each folder are classes, and
+    those of one name are one.
 
     Raises:
         DataError: Images have no label, or it is not clear what the folders are.

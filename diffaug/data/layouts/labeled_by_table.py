@@ -8,12 +8,11 @@ from pathlib import Path
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.layouts.columns import Columns, one_hot_labels, plain_label, require_single_labels
-from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed
+from diffaug.data.layouts.entries import SPLITS, Entry, Split, listed, split_named, splits_among
 from diffaug.data.layouts.label_tables import Images, LabelTable, folder_split
 from diffaug.data.layouts.reading import UNLABELED_SPLIT, Reading
 from diffaug.data.layouts.tables import Table, read_table
 from diffaug.data.layouts.walk import Account, Folder
-from diffaug.data.layouts.words import split_named, splits_among
 from diffaug.errors import DataError
 
 _UNNAMED = "images to which no table gives a label, left out"
@@ -98,9 +97,6 @@ class TableReader:
 
     def reading(self, base: Folder) -> Reading:
         """The entries, with the images of `test/` and `unlabeled/` of which no table gives a label.
-
-        Args:
-            base: The folder of all images.
 
         Raises:
             DataError: The tables name no image that is there, or only some lines name a split.

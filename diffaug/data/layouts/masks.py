@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from diffaug.data.box_files import coco_images, holds_boxes, is_of_boxes
-from diffaug.data.layouts.walk import Account, Folder, Walk, stem_of
-from diffaug.data.layouts.words import (
+from diffaug.data.layouts.entries import (
     hints_at_masks,
     names_faces,
     names_masks,
@@ -23,6 +22,7 @@ from diffaug.data.layouts.words import (
     split_and_rest,
     split_named,
 )
+from diffaug.data.layouts.walk import Account, Folder, Walk, stem_of
 from diffaug.errors import DataError
 
 PEEKED = 5  # files opened per kind

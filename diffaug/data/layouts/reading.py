@@ -9,9 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffaug.data.layouts.entries import Entry, listed
+from diffaug.data.layouts.entries import Entry, listed, says_nothing, split_and_rest, split_named, splits_among
 from diffaug.data.layouts.walk import IMAGE_SUFFIXES, Account, Folder, suffix_of
-from diffaug.data.layouts.words import says_nothing, split_and_rest, split_named, splits_among
 from diffaug.decoding.formats.recognition import HEAD_BYTES, unsupported
 from diffaug.errors import DamagedError, DataError
 from diffaug.files import storage

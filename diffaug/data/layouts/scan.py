@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffaug.configuration.settings import NO_MASKS, DataSettings
-from diffaug.data.layouts.entries import SPLITS, Entry, Further, listed, sorted_classes
+from diffaug.data.layouts.entries import SPLITS, Entry, Further, listed, slips, sorted_classes
 from diffaug.data.layouts.groups import with_groups
 from diffaug.data.layouts.label_tables import (
     UNREAD,
@@ -46,7 +46,6 @@ from diffaug.data.layouts.reading import (
     with_recorded_names,
 )
 from diffaug.data.layouts.walk import MAY_HOLD_IMAGES, OTHER, OTHER_FORMAT, Account, Folder, Walk, path_from, suffix_of
-from diffaug.data.layouts.words import slips
 from diffaug.errors import DataError, UsageError
 
 
@@ -241,9 +240,7 @@ def _with_labels_of_held_out(by_folder: Reading, reader: TableReader) -> Reading
     by_folder.account.left_out[UNLABELED_SPLIT] -= held_out.keys()
     entries = rest + [replace(entry, split=splits[path]) for path, entry in held_out.items()]
     return replace(
-        by_folder,
-        entries=entries,
-        described=f"{by_folder.described}; labels of {listed(names)} from a table",
+        by_folder, entries=entries, described=f"{by_folder.described}; labels of {listed(names)} from a table"
     )
 
 

@@ -15,8 +15,7 @@ import pyarrow.parquet
 
 from diffaug.data.layouts.walk import suffix_of
 from diffaug.errors import DataError
-from diffaug.files import given
-from diffaug.files.reading import is_regular
+from diffaug.files.reading import is_regular, require_given_file
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".jsonl", ".parquet"}
 _SEPARATORS = (",", ";", "\t", "|")
@@ -67,7 +66,7 @@ def read_table(file: Path, *, most: int | None = None) -> Table:
         UsageError: There is no regular file, or one that is too large.
         DataError: The file can't be read, names a column twice, or has a row with more values than columns.
     """
-    given.require_file(file)
+    require_given_file(file)
     kinds = {".parquet": _read_parquet, ".jsonl": _read_json_lines}
     try:
         return kinds.get(suffix_of(file.name), _read_csv)(file, most)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.box_files import is_of_boxes, read_boxes
 from diffaug.data.images import ObjectMasks
 from diffaug.data.layouts.entries import listed
-from diffaug.data.masks.working_masks import Mask, fit_mask, looks_inverted
 from diffaug.data.resize import Resize
 from diffaug.decoding.decode import content_sha256, strict_pillow
 from diffaug.decoding.object_masks import read_mask, turned_as
@@ -26,6 +27,9 @@ from diffaug.runtime.parallel import in_threads
 
 PIXELS, INDEX = "masks.npy", "masks.json"
 WITHOUT = "or use no masks: --masks none"
+
+Mask = NDArray[np.bool_]
+_ROUNDING = 1e-6  # px
 
 
 class MaskSource(NamedTuple):
@@ -40,15 +44,10 @@ class MaskSource(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """What the masks of a catalog are of, and what they were read from.
+    """What the masks of a catalog are of, and what they were read from."""
 
-    Attributes:
-        images: In the order of the masks' pixels.
-        files: Each once, with its hash; one of boxes may be for many images.
-    """
-
-    images: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()  # in the order of the masks' pixels
+    files: tuple[str, ...] = ()  # each once, with its hash; one of boxes may be for many images
     sha256: tuple[str, ...] = ()
 
 
@@ -146,3 +145,34 @@ def _inverted(root: Path, files: Sequence[str], suspicious: int, total: int) -> 
     )
     fix = f"add --set data.invert_masks=true if the object is 0, =false if it is not; {WITHOUT}"
     return DataError(what, where=root, fix=fix)
+
+
+def fit_mask(mask: Mask, image_size: tuple[int, int], resize: Resize) -> Mask:
+    """Brings a mask (H, W) to `image_size` as `resize.fit_to_size` brings its image, bool (h, w).
+
+    A pixel belongs to the object if it shows any part of it, so that small objects are not lost.
+    """
+    height, width = mask.shape
+    h, w = image_size
+    top = left = 0.0
+    if resize == "crop":
+        scale = max(h / height, w / width)
+        top, left = max(0.0, (height - h / scale) / 2), max(0.0, (width - w / scale) / 2)
+    by_row = _touched(mask, h, top, height - top)
+    return np.ascontiguousarray(_touched(by_row.T, w, left, width - left).T)
+
+
+def _touched(mask: Mask, count: int, begin: float, end: float) -> Mask:
+    """Whether any row in each of `count` equal parts from `begin` to `end` is set, bool (count, W)."""
+    edges = begin + np.arange(count + 1) * ((end - begin) / count)
+    rows = np.empty((count, mask.shape[1]), np.bool_)
+    for number, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+        first = min(math.floor(low + _ROUNDING), len(mask) - 1)
+        rows[number] = mask[first : max(first + 1, math.ceil(high - _ROUNDING))].any(axis=0)
+    return rows
+
+
+def looks_inverted(mask: Mask) -> bool:
+    """Whether most of a mask (H, W) is set, and all four borders are touched, as around an object."""
+    borders = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    return bool(mask.mean() > 0.5 and all(border.any() for border in borders))

@@ -20,7 +20,7 @@ from diffaug.data.reading.pictures import Pixels, reduced
 from diffaug.data.reading.sources import UNKNOWN, is_trusted, stamp_of
 from diffaug.decoding.decode import decode, strict_pillow
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.decoding.memory import Budget, OfProcesses, shared
+from diffaug.decoding.limits import Budget, OfProcesses, shared
 from diffaug.decoding.result import Decoded, DecodeStatus
 from diffaug.errors import DamagedError
 from diffaug.files import storage
@@ -59,15 +59,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What was found in some files.
+    """What was found in some files."""
 
-    Attributes:
-        checksum: Of the rows, and of the pictures, which follow each other in a file of their own.
-        found: One row per image.
-    """
-
-    checksum: int
-    found: list[Found]
+    checksum: int  # of the rows, and of the pictures, which follow each other in a file of their own
+    found: list[Found]  # one row per image
 
 
 _PART = TypeAdapter(Part)
@@ -75,17 +70,11 @@ _PART = TypeAdapter(Part)
 
 @dataclass(frozen=True)
 class Reader:
-    """How a file becomes a picture.
+    """How a file becomes a picture."""
 
-    Attributes:
-        root: The data folder.
-        intensity: Which values of images over 8 bits become black and white.
-        side: Short side in px that pictures keep even if they are larger than `MAX_AREA` then.
-    """
-
-    root: Path
-    intensity: IntensityRange | None = None
-    side: int = 0
+    root: Path  # the data folder
+    intensity: IntensityRange | None = None  # which values of images over 8 bits become black and white
+    side: int = 0  # short side in px that pictures keep even if they are larger than `MAX_AREA` then
 
     @property
     def key(self) -> str:

@@ -26,11 +26,7 @@ class Pictures(Sequence[Pixels]):
     """
 
     def __init__(
-        self,
-        files: Sequence[Pixels],
-        places: NDArray[np.int64],
-        shapes: NDArray[np.int64],
-        max_area: float = math.inf,
+        self, files: Sequence[Pixels], places: NDArray[np.int64], shapes: NDArray[np.int64], max_area: float = math.inf
     ) -> None:
         self.files, self.places, self.shapes, self.max_area = files, places, shapes, max_area
         self._lengths = shapes.prod(axis=1)

@@ -14,7 +14,7 @@ from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures, Pixels
 from diffaug.data.resize import Resize, fit_to_size, to_channels
 from diffaug.decoding.decode import strict_pillow
-from diffaug.decoding.memory import shared
+from diffaug.decoding.limits import shared
 from diffaug.errors import DataError
 from diffaug.files import storage
 from diffaug.runtime.parallel import in_threads
@@ -24,23 +24,15 @@ BLOCK_BYTES = 2 * 2**20  # of pixels made at once
 
 @dataclass(frozen=True, eq=False)
 class Originals:
-    """Usable images, from which pixels of any size can be made.
+    """Usable images, from which pixels of any size can be made."""
 
-    Attributes:
-        reader: Reads the files again.
-        files: With the columns file, page, and the sha256 of the file's content when its picture was made; N rows.
-        sizes: Height and width of the upright images in px, int64 (N, 2).
-        pictures: The small images.
-        resize: How they are brought to a size.
-        channels: 1 gray, 3 RGB.
-    """
-
-    reader: Reader
+    reader: Reader  # reads the files again
+    # with the columns file, page, and the sha256 of the file's content when its picture was made; N rows
     files: pd.DataFrame
-    sizes: NDArray[np.int64]
-    pictures: Pictures
-    resize: Resize
-    channels: int
+    sizes: NDArray[np.int64]  # height and width of the upright images in px, int64 (N, 2)
+    pictures: Pictures  # the small images
+    resize: Resize  # how they are brought to a size
+    channels: int  # 1 gray, 3 RGB
 
     def at(self, positions: NDArray[np.int64], image_size: tuple[int, int]) -> Pixels:
         """The images at `positions`, uint8 (M, H, W, C)."""

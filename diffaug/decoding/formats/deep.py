@@ -9,14 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from diffaug.decoding.formats.orientation import upright
-from diffaug.decoding.formats.pillow_files import (
-    DEEP_MODES,
-    bits_of,
-    is_deep_color,
-    is_libtiff,
-    is_signed,
-    rawmode_of,
-)
+from diffaug.decoding.formats.pillow_files import DEEP_MODES, bits_of, is_deep_color, is_libtiff, is_signed, rawmode_of
 from diffaug.decoding.result import Pixels, RejectedError, Samples, Values, strips
 
 _PHOTOMETRIC, _WHITE_IS_ZERO, _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 262, 0, 281, 341

@@ -38,23 +38,16 @@ _AS_THEY_ARE = {
 
 @dataclass(frozen=True)
 class PngBands:
-    """The header of a PNG of 8 or 16 bits per sample that can be cut.
-
-    Attributes:
-        kind: The color type.
-        shared: Chunks before the samples that the bands have, too.
-        turning: Chunks, also behind the samples, that may hold an orientation.
-        begin: Where the first chunk of samples begins.
-    """
+    """The header of a PNG of 8 or 16 bits per sample that can be cut."""
 
     file: BinaryIO
     width: int
     height: int
     bits: int
-    kind: int
-    shared: bytes
-    turning: bytes
-    begin: int
+    kind: int  # the color type
+    shared: bytes  # chunks before the samples that the bands have, too
+    turning: bytes  # chunks, also behind the samples, that may hold an orientation
+    begin: int  # where the first chunk of samples begins
 
     @classmethod
     def of(cls, file: BinaryIO) -> PngBands | None:

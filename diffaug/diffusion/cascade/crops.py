@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.cascade.detail import DetailScale, View
 from diffaug.diffusion.cascade.reducing import Reduction
 from diffaug.diffusion.network.denoiser import objective_of
 from diffaug.diffusion.network.local import MAX_LEVEL
-from diffaug.diffusion.network.unet import NetworkConfig
-from diffaug.diffusion.planning import defaults
+from diffaug.diffusion.network.unet import NetworkConfig, padded
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.ddpm import Ddpm
@@ -86,19 +84,13 @@ class Crops:
         """
         draws = seeding.numpy_generator(seed, "detail batch", step)
         count, network = plan.batch_size, plan.network
-        positions = draws.choice(len(self.small), size=count, p=self.images.draw_probabilities)
-        unsure = 1 - self.images.label_probabilities[positions]
-        hidden = draws.random(count) < defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * unsure
-        mirrored = draws.random(count) < (0.5 if plan.horizontal_flip else 0.0)
+        chosen, mirrored, labels = self.images.chosen(plan, draws)
         corners = draws.integers(0, _last_corner(network), size=(count, 2), endpoint=True) * network.patch
-        chosen = torch.from_numpy(positions)
         randomness = seeding.torch_generator(seed, "detail noise", step, device=self.device.type)
-        large, view = self._views(chosen, torch.from_numpy(mirrored), randomness)
+        large, view = self._views(chosen, mirrored, randomness)
         x0, conditions = (_cropped(one, corners, network) for one in (view.detail(large), view.conditions))
         sigma = self.objective(network).draw_sigmas(count, randomness)
         noise = torch.randn(x0.shape, generator=randomness, device=self.device)
-        labels = self.images.labels[chosen.to(self.device)]
-        labels = labels.masked_fill(torch.from_numpy(hidden).to(self.device), network.null_label)
         return Batch(x0, labels, sigma, noise, conditions)
 
     def _views(self, chosen: Tensor, mirrored: Tensor, randomness: torch.Generator) -> tuple[Tensor, View]:
@@ -120,10 +112,6 @@ def _last_corner(network: NetworkConfig) -> tuple[int, int]:
 
 def _cropped(images: Tensor, corners: NDArray[np.int64], network: NetworkConfig) -> Tensor:
     """A crop of each image, which goes on as its last pixels do where the network's last patch ends beyond it."""
-    pad_h, pad_w = (-length % network.patch for length in network.image_size)
-    whole = functional.pad(images, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else images
-    side = CROP_POSITIONS * network.patch
-    cut = [
-        one[:, top : top + side, left : left + side] for one, (top, left) in zip(whole, corners.tolist(), strict=True)
-    ]
-    return torch.stack(cut)
+    whole, side = padded(images, network.patch), CROP_POSITIONS * network.patch
+    pairs = zip(whole, corners.tolist(), strict=True)
+    return torch.stack([one[:, top : top + side, left : left + side] for one, (top, left) in pairs])

@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from diffaug.configuration.sampling import Sampling, SamplingOptions
+from diffaug.data.images import LabeledImages
 from diffaug.data.labels import class_of
 from diffaug.decoding.intensity import IntensityRange
 from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record, read_rows
 from diffaug.diffusion.generator.usual import USUAL, Usual
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.normalization import Decoded
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.sampling.editing import require_images, require_masks
 from diffaug.errors import DiffaugError, UsageError
 from diffaug.files import storage
@@ -99,54 +101,18 @@ class Generator(ABC):
         """Where it runs."""
 
     @abstractmethod
-    def draw_samples(self, label: str | int, indices: Sequence[int], sampling: Sampling, seed: int) -> Decoded:
-        """As `sample`, with the mask of finite images."""
-
-    @abstractmethod
-    def draw_variations(
-        self,
-        images: NDArray[np.uint8],
-        label: str | int,
-        indices: Sequence[int],
-        *,
-        strength: float,
-        sampling: Sampling,
-        seed: int,
-        boxes: NDArray[np.int64] | None = None,
-    ) -> Decoded:
-        """As `variations`, with the mask of finite images, and the images' own boxes (N, 2) if they are known."""
-
-    @abstractmethod
-    def draw_inpainted(
-        self,
-        images: NDArray[np.uint8],
-        masks: NDArray[np.bool_],
-        label: str | int,
-        indices: Sequence[int],
-        *,
-        sampling: Sampling,
-        seed: int,
-        resamplings: int,
-    ) -> Decoded:
-        """As `inpaint`, with the mask of finite images; pixels outside of the masks may differ from the given ones."""
+    def draw(self, drawing: Drawing) -> Decoded:
+        """Draws images, with the mask of finite ones. Pixels outside of masks may differ from the given ones."""
 
     @abstractmethod
     def require_sampling(self, sampling: Sampling) -> None:
         """Raises a UsageError if this generator can't draw images so."""
 
-    def denoising_errors(
-        self,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        *,
-        seed: int,
-        boxes: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.float64] | None:
-        """How badly it denoises each of these images (N, H, W, C), (N,); smaller for images that it has memorized.
+    def denoising_errors(self, images: LabeledImages, *, seed: int) -> NDArray[np.float64] | None:
+        """How badly it denoises each of N images of its classes, (N,); smaller for images that it has memorized.
 
         None if this kind of generator has no such measure.
         """
-        del images, labels, seed, boxes
         return None
 
     def rows(self) -> pd.DataFrame | None:
@@ -174,7 +140,7 @@ class Generator(ABC):
         Raises:
             UsageError: The class is unknown, an option is out of range, or autoguidance has no guide.
         """
-        return self.draw_samples(label, indices, self._sampling(options), seed).pixels
+        return self.draw(self._drawing(label, indices, seed, options)).pixels
 
     def variations(
         self,
@@ -195,8 +161,8 @@ class Generator(ABC):
         0.5 is 2.5 and 0.75 is 18. Near 0 the result is the image itself; 1 begins from noise alone. This fraction of
         `num_inference_steps` is taken.
         """
-        sampling = self._sampling(options)
-        return self.draw_variations(images, label, indices, strength=strength, sampling=sampling, seed=seed).pixels
+        images = require_images(images, (len(indices), *self.image_size, self.channels))
+        return self.draw(self._drawing(label, indices, seed, options).varying(images, strength)).pixels
 
     def inpaint(
         self,
@@ -221,15 +187,19 @@ class Generator(ABC):
         masks = require_masks(masks, (len(indices), *self.image_size))
         if not isinstance(resamplings, int) or resamplings < 0:
             raise UsageError(f"resamplings must be 0 or more, got {resamplings}", fix="0 repeats nothing; 4 is usual")
-        made = self.draw_inpainted(
-            images, masks, label, indices, sampling=self._sampling(options), seed=seed, resamplings=resamplings
-        )
-        return np.where(masks[..., None], made.pixels, images)
+        drawing = self._drawing(label, indices, seed, options).painting(images, masks, resamplings)
+        return np.where(masks[..., None], self.draw(drawing).pixels, images)
 
-    def _sampling(self, options: SamplingOptions) -> Sampling:
+    @staticmethod
+    def _shared(folder: Path, record: GeneratorRecord) -> dict[str, Any]:
+        """What the record says about generators of all kinds, as arguments of their classes."""
+        names = ("classes", "dataset_class_to_idx", "intensity", "boxes", "copied_classes")
+        return {"folder": folder, **{name: getattr(record, name) for name in names}}
+
+    def _drawing(self, label: str | int, indices: Sequence[int], seed: int, options: SamplingOptions) -> Drawing:
         settled: SamplingOptions = {"guidance_scale": self.usual.typical_guidance}
         settled.update(options)
-        return Sampling.of(**settled)
+        return Drawing(self.class_index(label), indices, Sampling.of(**settled), seed)
 
 
 def generator_kind(kind: str, where: Path) -> type[Generator]:

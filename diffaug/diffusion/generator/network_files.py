@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffaug.diffusion.generator.files import GeneratorRecord
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.network.weights import read_weights, write_weights
 from diffaug.diffusion.process.normalization import Normalization
 from diffaug.errors import DamagedError
 from diffaug.files import storage
@@ -70,8 +69,7 @@ def write_network(
     write_record(folder / NETWORK, _RECORD, NetworkRecord(network, normalization, guide is not None))
     for file, tensors in ((WEIGHTS, weights), (GUIDE, guide)):
         if tensors is not None:
-            contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            storage.write_bytes(folder / file, save(contiguous))
+            write_weights(folder / file, tensors)
 
 
 def read_network_record(folder: Path) -> NetworkRecord:
@@ -121,15 +119,6 @@ def require_fitting(record: GeneratorRecord, network: NetworkConfig, folder: Pat
     if promised != (network.image_size, network.channels, network.num_classes):
         what = "the network makes other images than its generator"
         raise DamagedError(what, where=folder / NETWORK, fix=storage.REPAIR_HINT)
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors in a file by name, on the CPU; a DamagedError if it holds something else."""
-    storage.require_file(file)
-    try:
-        return load_file(file)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise DamagedError(f"no weights can be read ({error})", where=file, fix=storage.REPAIR_HINT) from error
 
 
 def for_inference(denoiser: Denoiser, device: str) -> Denoiser:

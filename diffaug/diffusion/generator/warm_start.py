@@ -12,9 +12,10 @@ from torch import Tensor
 
 from diffaug.decoding.intensity import IntensityRange
 from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record, read_rows
-from diffaug.diffusion.generator.network_files import WEIGHTS, NetworkRecord, read_network_record, read_weights
+from diffaug.diffusion.generator.network_files import WEIGHTS, NetworkRecord, read_network_record
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
+from diffaug.diffusion.network.weights import read_weights
 from diffaug.errors import UsageError
 from diffaug.files import storage
 

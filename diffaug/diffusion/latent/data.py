@@ -115,7 +115,6 @@ class LatentData(TrainingData):
 
     def compared_samples(self, images: Tensor, framing: Framing) -> Tensor:
         """The samples themselves; what is not finite is no copy of anything."""
-        del framing
         return images.nan_to_num()
 
     def objective(self, network: NetworkConfig) -> Edm | Ddpm:

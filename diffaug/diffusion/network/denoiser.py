@@ -20,7 +20,7 @@ def objective_of(config: NetworkConfig, normalization: Normalization | None = No
     """The objective to train with; DDPM's likelihood depends on the normalization of the images."""
     if config.objective == "edm":
         return Edm(config.noise_scale)
-    return DDPM if normalization is None else Ddpm(bins=PixelBins.of(normalization))
+    return DDPM if normalization is None else Ddpm(PixelBins.of(normalization))
 
 
 class Denoiser(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import silu
 
-from diffaug.diffusion.network.unet import Dropout, NetworkConfig, NoiseEmbedding, zeroed
+from diffaug.diffusion.network.unet import NetworkConfig, NoiseEmbedding, ResidualBlock, folded, padded, zeroed
 
 LEVEL_FEATURES = 4
 MAX_LEVEL = 0.2
@@ -21,26 +21,6 @@ MAX_LEVEL = 0.2
 def reach(config: NetworkConfig) -> int:
     """How many px around a patch the output in it depends on, at most."""
     return config.patch * (2 * config.blocks + 2)
-
-
-class LocalBlock(nn.Module):
-    """Two convolutions beside the identity, scaled and shifted between them (FiLM); each position is normalized."""
-
-    def __init__(self, channels: int, dropout: float) -> None:
-        super().__init__()
-        self.norm1 = PositionNorm(channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = PositionNorm(channels, affine=False)
-        self.dropout = Dropout(dropout)
-        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
-
-    def forward(self, x: Tensor, film: Tensor) -> Tensor:
-        """(N, C, h, w) and scale and shift (N, 2C, 1, 1) to (N, C, h, w)."""
-        hidden = self.conv1(silu(self.norm1(x)))
-        scale, shift = film.chunk(2, dim=1)
-        hidden = silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale))
-        result: Tensor = x + self.conv2(self.dropout(hidden))
-        return result
 
 
 class PositionNorm(nn.Module):
@@ -65,13 +45,13 @@ class LocalNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        width, embedding, folded = config.base_channels, 2 * config.base_channels, config.channels * config.patch**2
+        width, embedding, values = config.base_channels, 2 * config.base_channels, config.channels * config.patch**2
         self.embedding = NoiseEmbedding(config.num_classes + 1, LEVEL_FEATURES, embedding)
-        self.stem = nn.Conv2d(2 * folded, width, 3, padding=1)
-        self.blocks = nn.ModuleList(LocalBlock(width, config.dropout) for _ in range(config.blocks))
+        self.stem = nn.Conv2d(2 * values, width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(width, config.dropout, PositionNorm) for _ in range(config.blocks))
         self.film = nn.Linear(embedding, 2 * width * config.blocks)
         self.norm = PositionNorm(width)
-        self.head = zeroed(nn.Conv2d(width, 2 * folded, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(width, 2 * values, 3, padding=1))
         # What noise level and class alone tell: of the variance, and how far to follow noisy image and condition.
         self.offset = zeroed(nn.Linear(embedding, 2 * config.channels))
         self.gain = zeroed(nn.Linear(embedding, 2 * config.channels))
@@ -81,7 +61,7 @@ class LocalNetwork(nn.Module):
         condition, level = conditions[:, :-1], conditions[:, -1, 0, 0]
         embedding = self.embedding(c_noise, labels, level_features(level))
         seen = torch.cat([x, condition], dim=1)
-        hidden = self.stem(self._folded(seen))
+        hidden = self.stem(folded(padded(seen, self.config.patch), self.config.patch))
         films = self.film(embedding)[:, :, None, None].chunk(self.config.blocks, dim=1)
         for block, film in zip(self.blocks, films, strict=True):
             hidden = block(hidden, film)
@@ -91,11 +71,6 @@ class LocalNetwork(nn.Module):
         kept = (self.gain(embedding)[:, :, None, None] * seen).unflatten(1, (2, -1)).sum(dim=1)
         result: Tensor = unfolded + self.offset(embedding)[:, :, None, None]
         return result + functional.pad(kept, (0, 0, 0, 0, 0, x.shape[1]))
-
-    def _folded(self, x: Tensor) -> Tensor:
-        pad_h, pad_w = -x.shape[-2] % self.config.patch, -x.shape[-1] % self.config.patch
-        padded = functional.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
-        return functional.pixel_unshuffle(padded, self.config.patch).contiguous(memory_format=torch.channels_last)
 
 
 def level_features(level: Tensor) -> Tensor:

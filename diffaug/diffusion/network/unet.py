@@ -1,6 +1,7 @@
 """A class-conditional UNet behind space-to-depth, for any image size."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -111,11 +112,12 @@ class Dropout(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions beside the identity; scaled and shifted between them by noise level and class (FiLM)."""
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, dropout: float, norm: Callable[..., nn.Module] | None = None) -> None:
         super().__init__()
-        self.norm1 = _group_norm(channels)
+        norm = norm or _group_norm
+        self.norm1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = _group_norm(channels, affine=False)
+        self.norm2 = norm(channels, affine=False)
         self.dropout = Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
 
@@ -192,11 +194,11 @@ class UNet(nn.Module):
         self.config = config
         widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
         embedding = 2 * config.base_channels
-        folded = config.channels * config.patch**2
+        values = config.channels * config.patch**2
 
         block = partial(ResidualBlock, dropout=config.dropout)
         self.embedding = NoiseEmbedding(config.num_classes + 1, config.conditions, embedding)
-        self.stem = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(values, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             if level:
@@ -213,21 +215,19 @@ class UNet(nn.Module):
         self.film_channels = [2 * part.conv1.out_channels for part in self.modules() if isinstance(part, ResidualBlock)]
         self.film = nn.Linear(embedding, sum(self.film_channels))
         self.norm = _group_norm(widths[0])
-        self.head = zeroed(nn.Conv2d(widths[0], 2 * folded, 3, padding=1))
+        self.head = zeroed(nn.Conv2d(widths[0], 2 * values, 3, padding=1))
         # What noise level and class alone tell, which is most of what there is to know of the variance.
         self.offset = zeroed(nn.Linear(embedding, 2 * config.channels))
         # No more channels than are folded can't carry all of the noise; what they miss would stay in the samples.
-        self.skip = FrequencySkip(config, embedding) if folded >= widths[0] else None
+        self.skip = FrequencySkip(config, embedding) if values >= widths[0] else None
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor, conditions: Tensor | None = None) -> Tensor:
         """For arguments see `Denoiser`; returns (N, 2C, H, W), 0 for an untrained network."""
         height, width = x.shape[-2:]
-        pad_h, pad_w = -height % self.config.stride, -width % self.config.stride
-        hidden = functional.pad(x, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else x
-        folded = functional.pixel_unshuffle(hidden, self.config.patch).contiguous(memory_format=torch.channels_last)
+        patches = folded(padded(x, self.config.stride), self.config.patch)
         embedding = self.embedding(c_noise, labels, conditions)
         films = iter(self.film(embedding)[:, :, None, None].split(self.film_channels, dim=1))
-        hidden = self.stem(folded)
+        hidden = self.stem(patches)
         skips = [hidden]
         for layer in self.down:
             hidden = layer(hidden, next(films)) if isinstance(layer, ResidualBlock) else layer(hidden)
@@ -244,7 +244,7 @@ class UNet(nn.Module):
         hidden = self.head(silu(self.norm(hidden)))
         if self.skip is not None:
             mean, log_variance = hidden.chunk(2, dim=1)
-            hidden = torch.cat([mean + self.skip(folded, embedding, c_noise), log_variance], dim=1)
+            hidden = torch.cat([mean + self.skip(patches, embedding, c_noise), log_variance], dim=1)
         unfolded = functional.pixel_shuffle(hidden, self.config.patch)[..., :height, :width]
         result: Tensor = unfolded + self.offset(embedding)[:, :, None, None]
         return result
@@ -262,6 +262,17 @@ def cosine_transform(side: int) -> Tensor:
     basis = torch.cos(math.pi / side * (positions + 0.5) * positions[:, None]) * math.sqrt(2 / side)
     basis[0] /= math.sqrt(2)
     return basis.float()
+
+
+def padded(images: Tensor, multiple: int) -> Tensor:
+    """Images (N, C, H, W) whose sides are multiples; what is added goes on as the last pixels do."""
+    below, right = (-length % multiple for length in images.shape[-2:])
+    return functional.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
+
+
+def folded(images: Tensor, patch: int) -> Tensor:
+    """Space-to-depth: squares of `patch` px as channels."""
+    return functional.pixel_unshuffle(images, patch).contiguous(memory_format=torch.channels_last)
 
 
 def _group_norm(channels: int, *, affine: bool = True) -> nn.GroupNorm:

@@ -146,6 +146,8 @@ def length_choice(
     views, is_last = measured[chosen].images_seen / trained, chosen == len(measured) - 1
     if all(one.copying for one in measured):
         reason = f"each measured length copies training images; {views:.0f} views per image is the shortest"
+    elif is_last and views < FIRST_VIEWS:
+        reason = f"the pilot saw {measured[chosen].images_seen} images in its time, too few to find a length"
     elif is_last and was_ended:
         reason = f"the pilot was ended after {views:.0f} views per image"
     elif is_last:

@@ -12,7 +12,7 @@ from diffaug.diffusion.network.unet import NUM_CONDITIONS, NetworkConfig
 from diffaug.diffusion.planning import defaults
 from diffaug.diffusion.planning.costs import Costs, RouteOption
 from diffaug.diffusion.planning.length import LEAST_IMAGES_SEEN, PILOT_SHARE, LengthChoice, PilotPlan
-from diffaug.diffusion.planning.presets import PRESETS, choose_preset, fold
+from diffaug.diffusion.planning.presets import FINE_IMAGES_SEEN, PRESETS, choose_preset, fold
 from diffaug.diffusion.planning.sources import InitialWeights, PretrainedModel, UnlabeledPlan
 from diffaug.diffusion.process.process import noise_scale_of
 from diffaug.runtime.devices import computes_in_bfloat16
@@ -31,6 +31,7 @@ class Plan:
         recommended_images: Images seen that are usual for these images; 0 if nothing is trained.
         images_seen: Length of the training in images seen, the most it may be until the pilot has chosen it. 0 until it
             is decided, see `set_length`.
+        preset: Name of the size of `unet`.
         images_per_second: Speed measured on this device; 0 if it was not measured.
         seconds_besides: What else the route does in its longest training is expected to take, pilot included; 0 if
             there is nothing, or the speed was not measured.
@@ -57,6 +58,7 @@ class Plan:
     route: str = "pixels"
     share: float = 1.0
     images_seen: int = 0
+    preset: str = "small"
     images_per_second: float = 0.0
     precision: str = "float32"
     compiled: bool = False
@@ -135,7 +137,8 @@ def make_plan(
     """
     *image_size, image_channels = images.pixels.shape[1:]
     channels, height, width = latent_shape or (image_channels, *image_size)
-    preset = PRESETS[choose_preset(len(images), settings, device)]
+    name = choose_preset(len(images), settings, device)
+    preset = PRESETS[name]
     patch = fold(height * width, preset.grid)
     # The width is that of what images fold into, but at most twice the preset's; see `UNet.skip`.
     width_of_fold = min(channels * patch**2 // 16 * 16, 2 * preset.base_channels)
@@ -162,6 +165,7 @@ def make_plan(
         learning_rate=settings.learning_rate or preset.learning_rate,
         recommended_images=enough_images(images),
         images_seen=settings.images_seen or 0,
+        preset=name,
         precision=precision if settings.precision == "auto" else settings.precision,
         compiled=settings.compile is True,
         device=device,
@@ -267,12 +271,16 @@ def affordable_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bo
 
 
 def _wanted_images(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool = False) -> int:
-    """The greatest length. Minutes that the user sets are a limit; only a pilot may find that more helps."""
+    """The greatest length. Minutes are a limit; only a pilot may find that more than usual helps."""
     if settings.images_seen is not None:
         return settings.images_seen
     affordable = affordable_images(plan, settings, with_pilot=with_pilot)
-    enough = affordable if settings.minutes and with_pilot else plan.recommended_images
-    return max(plan.batch_size, min(affordable, enough))
+    return max(plan.batch_size, affordable if with_pilot else min(affordable, plan.recommended_images))
+
+
+def sees_enough_for_fine(plan: Plan, settings: DiffusionSettings, *, with_pilot: bool) -> bool:
+    """Whether a fine network may see enough images, at its measured speed, to be better than the small one."""
+    return _wanted_images(plan, settings, with_pilot=with_pilot) >= FINE_IMAGES_SEEN
 
 
 def _in_batches(images: float, plan: Plan) -> int:

@@ -26,10 +26,17 @@ class Preset:
 PRESETS = {
     "tiny": Preset(16, 32, (1, 2), 1, 64, 2e-3),
     "small": Preset(16, 32, (1, 2, 3), 1, 64, 2e-3),
+    "fine": Preset(32, 32, (1, 2, 3), 1, 64, 2e-3),
     "medium": Preset(16, 96, (1, 2), 2, 128, 5e-4),
     "large": Preset(32, 128, (1, 2, 2), 3, 256, 4e-4),
     "huge": Preset(32, 192, (1, 2, 2), 3, 256, 3e-4),
 }
+
+FINE_IMAGES_SEEN = 50_000
+"""On gray images a fine network is better than a small one of equal time if it sees so many, half of them by its pilot.
+
+Measured by the denoising error of held-out training images of neu-lt and fashion-lt.
+"""
 
 
 def fold(pixels: int, grid: int) -> int:

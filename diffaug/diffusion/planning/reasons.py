@@ -7,8 +7,8 @@ from diffaug.configuration.settings import DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning import defaults
-from diffaug.diffusion.planning.planning import Plan, affordable_images
-from diffaug.diffusion.planning.presets import PRESETS, choose_preset, fold
+from diffaug.diffusion.planning.planning import Plan, affordable_images, longest_minutes
+from diffaug.diffusion.planning.presets import PRESETS, fold
 from diffaug.diffusion.planning.sources import explain_sources
 from diffaug.diffusion.process.process import UNSCALED_SIDE
 from diffaug.runtime.console import duration
@@ -32,7 +32,7 @@ QUALITY_RGB = (
 def expected_quality(plan: Plan) -> str:
     """What to expect of a network that is trained on pixels, by the number of images seen."""
     levels = QUALITY_GRAY if plan.channels == 1 else QUALITY_RGB
-    return next(text for least, text in levels if plan.images_seen >= least)
+    return next(text for least, text in levels if _expected_length(plan) >= least)
 
 
 def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages, quality: str) -> tuple[str, ...]:
@@ -47,12 +47,12 @@ def explain(plan: Plan, settings: DiffusionSettings, images: LabeledImages, qual
     )
 
 
-def cost_of_size(plan: Plan, settings: DiffusionSettings, num_images: int) -> str | None:
+def cost_of_size(plan: Plan) -> str | None:
     """What the size costs on a CPU, in one sentence, if details are folded away that smaller images would keep."""
     if plan.route != "pixels":
         return None
     network, speed = plan.network, plan.images_per_second
-    kept = fold(FINE_SIDE**2, PRESETS[choose_preset(num_images, settings, plan.device)].grid)
+    kept = fold(FINE_SIDE**2, PRESETS[plan.preset].grid)
     if plan.device != "cpu" or not speed or network.patch <= kept:
         return None
     height, width = network.image_size
@@ -71,23 +71,22 @@ def _data_and_network(plan: Plan, settings: DiffusionSettings, images: LabeledIm
         f"{len(images)} for training in {len(images.classes)} classes"
     )
     if network is not None:
-        yield from _network(plan, network, settings, len(images))
+        yield from _network(plan, network, settings)
     yield (
         f"a class of n images is drawn in proportion to n^{defaults.CLASS_TEMPERATURE:g}, and no image more than "
         f"{defaults.MAX_REPEATS_PER_IMAGE / defaults.EXPECTED_VIEWS:g} times as often as the average one"
     )
 
 
-def _network(plan: Plan, network: NetworkConfig, settings: DiffusionSettings, num_images: int) -> Iterator[str]:
+def _network(plan: Plan, network: NetworkConfig, settings: DiffusionSettings) -> Iterator[str]:
     height, width = network.image_size
-    name = choose_preset(num_images, settings, plan.device)
     unit = plan.unit if plan.unit == "px" else f"{plan.unit} of {network.channels} channels"
     grid = f"{math.ceil(width / network.patch)} x {math.ceil(height / network.patch)} {unit} (patch {network.patch})"
     why = "as set"
     if not settings.preset:
         minutes = f" and {settings.minutes:g} minutes" if settings.minutes else ""
         why = f"chosen for a {'GPU' if plan.device == 'cuda' else 'CPU'}{minutes}"
-    yield f"network: UNet '{name}' of width {network.base_channels}, working on {grid}, {why}"
+    yield f"network: UNet '{plan.preset}' of width {network.base_channels}, working on {grid}, {why}"
     if network.noise_scale > 1:
         yield f"noise levels are {network.noise_scale:.3g} times those of {UNSCALED_SIDE} px, since images are larger"
 
@@ -124,21 +123,24 @@ def _length(plan: Plan, settings: DiffusionSettings, images: LabeledImages, qual
         yield f"what this route does besides takes at most {duration(plan.seconds_besides)}, measured here"
     if plan.seconds is not None:
         yield f"it ends after {duration(plan.seconds)} even if the machine becomes slower; --minutes sets another limit"
-    views, which = plan.labeled_share * plan.images_seen / len(images), "labeled image" if plan.unlabeled else "image"
-    yield f"every {which} is seen {most or 'about '}{views:.0f} times; expect {quality}"
+    length, which = _expected_length(plan), "labeled image" if plan.unlabeled else "image"
+    views = plan.labeled_share * length / len(images)
+    yield f"after {length} images seen, about {views:.0f} times every {which}, expect {quality}"
+
+
+def _expected_length(plan: Plan) -> int:
+    """What a training is expected to see; a pilot may find that more or less is better."""
+    return min(plan.images_seen, plan.recommended_images) if plan.pilot else plan.images_seen
 
 
 def _why_this_length(plan: Plan, settings: DiffusionSettings) -> str:
     if settings.images_seen is not None:
         rounded = "" if plan.images_seen == settings.images_seen else ", in whole batches"
         return f"as set{rounded}"
+    limit = "as set" if settings.minutes else "the limit unless you set --minutes"
+    allowed = f"what {longest_minutes(settings):g} minutes allow, {limit}"
     if affordable_images(plan, settings, with_pilot=plan.pilot is not None) < plan.recommended_images:
-        if settings.minutes:
-            return f"what {settings.minutes:g} minutes allow, as set; {plan.recommended_images} are usual"
-        return (
-            f"what {defaults.MAX_MINUTES:g} minutes allow, the limit unless you set --minutes; "
-            f"{plan.recommended_images} would be better"
-        )
-    if settings.minutes and plan.pilot:
-        return f"what {settings.minutes:g} minutes allow, as set"
+        return f"{allowed}; {plan.recommended_images} {'are usual' if settings.minutes else 'would be better'}"
+    if plan.pilot:
+        return allowed
     return "usual for this many images and classes"

@@ -47,9 +47,9 @@ class PixelBins:
 class Ddpm:
     """Noise prediction with learned-range variance, trained by L_hybrid (arXiv 2102.09672, eq. 15 and 16)."""
 
-    def __init__(self, process: DiscreteProcess | None = None, bins: PixelBins | None = None) -> None:
-        self.process = DiscreteProcess.of(cosine_betas(NUM_TRAIN_TIMESTEPS)) if process is None else process
-        self.bins = PixelBins() if bins is None else bins
+    def __init__(self, bins: PixelBins | None = None) -> None:
+        self.process = DiscreteProcess.of(cosine_betas(NUM_TRAIN_TIMESTEPS))
+        self.bins = bins or PixelBins()
         self._on_devices: dict[torch.device, tuple[DiscreteProcess, PixelBins]] = {}
 
     def moments(self, x: Tensor, sigma: Tensor, output: Tensor) -> Moments:

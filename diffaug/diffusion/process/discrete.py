@@ -15,16 +15,9 @@ import torch
 from torch import Tensor
 
 from diffaug.diffusion.process.process import Moments
-from diffaug.errors import UsageError
 
 MAX_COSINE_BETA = 0.999
 COSINE_OFFSET = 0.008
-
-
-def linear_betas(num_train_timesteps: int) -> Tensor:
-    """DDPM's betas from 1e-4 to .02 for 1000 steps, scaled by 1000 / T so that other T also end in noise."""
-    scale = 1000 / num_train_timesteps
-    return torch.linspace(scale * 1e-4, scale * 0.02, num_train_timesteps, dtype=torch.float64)
 
 
 def cosine_betas(num_train_timesteps: int) -> Tensor:
@@ -40,7 +33,7 @@ class DiscreteProcess:
 
     Attributes:
         posterior_variance: Of q(x_{t-1} | x_t, x0); 0 at t = 0.
-        posterior_log_variance: Its logarithm, at t = 0 that of t = 1 (of beta where there is no t = 1).
+        posterior_log_variance: Its logarithm, at t = 0 that of t = 1.
         sigmas: Noise levels in EDM's coordinates, increasing.
     """
 
@@ -53,15 +46,12 @@ class DiscreteProcess:
 
     @classmethod
     def of(cls, betas: Tensor) -> DiscreteProcess:
-        """Derives all tables from the betas; a UsageError unless all are strictly between 0 and 1."""
-        betas = betas.double()
-        if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise UsageError("betas must be one or more numbers strictly between 0 and 1", where="betas")
+        """Derives all tables from two or more betas float64 (T,) strictly between 0 and 1."""
         alphas = 1 - betas
         alpha_bars = alphas.cumprod(0)
         before = _shifted(alpha_bars, 1.0)
         variance = betas * (1 - before) / (1 - alpha_bars)
-        clipped = torch.cat([variance[1:2] if len(betas) > 1 else betas, variance[1:]])
+        clipped = torch.cat([variance[1:2], variance[1:]])
         return cls(betas, alphas, alpha_bars, variance, clipped.log(), ((1 - alpha_bars) / alpha_bars).sqrt())
 
     def __len__(self) -> int:
@@ -80,15 +70,6 @@ class DiscreteProcess:
     def to(self, device: torch.device | str) -> DiscreteProcess:
         """The same process with its tables on `device`."""
         return DiscreteProcess(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def step(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draws from q(x_t | x_{t-1}), DDPM eq. 2; t is int64 (N,), the noise standard normal."""
-        return gather(self.alphas.sqrt(), t, x) * x + gather(self.betas.sqrt(), t, x) * noise
-
-    def diffuse(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draws from q(x_t | x0) by the reparameterization trick, DDPM eq. 4."""
-        signal, spread = self.alpha_bars.sqrt(), (1 - self.alpha_bars).sqrt()
-        return gather(signal, t, x0) * x0 + gather(spread, t, x0) * noise
 
     def posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Moments:
         """Mean and variance of q(x_{t-1} | x_t, x0), DDPM eq. 6 and 7."""

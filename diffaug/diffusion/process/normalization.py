@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,12 @@ class Decoded(NamedTuple):
 
     pixels: NDArray[np.uint8]
     finite: NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: Iterable[Decoded], shape: tuple[int, int, int]) -> Decoded:
+        """Several as one; without any, no images of the shape (H, W, C)."""
+        none = cls(np.zeros((0, *shape), np.uint8), np.zeros(0, np.bool_))
+        return cls(*(np.concatenate(columns) for columns in zip(none, *parts, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Sampling that begins from real images: variations and inpainting."""
+"""Sampling that begins from real images: what is kept of them, and what is asked of them."""
 
 from itertools import pairwise
 
@@ -7,46 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffaug.configuration.sampling import Sampling
-from diffaug.diffusion.process.process import Moments, karras_sigmas
-from diffaug.diffusion.sampling.class_noise import ClassNoise
+from diffaug.diffusion.process.process import Moments
 from diffaug.diffusion.sampling.guidance import DenoiseFunction
-from diffaug.diffusion.sampling.samplers import run_solver
 from diffaug.errors import UsageError
-
-
-def vary(
-    denoise: DenoiseFunction,
-    known: Tensor,
-    noise: ClassNoise,
-    sampling: Sampling,
-    strength: float,
-    *,
-    noise_scale: float = 1.0,
-) -> Tensor:
-    """Noises images part of the way and denoises them again (Meng et al. 2022, SDEdit, arXiv 2108.01073).
-
-    The fraction `strength` of the steps is taken, see `karras_sigmas`; at 1 the images (N, C, H, W) do not count.
-    """
-    require_strength(strength)
-    steps = max(1, round(strength * sampling.num_inference_steps))
-    sigmas = karras_sigmas(steps, strength, noise_scale)
-    return run_solver(sampling, denoise, noise, sigmas, known if strength < 1 else None)
-
-
-def inpaint(
-    denoise: DenoiseFunction,
-    known: Tensor,
-    masks: Tensor,
-    noise: ClassNoise,
-    sampling: Sampling,
-    *,
-    resamplings: int,
-    noise_scale: float = 1.0,
-) -> Tensor:
-    """Samples the masked part of images (N, C, H, W) anew: `keep_known` along `resampled` noise levels."""
-    sigmas = resampled(karras_sigmas(sampling.num_inference_steps, noise_scale=noise_scale), resamplings)
-    return run_solver(sampling, keep_known(denoise, known, masks), noise, sigmas, known)
 
 
 def keep_known(denoise: DenoiseFunction, known: Tensor, masks: Tensor) -> DenoiseFunction:

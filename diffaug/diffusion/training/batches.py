@@ -168,6 +168,16 @@ class TrainingData:
         """What the network makes (N, *shape) to uint8 (N, H, W, C)."""
         return self.normalization.to_pixels(images)
 
+    def chosen(self, plan: Plan, draws: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions of a batch and which are mirrored, on the CPU, and labels, some of them the null label."""
+        drawn = draws.choice(len(self.labels), size=plan.batch_size, p=self.draw_probabilities)
+        hiding = defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * (1 - self.label_probabilities[drawn])
+        hidden = torch.from_numpy(draws.random(len(drawn)) < hiding).to(self.device, non_blocking=True)
+        mirrored = torch.from_numpy(draws.random(len(drawn)) < (0.5 if plan.horizontal_flip else 0.0))
+        positions = torch.from_numpy(drawn)
+        labels = self.labels[positions.to(self.device, non_blocking=True)]
+        return positions, mirrored, labels.masked_fill(hidden, plan.network.null_label)
+
     def clean_images(self, positions: Tensor, mirrored: Tensor | None, seed: int, step: int) -> Tensor:
         """What the network sees of the images at positions int64 (B,) in a step, (B, *shape).
 
@@ -177,7 +187,6 @@ class TrainingData:
             seed: With `step`, of what is drawn, if anything is.
             step: Of the training.
         """
-        del seed, step
         images = self.to_network(self.pixels_at(positions))
         if mirrored is None:
             return images
@@ -231,11 +240,7 @@ def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
     """The batch of a step, which depends on (seed, step) alone, on the data's device."""
     device = data.device
     draws = seeding.numpy_generator(seed, "batch", step)
-    positions = draws.choice(len(data.labels), size=plan.batch_size, p=data.draw_probabilities)
-    unsure = 1 - data.label_probabilities[positions]
-    hiding = defaults.LABEL_DROPOUT + (1 - defaults.LABEL_DROPOUT) * unsure
-    chosen, hidden = torch.from_numpy(positions), torch.from_numpy(draws.random(plan.batch_size) < hiding)
-    mirrored = torch.from_numpy(draws.random(plan.batch_size) < 0.5)
+    chosen, mirrored, labels = data.chosen(plan, draws)
     x0 = data.clean_images(chosen, mirrored if plan.horizontal_flip else None, seed, step)
     randomness = seeding.torch_generator(seed, "noise", step, device=device.type)
     sigma = objective_of(plan.network).draw_sigmas(plan.batch_size, randomness)
@@ -245,8 +250,6 @@ def draw_batch(data: TrainingData, plan: Plan, seed: int, step: int) -> Batch:
     if plan.augmentation:
         flips, strength = defaults.AUGMENTATION_MIRRORS, defaults.AUGMENTATION_STRENGTH
         x0, conditions = augment(x0, plan.augmentation, randomness, flips=flips, strength=strength, boxes=boxes)
-    labels = data.labels[chosen.to(device, non_blocking=True)]
-    labels = labels.masked_fill(hidden.to(device, non_blocking=True), plan.network.null_label)
     if boxes is None:
         return Batch(x0, labels, sigma, noise, conditions)
     masks = box_masks(boxes, plan.network.image_size)

@@ -17,7 +17,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ MAX_ROLLBACKS = 3
 GUIDE_FRACTION = 1 / 16
 DENOISER = "denoiser"
 
+T = TypeVar("T")
 Weights = dict[str, Tensor]
 
 
@@ -129,14 +130,11 @@ class StepRecord:
     learning_rate: float
 
 
-def new_state(plan: Plan, device: str, seed: int, network: Callable[[], Denoiser] | None = None) -> TrainingState:
-    """The state before the first step; initial weights depend on the seed alone.
-
-    `network` makes another one than that of the plan.
-    """
+def new_state(plan: Plan, device: str, seed: int) -> TrainingState:
+    """The state before the first step; initial weights depend on the seed alone."""
     use_fast_kernels(device)
     with seeding.torch_global_seed(seed, "initial weights"):
-        denoiser = Denoiser(plan.network) if network is None else network()
+        denoiser = Denoiser(plan.network)
         uncertainty = defaults.UNCERTAINTY_WEIGHTING and denoiser.config.objective == "edm"
         loss = TrainingLoss(denoiser, uncertainty=uncertainty)
     loss.to(device=device)
@@ -219,17 +217,8 @@ class _Gradients:
             raise failure
 
     def _in_parts(self, batch: Batch, whole: int) -> Tensor:
-        """Halves the parts as long as memory runs out; noise belongs to the batch, so it stays the same."""
-        while True:
-            try:
-                return self._backward(batch, whole)
-            except RuntimeError as error:
-                short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-                if not short or 2 * self.state.micro_batches > len(batch.labels):
-                    raise
-            self.state.micro_batches *= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        """In smaller parts if memory is short; noise belongs to the batch, so it stays the same."""
+        return halving(self.state, len(batch.labels), lambda: self._backward(batch, whole))
 
     def _backward(self, batch: Batch, whole: int) -> Tensor:
         """One pass over this process's part of a batch of `whole` images; the last backward exchanges gradients."""
@@ -246,6 +235,26 @@ class _Gradients:
                     (self.group.size * share * loss).backward()  # processes are averaged, images are to be
                 logged += share * denoising
         return logged
+
+
+class InParts(Protocol):
+    """A training whose batches pass through the network in parts."""
+
+    micro_batches: int
+
+
+def halving(state: InParts, images: int, compute: Callable[[], T]) -> T:
+    """What `compute` returns, which is called again with parts half as large as long as memory runs out."""
+    while True:
+        try:
+            return compute()
+        except RuntimeError as error:
+            short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+            if not short or 2 * state.micro_batches > images:
+                raise
+        state.micro_batches *= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _update(state: TrainingState, ema_decay: float) -> None:

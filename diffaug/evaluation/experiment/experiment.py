@@ -13,26 +13,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
 from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.classifiers.encoders.fine_tuning import DEFAULT_UPDATES
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.classifiers.identity import identity_of
+from diffaug.classifiers.library import classifier_by_name, recipe_from_settings
 from diffaug.classifiers.training_set import Classifier, Images, TrainingRecipe
 from diffaug.configuration.arms import Resources
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.data.images import LabeledImages, UnlabeledImages, hash_of
 from diffaug.errors import DataError, UsageError
 from diffaug.evaluation.experiment.arms import ARMS, Arm
-from diffaug.evaluation.experiment.learners import (
+from diffaug.evaluation.experiment.training_sets import require_same_form
+from diffaug.evaluation.experiment.training_task import (
+    Outcome,
+    Subset,
     TrainFunction,
+    TrainingTask,
     call_train_function,
     fine_tune,
+    perform,
     train_network,
     train_regression,
 )
-from diffaug.evaluation.experiment.training_sets import require_same_form
-from diffaug.evaluation.experiment.training_task import Outcome, Subset, TrainingTask, perform
 from diffaug.runtime.parallel import run_unordered
 
 TRAIN, TEST, PILOT, UNLABELED = "train", "test", "pilot", "unlabeled"

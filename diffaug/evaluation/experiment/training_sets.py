@@ -15,23 +15,18 @@ from diffaug.classifiers.training_set import Images, TrainingSet
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.arms import Arm, resolve_arm
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labeled images, and, where they are needed, what an encoder makes of them and the same images in more detail.
-
-    Attributes:
-        features: float32 (N, D).
-        pictures: N images uint8 (h, w, C) of any size.
-    """
+    """Labeled images, and, where they are needed, what an encoder makes of them and the same images in more detail."""
 
     images: LabeledImages
-    features: NDArray[np.float32] | None = None
-    pictures: Images | None = None
+    features: NDArray[np.float32] | None = None  # float32 (N, D)
+    pictures: Images | None = None  # N images uint8 (h, w, C) of any size
 
     def __len__(self) -> int:
         return len(self.images)

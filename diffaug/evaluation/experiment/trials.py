@@ -16,24 +16,16 @@ from diffaug.files.records import read_signed_record, write_signed_record
 
 @dataclass(frozen=True)
 class Trial:
-    """The outcome of one training.
-
-    Attributes:
-        seed: Number of the repetition, from 0; trials with the same number are paired.
-        metrics: Test metrics by name, fractions except `nll`; metrics of probabilities only if there were any.
-        recall: Recall per class, in class order.
-        confusion: Test images by true class (row) and predicted class (column).
-        predictions: Predicted class of each test image.
-        seconds: Duration of training and prediction.
-    """
+    """The outcome of one training."""
 
     arm: str
-    seed: int
+    seed: int  # number of the repetition, from 0; trials with the same number are paired
+    # test metrics by name, fractions except `nll`; metrics of probabilities only if there were any
     metrics: dict[str, float]
-    recall: tuple[float, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    predictions: tuple[int, ...]
-    seconds: float
+    recall: tuple[float, ...]  # recall per class, in class order
+    confusion: tuple[tuple[int, ...], ...]  # test images by true class (row) and predicted class (column)
+    predictions: tuple[int, ...]  # predicted class of each test image
+    seconds: float  # duration of training and prediction
 
     @classmethod
     def of(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffaug.data.layouts.entries import listed
 from diffaug.errors import DataError
-from diffaug.files import given
+from diffaug.files.reading import require_given_file
 
 REQUIRED = ("file_name", "arm", "role", "predicted")
 
@@ -26,7 +26,7 @@ class Table:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Reads a CSV that has the required columns, each once."""
-        given.require_file(path)
+        require_given_file(path)
         try:
             # Read without a header, so that a line with more values than the first is an error and not an index.
             raw = pd.read_csv(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from diffaug.data.size_choice import SizeChoice
+from diffaug.data.resize import SizeChoice
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.report.choices import curves, is_chosen
 from diffaug.evaluation.report.svg import COLORS, both_widths, shortened

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffaug.configuration.arms import CANDIDATE
-from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.experiment.mix import MeasuredMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredMix
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.evaluation.verdict.wording import mix_in_words
 

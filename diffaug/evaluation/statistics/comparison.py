@@ -7,28 +7,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffaug.configuration.arms import CONTROLS, PLAIN_ARM, Role
-from diffaug.evaluation.statistics.crossed import ClassMeans, CrossedMean, Estimate, recall_intervals
+from diffaug.evaluation.statistics.crossed import (
+    ClassMeans,
+    CrossedMean,
+    Estimate,
+    holm,
+    holm_tails,
+    recall_intervals,
+    shared,
+    tail,
+)
 from diffaug.evaluation.statistics.metrics import GROUPS, Group
-from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, shared, tail
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Right and wrong answers of every arm on the same test images, with the same seeds.
+    """Right and wrong answers of every arm on the same test images, with the same seeds."""
 
-    Attributes:
-        correct: Whether seed s was right on test image i, (S, N) by arm.
-        labels: True classes (N,), each of the K at least once.
-        groups: Group of each class by class name; empty where the training images were not counted.
-        generators: Number of the generator behind each seed (S,).
-    """
-
-    correct: Mapping[str, NDArray[np.bool_]]
+    correct: Mapping[str, NDArray[np.bool_]]  # whether seed s was right on test image i, (S, N) by arm
     roles: Mapping[str, Role]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # True classes (N,), each of the K at least once
     classes: tuple[str, ...]
-    groups: Mapping[str, Group]
-    generators: NDArray[np.int64]
+    groups: Mapping[str, Group]  # group of each class by class name; empty where the training images were not counted
+    generators: NDArray[np.int64]  # number of the generator behind each seed (S,)
 
     def with_role(self, role: Role) -> list[str]:
         """The arms of a role."""
@@ -68,19 +69,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class Change:
-    """The balanced accuracy of `arm` minus that of `baseline`.
-
-    Attributes:
-        difference: With its interval, which is adjusted for what was compared.
-        recall_gain: By class, with intervals that hold for all classes at once.
-        group_gain: By group of classes, with intervals that hold for all groups at once.
-    """
+    """The balanced accuracy of `arm` minus that of `baseline`."""
 
     arm: str
     baseline: str
-    difference: Estimate
-    recall_gain: dict[str, Estimate]
-    group_gain: dict[Group, Estimate]
+    difference: Estimate  # with its interval, which is adjusted for what was compared
+    recall_gain: dict[str, Estimate]  # by class, with intervals that hold for all classes at once
+    group_gain: dict[Group, Estimate]  # by group of classes, with intervals that hold for all groups at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ interval then covers other test images only.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -23,12 +24,58 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from diffaug.evaluation.statistics.multiplicity import tail
-
 # Two values often lie close together by chance. For the degrees of freedom, the variance over two seeds is therefore at
 # least this share of V_noise, which is estimated from many images. Two generators leave at most this many degrees.
 TRUSTED_NOISE = 0.6
 TWO_GENERATORS_DF = 3
+
+CONFIDENCE = 0.95
+
+
+def tail(selected_from: int = 1) -> float:
+    """Probability beyond one end of a 95 % interval when the best of m arms was compared.
+
+    The best owes some of its lead to luck, always in the same direction. One end of the interval then takes all of the
+    5 %, shared among the m arms by Šidák (1967), where that is less than the usual half of it.
+    """
+    return float(min((1 - CONFIDENCE) / 2, 1 - CONFIDENCE ** (1 / selected_from)))
+
+
+def shared(tail_probability: float, among: int) -> float:
+    """Probability beyond one end of each of several intervals that hold all at once (Bonferroni; Dunn 1961)."""
+    return tail_probability / among
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) step-down adjusted p-values, in the order given."""
+    count = len(p_values)
+    adjusted = [0.0] * count
+    largest = 0.0
+    for step, position in enumerate(_ascending(p_values)):
+        largest = max(largest, min(1.0, (count - step) * p_values[position]))
+        adjusted[position] = largest
+    return adjusted
+
+
+def holm_tails(p_values: Sequence[float]) -> list[float]:
+    """Probability beyond one end of each interval so that the interval excludes zero exactly if `holm` is below 0.05.
+
+    Step i of k (the smallest p-value first) tests at 5 % / (k - i + 1), half of it on each side. All steps after the
+    first that fails keep its level, since Holm's procedure stops there. The p-values are two-sided, of the same
+    statistics that the intervals are made of.
+    """
+    count = len(p_values)
+    tails = [0.0] * count
+    stopped_at: float | None = None
+    for step, position in enumerate(_ascending(p_values)):
+        tails[position] = stopped_at or (1 - CONFIDENCE) / 2 / (count - step)
+        if p_values[position] >= 2 * tails[position]:
+            stopped_at = tails[position]
+    return tails
+
+
+def _ascending(p_values: Sequence[float]) -> list[int]:
+    return sorted(range(len(p_values)), key=p_values.__getitem__)
 
 
 @dataclass(frozen=True)
@@ -47,24 +94,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class CrossedMean:
-    """A mean over seeds and test images, with its variance components.
-
-    Attributes:
-        seed_variance: Variance of the mean over seeds, or over generators, for fixed test images; 0 if unknown.
-        noise_variance: The part that seed and image variance both contain: images on which the seeds disagree.
-        degrees_of_freedom: Satterthwaite's, of the total variance.
-        seeds_degrees_of_freedom: Of `seed_variance`; 0 with one seed.
-        by_generator: The mean of each generator's seeds, where there are several generators.
-    """
+    """A mean over seeds and test images, with its variance components."""
 
     mean: float
-    seed_variance: float
+    seed_variance: float  # variance of the mean over seeds, or over generators, for fixed test images; 0 if unknown
     image_variance: float
-    noise_variance: float
+    noise_variance: float  # the part that seed and image variance both contain: images on which the seeds disagree
     seeds: int
-    degrees_of_freedom: float
-    seeds_degrees_of_freedom: int
-    by_generator: tuple[float, ...] = ()
+    degrees_of_freedom: float  # Satterthwaite's, of the total variance
+    seeds_degrees_of_freedom: int  # of `seed_variance`; 0 with one seed
+    by_generator: tuple[float, ...] = ()  # the mean of each generator's seeds, where there are several generators
 
     @property
     def variance(self) -> float:
@@ -100,20 +139,13 @@ class CrossedMean:
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """Means by class, and their variance components.
+    """Means by class, and their variance components."""
 
-    Attributes:
-        by_seed: (S, K).
-        image_variance: Of each class mean (K,), like `noise_variance`.
-        image_counts: Test images of each class, (K,).
-        generators: Number of the generator behind each seed, (S,).
-    """
-
-    by_seed: NDArray[np.float64]
-    image_variance: NDArray[np.float64]
+    by_seed: NDArray[np.float64]  # (S, K)
+    image_variance: NDArray[np.float64]  # of each class mean (K,), like `noise_variance`
     noise_variance: NDArray[np.float64]
-    image_counts: NDArray[np.int64]
-    generators: NDArray[np.int64]
+    image_counts: NDArray[np.int64]  # test images of each class, (K,)
+    generators: NDArray[np.int64]  # number of the generator behind each seed, (S,)
 
     @classmethod
     def of(

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from diffaug.evaluation.statistics.comparison import Change
 from diffaug.evaluation.statistics.crossed import Estimate
-from diffaug.evaluation.verdict.advice import ClassAdvice
+from diffaug.evaluation.verdict.advice import ClassAdvice, ClassRecall, NextStep
 from diffaug.evaluation.verdict.arm_summary import ArmSummary
 from diffaug.evaluation.verdict.decide import Outcome
-from diffaug.evaluation.verdict.next_steps import ClassRecall, NextStep
 from diffaug.evaluation.verdict.wording import interval_in_words, points
 
 MAX_NAMED_CLASSES = 3

@@ -28,26 +28,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm over its seeds.
-
-    Attributes:
-        metrics: A metric that a training lacks is left out.
-        recall: Per class, with 95 % intervals for other seeds and test images.
-        group_recall: Mean recall per group of classes.
-        confusion: Test images by true class (row) and predicted class (column), mean over seeds, (K, K).
-        accuracy: Balanced accuracy, with a 95 % interval for other seeds and test images.
-        same_as: The baseline that gave the same answers with every seed, as the same training does; empty: none.
-    """
+    """One arm over its seeds."""
 
     name: str
     role: Role
     seeds: int
-    metrics: dict[str, Spread]
-    recall: dict[str, Estimate]
-    group_recall: dict[Group, Spread]
+    metrics: dict[str, Spread]  # A metric that a training lacks is left out
+    recall: dict[str, Estimate]  # per class, with 95 % intervals for other seeds and test images
+    group_recall: dict[Group, Spread]  # mean recall per group of classes
+    # test images by true class (row) and predicted class (column), mean over seeds, (K, K)
     confusion: tuple[tuple[float, ...], ...]
-    accuracy: Estimate
-    same_as: str = ""
+    accuracy: Estimate  # balanced accuracy, with a 95 % interval for other seeds and test images
+    same_as: str = ""  # the baseline that gave the same answers with every seed, as the same training does; empty: none
 
     def mean(self) -> float:
         """Mean balanced accuracy over seeds."""

@@ -7,8 +7,7 @@ from typing import Literal
 
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.statistics.comparison import Comparison, Control
-from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate
-from diffaug.evaluation.statistics.multiplicity import tail
+from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate, tail
 
 RELEVANT_GAIN = 0.01
 LEARNED_SHARE = 0.05
@@ -34,26 +33,18 @@ Reason = Literal[
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict rests on.
+    """What a verdict rests on."""
 
-    Attributes:
-        comparisons: One per candidate, at least one, all with the same baseline.
-        differences: What the comparisons were made from, by candidate.
-        synthetic_images: Those in the pool; None if not known, like `used_images` and the choice.
-        used_images: Those of them that were trained on.
-        accuracies: Balanced accuracy of each arm, with 95 % intervals.
-    """
-
-    comparisons: tuple[Comparison, ...]
-    differences: Mapping[str, CrossedMean]
+    comparisons: tuple[Comparison, ...]  # one per candidate, at least one, all with the same baseline
+    differences: Mapping[str, CrossedMean]  # what the comparisons were made from, by candidate
     controls: tuple[Control, ...]
     num_baselines: int
-    synthetic_images: int | None
-    used_images: int | None
+    synthetic_images: int | None  # those in the pool; None if not known, like `used_images` and the choice
+    used_images: int | None  # those of them that were trained on
     test_images: int
     seeds: int
     num_classes: int
-    accuracies: Mapping[str, Estimate]
+    accuracies: Mapping[str, Estimate]  # balanced accuracy of each arm, with 95 % intervals
     choice: Choice | None = None
 
     @property
@@ -149,10 +140,7 @@ def _needed(evidence: Evidence, arm: str) -> tuple[int | None, int | None]:
     images, seeds, noise = difference.image_variance, difference.seed_variance, difference.noise_variance
     return (
         _scaled_up(
-            evidence.test_images,
-            images,
-            variance - max(seeds - noise, 0),
-            MAX_TEST_SET_GROWTH * evidence.test_images,
+            evidence.test_images, images, variance - max(seeds - noise, 0), MAX_TEST_SET_GROWTH * evidence.test_images
         ),
         _scaled_up(difference.seeds, seeds, variance - max(images - noise, 0), MAX_SEEDS),
     )

@@ -11,17 +11,12 @@ from pydantic import TypeAdapter
 
 from diffaug.errors import QualityGateError, UsageError
 from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.statistics.comparison import (
-    Change,
-    Comparison,
-    Control,
-)
+from diffaug.evaluation.statistics.comparison import Change, Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC, Group
-from diffaug.evaluation.verdict.advice import ClassAdvice
+from diffaug.evaluation.verdict.advice import ClassAdvice, NextStep
 from diffaug.evaluation.verdict.advice_wording import step_in_words
 from diffaug.evaluation.verdict.arm_summary import ArmSummary
-from diffaug.evaluation.verdict.next_steps import NextStep
 from diffaug.evaluation.verdict.wording import Verdict, change_in_words, points
 from diffaug.files.records import read_record, write_record
 

@@ -13,11 +13,10 @@ from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.comparison import Answers, Change, change, compare, controls, lead_of_best
 from diffaug.evaluation.statistics.metrics import class_groups
-from diffaug.evaluation.verdict.advice import advise, used_counts
+from diffaug.evaluation.verdict.advice import Missing, advise, next_steps, used_counts
 from diffaug.evaluation.verdict.advice_wording import advice_in_words, best_real_in_words
 from diffaug.evaluation.verdict.arm_summary import ArmSummary, summarize_arms
 from diffaug.evaluation.verdict.decide import Evidence, decide
-from diffaug.evaluation.verdict.next_steps import Missing, next_steps
 from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary
 from diffaug.evaluation.verdict.wording import in_words
 

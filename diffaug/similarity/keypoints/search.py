@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import DisjointSet
 
 from diffaug.runtime.parallel import run_unordered
-from diffaug.similarity.keypoints.align import Alignment, align
-from diffaug.similarity.keypoints.candidates import CANDIDATES, Candidates, blocks_of_candidates
-from diffaug.similarity.keypoints.compare import Agreement, compare
+from diffaug.similarity.keypoints.compare import Agreement, Alignment, align, compare
 from diffaug.similarity.keypoints.detect import one_native_thread
 from diffaug.similarity.keypoints.table import KeypointTable, Pictures, Progress, threads_to_use
 from diffaug.similarity.thresholds import DIFFERENCE, GAP, LEAST_CORRELATION, LEAST_CORRELATION_CLIPPED, LEAST_OVERLAP
@@ -24,6 +22,10 @@ Pairs = NDArray[np.int64]
 
 COMPARED_AT_ONCE = 64  # rows
 ROWS_WORTH_PROCESSES = 4000
+
+ROWS_AT_ONCE = 64
+CANDIDATES = 16
+BEYOND = (40, 43)  # ranks of the images to compare with: beyond any usual number of copies of one image
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,52 @@ def _largest_difference(differences: Sequence[float], unlike: bool) -> float:
 
     Images that are merely alike, as parts on one background are, differ by more and more without any gap.
 
-    Args:
-        differences: Those of all images that could be aligned.
-        unlike: Whether some of the nearest images could not.
+    `unlike` says whether some of the nearest images could not be aligned.
     """
     ordered = [*sorted(differences), 2.0 if unlike else 2 * DIFFERENCE]
     return max((low for low, high in pairwise(ordered) if low <= min(DIFFERENCE, GAP * high)), default=-1.0)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What rows of keypoints are compared with; -1 where there is nothing more."""
+
+    rows: NDArray[np.int64]  # (Q,)
+    images: NDArray[np.int64]  # (Q, 16 + 3), first what may show the same, then what to compare with
+    mirrored: NDArray[np.bool_]  # (Q, 16 + 3), whether the row looks more like them when it is mirrored
+
+    @property
+    def near(self) -> NDArray[np.int64]:
+        """What may show the same (Q, 16)."""
+        return self.images[:, :CANDIDATES]
+
+
+def blocks_of_candidates(table: KeypointTable) -> Iterator[Candidates]:
+    """The candidates of each row that has keypoints."""
+    base = table.signatures[0, : table.count].astype(np.float32).T
+    empty = table.numbers[: table.count] == 0
+    filled = np.flatnonzero(table.numbers)
+    for start in range(0, len(filled), ROWS_AT_ONCE):
+        rows = filled[start : start + ROWS_AT_ONCE]
+        plain, mirrored = (signatures[rows].astype(np.float32) @ base for signatures in table.signatures)
+        likeness = np.maximum(plain, mirrored)
+        likeness[:, empty] = -np.inf
+        likeness[np.arange(len(rows)), table.images[rows]] = -np.inf
+        images = _chosen(likeness)
+        yield Candidates(rows, images, np.take_along_axis(mirrored > plain, images, axis=1))
+
+
+def _chosen(likeness: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Images (Q, 16 + 3) by likeness (Q, N): the first 16, then those at the ranks beyond or else the last ones."""
+    kept = min(BEYOND[1], likeness.shape[1])
+    nearest = np.argpartition(-likeness, kept - 1, axis=1)[:, :kept]
+    values = np.take_along_axis(likeness, nearest, axis=1)
+    order = np.lexsort((nearest, -values), axis=1)
+    nearest, values = np.take_along_axis(nearest, order, axis=1), np.take_along_axis(values, order, axis=1)
+    nearest[np.isneginf(values)] = -1
+    last = (nearest >= 0).sum(axis=1)[:, None]
+    ranks = last - np.arange(1, 1 + BEYOND[1] - BEYOND[0])
+    beyond = np.where(ranks >= 0, np.take_along_axis(nearest, ranks.clip(0), axis=1), -1)
+    near = np.full((len(nearest), CANDIDATES), -1)
+    near[:, : min(CANDIDATES, kept)] = nearest[:, :CANDIDATES]
+    return np.concatenate([near, beyond], axis=1)

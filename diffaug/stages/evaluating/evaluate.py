@@ -16,14 +16,12 @@ from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real, planned_tests, planned_trainings
 from diffaug.evaluation.experiment.choosing.mixes import choose_mix
 from diffaug.evaluation.experiment.experiment import Experiment, runs_here
-from diffaug.evaluation.experiment.leakage import require_unseen
-from diffaug.evaluation.experiment.learners import TrainFunction
-from diffaug.evaluation.experiment.run import run_experiment, run_on_fewer_images
+from diffaug.evaluation.experiment.training_task import TrainFunction
 from diffaug.evaluation.experiment.trainings import FOLDER as TRAININGS
-from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.experiment.trainings import Trainings, run_experiment, run_on_fewer_images
 from diffaug.evaluation.experiment.trials import FOLDER as TRIALS
 from diffaug.evaluation.experiment.trials import Trial
-from diffaug.evaluation.verdict.next_steps import Missing
+from diffaug.evaluation.verdict.advice import Missing
 from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary
 from diffaug.evaluation.verdict.summarize import summarize
 from diffaug.files import storage
@@ -39,12 +37,13 @@ from diffaug.stages.evaluating.checks import (
     report_leaks,
     require_known_classifier,
     require_test_images,
+    require_unseen,
     seen_test_images,
 )
 from diffaug.stages.evaluating.experiment import Learners, experiment_of, learners_of
 from diffaug.stages.evaluating.log import RESULT, log_result, log_trial
+from diffaug.stages.evaluating.pilot import finished_pools, prepare_replicates
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
-from diffaug.stages.evaluating.replicates import finished_pools, prepare_replicates
 from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.job import Job
 from diffaug.stages.signals import stop_requests

@@ -1,9 +1,12 @@
 """What an evaluation of a study works on: its images, their features, its pools, and the pilot's pool."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from diffaug.classifiers.encoders.by_name import encoder_by_name
 from diffaug.classifiers.encoders.cache import cached_features
@@ -13,6 +16,7 @@ from diffaug.configuration.settings import Config
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.resize import median_side
+from diffaug.errors import UsageError
 from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.experiment import (
     PILOT,
@@ -23,12 +27,13 @@ from diffaug.evaluation.experiment.experiment import (
     PilotImages,
     require_trainable,
 )
-from diffaug.evaluation.experiment.learners import TrainFunction
-from diffaug.evaluation.experiment.unfiltered import unfiltered_images
+from diffaug.evaluation.experiment.training_task import TrainFunction
+from diffaug.files import storage
 from diffaug.stages.evaluating.pilot import PilotPool, pilot_pool
 from diffaug.stages.job import Job
 from diffaug.study import Study
-from diffaug.synthesis.pool.chunks import ChunkStore
+from diffaug.synthesis.filters.scores import NON_FINITE
+from diffaug.synthesis.pool.chunks import PNG, REASON, ChunkStore
 from diffaug.synthesis.pool.pool import Pool, blind_classes, pool_facts
 
 FEATURES = "features"
@@ -144,3 +149,39 @@ def _with_details(job: Job, catalog: Catalog, experiment: Experiment) -> Experim
 def _progress(job: Job, name: str) -> Callable[[int, int], None]:
     kind = name if name in (TRAIN, TEST, UNLABELED) else "pilot's" if name == PILOT else "synthetic"
     return lambda done, total: job.narrator.progress(f"features of {kind} images", done, total)
+
+
+def unfiltered_images(store: ChunkStore, pool: Pool) -> LabeledImages:
+    """The first images that the generator made of each class, as many as the pool has, regardless of filters.
+
+    A UsageError if the chunks were removed, a DamagedError if one was changed.
+    """
+    counts = {index: count for index, count in enumerate(np.bincount(pool.labels)) if count}
+    columns = ["label", "class_index", "index", PNG]
+    table = pd.concat([pd.DataFrame(columns=columns), *_candidates(store, counts)])
+    shape = (*pool.image_size, pool.channels)
+    pixels = [storage.decode_png(content, shape) for content in table[PNG]]
+    return LabeledImages(
+        np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8),
+        table["class_index"].to_numpy(np.int64),
+        pool.classes,
+        tuple(f"{label}/{index}" for label, index in zip(table["label"], table["index"], strict=True)),
+    )
+
+
+def _candidates(store: ChunkStore, counts: Mapping[int, int]) -> Iterator[pd.DataFrame]:
+    for index, count in counts.items():
+        left = count
+        for number in sorted(store.finished(index)):
+            chunk = store.read(index, number)
+            taken = chunk[chunk[REASON] != NON_FINITE].head(left)
+            left -= len(taken)
+            yield taken
+            if not left:
+                break
+        if left:
+            raise UsageError(
+                "the chunks of the pool, with the images before the filters, are gone",
+                where=store.folder,
+                fix="remove the arm 'real + unfiltered synthetic', or generate again with --overwrite",
+            )

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffaug.data.catalog import Catalog
-from diffaug.evaluation.experiment.leakage import require_unseen
 from diffaug.evaluation.predictions.read import Predictions, read_predictions
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.evaluation.verdict.summarize import summarize
 from diffaug.files import storage
-from diffaug.stages.evaluating.checks import seen_test_images
+from diffaug.stages.evaluating.checks import require_unseen, seen_test_images
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.pool import Pool
 

@@ -1,9 +1,8 @@
 """What an evaluation tells on the console: how long it takes, how far it is, and what was chosen."""
 
 from diffaug.configuration.arms import ARM_ROLES
-from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
-from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.runtime.console import Narrator, duration
 from diffaug.runtime.parallel import usual_workers
@@ -14,9 +13,7 @@ STAGE, PLAIN = "evaluating", "real only"
 class EvaluationProgress:
     """Counts trainings of networks; regressions on features take no time worth counting.
 
-    Args:
-        planned: About how many there will be.
-        workers: Trainings at a time; None: as many as usual.
+    About so many are planned, and so many run at a time; None: as many as usual.
     """
 
     def __init__(self, narrator: Narrator, planned: int, workers: int | None) -> None:

@@ -13,9 +13,8 @@ from diffaug.evaluation.report.pool import PoolOverview
 from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
 from diffaug.files.stage_records import required_record
-from diffaug.stages.evaluating.replicates import planned_settings
-from diffaug.stages.job import STUDY_RUN, Job
-from diffaug.stages.saved_settings import settings_text
+from diffaug.stages.evaluating.pilot import planned_settings
+from diffaug.stages.job import STUDY_RUN, Job, settings_text
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, pool_facts
 from diffaug.synthesis.pool.targets import resolve_targets
 
@@ -52,7 +51,7 @@ def _repeat_command(job: Job, catalog: Catalog, pool: Pool | None) -> str:
     """The command; it fixes the network and the length of the training, whatever the speed of the machine."""
     if pool is None:
         return shlex.join(["diffaug", "evaluate", str(job.study.path), "--overwrite"])
-    fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job, catalog).items()]
+    fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job).items()]
     return shlex.join(
         [
             *("diffaug", "run", str(job.study.record.data), "--study", f"{job.study.path}-again"),

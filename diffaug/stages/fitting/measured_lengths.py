@@ -24,7 +24,7 @@ from diffaug.diffusion.planning.length import (
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.monitor import MemorizationMonitor
 from diffaug.diffusion.training.pace import Pace
-from diffaug.diffusion.training.training import TrainingState, Weights
+from diffaug.diffusion.training.training import TrainingState
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
 from diffaug.runtime.distributed import current
@@ -70,7 +70,12 @@ class _MeasuredLengths:
         check = self.monitor.check(state.averaged, state.step)
         measurement = Measurement(images_seen, check.held_errors, check.copies, check.copying)
         with storage.new_directory(self._snapshot(images_seen), {"images_seen": images_seen}) as target:
-            storage.write_bytes(target / WEIGHTS, save(_on_cpu(state.averaged.state_dict())))
+            storage.write_bytes(
+                target / WEIGHTS,
+                save(
+                    {name: tensor.detach().cpu().contiguous() for name, tensor in state.averaged.state_dict().items()}
+                ),
+            )
             write_record(target / MEASURED, _MEASUREMENT, measurement)
         self.measured.append(measurement)
         found = summarized(self.measured, self.work.holdout.held.labels)
@@ -110,7 +115,3 @@ class _MeasuredLengths:
 
     def _snapshot(self, images_seen: int) -> Path:
         return self.folder / SNAPSHOTS / f"images-{images_seen:09d}"
-
-
-def _on_cpu(weights: Weights) -> Weights:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

@@ -3,12 +3,7 @@
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.process import MEASURED_SIGMAS
 from diffaug.diffusion.training.batches import Holdout, TrainingData
-from diffaug.diffusion.training.monitor import (
-    NUM_SAMPLES,
-    CheckSchedule,
-    CopyCheck,
-    MemorizationMonitor,
-)
+from diffaug.diffusion.training.monitor import NUM_SAMPLES, CheckSchedule, CopyCheck, MemorizationMonitor
 from diffaug.diffusion.training.pace import Pace
 from diffaug.diffusion.training.training import TrainingState
 from diffaug.stages.fitting.networks import CopyReport

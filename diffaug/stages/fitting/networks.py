@@ -39,19 +39,12 @@ class CopyReport:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network whose training has ended.
+    """A network whose training has ended."""
 
-    Attributes:
-        weights: Averaged.
-        guide: The same early in the training, if they were kept.
-        facts: For the model card.
-        copies: What is known about copies; empty for a pilot.
-    """
-
-    weights: Weights
-    guide: Weights | None
-    facts: dict[str, str | int]
-    copies: CopyReport = CopyReport()
+    weights: Weights  # averaged
+    guide: Weights | None  # the same early in the training, if they were kept
+    facts: dict[str, str | int]  # for the model card
+    copies: CopyReport = CopyReport()  # what is known about copies; empty for a pilot
 
 
 def pixel_preview(work: Work, data: TrainingData) -> Preview:
@@ -60,11 +53,7 @@ def pixel_preview(work: Work, data: TrainingData) -> Preview:
 
     def preview(denoiser: Denoiser) -> Generator:
         return PixelGenerator(
-            classes=work.classes,
-            weights_sha256="",
-            boxes=boxes,
-            denoiser=denoiser,
-            normalization=data.normalization,
+            classes=work.classes, weights_sha256="", boxes=boxes, denoiser=denoiser, normalization=data.normalization
         )
 
     return preview

@@ -17,6 +17,7 @@ from diffaug.diffusion.planning.planning import (
     Plan,
     halve_batch_if_too_few_steps,
     precision_candidates,
+    sees_enough_for_fine,
     set_length,
 )
 from diffaug.diffusion.planning.reasons import cost_of_size, explain
@@ -25,7 +26,7 @@ from diffaug.files.records import read_signed_record, write_signed_record
 from diffaug.files.stage_records import stage_settings
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.judged import possible_pilot
-from diffaug.stages.fitting.routes.choice import choose_route
+from diffaug.stages.fitting.routes.by_name import choose_route
 from diffaug.stages.fitting.routes.route import Route
 from diffaug.stages.fitting.sources import with_sources
 from diffaug.stages.job import Job
@@ -66,7 +67,7 @@ def plan_training(job: Job, catalog: Catalog, *, measure: bool = False, renew: b
     job.narrator.say("plan:")
     for reason in plan.reasons:
         job.narrator.say(f"  {reason}")
-    if cost := cost_of_size(plan, job.config.diffusion, len(catalog.rows("train"))):
+    if cost := cost_of_size(plan):
         job.narrator.warn(cost)
     if group.size > 1:
         job.narrator.say(f"  {group.size} processes share each batch")
@@ -104,6 +105,7 @@ def plan_of_route(route: Route, job: Job, catalog: Catalog, *, measure: bool) ->
     if decides:
         plan = speed.fastest(precision_candidates(plan, settings) if plan.unet else [plan])
     if plan.unet:
+        plan = _fine_if_it_pays(job, plan, speed, with_pilot=isinstance(pilot, PilotPlan))
         plan = _with_enough_steps(job, plan, speed)
     if measure and not decides:
         plan = speed.fastest([plan])
@@ -114,6 +116,21 @@ def plan_of_route(route: Route, job: Job, catalog: Catalog, *, measure: bool) ->
     if plan.pilot is None:
         reasons += (pilot if isinstance(pilot, str) else NO_TIME_FOR_PILOT,)
     return replace(plan, reasons=reasons)
+
+
+def _fine_if_it_pays(job: Job, plan: Plan, speed: _Speed, *, with_pilot: bool) -> Plan:
+    """For gray images the fine network instead of a small one, if it differs and can see enough images in the time."""
+    settings = job.config.diffusion
+    if plan.preset != "small" or plan.channels != 1 or settings.preset or plan.initial:
+        return plan
+    config = job.config.model_copy(update={"diffusion": settings.model_copy(update={"preset": "fine"})})
+    planned = speed.route.plan(replace(job, resolved=replace(job.resolved, config=config)), speed.images)
+    finer = replace(plan, unet=planned.unet, preset=planned.preset)
+    if finer.unet == plan.unet:
+        return plan
+    if plan.images_per_second:
+        finer = speed.fastest([finer])
+    return finer if sees_enough_for_fine(finer, settings, with_pilot=with_pilot) else plan
 
 
 def _with_enough_steps(job: Job, plan: Plan, speed: _Speed) -> Plan:

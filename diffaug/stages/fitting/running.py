@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -44,16 +44,20 @@ class Watch(Protocol):
         """Whether the training is to end now, whatever its pace says."""
 
 
+class Unwatched:
+    """Ends no training early."""
+
+    def ends_training(self, state: TrainingState, pace: Pace) -> bool:
+        """Never."""
+        return False
+
+
 class TrainingRun:
     """The training of one network by a plan. Every process has one; only the main one writes.
 
-    Args:
-        work: Whose plan and folder these are; checkpoints and sample grids are kept there.
-        data: What it is trained on.
-        preview: A generator of the network given, for sample grids.
-        state: To begin with, see `new_state`. Default: that of the plan's network.
-        part: Names the network in progress and metrics, if the route trains several.
-        grid_columns: Samples of each class in a grid.
+    Checkpoints and sample grids are kept in the folder of the work; `preview` makes a generator of the network given,
+    and a grid has `grid_columns` samples of each class. It begins with `state`, by default that of the plan's network.
+    `part` names the network in progress and metrics, if the route trains several.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class TrainingRun:
 
     def resume(self) -> None:
         """Takes up the last checkpoint, if there is one."""
-        step, notes = restore_latest(self.folder / CHECKPOINTS, self.state)
+        step, notes = self._restore()
         for note in notes:
             self.job.narrator.warn(note)
         if step is not None:
@@ -106,7 +110,7 @@ class TrainingRun:
             self.state.pace = Pace(self.state.step)
             ended = watch is not None and watch.ends_training(self.state, self.state.pace)
         with stop_requests() as stop_requested:
-            for record in train(self.state, self.data, self.plan, self.job.config.seed, group=self.group):
+            for record in self._steps():
                 self._keep_pace(record)
                 if watch is not None:
                     self._log(record)
@@ -142,6 +146,15 @@ class TrainingRun:
         self._drawn_at = time.monotonic()
         self._drawing = self._drawn_at - began
 
+    def _steps(self) -> Iterator[StepRecord]:
+        return train(self.state, self.data, self.plan, self.job.config.seed, group=self.group)
+
+    def _restore(self) -> tuple[int | None, list[str]]:
+        return restore_latest(self.folder / CHECKPOINTS, self.state)
+
+    def _checkpoint(self) -> None:
+        save_checkpoint(self.folder / CHECKPOINTS, self.state)
+
     def _grid_is_due(self) -> bool:
         """Grids that take long, as where a large autoencoder decodes on a CPU, get a small share of the time."""
         return self._drawing < QUICK_GRID or self._drawing < GRID_SHARE * (time.monotonic() - self._drawn_at)
@@ -165,7 +178,7 @@ class TrainingRun:
             if not stopping and self._grid_is_due():
                 self.save_grid()
             self.state.seconds = self.clock.seconds
-            save_checkpoint(self.folder / CHECKPOINTS, self.state)
+            self._checkpoint()
             self._saved_at = time.monotonic()
 
     def _log(self, record: StepRecord) -> None:

@@ -21,11 +21,8 @@ def train_network(work: Work, data: TrainingData, preview: Preview, *, part: str
     of this length. All processes call it. The caller writes the weights; a repeated call resumes from the last
     checkpoint, which is kept until the generator is committed.
 
-    Args:
-        work: Its plan and folder are those of this network.
-        data: What the network sees of the images of the work.
-        preview: A generator of the network given, for sample grids.
-        part: Names the network in progress and metrics, if the route trains several.
+    Plan and folder of the work are those of this network. `part` names it in progress and metrics, if the route trains
+    several.
 
     Returns:
         The network in the main process, None in others.

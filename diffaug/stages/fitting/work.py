@@ -32,30 +32,19 @@ class Clock:
 
 @dataclass(frozen=True)
 class Work:
-    """One training of a generator: that of the pilot, or the one on all images. Every process has the same.
+    """One training of a generator: that of the pilot, or the one on all images. Every process has the same."""
 
-    Attributes:
-        job: Of the study, whose run "fit" the training is logged in.
-        catalog: The images; of the pilot without the judged ones.
-        holdout: The images in two parts. Those held out are measured on: by the pilot the judged images, in an order
-            whose beginnings are balanced, else those that detect memorization.
-        plan: Of this training. `seconds` is the deadline on the clock, None if there is none.
-        folder: Where the generator is written, and all that is needed to resume. The caller commits it.
-        clock: Of the whole fit, pilot included.
-        title: Names the training in progress and metrics; empty for the one on all images, else `PILOT`.
-        finish: Whether a training that was begun ends where it is.
-        images_after: Images that another training is expected to see after this one.
-    """
-
-    job: Job
-    catalog: Catalog
+    job: Job  # of the study, whose run "fit" the training is logged in
+    catalog: Catalog  # the images; of the pilot without the judged ones
+    # the images in two parts. Those held out are measured on: by the pilot the judged images, in an order whose
+    # beginnings are balanced, else those that detect memorization
     holdout: Holdout
-    plan: Plan
-    folder: Path
-    clock: Clock
-    title: str = ""
-    finish: bool = False
-    images_after: int = 0
+    plan: Plan  # of this training. `seconds` is the deadline on the clock, None if there is none
+    folder: Path  # where the generator is written, and all that is needed to resume. The caller commits it
+    clock: Clock  # of the whole fit, pilot included
+    title: str = ""  # names the training in progress and metrics; empty for the one on all images, else `PILOT`
+    finish: bool = False  # whether a training that was begun ends where it is
+    images_after: int = 0  # images that another training is expected to see after this one
 
     @property
     def is_pilot(self) -> bool:

@@ -15,8 +15,8 @@ from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.copies import GENERATED
 from diffaug.similarity.distances import Described, small_pictures
-from diffaug.stages.generating.judging import seen_images
 from diffaug.stages.generating.preparing import held_out
+from diffaug.stages.generating.request import seen_images
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.membership import MembershipErrors, pair
 from diffaug.synthesis.audit.memorization import CheckedCandidates, PoolAudit, audit_pool
@@ -123,10 +123,7 @@ def _membership(
     chosen_held, chosen_trained = pair(held.labels, trained.labels, seed=seed)
     held, trained = held.select(chosen_held), trained.select(chosen_trained)
 
-    def errors(images: LabeledImages) -> NDArray[np.float64] | None:
-        return generator.denoising_errors(np.array(images.pixels), images.labels, seed=seed, boxes=images.boxes)
-
-    of_held, of_trained = errors(held), errors(trained)
+    of_held, of_trained = (generator.denoising_errors(images, seed=seed) for images in (held, trained))
     if of_held is None or of_trained is None:
         return None
     return MembershipErrors(of_held, held.labels, of_trained, trained.labels)

@@ -18,12 +18,12 @@ from diffaug.files.temporaries import remove
 from diffaug.runtime.distributed import current
 from diffaug.stages.generating.describe_pool import describe_pool
 from diffaug.stages.generating.describe_power import record_power, tell_power
-from diffaug.stages.generating.judging import choose_judge
 from diffaug.stages.generating.log import finish_log, show_targets, start_log, warn_uncalibrated
 from diffaug.stages.generating.preparing import PoolFilling, prepare_filling
 from diffaug.stages.generating.request import (
     EXTENSION,
     PoolRequest,
+    choose_judge,
     current_targets,
     keep_finished,
     keep_for_extension,

@@ -10,8 +10,7 @@ from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.filters.scores import COPY, DUPLICATE, OUT_OF_DISTRIBUTION, WRONG_CLASS
-from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION, Origin
-from diffaug.synthesis.pool.plans import expected_origins
+from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION, Origin, expected_origins
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
 
 _COLUMNS: dict[Origin, str] = {

@@ -14,19 +14,13 @@ from diffaug.diffusion.generator.usual import Strength
 from diffaug.files import storage
 from diffaug.files.records import find_signed_record, write_signed_record
 from diffaug.stages.generating.backgrounds import fingerprint_of, with_backgrounds
-from diffaug.stages.generating.judging import Judge, train_filters
-from diffaug.stages.generating.request import pool_inputs
+from diffaug.stages.generating.request import Judge, pool_inputs, train_filters
 from diffaug.stages.job import Job
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.filling import PoolProgress, advance_all, class_merges, fill_pool, fill_shard
 from diffaug.synthesis.pool.making import ChunkMaker
 from diffaug.synthesis.pool.merging import ClassMerge
-from diffaug.synthesis.pool.strengths import (
-    CHOSEN_STRENGTHS,
-    ChosenStrength,
-    choose_strengths,
-    strengths_by_class,
-)
+from diffaug.synthesis.pool.strengths import CHOSEN_STRENGTHS, ChosenStrength, choose_strengths, strengths_by_class
 
 NOT_IN_CHUNKS = {"sampling_strategy", "max_synthetic_ratio", "max_attempts"}
 

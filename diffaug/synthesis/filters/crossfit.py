@@ -17,7 +17,7 @@ from diffaug.classifiers.encoders.trained import ClassifierEncoder, ClassifierOu
 from diffaug.classifiers.training_set import default_updates
 from diffaug.data.images import LabeledImages
 from diffaug.runtime.parallel import Progress, backend_is_registered, one_thread_each, run_unordered
-from diffaug.synthesis.filters.scores import absolute_distances, class_distances
+from diffaug.synthesis.filters.scores import class_distances
 
 ABSENT_CLASS_LOGIT = -1e4
 
@@ -64,6 +64,7 @@ class ProbeFolds:
 
 FoldModels = ClassifierFolds | ProbeFolds
 """One classifier per fold."""
+Measure = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,12 @@ class ReferenceFeatures:
     features: tuple[NDArray[np.float32], ...]
     labels: tuple[NDArray[np.int64], ...]
 
-    def distances(self, fold: int, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-        """`class_distances` of features (N, D) of the fold's model; 0 for a class without images."""
+    def distances(
+        self, fold: int, features: NDArray[np.float32], class_index: int, measure: Measure = class_distances
+    ) -> NDArray[np.float32]:
+        """What is measured from features (N, D) of the fold's model to a class; 0 for a class without images."""
         references = self.features[fold][self.labels[fold] == class_index]
-        if not len(references):
-            return np.zeros(len(features), np.float32)
-        return class_distances(features, references)
-
-    def absolute_distances(self, fold: int, features: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-        """`scores.absolute_distances` of features (N, D) of the fold's model; 0 for a class without images."""
-        references = self.features[fold][self.labels[fold] == class_index]
-        return absolute_distances(features, references) if len(references) else np.zeros(len(features), np.float32)
+        return measure(features, references) if len(references) else np.zeros(len(features), np.float32)
 
 
 def fit_fold_models(

@@ -21,7 +21,7 @@ from diffaug.data.images import LabeledImages, SeenImages
 from diffaug.data.splits import ALWAYS_TRAINED_ON, assign_folds
 from diffaug.files import storage
 from diffaug.similarity.copies import CopyDetector, copy_threshold, descriptor_maps
-from diffaug.similarity.pool_duplicates import duplicate_thresholds
+from diffaug.similarity.distances import duplicate_thresholds
 from diffaug.similarity.thresholds import COPY_FALSE_POSITIVE_RATE
 from diffaug.synthesis.filters import scores
 from diffaug.synthesis.filters.calibrated import CalibratedFilters, Recognition
@@ -251,7 +251,7 @@ def _calibration(
             left_out = (folds == fold) & (labels == label)
             log_odds[left_out] = scores.wrong_class_log_odds(one.log_probabilities[left_out], label)
             distances[left_out] = references.distances(fold, one.features[left_out], label)
-            absolute[left_out] = references.absolute_distances(fold, one.features[left_out], label)
+            absolute[left_out] = references.distances(fold, one.features[left_out], label, scores.absolute_distances)
     calibrated = folds != ALWAYS_TRAINED_ON
     return arrays | {
         "calibration.labels": labels[calibrated],

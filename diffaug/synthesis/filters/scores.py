@@ -59,10 +59,7 @@ def wrong_class_log_odds(log_probabilities: NDArray[np.float32], class_index: in
 
 def class_distances(features: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean distance in [0, 2] of the directions of features (N, D) to the five nearest of a class (M, D), or to all."""
-    squared = 2 - 2 * unit_vectors(features) @ unit_vectors(references).T
-    count = min(NEIGHBORS, len(references))
-    nearest = np.partition(squared, count - 1, axis=1)[:, :count].clip(0)
-    return np.asarray(np.sqrt(nearest).mean(axis=1), dtype=np.float32)
+    return _to_nearest(2 - 2 * unit_vectors(features) @ unit_vectors(references).T)
 
 
 def absolute_distances(features: NDArray[np.float32], references: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -70,8 +67,13 @@ def absolute_distances(features: NDArray[np.float32], references: NDArray[np.flo
 
     Unlike `class_distances` it sees how long features are: for noise they can have a usual direction at any length.
     """
-    squared = np.square(features).sum(axis=1)[:, None] + np.square(references).sum(axis=1) - 2 * features @ references.T
-    count = min(NEIGHBORS, len(references))
+    lengths = np.square(features).sum(axis=1)[:, None] + np.square(references).sum(axis=1)
+    return _to_nearest(lengths - 2 * features @ references.T)
+
+
+def _to_nearest(squared: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean distance to the five nearest, or to all, float32 (N,), of squared distances (N, M)."""
+    count = min(NEIGHBORS, squared.shape[1])
     nearest = np.partition(squared, count - 1, axis=1)[:, :count].clip(0)
     return np.asarray(np.sqrt(nearest).mean(axis=1), dtype=np.float32)
 

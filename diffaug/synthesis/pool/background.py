@@ -13,8 +13,7 @@ from diffaug.runtime.seeding import derive_seed
 from diffaug.similarity.intervals import Share
 from diffaug.synthesis.filters.scores import COPY, WRONG_CLASS
 from diffaug.synthesis.pool.making import ChunkMaker
-from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin
-from diffaug.synthesis.pool.plans import Part, plan_chunk
+from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin, Part, plan_chunk
 from diffaug.synthesis.pool.strengths import MOST_COPIES, TRIED_IMAGES
 
 FORGETFUL: Strength = (0.8, 0.95)

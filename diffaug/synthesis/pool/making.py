@@ -17,6 +17,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.usual import Strength
 from diffaug.diffusion.process.normalization import Decoded
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.files import storage
 from diffaug.similarity.copies import Matches
 from diffaug.synthesis.filters.calibrated import CalibratedFilters, FilterResult
@@ -26,12 +27,14 @@ from diffaug.synthesis.pool.origins import (
     SAMPLED,
     TRANSPLANT,
     VARIATION,
+    ChunkPlan,
     Material,
     Origin,
+    Part,
     origin_counts,
     origin_fractions,
+    plan_chunk,
 )
-from diffaug.synthesis.pool.plans import ChunkPlan, Part, plan_chunk
 from diffaug.synthesis.pool.transplants import Backgrounds, ClassObjects, Masks
 
 RESAMPLINGS = 4
@@ -107,30 +110,17 @@ class ChunkMaker:
 
     def draw(self, class_index: int, part: Part, sampling: Sampling) -> Made:
         """The images of one part of a chunk, before any filter."""
-        name, generator = self.generator.classes[class_index], self.generator
+        drawing = Drawing(class_index, part.indices, sampling, self.seed)
         if part.origin == SAMPLED:
-            return Made(generator.draw_samples(name, part.indices, sampling, self.seed))
+            return Made(self.generator.draw(drawing))
         chosen = self.sources.select(self.source_positions(class_index, part))
-        images = np.asarray(chosen.pixels)
-        if part.origin == TRANSPLANT and self.backgrounds is not None:
-            masks = self.objects[class_index].placed(part.masks)
-            masks |= self.backgrounds.own_masks(chosen.ids, generator.image_size)
-            made = generator.draw_inpainted(
-                images, masks, name, part.indices, sampling=sampling, seed=self.seed, resamplings=RESAMPLINGS
-            )
-            pixels = np.where(masks[..., None], made.pixels, images)
-            return Made(Decoded(pixels, made.finite), self.objects[class_index].outlines(part.masks))
-        return Made(
-            generator.draw_variations(
-                images,
-                name,
-                part.indices,
-                strength=part.strength,
-                sampling=sampling,
-                seed=self.seed,
-                boxes=chosen.boxes,
-            )
-        )
+        if part.origin != TRANSPLANT or self.backgrounds is None:
+            return Made(self.generator.draw(drawing.varying(chosen.pixels, part.strength, chosen.boxes)))
+        objects = self.objects[class_index]
+        masks = objects.placed(part.masks) | self.backgrounds.own_masks(chosen.ids, self.generator.image_size)
+        made = self.generator.draw(drawing.painting(chosen.pixels, masks, RESAMPLINGS))
+        pixels = np.where(masks[..., None], made.pixels, chosen.pixels)
+        return Made(Decoded(pixels, made.finite), objects.outlines(part.masks))
 
     def rejections(self, class_index: int, made: Made) -> dict[str, NDArray[np.bool_]]:
         """What each filter rejects, bool (N,), whether it is enabled or not."""

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from diffaug.diffusion.generator.usual import Strength
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.runtime.parallel import Progress
 from diffaug.runtime.seeding import numpy_generator
 from diffaug.similarity.intervals import Share
@@ -74,8 +75,8 @@ def choose_strengths(
     """
     if not {WRONG_CLASS, COPY} & set(maker.settings.filters):
         return {}
-    varied = [label for label in maker.generator.classes if _is_varied(maker, label)]
-    chosen, usual = {}, maker.generator.usual
+    chosen, usual, classes = {}, maker.generator.usual, maker.generator.classes
+    varied = [label for index, label in enumerate(classes) if maker.counts(index)[VARIATION]]
     for done, label in enumerate(varied):
         progress(done, len(varied))
         chosen[label] = _choose(maker, label, usual.strengths[-1] if label in copied else usual.strength)
@@ -86,10 +87,6 @@ def choose_strengths(
 def strengths_by_class(chosen: Mapping[str, ChosenStrength]) -> dict[str, Strength | None]:
     """The strengths alone, as `ChunkMaker` takes them."""
     return {label: one.strength for label, one in chosen.items()}
-
-
-def _is_varied(maker: ChunkMaker, label: str) -> bool:
-    return maker.counts(maker.generator.classes.index(label))[VARIATION] > 0
 
 
 def _choose(maker: ChunkMaker, label: str, first: Strength) -> ChosenStrength:
@@ -108,15 +105,9 @@ def _try(maker: ChunkMaker, label: str, strength: Strength) -> TriedStrength:
     random = numpy_generator(maker.seed, "variation strength", index)
     own = maker.positions[index]
     chosen = maker.sources.select(own[random.permutation(np.resize(np.arange(len(own)), TRIED_IMAGES))])
-    made = maker.generator.draw_variations(
-        np.asarray(chosen.pixels),
-        label,
-        range(TRIED_IMAGES),
-        strength=sum(strength) / 2,
-        sampling=maker.sampling(settings.typical_guidance),
-        seed=int(random.integers(2**31)),
-        boxes=chosen.boxes,
-    )
+    sampling, seed = maker.sampling(settings.typical_guidance), int(random.integers(2**31))
+    drawing = Drawing(index, range(TRIED_IMAGES), sampling, seed)
+    made = maker.generator.draw(drawing.varying(chosen.pixels, sum(strength) / 2, chosen.boxes))
     kept, copies = Share(0, 0), Share(0, TRIED_IMAGES)
     if WRONG_CLASS in settings.filters:
         recognized, still = filters.keeps_class(made.pixels, chosen.ids, index)

@@ -142,11 +142,9 @@ def moved(mask: Mask, other: Mask) -> Mask:
     return result
 
 
-def with_margin(mask: Mask, margin: int = MARGIN) -> Mask:
-    """The mask and what lies within `margin` px of it."""
-    if not margin:
-        return mask
-    return np.asarray(binary_dilation(mask, generate_binary_structure(2, 2), iterations=margin))
+def with_margin(mask: Mask) -> Mask:
+    """The mask and what lies within `MARGIN` px of it."""
+    return np.asarray(binary_dilation(mask, generate_binary_structure(2, 2), iterations=MARGIN))
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice]:

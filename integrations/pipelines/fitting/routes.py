@@ -6,7 +6,6 @@ import importlib.util
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,22 +18,22 @@ from diffaug.diffusion.training.measuring import LASTING_SPEED, MEASURED_SECONDS
 from diffaug.errors import DataError, UsageError
 from diffaug.integrations.pipelines.adapter import Adapter
 from diffaug.integrations.pipelines.base import name_and_license, read_layout
-from diffaug.integrations.pipelines.denoising import Encoder
-from diffaug.integrations.pipelines.families import BY_NAME, family_of
+from diffaug.integrations.pipelines.families import BY_NAME
 from diffaug.integrations.pipelines.fitting.run import (
     RANK,
     PipelineRun,
     described_base,
     frame_of,
+    pipeline_of,
     prompts_of,
+    usual_prompts,
     write_files,
 )
 from diffaug.integrations.pipelines.fitting.training import FineTuning, TrainingLatents
-from diffaug.integrations.pipelines.frame import Frame, inner_size
 from diffaug.integrations.pipelines.generator import PipelineGenerator
 from diffaug.integrations.pipelines.learned import known_classes
-from diffaug.integrations.pipelines.loading import EXTRA, LoadedPipeline, load_pipeline
-from diffaug.integrations.pipelines.prompts import TOKEN, class_names, prompts_from
+from diffaug.integrations.pipelines.loading import EXTRA, load_pipeline
+from diffaug.integrations.pipelines.prompts import TOKEN
 from diffaug.integrations.pipelines.records import PipelineRecord
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.work import Work
@@ -56,7 +55,6 @@ class PipelineRoute:
 
     def possible(self, job: Job, images: LabeledImages) -> str:
         """Whether the settings name a whole pipeline that is supported."""
-        del images
         config = job.config.diffusion
         if config.pipeline is None:
             return (
@@ -78,7 +76,7 @@ class PipelineRoute:
 
     def plan(self, job: Job, images: LabeledImages) -> Plan:
         """As many steps as others found to suffice."""
-        config, layout = job.config.diffusion, read_layout(_pipeline_of(job))
+        config, layout = job.config.diffusion, read_layout(pipeline_of(job))
         name, license_text = name_and_license(layout.folder)
         _, height, width, channels = images.pixels.shape
         return Plan(
@@ -95,23 +93,13 @@ class PipelineRoute:
 
     def images_per_second(self, job: Job, images: LabeledImages, plan: Plan) -> float:
         """Of steps on latents of noise, for about three seconds."""
-        loaded = load_pipeline(_pipeline_of(job), job.device)
+        loaded = load_pipeline(pipeline_of(job), job.device)
         adapter = Adapter.install(loaded, images.classes, rank=RANK, tokens=False)
-        family = family_of(loaded)
-        prompts = prompts_from(None, images.classes, {}) if family.takes_text else class_names(images.classes)
-        shape = self._frame(job, plan, loaded).latent_shape(loaded)
-        labels, equal = np.arange(len(images.classes)), np.full(len(images.classes), 1 / len(images.classes))
-        noise = torch.randn(len(labels), *shape, generator=torch.Generator().manual_seed(0))
-        latents = TrainingLatents(noise, torch.zeros_like(noise), images.classes, labels, equal, np.ones(len(labels)))
-        state = FineTuning(
-            loaded=loaded,
-            adapter=adapter,
-            latents=latents,
-            prompts=prompts,
-            plan=plan,
-            seed=0,
-            levels=family.levels(loaded, shape[1:]),
-        )
+        shape, count = frame_of(job, plan, loaded).latent_shape(loaded), len(images.classes)
+        noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+        often = np.full(count, 1 / count), np.ones(count)
+        latents = TrainingLatents(noise, torch.zeros_like(noise), images.classes, np.arange(count), *often)
+        state = FineTuning(loaded, adapter, latents, usual_prompts(loaded, images.classes), plan, seed=0)
         state.take_step()  # warms up
         times: list[float] = []
         while not times or sum(times) < MEASURED_SECONDS:
@@ -122,23 +110,15 @@ class PipelineRoute:
 
     def seconds_besides(self, job: Job, images: LabeledImages, plan: Plan) -> float:
         """Of loading and encoding, which is not measured."""
-        del job, images, plan
         return 0.0
 
     def untrained(self, job: Job, images: LabeledImages, plan: Plan) -> Generator:
         """The pipeline as it is."""
-        loaded = load_pipeline(_pipeline_of(job), job.device)
-        takes_text = family_of(loaded).takes_text
+        loaded = load_pipeline(pipeline_of(job), job.device)
         Adapter.install(loaded, images.classes, rank=0, tokens=False)
-        generator: Generator = PipelineGenerator(
-            classes=images.classes,
-            weights_sha256="",
-            loaded=loaded,
-            prompts=prompts_from(None, images.classes, {}) if takes_text else class_names(images.classes),
-            frame=self._frame(job, plan, loaded),
-            encoder=Encoder(loaded),
-            only_varies=self.name == VariationsRoute.name,
-        )
+        only_varies = self.name == VariationsRoute.name
+        prompts, frame = usual_prompts(loaded, images.classes), frame_of(job, plan, loaded)
+        generator: Generator = PipelineGenerator.of(loaded, prompts, frame, only_varies=only_varies)
         return generator
 
     def bytes_needed(self, plan: Plan) -> int:
@@ -148,7 +128,6 @@ class PipelineRoute:
 
     def expectation(self, plan: Plan) -> str:
         """Depends on what the pipeline knows."""
-        del plan
         return "sharp images where the pipeline knows such pictures, and odd ones where it does not"
 
     def train(self, work: Work) -> None:
@@ -156,12 +135,7 @@ class PipelineRoute:
         unlabeled = work.unlabeled  # all processes must ask for them
         with current().main_first():
             if current().is_main:
-                PipelineRun(work, unlabeled).train()
-
-    @staticmethod
-    def _frame(job: Job, plan: Plan, loaded: LoadedPipeline) -> Frame:
-        inner = inner_size(plan.image_size, loaded, job.config.advanced.pipeline_size)
-        return Frame(plan.image_size, plan.channels, inner)
+                PipelineRun(work, unlabeled).fine_tune()
 
 
 class VariationsRoute(PipelineRoute):
@@ -175,7 +149,7 @@ class VariationsRoute(PipelineRoute):
             return reason
         if TOKEN in (job.config.diffusion.prompts or ""):
             return "{token} stands for a word that is learned, and nothing is; use {class} in diffusion.prompts"
-        layout = read_layout(_pipeline_of(job))
+        layout = read_layout(pipeline_of(job))
         if not BY_NAME[layout.family].takes_text:
             starts = known_classes(layout, images.classes)
             unknown = [name for name, start in zip(images.classes, starts, strict=True) if start is None]
@@ -189,12 +163,10 @@ class VariationsRoute(PipelineRoute):
 
     def images_per_second(self, job: Job, images: LabeledImages, plan: Plan) -> float:
         """Not measured."""
-        del job, images, plan
         return 0.0
 
     def expectation(self, plan: Plan) -> str:
         """Depends on what the pipeline knows, and on the strength."""
-        del plan
         return "variations of your images, as strong as the class is still recognized in them"
 
     def train(self, work: Work) -> None:
@@ -208,11 +180,5 @@ class VariationsRoute(PipelineRoute):
             what = f"{TOKEN} stands for a word that is learned, and the route {self.name} learns nothing"
             fix = f"use {{class}} in the table, or fine-tune: --route {PipelineRoute.name}"
             raise UsageError(what, where=work.job.config.diffusion.prompts, fix=fix)
-        about = PipelineRecord(base, prompts, frame_of(work, loaded), rank=0, is_trained=False)
+        about = PipelineRecord(base, prompts, frame_of(work.job, work.plan, loaded), rank=0, is_trained=False)
         write_files(work, about, {"images seen": 0})
-
-
-def _pipeline_of(job: Job) -> Path:
-    """The folder that the settings name, which `possible` has asked for."""
-    assert job.config.diffusion.pipeline is not None
-    return Path(job.config.diffusion.pipeline)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +13,15 @@ from pydantic import TypeAdapter
 
 from diffaug.data.images import NO_LABEL
 from diffaug.diffusion.generator.files import GeneratorRecord, write_generator
-from diffaug.diffusion.generator.grids import sample_sheet
+from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.planning.sources import PretrainedModel
 from diffaug.diffusion.training.batches import TrainingData, UnlabeledPart
-from diffaug.diffusion.training.pace import Pace
-from diffaug.errors import DataError, DiffaugError, Interrupted
-from diffaug.files import storage
+from diffaug.diffusion.training.training import StepRecord
+from diffaug.errors import DataError
 from diffaug.files.records import read_record, write_record
 from diffaug.integrations.pipelines.adapter import Adapter
 from diffaug.integrations.pipelines.base import BaseFile, BaseModel, describe_base
-from diffaug.integrations.pipelines.denoising import Encoder, require_short
+from diffaug.integrations.pipelines.denoising import require_short
 from diffaug.integrations.pipelines.families import family_of
 from diffaug.integrations.pipelines.fitting.training import (
     FineTuning,
@@ -33,7 +32,7 @@ from diffaug.integrations.pipelines.fitting.training import (
 from diffaug.integrations.pipelines.frame import Frame, inner_size, latent_moments
 from diffaug.integrations.pipelines.generator import PipelineGenerator
 from diffaug.integrations.pipelines.loading import LoadedPipeline, load_pipeline
-from diffaug.integrations.pipelines.prompts import Prompts, class_names, prompts_from
+from diffaug.integrations.pipelines.prompts import Prompts, prompts_from
 from diffaug.integrations.pipelines.records import (
     ADAPTER,
     PIPELINE,
@@ -41,17 +40,16 @@ from diffaug.integrations.pipelines.records import (
     read_pipeline_record,
     write_pipeline_record,
 )
-from diffaug.stages.fitting.running import CHECKPOINTS, LOGGED_POINTS, PaceKeeper
+from diffaug.runtime.distributed import ALONE
+from diffaug.stages.fitting.running import CHECKPOINTS, TrainingRun, Unwatched
 from diffaug.stages.fitting.sources import seen_rows
 from diffaug.stages.fitting.work import Work
-from diffaug.stages.job import FIT_RUN, Job
-from diffaug.stages.signals import stop_requests
+from diffaug.stages.job import Job
 
 RANK = 8
 """Of the LoRA layers, as in DiffDA-Eval (arXiv 2603.08364)."""
 HASHES = "pretrained-files.json"
 GRID_COLUMNS = 4
-GRID_PAUSE = 10  # a grid is drawn once this many times the seconds have passed that the last one took
 _HASHES = TypeAdapter(dict[str, tuple[BaseFile, ...]])
 """Hashed files by the folder of their pipeline: another one may have files of equal names, sizes and times."""
 
@@ -59,17 +57,24 @@ _HASHES = TypeAdapter(dict[str, tuple[BaseFile, ...]])
 def described_base(job: Job) -> BaseModel:
     """The pipeline that the settings name. Its files are hashed once per study, unless size or time changes."""
     file = job.study.path / HASHES
-    folder = str(_folder(job).resolve())
+    folder = str(pipeline_of(job).resolve())
     known = read_record(file, _HASHES) if file.is_file() else {}
     base = describe_base(folder, known.get(folder, ()))
     write_record(file, _HASHES, {folder: base.files})
     return base
 
 
+def usual_prompts(loaded: LoadedPipeline, classes: Sequence[str]) -> Prompts:
+    """Those that no setting changes; the names alone, for pipelines of numbered classes."""
+    if family_of(loaded).takes_text:
+        return prompts_from(None, classes, {})
+    return Prompts({label: (label,) for label in classes}, {})
+
+
 def prompts_of(work: Work, loaded: LoadedPipeline) -> Prompts:
     """The prompts of the classes and training images; none may be too long for the pipeline."""
     if not family_of(loaded).takes_text:
-        return class_names(work.classes)
+        return usual_prompts(loaded, work.classes)
     images = work.holdout.trained
     by_path = {path: images.classes[label] for path, label in zip(images.ids, images.labels, strict=True)}
     prompts = prompts_from(work.job.config.diffusion.prompts, work.classes, by_path)
@@ -106,68 +111,43 @@ def write_files(work: Work, about: PipelineRecord, facts: dict[str, str | int], 
     write_generator(work.folder, record, seen_rows(work.catalog, work.holdout, plan, work.folder))
 
 
-def frame_of(work: Work, loaded: LoadedPipeline) -> Frame:
+def frame_of(job: Job, plan: Plan, loaded: LoadedPipeline) -> Frame:
     """Sizes and channels of images in and out of the pipeline."""
-    side, plan = work.job.config.advanced.pipeline_size, work.plan
-    return Frame(plan.image_size, plan.channels, inner_size(plan.image_size, loaded, side))
+    return Frame(plan.image_size, plan.channels, inner_size(plan.image_size, loaded, job.config.advanced.pipeline_size))
 
 
-class PipelineRun:
+class PipelineRun(TrainingRun):
     """The fine-tuning of a pipeline by a plan, in the main process."""
 
+    state: Any  # a FineTuning
+
     def __init__(self, work: Work, unlabeled: UnlabeledPart | None) -> None:
-        self.work, self.job, self.folder, self.plan, self.clock = work, work.job, work.folder, work.plan, work.clock
-        base = described_base(work.job)
+        self.work, self.job, self.folder, self.plan = work, work.job, work.folder, work.plan
+        base, seed = described_base(work.job), work.job.config.seed
         self.loaded = load_pipeline(base.folder, work.job.device)
         prompts = prompts_of(work, self.loaded)
-        self.about = self._begun_with(PipelineRecord(base, prompts, frame_of(work, self.loaded), RANK))
-        adapter = Adapter.install(
-            self.loaded, work.classes, rank=RANK, tokens=prompts.use_tokens, seed=work.job.config.seed
-        )
-        size = self.about.frame.latent_shape(self.loaded)[1:]
-        self.state = FineTuning(
-            loaded=self.loaded,
-            adapter=adapter,
-            latents=self._latents(unlabeled),
-            prompts=prompts,
-            plan=self.plan,
-            seed=work.job.config.seed,
-            levels=family_of(self.loaded).levels(self.loaded, size),
-        )
-        self._pace = PaceKeeper(self.plan, self.clock)
-        self._log_interval = max(1, self.plan.steps // LOGGED_POINTS)
-        self._losses: list[float] = []
-        self._saved_at = self._drawn_at = time.monotonic()
-        self._drawing = 0.0
+        self.about = self._begun_with(PipelineRecord(base, prompts, frame_of(work.job, work.plan, self.loaded), RANK))
+        adapter = Adapter.install(self.loaded, work.classes, rank=RANK, tokens=prompts.use_tokens, seed=seed)
+        latents, frame = self._latents(unlabeled), self.about.frame
+        state: Any = FineTuning(self.loaded, adapter, latents, prompts, self.plan, seed=seed)
 
-    @property
-    def images_seen(self) -> int:
-        """Images seen so far."""
-        step: int = self.state.step
-        return step * self.plan.batch_size
+        def preview(loaded: LoadedPipeline) -> PipelineGenerator:
+            return PipelineGenerator.of(loaded, prompts, frame)
 
-    def train(self) -> None:
+        super().__init__(work, state, preview, state=state, grid_columns=GRID_COLUMNS)
+        self.group = ALONE
+
+    def fine_tune(self) -> None:
         """Takes the steps of the plan from the last checkpoint on, in the time of the plan, and writes the generator.
 
         Raises:
             Interrupted: A stop was requested; a checkpoint was saved.
         """
-        self._resume()
+        self.resume()
         was_ended = self.work.finish and self.state.step > 0
-        if was_ended:
-            self.state.pace = Pace(self.state.step)
-        with stop_requests() as stop_requested:
-            while self.state.step < self.state.pace_of_plan.steps:
-                self._losses.append(self.state.take_step())
-                self._keep_pace()
-                self._log()
-                stopping = stop_requested()
-                if stopping or time.monotonic() - self._saved_at >= self.job.config.advanced.checkpoint_seconds:
-                    self._save(stopping=stopping)
-                if stopping:
-                    raise self._interrupted()
-        self._require_few_skipped()
-        self._draw_grid()
+        self.train(Unwatched(), finish=was_ended)
+        self.require_few_skipped()
+        self.save_grid()
         facts: dict[str, str | int] = {
             **({"purpose": f"a {self.work.title}, trained without some images"} if self.work.is_pilot else {}),
             "images seen": self.images_seen,
@@ -213,82 +193,18 @@ class PipelineRun:
             np.tile(data.label_probabilities, times),
         )
 
-    def _resume(self) -> None:
-        step, notes = restore_latest(self.folder / CHECKPOINTS, self.state)
-        for note in notes:
-            self.job.narrator.warn(note)
-        if step is None:
-            self._draw_grid()
-        else:
-            self.clock.resume_at(self.state.seconds)
-            self.job.narrator.say(f"resuming at {self.images_seen} of {self.plan.images_seen} images")
+    def _steps(self) -> Iterator[StepRecord]:
+        yield from self.state.steps()
 
-    def _keep_pace(self) -> None:
-        if self.plan.seconds is None or self.state.step % self._log_interval:
-            return
-        last, pace = self._pace.last_step(self.state.step), self.state.pace_of_plan
-        if last != pace.steps:
-            self.state.pace = pace.ending_after(last, self.state.step)
+    def _restore(self) -> tuple[int | None, list[str]]:
+        found: tuple[int | None, list[str]] = restore_latest(self.folder / CHECKPOINTS, self.state)
+        return found
 
-    def _save(self, *, stopping: bool) -> None:
-        if not stopping and time.monotonic() - self._drawn_at > GRID_PAUSE * self._drawing:
-            self._draw_grid()
-        self.state.seconds = self.clock.seconds
+    def _checkpoint(self) -> None:
         save_checkpoint(self.folder / CHECKPOINTS, self.state)
-        self._saved_at = time.monotonic()
-
-    def _draw_grid(self) -> None:
-        """Draws and logs samples."""
-        began, about = time.monotonic(), self.about
-        generator = PipelineGenerator(
-            classes=self.work.classes,
-            weights_sha256="",
-            loaded=self.loaded,
-            prompts=about.prompts,
-            frame=about.frame,
-            encoder=Encoder(self.loaded),
-        )
-        steps, seed = self.job.config.synthesis.num_inference_steps, self.job.config.seed
-        sheet = sample_sheet(generator, columns=GRID_COLUMNS, seed=seed, num_inference_steps=steps)
-        file = self.folder / "samples" / f"images-{self.images_seen:09d}.png"
-        storage.write_bytes(file, storage.png_bytes(sheet))
-        self.job.journal.log_image(FIT_RUN, self._named("samples"), file, step=self.images_seen)
-        self._drawn_at = time.monotonic()
-        self._drawing = self._drawn_at - began
-
-    def _log(self) -> None:
-        step, last = self.state.step, self.state.pace_of_plan.steps
-        if step % self._log_interval and step < last:
-            return
-        loss = float(np.mean(self._losses))
-        self._losses.clear()
-        metrics = {"loss": loss, "skipped_steps": float(self.state.skipped)}
-        named = {self._named(name): value for name, value in metrics.items()}
-        self.job.journal.log_metrics(FIT_RUN, named, step=self.images_seen)
-        detail = f"{self.images_seen} images, loss {loss:.3f}"
-        self.job.narrator.progress(f"fine-tuning {self.work.title}".rstrip(), step, last, detail)
-
-    def _require_few_skipped(self) -> None:
-        if 2 * self.state.skipped > self.state.step:
-            what = f"{self.state.skipped} of {self.state.step} steps changed nothing: their gradients were not finite"
-            fix = f"lower the learning rate: --set diffusion.learning_rate={self.plan.learning_rate / 2:.1g}"
-            raise DiffaugError(what, where=self.folder, fix=fix)
-
-    def _interrupted(self) -> Interrupted:
-        study = self.job.study
-        finish = shlex.join(["diffaug", "fit", str(study.record.data), "--study", str(study.path), "--finish"])
-        what = "end the pilot here and train on all images" if self.work.is_pilot else "keep what was learned so far"
-        done = f"{self.images_seen} of {self.plan.images_seen} images"
-        return Interrupted(
-            f"stopped after {done}; a checkpoint was saved",
-            where=self.folder,
-            fix=f"resume with: {self.job.command}\n         or {what}: {finish}",
-        )
-
-    def _named(self, name: str) -> str:
-        return f"{self.work.title}/{name}" if self.work.title else name
 
 
-def _folder(job: Job) -> Path:
+def pipeline_of(job: Job) -> Path:
+    """The folder that the settings name, which the route has asked for."""
     assert job.config.diffusion.pipeline is not None
     return Path(job.config.diffusion.pipeline)

@@ -6,7 +6,7 @@ machine with one number of threads, in exactly the weights of one that was never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +14,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diffaug.data.images import NO_LABEL
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.process import diffuse
+from diffaug.diffusion.training.checkpoints import (
+    Sections,
+    moments_of,
+    read_latest,
+    restore_moments,
+    write_checkpoint,
+)
 from diffaug.diffusion.training.pace import Pace, learning_rate_at
-from diffaug.errors import DamagedError
-from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
+from diffaug.diffusion.training.training import StepRecord, halving
 from diffaug.integrations.pipelines.adapter import Adapter, fill
 from diffaug.integrations.pipelines.denoising import NO_PROMPT, Denoiser, Encoder, encode
+from diffaug.integrations.pipelines.families import family_of
 from diffaug.integrations.pipelines.levels import Levels
 from diffaug.integrations.pipelines.loading import LoadedPipeline
 from diffaug.integrations.pipelines.prompts import Prompts
@@ -36,9 +41,6 @@ PROMPT_DROPOUT = 0.1
 LEARNED_RATE = 5.0
 """Learning rate of tokens and class rows relative to LoRA's, as usual in textual inversion (5e-4 beside 1e-4)."""
 MAX_GRADIENT_NORM = 1.0
-TENSORS, COUNTERS = "state.safetensors", "counters.json"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,17 @@ class FineTuning:
 
     def __init__(
         self,
-        *,
         loaded: LoadedPipeline,
         adapter: Adapter,
         latents: TrainingLatents,
         prompts: Prompts,
         plan: Plan,
+        *,
         seed: int,
-        levels: Levels,
     ) -> None:
         self.loaded, self.adapter, self.latents, self.prompts = loaded, adapter, latents, prompts
-        self.plan, self.seed, self.levels = plan, seed, levels
+        self.plan, self.seed = plan, seed
+        self.levels: Levels = family_of(loaded).levels(loaded, latents.means.shape[2:])
         self.encoder, self.classes = Encoder(loaded), tuple(prompts.by_class)
         self.step = self.skipped = 0
         self.micro_batches = 1
@@ -122,16 +124,27 @@ class FineTuning:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=0.0)
 
+    def pace_of(self, plan: Plan) -> Pace:
+        """The present pace of a training by this plan."""
+        return self.pace or Pace(plan.steps)
+
     @property
-    def pace_of_plan(self) -> Pace:
-        """The present pace."""
-        return self.pace or Pace(self.plan.steps)
+    def averaged(self) -> LoadedPipeline:
+        """What draws samples: the pipeline with the adapter as it is, since nothing is averaged."""
+        return self.loaded
+
+    def steps(self) -> Iterator[StepRecord]:
+        """Takes the steps that are left."""
+        while self.step < self.pace_of(self.plan).steps:
+            rate, loss = learning_rate_at(self.step, self.plan, self.pace), self.take_step()
+            yield StepRecord(self.step, self.step * self.plan.batch_size, torch.tensor(loss), rate)
 
     def take_step(self) -> float:
         """Takes the next step and returns its loss, the mean squared error of what the network says."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["scale"] * learning_rate_at(self.step, self.plan, self.pace)
-        loss = self._in_parts(self.batch_of(self.step))
+        batch = self.batch_of(self.step)
+        loss = halving(self, len(batch.prompts), lambda: self._backward(batch))
         parameters = list(self.adapter.parameters.values())
         norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         if torch.isfinite(norm):
@@ -168,19 +181,6 @@ class FineTuning:
             prompt = self.prompts.of_image(self.latents.ids[place], self.classes[label], caption)
         return prompt
 
-    def _in_parts(self, batch: Batch) -> float:
-        """Halves the parts as long as memory runs out."""
-        while True:
-            try:
-                return self._backward(batch)
-            except RuntimeError as error:
-                short = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-                if not short or 2 * self.micro_batches > len(batch.prompts):
-                    raise
-            self.micro_batches *= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
     def _backward(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=False)
         total = 0.0
@@ -200,55 +200,20 @@ class FineTuning:
 
 def save_checkpoint(folder: Path, state: FineTuning) -> None:
     """Writes a checkpoint, and only then removes all but the newest two."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in state.adapter.parameters.items():
-        tensors[f"value.{name}"] = parameter
-        moments = state.optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with storage.new_directory(folder / f"step-{state.step:08d}", {"step": state.step}) as target:
-        storage.write_bytes(target / TENSORS, save(content))
-        counters = Counters(state.step, state.skipped, state.micro_batches, state.pace, state.seconds)
-        write_record(target / COUNTERS, _COUNTERS, counters)
-    for old in _newest_first(folder)[KEPT:]:
-        storage.discard_directory(old)
+    parameters = state.adapter.parameters
+    counters = Counters(state.step, state.skipped, state.micro_batches, state.pace, state.seconds)
+    sections = {"value": parameters, **moments_of(state.optimizer, parameters)}
+    write_checkpoint(folder, state.step, sections, _COUNTERS, counters)
 
 
 def restore_latest(folder: Path, state: FineTuning) -> tuple[int | None, list[str]]:
-    """Fills `state` from the newest checkpoint that is whole; a DamagedError if there are checkpoints and none is.
+    """Fills `state` from the newest checkpoint that is whole, see `read_latest`."""
 
-    Returns its step, None without a checkpoint; and a sentence for each damaged checkpoint that was passed over.
-    """
-    notes: list[str] = []
-    candidates = _newest_first(folder)
-    for candidate in candidates:
-        try:
-            if storage.committed_metadata(candidate, verify=True) is not None:
-                _fill(state, load_file(candidate / TENSORS), read_record(candidate / COUNTERS, _COUNTERS), candidate)
-                return state.step, notes
-            notes.append(f"checkpoint {candidate.name} was not finished; the one before it is used")
-        except DamagedError as error:
-            notes.append(f"checkpoint {candidate.name} is damaged ({error.what}); the one before it is used")
-    if candidates:
-        raise DamagedError(f"no checkpoint is whole: {'; '.join(notes)}", where=folder, fix="remove it to train anew")
-    return None, notes
+    def fill_state(sections: Sections, counters: Counters, where: Path) -> None:
+        fill(state.adapter.parameters, sections["value"], where)
+        restore_moments(state.optimizer, state.adapter.parameters, sections)
+        for name in ("step", "skipped", "micro_batches", "pace", "seconds"):
+            setattr(state, name, getattr(counters, name))
 
-
-def _fill(state: FineTuning, tensors: dict[str, Tensor], counters: Counters, where: Path) -> None:
-    sections: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        section, _, rest = name.partition(".")
-        sections.setdefault(section, {})[rest] = tensor
-    fill(state.adapter.parameters, sections["value"], where / TENSORS)
-    for name, parameter in state.adapter.parameters.items():
-        if name in sections.get("step", {}):
-            state.optimizer.state[parameter] = {
-                "step": sections["step"][name],
-                **{moment: sections[moment][name].to(parameter.device) for moment in MOMENTS[:2]},
-            }
-    for name in ("step", "skipped", "micro_batches", "pace", "seconds"):
-        setattr(state, name, getattr(counters, name))
-
-
-def _newest_first(folder: Path) -> Sequence[Path]:
-    return sorted(folder.glob("step-*"), reverse=True)
+    notes = read_latest(folder, _COUNTERS, fill_state)
+    return None if notes is None else state.step, notes or []

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
-from diffaug.classifiers.encoders.inputs import squeezed_batches
+from diffaug.classifiers.encoders.encoder import squeezed_batches
 from diffaug.classifiers.encoders.module import ModuleEncoder
 from diffaug.data.resize import fit_to_size, to_channels
 from diffaug.errors import DataError, UsageError

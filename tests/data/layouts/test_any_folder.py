@@ -19,21 +19,8 @@ from diffaug.errors import DataError, UsageError
 from tests.data.layouts.trees import mask, photo
 
 ODD = ["a b", "-rf", "con", "é", "e\u0301", "\u202etxt", "new\nline", "tab\t", "'\"", "x" * 200, "\x1b[31m", "a#page=2"]
-ODD += [
-    os.fsdecode(b"\xff\xfe"),
-    "..a",
-    "a.",
-    " ",
-    "%s",
-    "{}",
-    "$HOME",
-    "0",
-    "00",
-    "1e3",
-    "nan",
-    "NA",
-    "colt_s-01234567",
-]
+ODD += [os.fsdecode(b"\xff\xfe"), "..a", "a.", " ", "%s", "{}", "$HOME", "0", "00", "1e3", "nan", "NA"]
+ODD += ["colt_s-01234567"]
 SPLITS = ["train", "Training", "test", "val", "validation", "unlabeled", "train_images", "fold1"]
 USUAL = ["cat", "dog", "cats", "masks", "mask", "images", "labels", "color", "patient1", "patient2"]
 folder_names = st.sampled_from([*USUAL, *USUAL, *SPLITS, *ODD])
@@ -77,19 +64,8 @@ def tables(draw: st.DrawFn) -> bytes:
     )
 
 
-table_names = st.sampled_from(
-    [
-        "labels.csv",
-        "train.csv",
-        "test.txt",
-        "t.tsv",
-        "metadata.jsonl",
-        "t.parquet",
-        "folders.json",
-        "a.json",
-        "classes.txt",
-    ]
-)
+TABLES = ["labels.csv", "train.csv", "test.txt", "t.tsv", "metadata.jsonl", "t.parquet", "folders.json", "a.json"]
+table_names = st.sampled_from([*TABLES, "classes.txt"])
 entries = st.one_of(
     st.tuples(st.just("file"), image_files.map("".join), contents),
     st.tuples(st.just("table"), table_names, tables()),

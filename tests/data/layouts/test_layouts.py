@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from diffaug.configuration.settings import DataSettings
-from diffaug.data.layouts.entries import listed
 from diffaug.data.layouts.scan import Scan, scan
 from diffaug.errors import DataError, DiffaugError
 from tests.data.layouts.trees import grow
@@ -23,7 +22,9 @@ class Case:
     files: str
     expected: str  # images by split and label, or `refused: ` and a part of the message
     masks: str = ""
-    tables: dict[str, Any] = field(default_factory=dict)
+    table: str | bytes = ""  # t.csv
+    tables: dict[str, Any] = field(default_factory=dict)  # and other files
+    layout: str = "auto"
     settings: dict[str, Any] = field(default_factory=dict)
     says: str = ""  # a part of a remark or of the reading
     given: str = ""  # the folder given, below the root
@@ -38,9 +39,18 @@ PLAIN = "cat 2, dog 3"
 TRAIN_TEST = "test: cat 2, dog 3; train: cat 2, dog 3"
 TABLE = "file_name,label\n1.png,a\n2.png,b\n3.png,b\n"
 
+SPLITS = (
+    "train test, Training Testing, train_set test_set, training_set test_set, trainset testset, Train-Set "
+    "Test-Set, TrainingData TestData, TRAIN TEST, images_train images_test, train2017 test2017, train "
+    "testing, trainval test, train_images test_images, train.data holdout, seg_train seg_test, a-train "
+    "a-test, ISIC_Training_Input ISIC_Test_Input, train/train test/test, train/images test/images, "
+    "archive/Training archive/Testing, train_cropped test, train_v2 test_v2, 01_train 02_test, "
+    "seg_train/seg_train seg_test/seg_test"
+)
+
 CASES = {
     # Class folders
-    "class folders": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, says="2 class folders"),
+    "class folders": Case(TWO, PLAIN, says="2 class folders"),
     "one inner folder": Case("cat/Imgs/{1,2}.png dog/Imgs/{1,2,3}.png", PLAIN),
     "one inner folder, of any name": Case("cat/set9/{1,2}.png dog/set9/{1,2,3}.png", PLAIN),
     "several inner folders": Case("cat/{imgs,more}/1.png dog/images/{1,2,3}.png", PLAIN),
@@ -49,11 +59,9 @@ CASES = {
     "every format": Case("cat/1.PPM cat/2.pgm dog/1.tiff dog/2.jp2 dog/3.dcm", PLAIN),
     "without extension": Case("cat/{one,two} dog/{one,two,three}", PLAIN),
     "one folder down": Case("data/archive/cat/{1,2}.png data/archive/dog/{1,2,3}.png", PLAIN, says="in data/archive/"),
-    "a stray table": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"stats.csv": "a,b\n1,2\n"}),
-    "a ragged table": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"notes.csv": "a,b\n1,2,3\n"}),
-    "folders without images": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"docs/README.md": "x"}, says="not read as classes: 1 (docs)"
-    ),
+    "a stray table": Case(TWO, PLAIN, tables={"stats.csv": "a,b\n1,2\n"}),
+    "a ragged table": Case(TWO, PLAIN, tables={"notes.csv": "a,b\n1,2,3\n"}),
+    "folders without images": Case(TWO, PLAIN, tables={"docs/README.md": "x"}, says="not read as classes: 1 (docs)"),
     "an empty class": Case("cat/{1,2}.png dog/{1,2,3}.png emu/", PLAIN, says="3 class folders"),
     "classes of numbers": Case("{10,9,2}/1.png", "10 1, 2 1, 9 1"),
     "unlabeled beside classes": Case("cat/{1,2}.png dog/{1,2,3}.png Unlabelled/{1,2}.png", f"{PLAIN}; unlabeled: 2"),
@@ -63,7 +71,7 @@ CASES = {
         "test/1.png car/1.png bus/1.png", "bus 1, car 1, test 1", says="'test' is read as a class"
     ),
     "test among classes, as a split": Case(
-        "test/1.png car/1.png bus/1.png", "train: bus 1, car 1; unlabeled: 1", settings={"layout": "splits"}
+        "test/1.png car/1.png bus/1.png", "train: bus 1, car 1; unlabeled: 1", layout="splits"
     ),
     "a slip of the pen": Case(
         f"dog/{{{','.join(map(str, range(40)))}}}.png dgo/1.png cat/1.png",
@@ -78,10 +86,7 @@ CASES = {
     ),
     "formats that are not read": Case("cat/{1,2}.psd dog/{1,2}.jxl dog/3.exr", PLAIN),
     "drawings beside classes": Case(
-        TWO,
-        PLAIN,
-        tables={"docs/a.svg": "<svg>"},
-        says="PNG or TIFF if they are images): 1 (docs/a.svg)",
+        TWO, PLAIN, tables={"docs/a.svg": "<svg>"}, says="PNG or TIFF if they are images): 1 (docs/a.svg)"
     ),
     "flat and a spreadsheet": Case("{1,2}.png", "refused: labels.xlsx is not read", tables={"labels.xlsx": "PK\3\4"}),
     "flat and a list": Case("{1,2}.png", "refused: all.txt is not read", tables={"all.txt": "1.png 0\n2.png 1\n"}),
@@ -94,7 +99,7 @@ CASES = {
     ),
     "flat": Case("{1,2,3}.png", "refused: tells the label of the images: 1.png, 2.png, 3.png"),
     "flat in images/": Case("images/{1,2,3}.png", "refused: tells the label"),
-    "one class of several": Case("cat/{1,2}.png dog/{1,2,3}.png", "refused: tells the label", given="cat"),
+    "one class of several": Case(TWO, "refused: tells the label", given="cat"),
     "two forms": Case(both("color", "gray"), "refused: hold folders of the same names: cat, dog"),
     "three forms": Case(both("color", "grayscale", "segmented"), "refused: hold folders of the same names"),
     "two forms, one folder down": Case(both("raw/color", "raw/gray"), "refused: hold folders of the same names"),
@@ -103,39 +108,11 @@ CASES = {
     ),
     "folders named as parts": Case("{part1,part2}/{1,2}.png", "refused: tells the label"),
     "volumes": Case("a/{1,2}.nii.gz b/3.nii.gz", "a 2, b 1"),
-    "two forms as classes": Case(both("color", "gray"), "color 5, gray 5", settings={"layout": "classes"}),
+    "two forms as classes": Case(both("color", "gray"), "color 5, gray 5", layout="classes"),
     "classes a second time": Case(f"cat/1.png dog/1.png {both('set')}", "refused: a second time"),
     "look-alike classes": Case("Cat/1.png cat/1.png", "refused: differ only in case"),
     # Splits
-    **{
-        f"splits {one} and {two}": Case(both(one, two), TRAIN_TEST)
-        for one, two in [
-            ("train", "test"),
-            ("Training", "Testing"),
-            ("train_set", "test_set"),
-            ("training_set", "test_set"),
-            ("trainset", "testset"),
-            ("Train-Set", "Test-Set"),
-            ("TrainingData", "TestData"),
-            ("TRAIN", "TEST"),
-            ("images_train", "images_test"),
-            ("train2017", "test2017"),
-            ("train", "testing"),
-            ("trainval", "test"),
-            ("train_images", "test_images"),
-            ("train.data", "holdout"),
-            ("seg_train", "seg_test"),
-            ("a-train", "a-test"),
-            ("ISIC_Training_Input", "ISIC_Test_Input"),
-            ("train/train", "test/test"),
-            ("train/images", "test/images"),
-            ("archive/Training", "archive/Testing"),
-            ("train_cropped", "test"),
-            ("train_v2", "test_v2"),
-            ("01_train", "02_test"),
-            ("seg_train/seg_train", "seg_test/seg_test"),
-        ]
-    },
+    **{f"splits {one} and {two}": Case(both(one, two), TRAIN_TEST) for one, two in map(str.split, SPLITS.split(", "))},
     **{
         f"validation {name}": Case(both("train", name, "test"), TRAIN_TEST + "; val: cat 2, dog 3")
         for name in ["val", "valid", "Validation", "dev", "eval", "evaluation", "validation_set"]
@@ -144,9 +121,7 @@ CASES = {
     "train alone": Case(both("train"), PLAIN, says="in train/"),
     "unlabeled alone": Case("unlabeled/{a,b}/1.png", "refused: no labeled images here"),
     "inner folders in splits": Case(
-        "train/{cat/Imgs/{1,2},dog/Imgs/{1,2,3}}.png".replace("{cat/Imgs/{1,2},dog/Imgs/{1,2,3}}", "cat/Imgs/{1,2}")
-        + " train/dog/Imgs/{1,2,3}.png test/cat/Imgs/1.png",
-        "test: cat 1; train: cat 2, dog 3",
+        "train/cat/Imgs/{1,2}.png train/dog/Imgs/{1,2,3}.png test/cat/Imgs/1.png", "test: cat 1; train: cat 2, dog 3"
     ),
     "MVTec": Case(
         "train/good/{1,2}.png test/good/3.png test/crack/4.png",
@@ -192,20 +167,17 @@ CASES = {
     ),
     "images beside splits": Case(f"{both('train', 'test')} extra/cat/1.png", "refused: 'extra', beside test, train"),
     "images beside splits, left out": Case(
-        f"{both('train', 'test')} extra/cat/1.png",
-        TRAIN_TEST,
-        settings={"layout": "splits"},
-        says="left out: 1 (extra/cat",
+        f"{both('train', 'test')} extra/cat/1.png", TRAIN_TEST, layout="splits", says="left out: 1 (extra/cat"
     ),
     "images beside splits, a class": Case(
-        f"{both('train', 'test')} extra/cat/1.png", "extra 1, test 5, train 5", settings={"layout": "classes"}
+        f"{both('train', 'test')} extra/cat/1.png", "extra 1, test 5, train 5", layout="classes"
     ),
     "a nested copy": Case(
         f"{both('x/train', 'x/test', 'x/x/train', 'x/x/test')} __MACOSX/1.png", "refused: holds splits itself"
     ),
     "a split twice": Case(both("train", "val", "valid"), "refused: 'val' and 'valid' are both the val split"),
     "no splits where asked for": Case(
-        "cat/1.png dog/1.png", "refused: no folder is named as a split: cat, dog", settings={"layout": "splits"}
+        "cat/1.png dog/1.png", "refused: no folder is named as a split: cat, dog", layout="splits"
     ),
     "no train": Case(both("val", "test"), "refused: there is no train split"),
     "flat splits": Case("train/{1,2}.png test/1.png", "refused: tells the label of the images: 1.png, 2.png"),
@@ -220,15 +192,13 @@ CASES = {
     "flat splits beside a folder": Case("train/1.png test/1.png extra/1.png", "refused: is not named as a split"),
     # Masks
     "BUSI": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png",
+        TWO,
         PLAIN,
         masks="cat/{1,2}_mask.png dog/1_mask.png dog/1_mask_1.png",
         says="masks of images that have one already, not used: 1 (dog/1_mask_1.png)",
     ),
     **{
-        f"mask {name}": Case(
-            "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks=f"cat/{name}.png dog/{name}.png", says="set aside"
-        )
+        f"mask {name}": Case(TWO, PLAIN, masks=f"cat/{name}.png dog/{name}.png", says="set aside")
         for name in ["1_seg", "1_gt", "1_label", "mask_1", "1-Mask", "1_segmentation", "1.mask", "1_ground_truth"]
     },
     "masks of another extension": Case(
@@ -236,17 +206,13 @@ CASES = {
     ),
     "two formats": Case("cat/1.{jpg,png} dog/{1,2,3}.jpg", PLAIN),
     "photos named as masks": Case("cat/shoe.png cat/shoe_label.png dog/{1,2,3}.png", PLAIN),
-    "mask folder in classes": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks="{cat,dog}/mask/1.png", says="set aside"
-    ),
-    "damaged masks in classes": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"cat/mask/1.png": b"x"}, says="set aside"
-    ),
+    "mask folder in classes": Case(TWO, PLAIN, masks="{cat,dog}/mask/1.png", says="set aside"),
+    "damaged masks in classes": Case(TWO, PLAIN, tables={"cat/mask/1.png": b"x"}, says="set aside"),
     "images and masks in classes": Case(
         "cat/images/{1,2}.png dog/images/{1,2,3}.png", PLAIN, masks="{cat,dog}/masks/1.png"
     ),
     "images and masks": Case(both("images"), PLAIN, masks="masks/{cat,dog}/1.png", says="set aside"),
-    "masks beside classes": Case("cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks="SegmentationClass/{cat,dog}/1.png"),
+    "masks beside classes": Case(TWO, PLAIN, masks="SegmentationClass/{cat,dog}/1.png"),
     "flat masks beside classes": Case(
         "cat/{1,2}.png dog/{3,4,5}.png", PLAIN, masks="masks/{1,3}.png", says="set aside"
     ),
@@ -259,9 +225,7 @@ CASES = {
     "masks beside splits": Case(
         both("train", "test"), TRAIN_TEST, masks="{train,test}_masks/cat/1.png", says="set aside"
     ),
-    "masks without an image": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, masks="cat/{1,9}_mask.png", says="without an image"
-    ),
+    "masks without an image": Case(TWO, PLAIN, masks="cat/{1,9}_mask.png", says="without an image"),
     "faces": Case("with_mask/{1,2}.png without_mask/{1,2,3}.png", "with_mask 2, without_mask 3"),
     "faces, of two words": Case("mask/{1,2}.png no_mask/{1,2,3}.png", "mask 2, no_mask 3"),
     "faces of one name": Case("mask/{1,2}.png face/{1,2,3}.png", "face 3, mask 2"),
@@ -271,73 +235,57 @@ CASES = {
         "{1,2,3}.png", "a 1, b 2", tables={"labels.csv": TABLE}, says="labels.csv (file 'file_name', label 'label')"
     ),
     "a table and images/": Case("images/{1,2,3}.png", "a 1, b 2", tables={"labels.csv": TABLE}),
-    "semicolons": Case("{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE.replace(",", ";")}),
+    "semicolons": Case("{1,2,3}.png", "a 1, b 2", table=TABLE.replace(",", ";")),
     "tabs": Case("{1,2,3}.png", "a 1, b 2", tables={"t.tsv": TABLE.replace(",", "\t")}),
     "tabs in text": Case("{1,2,3}.png", "a 1, b 2", tables={"t.txt": TABLE.replace(",", "\t")}),
-    "byte order mark": Case("{1,2,3}.png", "a 1, b 2", tables={"t.csv": b"\xef\xbb\xbf" + TABLE.encode()}),
-    "UTF-16": Case("{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE.encode("utf-16")}),
-    "capital headers": Case(
-        "{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE.replace("file_name,label", "Image ID , Class")}
-    ),
-    "ids": Case("images/{i1,i2,i3}.jpg", "a 1, b 2", tables={"t.csv": "image_id,dx\ni1,a\ni2,b\ni3,b\n"}),
-    "ids in two places": Case(
-        "x/i1.jpg y/i1.jpg", "refused: may be x/i1.jpg or y/i1.jpg", tables={"t.csv": "id,label\ni1,a\n"}
-    ),
+    "byte order mark": Case("{1,2,3}.png", "a 1, b 2", table=b"\xef\xbb\xbf" + TABLE.encode()),
+    "UTF-16": Case("{1,2,3}.png", "a 1, b 2", table=TABLE.encode("utf-16")),
+    "capital headers": Case("{1,2,3}.png", "a 1, b 2", table=TABLE.replace("file_name,label", "Image ID , Class")),
+    "ids": Case("images/{i1,i2,i3}.jpg", "a 1, b 2", table="image_id,dx\ni1,a\ni2,b\ni3,b\n"),
+    "ids in two places": Case("x/i1.jpg y/i1.jpg", "refused: may be x/i1.jpg or y/i1.jpg", table="id,label\ni1,a\n"),
     "parts and ids (HAM)": Case(
         "HAM_part_1/{i1,i2}.jpg HAM_part_2/i3.jpg",
         "a 1, b 2",
         tables={"HAM_metadata.csv": "lesion_id,image_id,dx,age\nL1,i1,a,3\nL2,i2,b,4\nL2,i3,b,5\n"},
         says="group 'lesion_id'",
     ),
-    "any name of the file column": Case(
-        "{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE.replace("file_name", "scan")}
-    ),
+    "any name of the file column": Case("{1,2,3}.png", "a 1, b 2", table=TABLE.replace("file_name", "scan")),
     "numbers stay text": Case(
         "{1,2,3,4}.png",
         "010 1, 1.0 1, 2020-01-02 1, no 1",
-        tables={"t.csv": "file,label\n1.png,010\n2.png,1.0\n3.png,no\n4.png,2020-01-02\n"},
+        table="file,label\n1.png,010\n2.png,1.0\n3.png,no\n4.png,2020-01-02\n",
     ),
-    "missing files": Case(
-        "{1,2}.png", "a 1, b 1", tables={"t.csv": TABLE}, says="t.csv names and that are missing: 1 (3.png)"
-    ),
-    "all files missing": Case(
-        "x.png", "refused: none of the 3 images that t.csv names are here", tables={"t.csv": TABLE}
-    ),
-    "images not named": Case(
-        "{1,2,3,4}.png", "a 1, b 2", tables={"t.csv": TABLE}, says="gives a label, left out: 1 (4.png)"
-    ),
+    "missing files": Case("{1,2}.png", "a 1, b 1", table=TABLE, says="t.csv names and that are missing: 1 (3.png)"),
+    "all files missing": Case("x.png", "refused: none of the 3 images that t.csv names are here", table=TABLE),
+    "images not named": Case("{1,2,3,4}.png", "a 1, b 2", table=TABLE, says="gives a label, left out: 1 (4.png)"),
     "two label columns": Case(
         "{1,2,3}.png",
         "refused: may be the label: diagnosis, target",
-        tables={"t.csv": "file,diagnosis,target\n1.png,a,0\n2.png,b,0\n3.png,b,1\n"},
+        table="file,diagnosis,target\n1.png,a,0\n2.png,b,0\n3.png,b,1\n",
     ),
     "two label columns, one chosen": Case(
         "{1,2,3}.png",
         "0 2, 1 1",
         settings={"label_column": "target"},
-        tables={"t.csv": "file,diagnosis,target\n1.png,a,0\n2.png,b,0\n3.png,b,1\n"},
+        table="file,diagnosis,target\n1.png,a,0\n2.png,b,0\n3.png,b,1\n",
     ),
     "numbers and names of classes": Case(
-        "{1,2,3}.png", "a 1, b 2", tables={"t.csv": "file,class_id,class_name\n1.png,0,a\n2.png,1,b\n3.png,1,b\n"}
+        "{1,2,3}.png", "a 1, b 2", table="file,class_id,class_name\n1.png,0,a\n2.png,1,b\n3.png,1,b\n"
     ),
     "no known label column": Case(
         "{1,2,3}.png",
         "refused: no column of t.csv is known as the label",
-        tables={"t.csv": "id,has_cactus\n1.png,1\n2.png,0\n3.png,0\n"},
+        table="id,has_cactus\n1.png,1\n2.png,0\n3.png,0\n",
     ),
     "a column twice": Case(
         "{1,2,3}.png",
         "refused: two columns have the same name: 'label' and 'Label'",
-        tables={"t.csv": "file,label,Label\n1.png,a,b\n"},
+        table="file,label,Label\n1.png,a,b\n",
     ),
     "a file twice": Case(
-        "{1,2}.png",
-        "refused: 1.png is named twice, with label a and b",
-        tables={"t.csv": "file,label\n1.png,a\n./1.png,b\n"},
+        "{1,2}.png", "refused: 1.png is named twice, with label a and b", table="file,label\n1.png,a\n./1.png,b\n"
     ),
-    "a file twice, the same": Case(
-        "{1,2}.png", "a 1, b 1", tables={"t.csv": "file,label\n1.png,a\n1.png,a\n2.png,b\n"}
-    ),
+    "a file twice, the same": Case("{1,2}.png", "a 1, b 1", table="file,label\n1.png,a\n1.png,a\n2.png,b\n"),
     "one column per class (ISIC)": Case(
         "{i1,i2,i3}.jpg",
         "MEL 1, NV 2",
@@ -350,25 +298,23 @@ CASES = {
         "{i1,i2}.jpg", "refused: i2 has no label", tables={"gt.csv": "image,MEL,NV\ni1,1,0\ni2,0,0\n"}
     ),
     "lists of labels": Case(
-        "{1,2,3}.png", "refused: is a list of labels: a|b", tables={"t.csv": "file,label\n1.png,a\n2.png,a|b\n"}
+        "{1,2,3}.png", "refused: is a list of labels: a|b", table="file,label\n1.png,a\n2.png,a|b\n"
     ),
     "a split column": Case(
         "{1,2,3}.png",
         "test: b 1; train: a 1, b 1",
-        tables={"t.csv": "file,label,Set\n1.png,a,Train\n2.png,b,training\n3.png,b,TEST\n"},
+        table="file,label,Set\n1.png,a,Train\n2.png,b,training\n3.png,b,TEST\n",
     ),
     "a split for some": Case(
         "{1,2,3}.png",
         "refused: some lines name a split",
-        tables={"t.csv": "file,label,split\n1.png,a,train\n2.png,b,\n3.png,b,train\n"},
+        table="file,label,split\n1.png,a,train\n2.png,b,\n3.png,b,train\n",
     ),
-    "an unknown split": Case(
-        "1.png", "refused: there is no split 'x'", tables={"t.csv": "file,label,split\n1.png,a,x\n"}
-    ),
+    "an unknown split": Case("1.png", "refused: there is no split 'x'", table="file,label,split\n1.png,a,x\n"),
     "an unlabeled test in the table": Case(
         "{1,2,3}.png",
         "train: a 1, b 1; unlabeled: 1",
-        tables={"t.csv": "file,label,split\n1.png,a,train\n2.png,b,train\n3.png,,test\n"},
+        table="file,label,split\n1.png,a,train\n2.png,b,train\n3.png,,test\n",
     ),
     "train.csv and test.csv": Case(
         "{1,2,3,4}.png",
@@ -418,54 +364,41 @@ CASES = {
             "valid/_classes.csv": "filename, cat, dog\n3.jpg, 0, 1\n",
         },
     ),
-    "table and folders agree": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png", PLAIN, tables={"t.csv": "file,label\ncat/1.png,cat\n"}
-    ),
+    "table and folders agree": Case(TWO, PLAIN, table="file,label\ncat/1.png,cat\n"),
     "table and folders differ": Case(
-        "cat/{1,2}.png dog/{1,2,3}.png",
-        "refused: the folders give different labels",
-        tables={"t.csv": "file,label\ncat/1.png,sick\ndog/1.png,well\n"},
+        TWO, "refused: the folders give different labels", table="file,label\ncat/1.png,sick\ndog/1.png,well\n"
     ),
     "table renames folders": Case(
-        "n01/{1,2}.png n02/3.png",
-        "cat 2, dog 1",
-        tables={"t.csv": "file,label\nn01/1.png,cat\nn01/2.png,cat\nn02/3.png,dog\n"},
+        "n01/{1,2}.png n02/3.png", "cat 2, dog 1", table="file,label\nn01/1.png,cat\nn01/2.png,cat\nn02/3.png,dog\n"
     ),
     "a chosen table": Case(
-        "{1,2,3}.png",
-        "a 1, b 2",
-        settings={"layout": "t.csv"},
-        tables={"t.csv": TABLE, "old.csv": TABLE.replace("a", "c")},
+        "{1,2,3}.png", "a 1, b 2", layout="t.csv", tables={"t.csv": TABLE, "old.csv": TABLE.replace("a", "c")}
     ),
     "two tables differ": Case(
         "{1,2,3}.png", "refused: named twice", tables={"t.csv": TABLE, "u.csv": TABLE.replace(",a", ",c")}
     ),
     "masks in a table": Case(
-        "images/{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE}, masks="images/1_mask.png", says="set aside"
+        "images/{1,2,3}.png", "a 1, b 2", table=TABLE, masks="images/1_mask.png", says="set aside"
     ),
-    "masks in a folder and a table": Case(
-        "images/{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE}, masks="masks/{1,2}.png"
-    ),
+    "masks in a folder and a table": Case("images/{1,2,3}.png", "a 1, b 2", table=TABLE, masks="masks/{1,2}.png"),
     "images named as masks in a table": Case(
-        "1.png 1_mask.png", "bare 1, mask 1", tables={"t.csv": "file,label\n1.png,bare\n1_mask.png,mask\n"}
+        "1.png 1_mask.png", "bare 1, mask 1", table="file,label\n1.png,bare\n1_mask.png,mask\n"
     ),
-    "outside": Case("1.png", "refused: lies outside the folder", tables={"t.csv": "file,label\n../1.png,a\n"}),
-    "absolute": Case("1.png", "refused: lies outside the folder", tables={"t.csv": "file,label\n/etc/1.png,a\n"}),
-    "backslashes": Case("img/{1,2}.png", "a 1, b 1", tables={"t.csv": "file,label\nimg\\1.png,a\n.\\img\\2.png,b\n"}),
+    "outside": Case("1.png", "refused: lies outside the folder", table="file,label\n../1.png,a\n"),
+    "absolute": Case("1.png", "refused: lies outside the folder", table="file,label\n/etc/1.png,a\n"),
+    "backslashes": Case("img/{1,2}.png", "a 1, b 1", table="file,label\nimg\\1.png,a\n.\\img\\2.png,b\n"),
     # Sets of public data, and what tools and hospitals export
     "classes in each patient (IDC)": Case(
         "{10253,10254,10255}/{0,1}/{1,2}.png", "refused: hold folders of the same names: 0, 1"
     ),
-    "classes in each patient, as such": Case(
-        "{10253,10254,10255}/{0,1}/{1,2}.png", "0 6, 1 6", settings={"layout": "inner"}
-    ),
+    "classes in each patient, as such": Case("{10253,10254,10255}/{0,1}/{1,2}.png", "0 6, 1 6", layout="inner"),
     "classes in each patient of each split": Case(
-        "{train,test}/{p1,p2}/{0,1}/1.png", "test: 0 2, 1 2; train: 0 2, 1 2", settings={"layout": "inner"}
+        "{train,test}/{p1,p2}/{0,1}/1.png", "test: 0 2, 1 2; train: 0 2, 1 2", layout="inner"
     ),
     "classes of two organs (LC25000)": Case(
         "lung/{lung_aca,lung_n}/1.png colon/{colon_aca,colon_n}/1.png",
         "colon_aca 1, colon_n 1, lung_aca 1, lung_n 1",
-        settings={"layout": "inner"},
+        layout="inner",
     ),
     "classes of classes, further down (BreakHis)": Case(
         "benign/SOB/{adenosis,fibroadenoma}/p1/40X/1.png malignant/SOB/{ductal,lobular}/p2/40X/1.png",
@@ -490,7 +423,7 @@ CASES = {
     "a table of folders": Case(
         "{00001,00002,00003,00004}/{1,2}.png",
         "refused: t.csv gives each of 'BraTS21ID' its 'MGMT_value'",
-        tables={"t.csv": "BraTS21ID,MGMT_value\n00001,1\n00002,0\n00003,1\n00004,0\n"},
+        table="BraTS21ID,MGMT_value\n00001,1\n00002,0\n00003,1\n00004,0\n",
     ),
     "tables of classes": Case(
         "{cat,dog,elm,oak}/1.png",
@@ -500,7 +433,7 @@ CASES = {
     "attributes without a known label (CelebA)": Case(
         "img_celeba/img_celeba/{1,2,3}.jpg",
         "refused: no column of t.csv is known as the label",
-        tables={"t.csv": "image_id,Male,Smiling\n1.jpg,1,-1\n2.jpg,-1,1\n3.jpg,1,1\n"},
+        table="image_id,Male,Smiling\n1.jpg,1,-1\n2.jpg,-1,1\n3.jpg,1,1\n",
     ),
     "splits as numbers (CelebA)": Case(
         "{1,2}.jpg",
@@ -519,23 +452,19 @@ CASES = {
         tables={"anno.csv": "1.png,39,116,14\n2.png,1,2,3\n"},
     ),
     "boxes (RSNA, NIH)": Case(
-        "{p1,p2,p3}.png",
-        "0 1, 1 2",
-        tables={"t.csv": "patientId,x,y,width,Target\np1,,,,0\np2,5,6,7,1\np2,8,9,1,1\np3,1,2,3,1\n"},
+        "{p1,p2,p3}.png", "0 1, 1 2", table="patientId,x,y,width,Target\np1,,,,0\np2,5,6,7,1\np2,8,9,1,1\np3,1,2,3,1\n"
     ),
     "numbers with a point (birds)": Case(
-        "{1,2,3}.png", "a 1, b 2", tables={"t.csv": "class id,path,labels\n0.0,1.png,a\n1.0,2.png,b\n1.0,3.png,b\n"}
+        "{1,2,3}.png", "a 1, b 2", table="class id,path,labels\n0.0,1.png,a\n1.0,2.png,b\n1.0,3.png,b\n"
     ),
     "lists of one label (ODIR)": Case(
-        "{1,2,3}.png", "N 1, O 1, v.2 1", tables={"t.csv": 'file,label\n1.png,[\'N\']\n2.png,"[""O""]"\n3.png,[v.2]\n'}
+        "{1,2,3}.png", "N 1, O 1, v.2 1", table='file,label\n1.png,[\'N\']\n2.png,"[""O""]"\n3.png,[v.2]\n'
     ),
-    "Excel": Case("{1,2,3}.png", "a 1, b 2", tables={"t.csv": "sep=;\r\n" + TABLE.replace(",", ";")}),
-    "quotes after spaces": Case("{1,2,3}.png", "a 1, b 2", tables={"t.csv": TABLE.replace(",b", ', "b"')}),
-    "another Unicode form": Case(
-        "é1.png é2.png", "a 2", tables={"t.csv": "file,label\ne\u03011.png,a\ne\u03012.png,a\n"}
-    ),
+    "Excel": Case("{1,2,3}.png", "a 1, b 2", table="sep=;\r\n" + TABLE.replace(",", ";")),
+    "quotes after spaces": Case("{1,2,3}.png", "a 1, b 2", table=TABLE.replace(",b", ', "b"')),
+    "another Unicode form": Case("é1.png é2.png", "a 2", table="file,label\ne\u03011.png,a\ne\u03012.png,a\n"),
     "paths from above the folder": Case(
-        "img/{1,2}.png", "a 2", tables={"t.csv": "file,label\ndata/img/1.png,a\n./data/img/2.png,a\n"}
+        "img/{1,2}.png", "a 2", table="file,label\ndata/img/1.png,a\n./data/img/2.png,a\n"
     ),
     "paths up from the table": Case(
         "img/{1,2}.png", "a 2", tables={"csv/t.csv": "file,label\n../img/1.png,a\n..\\img\\2.png,a\n"}
@@ -574,13 +503,13 @@ CASES = {
         tables={"test_labels.csv": "file,label\n8.png,0\n9.png,1\n"},
     ),
     "outlines in a table": Case(
-        "{1,2}.png", "a 1, b 1", tables={"t.csv": f"file,label,rle\n1.png,a,{'1 2 ' * 40_000}\n2.png,b,\n"}
+        "{1,2}.png", "a 1, b 1", table=f"file,label,rle\n1.png,a,{'1 2 ' * 40_000}\n2.png,b,\n"
     ),
     "a table far below": Case("a/b/img/{1,2,3}.png", "a 1, b 2", tables={"a/b/csv/t.csv": TABLE}),
     "a flag for test": Case(
         "{1,2,3}.png",
         "a 1, b 2",
-        tables={"t.csv": "file,label,is_test\n1.png,a,0\n2.png,b,0\n3.png,b,1\n"},
+        table="file,label,is_test\n1.png,a,0\n2.png,b,0\n3.png,b,1\n",
         says="'is_test' not read as a split",
     ),
     "notes among masks": Case(
@@ -608,8 +537,9 @@ def summary(found: Scan) -> str:
 @pytest.mark.parametrize("name", CASES)
 def test_layout(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    root = grow(tmp_path / "data", case.files, masks=case.masks, tables=case.tables)
-    settings = DataSettings(**case.settings)
+    tables = case.tables | ({"t.csv": case.table} if case.table else {})
+    root = grow(tmp_path / "data", case.files, masks=case.masks, tables=tables)
+    settings = DataSettings(layout=case.layout, **case.settings)
     if case.expected.startswith("refused: "):
         with pytest.raises(DataError) as caught:
             scan(root / case.given, settings)
@@ -620,7 +550,7 @@ def test_layout(name: str, tmp_path: Path) -> None:
     assert summary(found) == case.expected
     assert case.says in " / ".join([found.reading, *found.remarks])
     require_that_all_is_told(root, found)
-    if not case.tables and "named" not in name and "one name" not in name:
+    if not tables and "named" not in name and "one name" not in name:
         assert all(entry.label in entry.path.split("/") for entry in found.entries if entry.label)
 
 
@@ -655,7 +585,3 @@ def require_that_all_is_told(root: Path, found: Scan) -> None:
         if re.search(r"left out: |skipped|not used", remark)
     ]
     assert sum(counts) >= len(rest), (rest, found.remarks)
-
-
-def test_there_are_many_layouts() -> None:
-    assert len(CASES) > 100, listed(CASES)

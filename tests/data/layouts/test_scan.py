@@ -4,7 +4,6 @@ import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -39,17 +38,6 @@ def test_entries_are_sorted_and_keep_label_split_and_mask(tmp_path: Path) -> Non
         ("test/dog/3.png", "dog", "test", None),
     ]
     assert result.reading == "read as: train (Train/) and test of 2 class folders (cat, dog)"
-
-
-def test_masks_by_folder_find_their_image(tmp_path: Path) -> None:
-    grow(tmp_path, "train/good/1.png test/{good,crack,cut}/1.png", masks="ground_truth/{crack,cut}/1_mask.png")
-    masks = {entry.path: entry.mask for entry in read(tmp_path).entries}
-    assert masks == {
-        "train/good/1.png": None,
-        "test/good/1.png": None,
-        "test/crack/1.png": "ground_truth/crack/1_mask.png",
-        "test/cut/1.png": "ground_truth/cut/1_mask.png",
-    }
 
 
 def test_groups_come_from_the_table_or_the_path(tmp_path: Path) -> None:
@@ -153,13 +141,6 @@ def test_an_expression_without_end_is_refused(tmp_path: Path, monkeypatch: pytes
             read(tmp_path, group_by=endless)
     monkeypatch.undo()
     assert {entry.group for entry in read(tmp_path, group_by="(?:c|d)(?:[a-z])+").entries} == {"cat", "dog"}
-
-
-def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grow(tmp_path, "{cat,dog}/1.png")
-    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied")))
-    with pytest.raises(DataError, match="can't list the folder: Permission denied"):
-        read(tmp_path)
 
 
 def test_folders_that_diffaug_wrote_have_the_names_in_their_record(tmp_path: Path) -> None:
@@ -408,11 +389,6 @@ def test_any_tree_is_read_in_full_or_refused(tmp_path_factory: pytest.TempPathFa
     assert len(images - set(told)) <= told_in_remarks
     assert all((entry.label == "") == (entry.split == "unlabeled") for entry in result.entries)
     assert {entry.label for entry in result.entries if entry.label} <= set(result.classes)
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1))
-def test_classes_of_numbers_are_in_the_order_of_numbers(numbers: list[int]) -> None:
-    assert list(map(int, sorted_classes(map(str, numbers)))) == sorted(set(numbers))
 
 
 def test_order_of_classes() -> None:

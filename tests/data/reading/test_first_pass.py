@@ -186,7 +186,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     """1,200 more images are 60 MB of pictures and 8 MB of working pixels."""
@@ -243,7 +243,7 @@ def test_pixels_come_from_the_picture_or_where_it_is_too_small_from_the_file(mak
 
 
 def choosing(side: int):
-    from diffaug.data.size_choice import SizeChoice
+    from diffaug.data.resize import SizeChoice
 
     def measure(load_at, labels, groups, *, median_side, seed):
         assert load_at(np.array([1, 0]), 50).shape == (2, 50, 50, 3)

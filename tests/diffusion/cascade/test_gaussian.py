@@ -7,9 +7,10 @@ from diffaug.configuration.sampling import Sampling
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.cascade.crops import Crops
 from diffaug.diffusion.cascade.planning import upscaler_network
-from diffaug.diffusion.cascade.upscaler import Task, Upscaler
+from diffaug.diffusion.cascade.upscaler import Upscaler
 from diffaug.diffusion.generator.network_files import for_inference
 from diffaug.diffusion.planning.planning import Plan
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.training.training import new_state, train
 
 pytestmark = pytest.mark.e2e
@@ -56,9 +57,9 @@ def test_detail_is_drawn_from_the_posterior(crops, upscaler, level) -> None:
     posterior = covariance - gain @ reduce @ covariance
     small = crops.small[:8].numpy()
     count = 64
-    task = Task("sample", 0, range(8 * count), 0, Sampling(num_inference_steps=20))
+    drawing = Drawing(0, range(8 * count), Sampling(num_inference_steps=20))
     scaled = Upscaler(upscaler.denoiser, upscaler.scale, level)
-    drawn = scaled.enlarge(small.repeat(count, axis=0), task).pixels.reshape(8, count, -1).astype(np.float64)
+    drawn = scaled.enlarge(small.repeat(count, axis=0), drawing).pixels.reshape(8, count, -1).astype(np.float64)
     # The mean over draws of view and detail; the view's own noise adds to the spread of the draws.
     expected = MEAN + (small.reshape(8, -1) - MEAN) @ gain.T
     whole = posterior + gain @ gain.T * spread**2

@@ -15,6 +15,7 @@ from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.grids import contact_sheet
 from diffaug.diffusion.generator.network_files import write_network
 from diffaug.diffusion.process.normalization import Normalization
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.sampling.samplers import SOLVERS
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.diffusion.training.training import new_state, snapshot, train
@@ -56,10 +57,6 @@ def generator(trained) -> Generator:
     return Generator.load(trained[False])
 
 
-def test_a_generator_knows_the_values_of_its_training_files(generator: Generator) -> None:
-    assert generator.intensity == INTENSITY
-
-
 def test_sampling_is_deterministic_and_differs_by_index_class_and_seed(folder) -> None:
     generator = Generator.load(folder)
     first = generator.sample("top", range(4), seed=1, num_inference_steps=4)
@@ -73,7 +70,7 @@ def test_loads_from_the_study_too_and_describes_itself(folder, blobs) -> None:
     (folder / "guide.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     generator = Generator.load(folder.parent)
     assert (generator.classes, generator.image_size, generator.channels) == (("top", "bottom"), (6, 5), 1)
-    assert generator.normalization == Normalization.of(blobs.pixels)
+    assert (generator.normalization, generator.intensity) == (Normalization.of(blobs.pixels), INTENSITY)
     assert generator.guide is None  # a stray file is not loaded
     assert "| bottom | 4 |" in (folder / "README.md").read_text()
     assert json.loads((folder / "config.json").read_text())["train_counts"] == {"top": 12, "bottom": 4}
@@ -83,7 +80,7 @@ def test_loads_from_the_study_too_and_describes_itself(folder, blobs) -> None:
 def test_every_flipped_bit_and_missing_file_is_found(trained, tmp_path, guided, name) -> None:
     folder = Path(shutil.copytree(trained[guided], tmp_path / "generator"))
     original = (folder / name).read_bytes()
-    for position in np.random.default_rng(0).integers(0, len(original), 10):
+    for position in np.random.default_rng(0).integers(0, len(original), 4):
         content = bytearray(original)
         content[position] ^= 4
         (folder / name).write_bytes(bytes(content))
@@ -185,13 +182,13 @@ def test_the_guide_is_kept_and_used(trained) -> None:
 
 def test_a_black_image_is_finite_and_a_failed_one_is_not(generator) -> None:
     black = dataclasses.replace(generator, normalization=Normalization((-9.0,), (0.1,)))
-    made = black.draw_samples(0, range(2), Sampling(num_inference_steps=2), seed=0)
+    made = black.draw(Drawing(0, range(2), Sampling(num_inference_steps=2)))
     assert not made.pixels.any()
     assert made.finite.tolist() == [True, True]
     failed = dataclasses.replace(generator, denoiser=copy.deepcopy(generator.denoiser))
     with torch.no_grad():
         failed.denoiser.unet.offset.bias.fill_(float("nan"))
-    made = failed.draw_samples(0, range(2), Sampling(num_inference_steps=2), seed=0)
+    made = failed.draw(Drawing(0, range(2), Sampling(num_inference_steps=2)))
     assert not made.pixels.any()
     assert made.finite.tolist() == [False, False]
 

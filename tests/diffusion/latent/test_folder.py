@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,106 +43,79 @@ def test_of_a_pipeline_the_part_vae_is_taken(folder, tmp_path) -> None:
     assert (found.path, found.is_part) == (pipeline / "vae", True)
 
 
-def hub_name(folder: Path) -> Path:
-    return Path("stabilityai/sd-vae-ft-mse")
+def write(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
 
 
-def weights_file(folder: Path) -> Path:
-    return folder / WEIGHTS
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
 
 
-def no_config(folder: Path) -> Path:
-    (folder / "config.json").unlink()
-    return folder
+def configure(**changes: object) -> Callable[[Path], object]:
+    return lambda folder: change_config(folder, **changes)
 
 
-def cut_config(folder: Path) -> Path:
-    (folder / "config.json").write_text("{")
-    return folder
-
-
-def other_config(folder: Path) -> Path:
-    (folder / "config.json").write_text('{"model_type": "clip"}')
-    return folder
-
-
-def other_class(folder: Path) -> Path:
-    change_config(folder, _class_name="UNet2DConditionModel")
-    return folder
-
-
-def no_weights(folder: Path) -> Path:
-    (folder / WEIGHTS).unlink()
-    return folder
-
-
-def pickle(folder: Path) -> Path:
+def pickle(folder: Path) -> None:
     torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
-    return no_weights(folder)
+    (folder / WEIGHTS).unlink()
 
 
-def pointer(folder: Path) -> Path:
-    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    return folder
+def lacking(folder: Path) -> None:
+    save_file(dict(list(load_file(folder / WEIGHTS).items())[1:]), folder / WEIGHTS)
 
 
-def lacking(folder: Path) -> Path:
+def not_finite(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
-    save_file(dict(list(tensors.items())[1:]), folder / WEIGHTS)
-    return folder
+    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, folder / WEIGHTS)
 
 
-def another_shape(folder: Path) -> Path:
-    change_config(folder, latent_channels=5)
-    return folder
-
-
-def four_channels(folder: Path) -> Path:
+def four_channels(folder: Path) -> None:
     from diffusers import AutoencoderTiny
 
     blocks = {"encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4)}
     counts = {"num_encoder_blocks": (0, 0), "num_decoder_blocks": (0, 0)}
     AutoencoderTiny(out_channels=4, **blocks, **counts).save_pretrained(folder)
-    return folder
-
-
-def not_finite(folder: Path) -> Path:
-    tensors = load_file(folder / WEIGHTS)
-    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, folder / WEIGHTS)
-    return folder
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (hub_name, "no such folder"),
-        (weights_file, "a file, not a folder"),
-        (no_config, "no config.json"),
-        (cut_config, "not valid JSON"),
-        (other_config, "names no class"),
-        (other_class, "UNet2DConditionModel"),
-        (no_weights, "has no weights"),
+        (remove("config.json"), "no config.json"),
+        (write("config.json", "{"), "not valid JSON"),
+        (write("config.json", '{"model_type": "clip"}'), "names no class"),
+        (configure(_class_name="UNet2DConditionModel"), "UNet2DConditionModel"),
+        (configure(latent_channels=5), "can't be loaded"),
+        (remove(WEIGHTS), "has no weights"),
+        (write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"), "can't be loaded"),
         (pickle, "pickle"),
-        (pointer, "can't be loaded"),
         (lacking, "missing or unknown"),
-        (another_shape, "can't be loaded"),
         (four_channels, "makes 4"),
         (not_finite, "not all of it finite"),
     ],
-    ids=lambda one: getattr(one, "__name__", None),
 )
 def test_what_is_no_usable_autoencoder_is_refused_with_a_remedy(folder, spoil, reason) -> None:
+    spoil(folder)
     with pytest.raises(UsageError, match=reason) as caught:
-        opened(spoil(folder))
+        opened(folder)
     assert caught.value.fix
     assert caught.value.where
+
+
+def test_names_and_files_are_no_folders(folder) -> None:
+    for path, reason in (
+        (Path("stabilityai/sd-vae-ft-mse"), "no such folder"),
+        (folder / WEIGHTS, "a file, not a folder"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            AutoencoderFolder.find(path)
 
 
 def test_the_remedy_against_a_pickle_works(folder) -> None:
     from diffusers import AutoencoderTiny
 
+    pickle(folder)
     with pytest.raises(UsageError, match=r"model\.save_pretrained\(FOLDER\)"):
-        opened(pickle(folder))
+        opened(folder)
     AutoencoderTiny.from_pretrained(folder, use_safetensors=False).save_pretrained(folder)
     opened(folder)
 

@@ -26,6 +26,7 @@ from diffaug.diffusion.network.unet import NetworkConfig
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.process.process import Moments, karras_sigmas
 from diffaug.diffusion.sampling.class_noise import ClassNoise
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.sampling.samplers import run_solver
 from diffaug.diffusion.training.training import new_state, train
 from diffaug.errors import DamagedError, UsageError
@@ -33,7 +34,7 @@ from diffaug.files import storage
 from tests.diffusion.latent.autoencoders import write_exact
 
 pytestmark = pytest.mark.e2e
-SIZE, CLASSES, IMAGES_SEEN = (7, 10), ("dark", "bright"), 128 * 300
+SIZE, CLASSES, IMAGES_SEEN = (7, 10), ("dark", "bright"), 128 * 80
 SHORT = {"num_inference_steps": 4}
 
 
@@ -89,20 +90,8 @@ def test_it_is_a_generator_of_images_of_the_training_size(generator) -> None:
     assert (generator.image_size, generator.channels, generator.classes) == (SIZE, 1, CLASSES)
     made = generator.sample("dark", range(3), **SHORT)
     assert (made.dtype, made.shape) == (np.uint8, (3, *SIZE, 1))
+    assert np.array_equal(made[:, 0:6:2], made[:, 1:7:2])  # squares of the decoder
     assert generator.sample("dark", [], **SHORT).shape == (0, *SIZE, 1)
-
-
-def test_samples_have_the_means_and_covariances_of_their_classes(generator) -> None:
-    images = toy()
-    for label in (0, 1):
-        real = images.pixels[images.labels == label][:, ::2, ::2].reshape(-1, 20).astype(np.float64)
-        made = generator.sample(label, range(512), num_inference_steps=18)
-        assert np.array_equal(made[:, 0:6:2], made[:, 1:7:2])  # squares of the decoder
-        made = made[:, ::2, ::2].reshape(-1, 20).astype(np.float64)
-        assert made.mean() == pytest.approx(real.mean(), abs=4)
-        covariance, expected = np.cov(made.T), np.cov(real.T)
-        assert covariance.mean() == pytest.approx(expected.mean(), rel=0.2)
-        assert np.diag(covariance).mean() == pytest.approx(np.diag(expected).mean(), rel=0.2)
 
 
 def test_gray_images_get_no_bias_from_three_equal_channels_of_an_rgb_autoencoder(tmp_path) -> None:
@@ -158,23 +147,16 @@ def test_two_processes_make_the_bytes_of_one(generator, original, tmp_path) -> N
     assert np.array_equal(np.load(file), generator.sample(1, range(4, 8), seed=2, **SHORT))
 
 
-def test_variations_go_further_with_strength_until_the_image_is_forgotten(generator) -> None:
-    images = toy().pixels[:4]
-    made = [generator.variations(images, 0, range(4), strength=one) for one in (1e-6, 0.2, 0.4, 0.7, 1.0)]
-    distances = [np.abs(one.astype(int) - images).mean() for one in made]
-    assert np.abs(made[0].astype(int) - images).max() <= 1
-    assert distances[:4] == sorted(distances[:4])
-    others = generator.variations(toy().pixels[8:12], 0, range(4), strength=1.0)
-    assert np.array_equal(made[-1], others)
-
-
-def test_inpainting_keeps_the_rest_bit_for_bit_and_fits_the_class(generator) -> None:
+def test_inpainting_and_variations_keep_of_images_what_they_should(generator) -> None:
     images = toy().pixels[:6]
     masks = np.zeros((6, *SIZE), bool)
     masks[:, 2:5, 3:8] = True
     made = generator.inpaint(images, masks, "bright", range(6), resamplings=1, **SHORT)
     assert np.array_equal(made[~masks], images[~masks])
     assert not np.array_equal(made[masks], images[masks])
+    weak, strong = (generator.variations(images, 0, range(6), strength=one, **SHORT) for one in (1e-6, 1.0))
+    assert np.abs(weak.astype(int) - images).max() <= 1
+    assert np.array_equal(strong, generator.variations(images[::-1], 0, range(6), strength=1.0, **SHORT))
     everything = generator.inpaint(images, np.ones_like(masks), "bright", range(6), resamplings=0)
     assert abs(everything.mean() - 180) < 15
 
@@ -182,7 +164,7 @@ def test_inpainting_keeps_the_rest_bit_for_bit_and_fits_the_class(generator) -> 
 def test_latents_outside_of_a_mask_stay_as_they_are(generator) -> None:
     images, masks = toy().pixels[:3], np.zeros((3, *SIZE), bool)
     masks[:, 0, 0] = True  # of the square of four pixels, all are made anew
-    drawn = generator.draw_inpainted(images, masks, 0, range(3), sampling=Sampling(**SHORT), seed=0, resamplings=0)
+    drawn = generator.draw(Drawing(0, range(3), Sampling(**SHORT)).painting(images, masks, 0))
     changed = np.abs(drawn.pixels.astype(int) - images).max(axis=(0, 3)) > 1
     assert changed[:2, :2].all()
     assert not changed[2:].any()
@@ -191,8 +173,9 @@ def test_latents_outside_of_a_mask_stay_as_they_are(generator) -> None:
 
 def test_trained_classes_are_denoised_better_under_their_label(generator) -> None:
     images = toy()
-    pixels, labels = images.pixels[:200], images.labels[:200]
-    right, wrong = (generator.denoising_errors(pixels, one, seed=0) for one in (labels, 1 - labels))
+    few = images.select(np.arange(200))
+    wrong = dataclasses.replace(few, labels=1 - few.labels)
+    right, wrong = (generator.denoising_errors(one, seed=0) for one in (few, wrong))
     assert right.shape == (200,)
     assert (right < wrong).mean() > 0.8
 
@@ -207,7 +190,7 @@ def test_the_guide_is_kept_and_used(generator) -> None:
 
 def test_an_image_with_values_that_are_not_finite_is_black(generator) -> None:
     broken = dataclasses.replace(generator, normalization=dataclasses.replace(generator.normalization, mean=(1e39,)))
-    made = broken.draw_samples(0, range(2), Sampling(**SHORT), seed=0)
+    made = broken.draw(Drawing(0, range(2), Sampling(**SHORT)))
     assert (made.finite.tolist(), made.pixels.any()) == ([False, False], False)
 
 

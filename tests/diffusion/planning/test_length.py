@@ -113,6 +113,12 @@ def test_the_reason_says_what_decided(measured, reason) -> None:
     assert length_choice(measured, trained=100, seconds=1.0).reason == reason
 
 
+def test_a_pilot_that_had_no_time_says_so() -> None:
+    choice = length_choice(curve(0.0), trained=1000, seconds=1.0)
+    assert choice.is_longest
+    assert choice.reason == "the pilot saw 1000 images in its time, too few to find a length"
+
+
 def test_a_pilot_that_was_ended_does_not_call_for_more() -> None:
     choice = length_choice(curve(0.1, 0.0), trained=100, seconds=1.0, was_ended=True)
     assert (choice.views, choice.is_longest) == (20.0, False)

@@ -130,10 +130,10 @@ def test_time_is_a_limit_and_never_a_reason_to_train_longer(speed: float, chosen
 @pytest.mark.parametrize(
     ("settings", "speed", "images_seen", "pilot", "seconds"),
     [
-        ({}, 1e4, 102_400, 51_200, 1800),
+        ({}, 1e4, 12_000_000, 6_000_000, 1800),  # the pilot may find that more helps
         ({}, 10, 12_000, 6_000, 1800),
         ({"minutes": 3}, 10, 1_200, None, 180),  # too short for a pilot
-        ({"minutes": 60}, 1e3, 2_400_000, 1_200_000, 3600),  # the pilot may find that more helps
+        ({"minutes": 60}, 1e3, 2_400_000, 1_200_000, 3600),
         ({"images_seen": 40_000}, 0, 40_000, 20_000, None),
         ({"images_seen": 400_000}, 0, 400_000, 200_000, None),
     ],

@@ -7,7 +7,8 @@ from torch import Tensor
 from diffaug.configuration.sampling import Sampling
 from diffaug.diffusion.process.process import Moments, karras_sigmas
 from diffaug.diffusion.sampling.class_noise import ClassNoise
-from diffaug.diffusion.sampling.editing import inpaint, keep_known, resampled, vary
+from diffaug.diffusion.sampling.drawing import Drawing, solve
+from diffaug.diffusion.sampling.editing import keep_known, resampled
 from diffaug.diffusion.sampling.samplers import SOLVERS, integrate
 
 COUNT, CORRELATION, DEVIATION = 3000, 0.9, 0.5
@@ -41,8 +42,8 @@ def test_kept_pixels_are_the_real_ones_noised_to_every_level(solver: str, times:
         errors.append((abs(left.mean().item()), abs(left.std().item() - 1)))
         return correlated(x, sigma)
 
-    sampling = Sampling(solver=solver, num_inference_steps=6)
-    made = inpaint(watched, known, SECOND_PIXEL, noise, sampling, resamplings=times)
+    drawing = Drawing(0, range(500), Sampling(solver=solver, num_inference_steps=6), resamplings=times)
+    made = solve(drawing, karras_sigmas, watched, noise, known=known, masks=SECOND_PIXEL)
     assert max(max(pair) for pair in errors) < 5 / len(known) ** 0.5
     assert torch.equal(made[..., 0], known[..., 0])
 
@@ -83,7 +84,8 @@ def test_a_variation_takes_its_share_of_the_steps_from_its_level(strength: float
         seen.append(sigma.item())
         return correlated(x, sigma)
 
-    vary(watched, KNOWN, NOISE, Sampling(num_inference_steps=12), strength)
+    drawing = Drawing(0, range(COUNT), Sampling(num_inference_steps=12), strength=strength)
+    solve(drawing, karras_sigmas, watched, NOISE, known=KNOWN)
     assert len(seen) == levels
     position = 0.002 ** (1 / 7) + strength * (80 ** (1 / 7) - 0.002 ** (1 / 7))
     assert seen[0] == pytest.approx(position**7)
@@ -94,7 +96,8 @@ def test_variations_of_data_are_data_at_any_strength() -> None:
     root = torch.linalg.cholesky(COVARIANCE)
     real = (torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(4)) @ root.T).reshape(KNOWN.shape)
     for strength in (0.3, 0.5, 0.8, 1.0):
-        made = vary(correlated, real, NOISE, Sampling(num_inference_steps=40), strength).flatten(1)
+        drawing = Drawing(0, range(COUNT), Sampling(num_inference_steps=40), strength=strength)
+        made = solve(drawing, karras_sigmas, correlated, NOISE, known=real).flatten(1)
         assert made.mean(0).abs().max() < 4 * DEVIATION / COUNT**0.5 + 0.01
         assert (made.T.cov() - COVARIANCE).abs().max() < 0.03
 

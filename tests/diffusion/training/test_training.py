@@ -2,7 +2,6 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -45,12 +44,12 @@ def run(state: TrainingState, data: TrainingData, plan: Plan, until: int = 10**9
             return
 
 
-def test_resumes_bit_for_bit_from_every_step(tmp_path, data, plan) -> None:
+def test_resumes_bit_for_bit_from_any_step(tmp_path, data, plan) -> None:
     reference = new_state(plan, "cpu", 3)
     run(reference, data, plan, save=tmp_path)
     expected = tensors_of(reference)
     assert expected.keys() >= {"denoiser.exp_avg", "guide.unet.stem.weight", "safe.unet.stem.weight"}
-    for step in range(1, 25):
+    for step in (1, 2, 4, 11, 23, 24):  # the guide is kept after 2, what is safe after 4
         resumed = new_state(plan, "cpu", 99)
         assert restore_latest(tmp_path / str(step), resumed) == (step, [])
         run(resumed, data, plan)
@@ -86,14 +85,6 @@ def test_a_compiled_training_computes_the_same(data, plan_without_dropout) -> No
     assert compiled.loss._compiled_call_impl is not None
     assert eager.loss._compiled_call_impl is None
     assert set(tensors_of(compiled)) == set(tensors_of(eager))  # saved under the same names
-
-
-def test_overfits_eight_images(blobs, plan_without_dropout) -> None:
-    images = blobs.select(np.arange(8, dtype=np.int64))
-    plan = dataclasses.replace(plan_without_dropout, images_seen=8 * 300, learning_rate=2e-3)
-    losses = [r.loss.item() for r in train(new_state(plan, "cpu", 0), TrainingData.of(images, "cpu"), plan, 0)]
-    assert losses[0] == pytest.approx(1.0, abs=0.35)
-    assert np.mean(losses[-30:]) < 0.35
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, data, plan) -> None:

@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from diffaug.classifiers.by_name import classifier_by_name, recipe_from_settings
 from diffaug.classifiers.fit import NetworkClassifier
+from diffaug.classifiers.library import classifier_by_name, recipe_from_settings
 from diffaug.configuration.arms import ARM_NAMES as EVERY_NAME
 from diffaug.configuration.arms import Resources
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.errors import DataError, Interrupted, UsageError
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
 from diffaug.evaluation.experiment.experiment import Experiment
-from diffaug.evaluation.experiment.mix import SyntheticMix
-from diffaug.evaluation.experiment.run import run_experiment
+from diffaug.evaluation.experiment.trainings import run_experiment
 
 ARM_NAMES = tuple(name for name in EVERY_NAME if not Resources(unlabeled=False).missing_for(name))
 SETTINGS = EvaluationSettings(arms=ARM_NAMES, num_seeds=3, max_steps=2)

@@ -12,15 +12,13 @@ from diffaug.classifiers.feature_regression import FeatureRegression
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.data.images import UnlabeledImages
 from diffaug.evaluation.experiment.arms import ARMS, PseudoLabeling
-from diffaug.evaluation.experiment.choice import Choice
+from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
 from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real
 from diffaug.evaluation.experiment.choosing.mixes import choose_mix
 from diffaug.evaluation.experiment.experiment import Experiment, PilotImages
-from diffaug.evaluation.experiment.learners import train_regression
-from diffaug.evaluation.experiment.mix import SyntheticMix
-from diffaug.evaluation.experiment.run import run_experiment, run_on_fewer_images
 from diffaug.evaluation.experiment.training_sets import Examples, training_set
-from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.experiment.training_task import train_regression
+from diffaug.evaluation.experiment.trainings import Trainings, run_experiment, run_on_fewer_images
 from tests.evaluation.experiment.choosing.worlds import Linear, drawn
 
 COUNTS, GRID = (24, 9, 6), (0.0, 0.15, 0.3, 0.5)

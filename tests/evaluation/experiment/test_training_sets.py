@@ -11,7 +11,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment import training_sets
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.training_sets import Examples, allowed_positions
 
 REAL = np.array([6, 3, 1])

@@ -6,15 +6,13 @@ import numpy as np
 
 from diffaug.data.images import LabeledImages
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, MeasuredArm
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, SyntheticMix
 from diffaug.evaluation.report.pool import Pair, PoolOverview, RejectedSample
 from diffaug.evaluation.statistics.comparison import Change, Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.statistics.metrics import GROUPS, METRICS
-from diffaug.evaluation.verdict.advice import ClassAdvice
+from diffaug.evaluation.verdict.advice import ClassAdvice, ClassRecall, NextStep
 from diffaug.evaluation.verdict.arm_summary import ArmSummary, Spread
-from diffaug.evaluation.verdict.next_steps import ClassRecall, NextStep
 from diffaug.evaluation.verdict.result import EvaluationResult, TrainingSummary
 from diffaug.evaluation.verdict.wording import Verdict
 from diffaug.similarity.intervals import Estimate as Interval

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.report.charts import Row, mix_chart, rows_chart
 from diffaug.evaluation.report.choices import curves
 from diffaug.evaluation.report.svg import COLORS, shortened

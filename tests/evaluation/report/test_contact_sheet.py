@@ -9,7 +9,7 @@ from PIL import Image
 from diffaug.configuration.settings import DataSettings
 from diffaug.data.building.build import build_catalog
 from diffaug.data.catalog import Catalog
-from diffaug.data.size_choice import SizeChoice, SizeScore
+from diffaug.data.resize import SizeChoice, SizeScore
 from diffaug.evaluation.report.contact_sheet import write_contact_sheet
 
 pytestmark = pytest.mark.e2e

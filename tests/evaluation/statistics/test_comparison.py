@@ -6,8 +6,8 @@ from sklearn.metrics import balanced_accuracy_score
 
 from diffaug.configuration.arms import CONTROLS
 from diffaug.evaluation.statistics.comparison import Answers, change, compare, controls, lead_of_best
+from diffaug.evaluation.statistics.crossed import holm, tail
 from diffaug.evaluation.statistics.metrics import class_groups
-from diffaug.evaluation.statistics.multiplicity import holm, tail
 from diffaug.evaluation.verdict.decide import Evidence, decide
 
 BASELINES, CANDIDATES = "abcd", "ef"
@@ -183,10 +183,7 @@ def test_intervals_cover_and_false_use_is_rare_on_the_whole_way(simulated_arms, 
 ONE_FIXED, ALL_FIXED = (0,), range(9)
 
 
-@pytest.mark.parametrize(
-    ("baselines", "fixed"),
-    [((0,), ONE_FIXED), ((0,), ALL_FIXED), ((0,) * 8, (0, 1))],
-)
+@pytest.mark.parametrize(("baselines", "fixed"), [((0,), ONE_FIXED), ((0,) * 8, (0, 1))])
 def test_advice_per_class_is_rarely_wrong_whatever_varies_between_seeds(simulated_arms, baselines, fixed):
     """Of 250 experiments without any gain 5 % are 12.5, give or take 3.4; intervals of the whole cover as always."""
     rates = Rates(simulated_arms(5, (110, 80, 60, 40, 30, 20, 15, 10, 10, 5)), baselines, (0,), 250, fixed)

@@ -1,10 +1,8 @@
 from dataclasses import replace
 
-from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredMix, SyntheticMix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
-from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate
-from diffaug.evaluation.statistics.multiplicity import holm, holm_tails, tail
+from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate, holm, holm_tails, tail
 from diffaug.evaluation.verdict.decide import Evidence
 
 IMAGES = 300

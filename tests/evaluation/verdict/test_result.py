@@ -9,8 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from diffaug.configuration.arms import ARM_ROLES
 from diffaug.errors import DamagedError, QualityGateError, UsageError
-from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import METRICS, PREDICTION_METRICS
 from diffaug.evaluation.verdict.arm_summary import Spread

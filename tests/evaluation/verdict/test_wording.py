@@ -3,13 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from diffaug.evaluation.experiment.mix import SyntheticMix
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.statistics.comparison import Change
 from diffaug.evaluation.statistics.crossed import Estimate
-from diffaug.evaluation.verdict.advice import advise
+from diffaug.evaluation.verdict.advice import advise, next_steps
 from diffaug.evaluation.verdict.advice_wording import advice_in_words, best_real_in_words, step_in_words
 from diffaug.evaluation.verdict.decide import decide
-from diffaug.evaluation.verdict.next_steps import next_steps
 from diffaug.evaluation.verdict.wording import in_words
 from tests.evaluation.report.contents import arm
 from tests.evaluation.verdict.evidence import choice, choice_of_none, control, difference, evidence_of, one_seed

@@ -287,23 +287,16 @@ CLASSES = ("cat", "big_dog")
 def open_pipeline(base_of) -> Callable[..., Any]:
     """A generator of the tiny pipeline of a family at 16 px, for images of 12 x 20 px, with a new adapter."""
     from diffaug.integrations.pipelines.adapter import Adapter
-    from diffaug.integrations.pipelines.denoising import Encoder
+    from diffaug.integrations.pipelines.fitting.run import usual_prompts
     from diffaug.integrations.pipelines.frame import Frame, inner_size
     from diffaug.integrations.pipelines.generator import PipelineGenerator
     from diffaug.integrations.pipelines.loading import load_pipeline
-    from diffaug.integrations.pipelines.prompts import class_names, prompts_from
+    from diffaug.integrations.pipelines.prompts import prompts_from
 
     def make(family, *, size=(12, 20), channels=1, rank=0, template=None, side=16, folder=None):
         loaded = load_pipeline(folder or base_of(family), "cpu")
-        prompts = class_names(CLASSES) if family == "dit" else prompts_from(template, CLASSES, {})
+        prompts = prompts_from(template, CLASSES, {}) if template else usual_prompts(loaded, CLASSES)
         Adapter.install(loaded, CLASSES, rank=rank, tokens=prompts.use_tokens)
-        return PipelineGenerator(
-            classes=CLASSES,
-            weights_sha256="",
-            loaded=loaded,
-            prompts=prompts,
-            frame=Frame(size, channels, inner_size(size, loaded, side)),
-            encoder=Encoder(loaded),
-        )
+        return PipelineGenerator.of(loaded, prompts, Frame(size, channels, inner_size(size, loaded, side)))
 
     return make

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffaug.configuration.sampling import Sampling
+from diffaug.data.images import LabeledImages
 from diffaug.diffusion.sampling.class_noise import ClassNoise
 from diffaug.errors import UsageError
 
@@ -81,6 +82,7 @@ def test_every_family_samples_varies_and_inpaints_gray_images_that_are_not_squar
     monkeypatch.setattr(type(generator.loaded.pipe), "__call__", lambda *args, **options: pytest.fail("was called"))
     images = generator.sample("cat", range(3), num_inference_steps=2)
     assert images.shape == (3, 12, 20, 1)
+    assert generator.sample("cat", []).shape == (0, 12, 20, 1)
     assert images.std() > 0
     masks = np.zeros((3, 12, 20), bool)
     masks[:, 3:9, 5:11] = True
@@ -92,7 +94,8 @@ def test_every_family_samples_varies_and_inpaints_gray_images_that_are_not_squar
     assert np.array_equal(
         strong, generator.variations(255 - images, "cat", range(3), strength=1, num_inference_steps=4)
     )
-    errors = generator.denoising_errors(images, np.array([0, 1, 0]), seed=0)
+    shown = LabeledImages(images, np.array([0, 1, 0]), generator.classes, tuple("abc"))
+    errors = generator.denoising_errors(shown, seed=0)
     assert errors.shape == (3,)
     assert np.isfinite(errors).all()
 

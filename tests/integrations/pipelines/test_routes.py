@@ -48,13 +48,24 @@ def pictures(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fit(pictures, base_of):
     def make(study, family="sd", **settings):
         own = {"diffusion.route": "pipeline", "diffusion.pipeline": str(base_of(family)), **settings}
         return DiffusionAugmenter(study=study, settings={**SETTINGS, **own}, verbose=False).fit(pictures)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(fit, base_of, tmp_path_factory) -> Path:
+    """A finished study with a table of prompts, beside its pipeline; not to be changed."""
+    root = tmp_path_factory.mktemp("whole")
+    shutil.copytree(base_of("sd"), root / "sd")
+    pd.DataFrame({"class": ["dark"], "attribute": ["rust"]}).to_csv(root / "prompts.csv", index=False)
+    prompts = {"diffusion.prompts": str(root / "prompts.csv")}
+    fit(root / "study", **{"diffusion.pipeline": str(root / "sd"), **prompts})
+    return root
 
 
 def adapter_of(study: Path) -> dict[str, bytes]:
@@ -83,60 +94,59 @@ def test_a_study_goes_from_images_to_a_pool(family, fit, tmp_path):
     assert not storage.changes_since_commit(tmp_path / "study/generator")
 
 
-def test_a_fit_that_was_stopped_resumes_to_the_same_adapter(fit, tmp_path, monkeypatch):
-    fit(tmp_path / "whole")
+def stop_after(patch, step: int) -> None:
+    """Requests a stop in this step."""
     take_step = FineTuning.take_step
 
     def stopped(self):
         loss = take_step(self)
-        if self.step == 3:
+        if self.step == step:
             signal.raise_signal(signal.SIGINT)
         return loss
 
-    monkeypatch.setattr(FineTuning, "take_step", stopped)
-    with pytest.raises(Interrupted, match="stopped after 12 of 24 images") as caught:
-        fit(tmp_path / "parted")
+    patch.setattr(FineTuning, "take_step", stopped)
+
+
+def test_a_fit_that_was_stopped_resumes_to_the_same_adapter(fit, whole, tmp_path, monkeypatch):
+    same = {"diffusion.pipeline": str(whole / "sd"), "diffusion.prompts": str(whole / "prompts.csv")}
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped after 12 of 24 images") as caught:
+        stop_after(patch, 3)
+        fit(tmp_path / "parted", **same)
     assert "--finish" in caught.value.fix
-    monkeypatch.setattr(FineTuning, "take_step", take_step)
-    fit(tmp_path / "parted")
-    assert adapter_of(tmp_path / "parted") == adapter_of(tmp_path / "whole")
-    names = [Generator.load(tmp_path / name).weights_sha256 for name in ("whole", "parted")]
-    assert names[0] == names[1]
+    fit(tmp_path / "parted", **same)
+    assert adapter_of(tmp_path / "parted") == adapter_of(whole / "study")
+    first, second = (Generator.load(study) for study in (whole / "study", tmp_path / "parted"))
+    assert first.weights_sha256 == second.weights_sha256
+    expected = {"dark": ("a photo of a dark with rust",), "fairly_bright": ("a photo of a fairly bright",)}
+    assert first.prompts.by_class == expected
 
 
 def test_a_pipeline_that_changes_during_a_training_is_noticed(fit, base_of, tmp_path, monkeypatch):
     folder = tmp_path / "sd"
     shutil.copytree(base_of("sd"), folder)
-    take_step = FineTuning.take_step
-
-    def stopped(self):
-        loss = take_step(self)
-        signal.raise_signal(signal.SIGINT)
-        return loss
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FineTuning, "take_step", stopped)
-        with pytest.raises(Interrupted):
-            fit(tmp_path / "study", **{"diffusion.pipeline": str(folder)})
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_after(patch, 1)
+        fit(tmp_path / "study", **{"diffusion.pipeline": str(folder)})
     config = folder / "scheduler/scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "beta_end": 0.02}))
     with pytest.raises(DataError, match="was changed since this training began"):
         fit(tmp_path / "study", **{"diffusion.pipeline": str(folder)})
 
 
-def test_a_moved_pipeline_is_named_and_another_one_refused(fit, base_of, tmp_path, monkeypatch):
-    folder, moved = tmp_path / "sd", tmp_path / "elsewhere"
-    shutil.copytree(base_of("sd"), folder)
-    fit(tmp_path / "study", **{"diffusion.pipeline": str(folder)})
-    image = Generator.load(tmp_path / "study").sample("dark", [0], num_inference_steps=1)
-    folder.rename(moved)
-    with pytest.raises(UsageError, match="is not there"):
-        Generator.load(tmp_path / "study")
-    monkeypatch.setenv("DIFFAUG_DIFFUSION__PIPELINE", str(moved))
-    assert np.array_equal(Generator.load(tmp_path / "study").sample("dark", [0], num_inference_steps=1), image)
-    monkeypatch.setenv("DIFFAUG_DIFFUSION__PIPELINE", str(base_of("dit")))
-    with pytest.raises(UsageError, match="is not the one"):
-        Generator.load(tmp_path / "study")
+def test_a_moved_pipeline_is_named_and_another_one_refused(whole, base_of, tmp_path, monkeypatch):
+    image = Generator.load(whole / "study").sample("dark", [0], num_inference_steps=1)
+    moved = tmp_path / "elsewhere"
+    (whole / "sd").rename(moved)
+    try:
+        with pytest.raises(UsageError, match="is not there"):
+            Generator.load(whole / "study")
+        monkeypatch.setenv("DIFFAUG_DIFFUSION__PIPELINE", str(moved))
+        assert np.array_equal(Generator.load(whole / "study").sample("dark", [0], num_inference_steps=1), image)
+        monkeypatch.setenv("DIFFAUG_DIFFUSION__PIPELINE", str(base_of("dit")))
+        with pytest.raises(UsageError, match="is not the one"):
+            Generator.load(whole / "study")
+    finally:
+        moved.rename(whole / "sd")
 
 
 def test_variations_need_no_training_and_begin_from_real_images(fit, tmp_path, monkeypatch):
@@ -196,14 +206,6 @@ def test_unknown_classes_of_a_class_conditional_pipeline_must_be_learned(fit, tm
         fit(tmp_path / "study", "dit", **{"diffusion.route": "variations"})
 
 
-def test_a_prompt_table_reaches_the_generator(fit, tmp_path):
-    table = tmp_path / "prompts.csv"
-    pd.DataFrame({"class": ["dark"], "attribute": ["rust"]}).to_csv(table, index=False)
-    fit(tmp_path / "study", **{"diffusion.prompts": str(table)})
-    prompts = Generator.load(tmp_path / "study").prompts.by_class
-    assert prompts == {"dark": ("a photo of a dark with rust",), "fairly_bright": ("a photo of a fairly bright",)}
-
-
 def test_a_table_of_prompts_that_changes_after_the_fit_is_noticed(fit, tmp_path, monkeypatch):
     told, table = [], tmp_path / "prompts.csv"
     monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
@@ -223,12 +225,12 @@ def test_a_table_of_prompts_that_changes_after_the_fit_is_noticed(fit, tmp_path,
     assert prompt() == "a cellar"  # what is gone counts as it was
 
 
-def test_a_changed_adapter_is_damaged(fit, tmp_path):
-    fit(tmp_path / "study")
-    file = tmp_path / "study/generator/adapter/pytorch_lora_weights.safetensors"
+def test_a_changed_adapter_is_damaged(whole, tmp_path):
+    study = shutil.copytree(whole / "study", tmp_path / "study")
+    file = study / "generator/adapter/pytorch_lora_weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(DamagedError):
-        Generator.load(tmp_path / "study")
+        Generator.load(study)
 
 
 @pytest.mark.slow

@@ -84,8 +84,9 @@ def reshaped(weights):
     weights[min(weights)] = torch.zeros(3, 3)
 
 
-@pytest.mark.parametrize("change", [lost, foreign, reshaped])
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize(
+    ("part", "change"), [("unet", lost), ("vae", foreign), ("text_encoder", reshaped), ("text_encoder", lost)]
+)
 def test_weights_that_are_not_those_of_their_config_are_named(base_of, tmp_path, part, change):
     """Libraries fill up what is missing at random, and leave out what is not known."""
     folder = copied(base_of("sd"), tmp_path / "sd")

@@ -11,13 +11,12 @@ import diffaug
 from diffaug.classifiers.networks import small_cnn
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.evaluation.experiment.arms import ARMS as ARM
+from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.files import storage
 from diffaug.stages.evaluating import evaluate, experiment
-from diffaug.stages.evaluating.pilot import PilotPool
+from diffaug.stages.evaluating.pilot import PilotPool, planned_settings
 from diffaug.stages.evaluating.progress import say_real
-from diffaug.stages.evaluating.replicates import planned_settings
 from diffaug.tracking.journal import Journal
 
 pytestmark = pytest.mark.e2e
@@ -51,8 +50,8 @@ def again(augmenter):
 class Training:
     """A training of one's own that counts itself: nearest mean brightness; `stop_at` raises Ctrl-C in that call."""
 
-    def __init__(self, stop_at=None):
-        self.calls, self.stop_at = [], stop_at
+    def __init__(self, stop_at=None, noise=0.0):
+        self.calls, self.stop_at, self.noise = [], stop_at, noise
 
     def __call__(self, training, pixels, seed):
         real = int((~training.is_synthetic).sum())
@@ -61,7 +60,8 @@ class Training:
             raise KeyboardInterrupt
         by_class = [training.images.pixels[training.images.labels == k] for k in range(3)]
         means = [pixels_of_class.mean() if len(pixels_of_class) else -1e9 for pixels_of_class in by_class]
-        return np.abs(pixels.mean(axis=(1, 2, 3))[:, None] - means).argmin(axis=1)
+        brightness = pixels.mean(axis=(1, 2, 3)) + self.noise * np.random.default_rng(seed).normal(size=len(pixels))
+        return np.abs(brightness[:, None] - means).argmin(axis=1)
 
     def new_calls(self):
         calls, self.calls = self.calls, []
@@ -145,12 +145,11 @@ def test_images_are_evaluated_before_there_is_a_study(images, small, tmp_path, c
     with pytest.raises(UsageError) as refused:
         augmenter.generate()
     assert refused.value.fix == f"diffaug fit {images} --study {tmp_path / 'study'}"
-    augmenter.fit(images).generate()  # the study goes on
 
 
 def test_a_first_answer_is_short_and_says_so(augmenter, capsys) -> None:
     shown = diffaug.DiffusionAugmenter.open(augmenter.study.path)
-    result = shown.evaluate(quick=True, arms=None, num_seeds=None, max_steps=None)
+    result = shown.evaluate(quick=True, arms=None, num_seeds=None, max_steps=None, train_fn=Training())
     assert [(arm.name, arm.seeds) for arm in result.arms] == [(name, 2) for name in ARMS]
     assert result.choice.is_quick and result.training.max_steps <= 200
     output = " ".join(capsys.readouterr().err.split())
@@ -220,10 +219,10 @@ def test_of_a_damaged_evaluation_only_what_was_changed_is_trained_again(augmente
 
 def test_a_second_generator_trains_its_part_and_the_controls_of_a_thorough_evaluation(augmenter) -> None:
     augmenter.generate(more={"dark": 3})
-    planned = planned_settings(augmenter.job, augmenter.inspect())
+    planned = planned_settings(augmenter.job)
     assert planned.keys() <= type(augmenter.config.diffusion).model_fields.keys()
-    settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3, "workers": 2}
-    result = augmenter.evaluate(thorough=True, **settings)
+    settings = {"arms": None, "num_seeds": 4, "synthetic_fraction": 0.3}
+    result = augmenter.evaluate(thorough=True, train_fn=Training(noise=60), **settings)
     assert {arm.name for arm in result.arms} >= {"replay", "prior", "real + unfiltered synthetic", "synthetic only"}
     questions = {"new content", "more exposure", "shifted prior", "filters"}
     assert {control.question for control in result.controls} == questions
@@ -256,7 +255,7 @@ def test_a_test_image_that_the_generator_saw_is_refused_or_left_out(images, smal
     augmenter.fit(images).generate()
     with pytest.raises(DataError, match=r"1 of 6 test images show .*test/dark/000.png = train/dark/005.png"):
         augmenter.evaluate()
-    result = augmenter.evaluate(drop_leaked=True)
+    result = augmenter.evaluate(drop_leaked=True, train_fn=Training())
     assert result.test_counts == {"bright": 2, "dark": 1, "middle": 2}
     assert list(storage.read_json(tmp_path / "study" / "evaluation" / "leaked.json")) == ["test/dark/000.png"]
 
@@ -279,7 +278,7 @@ def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, caps
     refinements = (MeasuredMix("real only", fewer, 0.75, 0.1),)
     chosen = ChosenMix(ARM["real only"], fewer if used else mix, "", refinements=refinements, judged_images=9)
     monkeypatch.setattr(evaluate, "choose_mix", lambda trainings, real, grid: chosen)
-    diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate()
+    diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=Training())
     output = " ".join(capsys.readouterr().err.split())
     assert f"without synthetic images of bright: 0.750, {'used' if used else 'no better'}" in output
     params = [e["data"]["params"] for e in events_of(augmenter) if e["kind"] == "params" and "best real" in e["key"]]
@@ -287,9 +286,9 @@ def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, caps
 
 
 def test_a_wrong_name_leaves_the_finished_evaluation_alone(augmenter) -> None:
-    finished = augmenter.evaluate(synthetic_fraction=0.3)
+    finished = augmenter.evaluate(synthetic_fraction=0.3, num_seeds=1)
     with pytest.raises(UsageError, match="resnet-32"):
-        again(augmenter).evaluate(classifier="resnet32", synthetic_fraction=0.3)
+        again(augmenter).evaluate(classifier="resnet32")
     same = diffaug.DiffusionAugmenter.open(augmenter.study.path, settings={"evaluation.classifier": "small-cnn"})
     assert same.evaluate() == finished
 

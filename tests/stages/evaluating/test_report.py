@@ -7,7 +7,7 @@ import torch
 import diffaug
 from diffaug.configuration.yaml_files import parse_value
 from diffaug.files import storage
-from diffaug.stages.evaluating import replicates
+from diffaug.stages.evaluating import pilot
 from diffaug.stages.fitting.plan import plan_training, read_plan
 from diffaug.synthesis.pool.pool import MANIFEST
 
@@ -34,7 +34,7 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
     )  # a faster machine
     study, config = dict(options)["--study"], dict(options)["--config"]
     again = diffaug.DiffusionAugmenter(study=study, config=config, settings=given, verbose=False).attach(images)
-    second_generator = replicates._job(augmenter.job, augmenter.inspect(), pool, 1)
+    second_generator = pilot._job_of_replicate(augmenter.job, augmenter.inspect(), pool, 1)
     plans = [plan_training(job, again.inspect()) for job in (again.job, second_generator)]
     first = read_plan(tmp_path / "study" / "generator")
     for part in ("network", "images_seen", "batch_size", "learning_rate", "precision", "compiled", "augmentation"):
@@ -52,6 +52,7 @@ def test_the_report_says_what_repeats_the_job_and_what_it_was_made_with(tmp_path
 
 def test_a_job_without_code_of_ones_own_is_repeated_whole(tmp_path, images, small) -> None:
     settings = {**small, "evaluation.arms": ["real only", "real + synthetic"], "evaluation.num_seeds": 1}
+    settings["evaluation.workers"] = 1
     augmenter = diffaug.DiffusionAugmenter(study=tmp_path / "study", settings=settings, verbose=False).fit(images)
     augmenter.generate()
     augmenter.evaluate(synthetic_fraction=0.3)

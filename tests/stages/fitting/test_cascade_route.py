@@ -1,4 +1,3 @@
-import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from diffaug.stages.fitting.routes import cascading, view_levels
 from diffaug.stages.fitting.routes.cascade import CascadeRoute
 from diffaug.stages.fitting.routes.view_levels import choose_view_level, nearest_level, trusted_level
 from tests.conftest import SMALL, write_classes
+from tests.stages.fitting.stopping import stop_at
 
 SETTINGS = SMALL | {
     "diffusion.route": "cascade",
@@ -54,19 +54,6 @@ def fit(folder: Path, study: Path, *, finish: bool = False, **settings: object) 
 
 def weights(study: Path) -> list[bytes]:
     return [(study / "generator" / part / "model.safetensors").read_bytes() for part in ("base", "upscaler")]
-
-
-def stop_at(patch: pytest.MonkeyPatch, *stops: int) -> None:
-    """Requests a stop in these steps, counted over all trainings."""
-    taken, log = [0], running.TrainingRun._log
-
-    def count(self, record) -> None:
-        taken[0] += 1
-        if taken[0] in stops:
-            signal.raise_signal(signal.SIGINT)
-        log(self, record)
-
-    patch.setattr(running.TrainingRun, "_log", count)
 
 
 @pytest.mark.e2e
@@ -266,19 +253,19 @@ class Copies:
 
 
 def test_the_level_is_chosen_on_images_of_every_class(monkeypatch) -> None:
-    drawn: dict[str, int] = {}
+    drawn: dict[int, int] = {}
 
-    def draw_samples(name, indices, sampling, seed) -> Decoded:
-        drawn[name] = len(indices)
-        return Decoded(np.zeros((len(indices), 2, 2, 1), np.uint8), np.ones(len(indices), np.bool_))
+    def draw(drawing) -> Decoded:
+        drawn[drawing.class_index] = count = len(drawing.indices)
+        return Decoded(np.zeros((count, 2, 2, 1), np.uint8), np.ones(count, np.bool_))
 
     labels = np.repeat(np.arange(4), (60, 60, 60, 5)).astype(np.int64)
     names = tuple("abcd")
     held = LabeledImages(np.zeros((185, 2, 2, 1), np.uint8), labels, names, tuple(map(str, range(185))))
-    generator = SimpleNamespace(classes=names, base=SimpleNamespace(draw_samples=draw_samples), upscaler=Copies())
+    generator = SimpleNamespace(classes=names, base=SimpleNamespace(draw=draw), upscaler=Copies())
     monkeypatch.setattr(view_levels, "_features", lambda job, real, pixels: pixels.reshape(len(pixels), -1))
     assert choose_view_level(SimpleNamespace(config=Config()), generator, held) == "plain"  # as the images held out
-    assert drawn == {"a": 12, "b": 12, "c": 11, "d": 5}
+    assert drawn == {0: 12, 1: 12, 2: 11, 3: 5}
 
 
 def test_the_nearest_level_is_the_first_of_those_that_can_not_be_told_from_the_best() -> None:

@@ -34,13 +34,12 @@ def fit(images, study, **settings) -> DiffusionAugmenter:
     return DiffusionAugmenter(study=study, settings={**SETTINGS, **settings}, verbose=False).fit(images)
 
 
-@pytest.mark.parametrize(("skipped", "expected"), [(0, []), (4, ["4 of 8 steps"])])
-def test_skipped_steps_are_reported_at_the_end(images, tmp_path, monkeypatch, warned, skipped, expected) -> None:
-    break_batches(monkeypatch, skipped)
+def test_skipped_steps_are_reported_at_the_end(images, tmp_path, monkeypatch, warned) -> None:
+    break_batches(monkeypatch, 4)
     augmenter = fit(images, tmp_path / "study")
-    assert [text[:12] for text in warned if "not finite" in text] == expected
+    assert [text[:12] for text in warned if "not finite" in text] == ["4 of 8 steps"]
     facts = json.loads((augmenter.study.generator / "config.json").read_text())["training"]
-    assert facts["steps skipped"] == skipped
+    assert facts["steps skipped"] == 4
 
 
 def test_a_training_of_which_more_than_half_was_skipped_fails(images, tmp_path, monkeypatch) -> None:
@@ -51,8 +50,9 @@ def test_a_training_of_which_more_than_half_was_skipped_fails(images, tmp_path, 
     assert not (tmp_path / "study" / "generator" / "DONE.json").exists()
 
 
-def test_checkpoints_and_sample_grids_appear_together(images, tmp_path, monkeypatch) -> None:
+def test_checkpoints_and_sample_grids_appear_together(images, tmp_path, warned) -> None:
     augmenter = fit(images, tmp_path / "study", **{"advanced.checkpoint_seconds": 1e-9})
+    assert not [text for text in warned if "not finite" in text]
     grids = sorted(path.name for path in (augmenter.study.generator / "samples").iterdir())
     assert grids == [f"images-{8 * step:09d}.png" for step in range(9)]
     with Image.open(augmenter.study.generator / "samples" / grids[-1]) as grid:

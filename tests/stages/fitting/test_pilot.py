@@ -1,5 +1,5 @@
 import json
-import signal
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from diffaug.files.records import read_signed_record
 from diffaug.stages.evaluating.pilot import pilot_pool
 from diffaug.stages.fitting import judged, measured_lengths, running
 from diffaug.stages.fitting.judged import in_turn_by_class, judged_images, possible_pilot
+from diffaug.stages.fitting.plan import plan_training
 from diffaug.stages.job import Job
+from diffaug.study import Study
 from tests.conftest import SMALL, write_classes
+from tests.stages.fitting.stopping import stop_at
 
 SETTINGS = SMALL | {"diffusion.images_seen": 640, "diffusion.batch_size": 16, "advanced.checkpoint_seconds": 1000}
 COUNTS = {"dark": 30, "middle": 20, "bright": 5}
@@ -28,13 +31,24 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
+    return prepared(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        return fit(prepared(root, patch), root / "study").study.path
+
+
+def prepared(root: Path, patch: pytest.MonkeyPatch) -> Path:
     """Images of three classes, one of them too small to part; pilots of 320 images, measured after 64, 90, 128, ..."""
-    monkeypatch.setattr(length, "FIRST_VIEWS", 1)
-    monkeypatch.setattr(length, "FIRST_IMAGES_SEEN", 64)
-    monkeypatch.setattr(planning, "LEAST_IMAGES_SEEN", 64)
-    monkeypatch.setattr(judged, "LEAST_JUDGED", 4)
-    write_classes(tmp_path / "images" / "train", COUNTS)
-    return write_classes(tmp_path / "images" / "test", dict.fromkeys(COUNTS, 2), size=9).parent
+    patch.setattr(length, "FIRST_VIEWS", 1)
+    patch.setattr(length, "FIRST_IMAGES_SEEN", 64)
+    patch.setattr(planning, "LEAST_IMAGES_SEEN", 64)
+    patch.setattr(judged, "LEAST_JUDGED", 4)
+    write_classes(root / "images" / "train", COUNTS)
+    return write_classes(root / "images" / "test", dict.fromkeys(COUNTS, 2), size=9).parent
 
 
 def fit(folder, study, *, finish: bool = False, **settings) -> DiffusionAugmenter:
@@ -61,8 +75,8 @@ def metrics_of(study: Path, name: str) -> dict[int, float]:
     return {one["step"]: one["metrics"][name] for one in events if name in one.get("metrics", {})}
 
 
-def test_the_pilot_leaves_whole_thirds_out_and_the_generator_does_not(tmp_path, folder) -> None:
-    study = fit(folder, tmp_path / "study").study
+def test_the_pilot_leaves_whole_thirds_out_and_the_generator_does_not(fitted) -> None:
+    study = Study(fitted)
     plan, catalog = plan_of(study.path), Catalog.load(study.catalog)
     chosen = judged_images(catalog, seed=0)
     assert (plan.pilot.trained, plan.pilot.judged) == (38, 17)
@@ -79,13 +93,13 @@ def test_an_earlier_pilot_chooses_nothing_for_a_generator_without_one(tmp_path, 
     study = fit(folder, tmp_path / "study", **{"diffusion.images_seen": 320}).study
     assert study.has_pilot
     settings = {**SETTINGS, "diffusion.images_seen": 320, "advanced.pilot": False}
-    DiffusionAugmenter(study=study.path, settings=settings, verbose=False, overwrite=True).fit(folder)
+    augmenter = DiffusionAugmenter(study=study.path, settings=settings, verbose=False, overwrite=True).fit(folder)
     assert not study.has_pilot and plan_of(study.path).pilot is None
+    assert pilot_pool(augmenter.job, augmenter.inspect()) is None
 
 
-def test_the_measured_lengths_are_logged_and_the_choice_is_kept_with_the_plan(tmp_path, folder) -> None:
-    study = fit(folder, tmp_path / "study").study.path
-    choice = plan_of(study).length
+def test_the_measured_lengths_are_logged_and_the_choice_is_kept_with_the_plan(fitted) -> None:
+    study, choice = fitted, plan_of(fitted).length
     errors = metrics_of(study, "pilot/held_out_error")
     assert errors == {one.images_seen: pytest.approx(one.error) for one in choice.measured}
     assert list(errors)[:3] == [64, 96, 128]
@@ -107,28 +121,16 @@ def test_the_generator_sees_each_image_as_often_as_the_pilot_chose(tmp_path, fol
     assert read_record(study / "pilot" / "generator").training["images seen"] == 96
 
 
-def test_what_was_best_at_the_end_of_the_pilot_is_trained_to_the_limit(tmp_path, folder, monkeypatch) -> None:
-    monkeypatch.setattr(length, "choose_length", lambda found: len(found) - 1)
-    study = fit(folder, tmp_path / "study").study.path
-    assert plan_of(study).images_seen == 640
-    assert plan_of(study).length.measured[-1].images_seen == 320
-
-
 @pytest.mark.parametrize(
     "stops", [pytest.param((3,), marks=pytest.mark.slow), (5, 12, 18), pytest.param((25,), marks=pytest.mark.slow)]
 )
 def test_a_fit_that_is_stopped_anywhere_ends_in_the_same_bytes(tmp_path, folder, monkeypatch, stops) -> None:
     monkeypatch.setattr(length, "choose_length", lambda found: len(found) - 1)
-    whole = weights(fit(folder, tmp_path / "whole").study.path)
-    taken, log = [0], running.TrainingRun._log
-
-    def count(self, record) -> None:
-        taken[0] += 1
-        if taken[0] in stops:
-            signal.raise_signal(signal.SIGINT)
-        log(self, record)
-
-    monkeypatch.setattr(running.TrainingRun, "_log", count)
+    study = fit(folder, tmp_path / "whole").study.path
+    assert plan_of(study).images_seen == 640  # since the pilot was best at its end
+    assert plan_of(study).length.measured[-1].images_seen == 320
+    whole = weights(study)
+    stop_at(monkeypatch, *stops)
     for number in stops:
         with pytest.raises(Interrupted) as caught:
             fit(folder, tmp_path / "study")
@@ -137,17 +139,8 @@ def test_a_fit_that_is_stopped_anywhere_ends_in_the_same_bytes(tmp_path, folder,
 
 
 def interrupt(monkeypatch, folder, study, after: int) -> str:
-    log = running.TrainingRun._log
-    taken = []
-
-    def count(self, record) -> None:
-        taken.append(record)
-        if len(taken) == after:
-            signal.raise_signal(signal.SIGINT)
-        log(self, record)
-
     with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
-        patch.setattr(running.TrainingRun, "_log", count)
+        stop_at(patch, after)
         fit(folder, study)
     return caught.value.fix
 
@@ -191,24 +184,23 @@ def test_there_must_be_something_to_finish(tmp_path, folder) -> None:
 )
 def test_no_pilot_is_trained_where_it_can_change_nothing(tmp_path, folder, monkeypatch, settings, counts, reason):
     root = folder if counts == COUNTS else write_classes(tmp_path / "few", counts)
-    augmenter = fit(root, tmp_path / "study", **settings)
-    plan = plan_of(tmp_path / "study")
+    augmenter = DiffusionAugmenter(study=tmp_path / "study", settings={**SETTINGS, **settings}, verbose=False)
+    plan = plan_training(augmenter.attach(root).job, augmenter.inspect())
     assert plan.pilot is None
     assert reason in plan.reasons[-1]
-    assert not (tmp_path / "study" / "pilot").exists()
     assert plan.images_seen == settings.get("diffusion.images_seen", 640)
-    assert pilot_pool(augmenter.job, augmenter.inspect()) is None
 
 
 def test_the_length_set_alone_is_a_limit(tmp_path, folder) -> None:
     augmenter = DiffusionAugmenter(study=tmp_path / "study", settings=SETTINGS, verbose=False).attach(folder)
     assert not isinstance(possible_pilot(augmenter.job, augmenter.inspect()), str)
-    plan = augmenter.plan()
+    plan = plan_training(augmenter.job, augmenter.inspect())
     assert (plan.images_seen, plan.pilot.images_seen, plan.seconds) == (640, 320, None)
 
 
-def test_the_pool_of_the_pilot_knows_nothing_of_the_judged_images(tmp_path, folder) -> None:
-    augmenter = fit(folder, tmp_path / "study", **{"synthesis.variation_fraction": 0.5})
+def test_the_pool_of_the_pilot_knows_nothing_of_the_judged_images(tmp_path, fitted) -> None:
+    study = shutil.copytree(fitted, tmp_path / "study")
+    augmenter = DiffusionAugmenter.open(study, verbose=False, settings={"synthesis.variation_fraction": 0.5})
     catalog = augmenter.inspect()
     with augmenter._session.working(), pytest.raises(UsageError):
         pilot_pool(augmenter.job, catalog)  # the amount follows the study's own pool
@@ -232,8 +224,8 @@ def test_the_pool_of_the_pilot_knows_nothing_of_the_judged_images(tmp_path, fold
     assert (again.judged == found.judged).all()
 
 
-def test_a_pilot_whose_samples_fail_the_filters_ends_no_evaluation(tmp_path, folder, capsys) -> None:
-    study = fit(folder, tmp_path / "study").study.path
+def test_a_pilot_whose_samples_fail_the_filters_ends_no_evaluation(tmp_path, fitted, capsys) -> None:
+    study = Path(shutil.copytree(fitted, tmp_path / "study"))
     augmenter = DiffusionAugmenter.open(study)
     catalog = augmenter.inspect()
     augmenter.generate({"dark": 32, "middle": 26, "bright": 15})

@@ -45,6 +45,24 @@ def test_a_smaller_batch_must_keep_four_fifths_of_the_speed(images, tmp_path, mo
     assert (plan.batch_size, plan.images_per_second) == (32, 81.0)
 
 
+@pytest.mark.parametrize(
+    ("speed", "settings", "expected"),
+    [
+        (1e4, {}, ("fine", 1)),
+        (10.0, {}, ("small", 2)),  # too few images in ten minutes
+        (1e4, {"diffusion.preset": "small"}, ("small", 2)),
+        (1e4, {"data.image_size": 16}, ("small", 1)),  # nothing is folded
+        (1e4, {"data.channels": 3}, ("small", 2)),
+    ],
+)
+def test_images_are_folded_less_if_the_time_is_enough(images, tmp_path, monkeypatch, speed, settings, expected) -> None:
+    monkeypatch.setattr(pixels, "measure_images_per_second", Mock(return_value=speed))
+    given = {"data.image_size": 32, "diffusion.minutes": 10.0, **settings}
+    plan = augmenter_of(images, tmp_path / "study", **given).plan()
+    assert (plan.preset, plan.network.patch) == expected
+    assert f"UNet '{expected[0]}'" in "".join(plan.reasons)
+
+
 def test_a_length_in_images_is_planned_the_same_with_and_without_measuring(images, tmp_path, monkeypatch) -> None:
     measured(monkeypatch, 500.0, 100.0)  # the first would forbid a smaller batch
     augmenter = augmenter_of(images, tmp_path / "study", **{"diffusion.images_seen": 20_000})

@@ -78,12 +78,18 @@ def test_unlabeled_images_are_recorded_as_they_were_used(images, tmp_path, furth
     assert sum(record.train_counts.values()) == len(rows) - len(unlabeled)
 
 
-def test_the_pool_says_what_its_generator_saw(images, tmp_path, further) -> None:
+def test_the_pool_says_what_its_generator_saw_and_the_study_lives_without_it(images, tmp_path, further, warned) -> None:
     pool = fit(images, tmp_path / "study", further).generate({"bright": 8})
     metadata = storage.committed_metadata(pool.root)
     assert metadata is not None
     assert [text.partition(" of each batch")[0] for text in metadata["generator_sources"]] == [
         f"20 unlabeled images make up {20 / (20 + 31):.0%}"
+    ]
+    shutil.rmtree(further)
+    augmenter = DiffusionAugmenter.open(tmp_path / "study", verbose=False)
+    assert len(augmenter.inspect().unlabeled()[1]) == 20
+    assert [text for text in warned if "is missing" in text] == [
+        f"the folder {further} is missing; using the copy of its images in the study"
     ]
 
 
@@ -147,16 +153,6 @@ def test_the_study_is_no_unlabeled_image(images, tmp_path, further) -> None:
     assert "--study" in str(caught.value.fix)
 
 
-def test_a_finished_study_lives_without_its_folders(images, tmp_path, further, warned) -> None:
-    fit(images, tmp_path / "study", further)
-    shutil.rmtree(further)
-    augmenter = DiffusionAugmenter.open(tmp_path / "study", verbose=False)
-    assert len(augmenter.inspect().unlabeled()[1]) == 20
-    assert [text for text in warned if "is missing" in text] == [
-        f"the folder {further} is missing; using the copy of its images in the study"
-    ]
-
-
 def apart(root, counts, size: int = 8, seed: int = 1):
     """Classes of other images than `images` has."""
     rng = np.random.default_rng(seed)
@@ -165,6 +161,14 @@ def apart(root, counts, size: int = 8, seed: int = 1):
         for number in range(count):
             pixels = rng.integers(0, 60, (size, size)) + 60 * position
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def with_test(root):
+    """The classes a and b with a test image each, so that all others are for training."""
+    for name in ("a", "b"):
+        (root / "test" / name).mkdir(parents=True)
+        (root / name / "11.png").rename(root / "test" / name / "11.png")
     return root
 
 
@@ -213,11 +217,7 @@ def test_a_generator_that_has_seen_a_test_image_is_refused_also_through_others(i
     names = tested.inspect().rows("test")["path"]
     other = apart(tmp_path / "other", {"a": 12, "b": 12})
     shutil.copyfile(images / names.iloc[0], other / "a" / "seen.png")
-    (other / "test/a").mkdir(parents=True)  # so that all others are for training
-    (other / "test/b").mkdir()
-    (other / "a/0.png").rename(other / "test/a/0.png")
-    (other / "b/0.png").rename(other / "test/b/0.png")
-    fit(other, tmp_path / "first")
+    fit(with_test(other), tmp_path / "first")
     fit(
         apart(tmp_path / "more", {"c": 12, "d": 12}, seed=2),
         tmp_path / "second",
@@ -227,8 +227,7 @@ def test_a_generator_that_has_seen_a_test_image_is_refused_also_through_others(i
         with pytest.raises(DataError, match="has seen what 1 of") as caught:
             fit(images, tmp_path / "study", diffusion__init=str(tmp_path / name))
         assert "evaluation.drop_leaked=true" in str(caught.value.fix)
-        study = tmp_path / f"dropped-{name}"
-        fit(images, study, diffusion__init=str(tmp_path / name), evaluation__drop_leaked=True)
+    fit(images, tmp_path / "dropped", diffusion__init=str(tmp_path / "second"), evaluation__drop_leaked=True)
 
 
 def test_no_pilot_is_judged_on_what_the_earlier_generator_has_seen(images, tmp_path, monkeypatch) -> None:
@@ -236,10 +235,7 @@ def test_no_pilot_is_judged_on_what_the_earlier_generator_has_seen(images, tmp_p
     catalog = fit(images, tmp_path / "plain").inspect()
     shown = catalog.rows("train")["path"][judged_images(catalog, seed=0)].iloc[0]
     other = apart(tmp_path / "other", {"a": 12, "b": 12})
-    (other / "test").mkdir()
-    for name in ("a", "b"):
-        (other / "test" / name).mkdir()
-        (other / name / "11.png").rename(other / "test" / name / "11.png")
+    with_test(other)
     earlier = fit(other, tmp_path / "apart").study.path
     for seen in (False, True):
         if seen:
@@ -257,10 +253,7 @@ def test_a_generator_that_has_seen_what_a_test_image_shows_is_refused(images, tm
     other = apart(tmp_path / "other", {"a": 12, "b": 12})
     with Image.open(images / tested) as image:
         image.point(lambda value: int(0.9 * value)).save(other / "a/0.png")
-    (other / "test").mkdir()
-    for name in ("a", "b"):
-        (other / "test" / name).mkdir()
-        (other / name / "11.png").rename(other / "test" / name / "11.png")
+    with_test(other)
     fit(other, tmp_path / "earlier")
     for drop in (False, True):  # the evaluation can't know that this image was seen
         with pytest.raises(DataError, match="has seen what 1 of") as caught:

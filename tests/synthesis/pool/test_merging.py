@@ -62,7 +62,7 @@ def pool_of(folder: Path, merge: ClassMerge) -> tuple[pd.DataFrame, pd.DataFrame
     return pd.read_parquet(pool / "manifest.parquet"), pd.read_parquet(pool / "rejected.parquet")
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(candidates, st.integers(1, 8))
 def test_the_merge_is_its_definition_whatever_was_computed_beyond(drawn, target) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -55,13 +55,13 @@ def test_variations_are_as_strong_as_keeps_the_class_and_is_no_copy(
 ) -> None:
     filters = Strengths(kept, copies)
     maker = replace(maker, filters=filters)
-    draw = type(maker.generator).draw_variations
+    draw = type(maker.generator).draw
 
-    def draw_variations(self, *arguments, **options):
-        filters.strength = options["strength"]
-        return draw(self, *arguments, **options)
+    def watched(self, drawing):
+        filters.strength = drawing.strength
+        return draw(self, drawing)
 
-    monkeypatch.setattr(type(maker.generator), "draw_variations", draw_variations)
+    monkeypatch.setattr(type(maker.generator), "draw", watched)
     found = choose_strengths(maker, copied=copied)
     assert found.keys() == {"a", "b"}  # "c/d" has no real image to vary
     assert found["a"].strength == chosen

@@ -23,7 +23,7 @@ from diffaug.synthesis.pool.background import (
     with_background_choices,
 )
 from diffaug.synthesis.pool.making import ChunkMaker
-from diffaug.synthesis.pool.plans import Part
+from diffaug.synthesis.pool.origins import Part
 from diffaug.synthesis.pool.strengths import TRIED_IMAGES
 from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
 
@@ -73,9 +73,8 @@ def test_a_moved_mask_keeps_its_shape_and_lies_where_the_other_one_does(own, oth
 
 
 def test_a_margin_is_what_lies_around_a_mask() -> None:
-    assert with_margin(rectangle(3, 3, 4, 4), 1).nonzero()[0].tolist() == [2] * 3 + [3] * 3 + [4] * 3
-    np.testing.assert_array_equal(with_margin(rectangle(0, 0, 2, 2), 2), rectangle(0, 0, 4, 4))
-    np.testing.assert_array_equal(with_margin(rectangle(1, 1, 2, 2), 0), rectangle(1, 1, 2, 2))
+    np.testing.assert_array_equal(with_margin(rectangle(3, 3, 4, 4)), rectangle(2, 2, 5, 5))
+    np.testing.assert_array_equal(with_margin(rectangle(0, 0, 2, 2)), rectangle(0, 0, 3, 3))
 
 
 def test_half_of_a_chunk_is_painted_into_real_images_and_nothing_changes_around(painting, sources, backgrounds) -> None:
@@ -200,13 +199,13 @@ def tried(painting, monkeypatch, seen, **settings) -> tuple[dict[str, OnBackgrou
     filters = SeesAt(seen)
     made = painting.settings.model_copy(update={"transplant_fraction": 0.0, **settings})
     maker = replace(painting, filters=filters, settings=made)
-    draw = type(maker.generator).draw_variations
+    draw = type(maker.generator).draw
 
-    def draw_variations(self, *arguments, **options):
-        filters.strength = options["strength"]
-        return draw(self, *arguments, **options)
+    def watched(self, drawing):
+        filters.strength = 0.0 if drawing.masks is not None else drawing.strength
+        return draw(self, drawing)
 
-    monkeypatch.setattr(type(maker.generator), "draw_variations", draw_variations)
+    monkeypatch.setattr(type(maker.generator), "draw", watched)
     return try_on_background(maker), maker
 
 
@@ -276,8 +275,9 @@ class Copier:
     def __init__(self, real: np.ndarray) -> None:
         self.real = real
 
-    def draw_inpainted(self, images, masks, *others, **options) -> Decoded:
-        return Decoded(np.where(masks[..., None], self.real, images), np.ones(len(images), bool))
+    def draw(self, drawing) -> Decoded:
+        painted = np.where(drawing.masks[..., None], self.real, drawing.images)
+        return Decoded(painted, np.ones(len(painted), bool))
 
 
 @pytest.mark.parametrize("is_masked", [False, True], ids=["clean background", "background with an object"])

@@ -8,13 +8,7 @@ from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.choice import Choice
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
-from diffaug.evaluation.experiment.choosing.real_arms import (
-    DRAWS,
-    RealArms,
-    choose_real_arms,
-    quick_arms,
-    untuned_arms,
-)
+from diffaug.evaluation.experiment.choosing.real_arms import DRAWS, RealArms, choose_real_arms, quick_arms, untuned_arms
 from diffaug.evaluation.experiment.choosing.validation import JUDGED_SEEDS, Validation, cross_validation
 from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.trainings import Trainings

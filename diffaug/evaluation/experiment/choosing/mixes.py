@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffaug.evaluation.experiment.arms import Arm
+from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.choosing.validation import NO_SYNTHETIC, Option, Validation, on_judged_images
 from diffaug.evaluation.experiment.experiment import Experiment
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.training_sets import allowed_positions
 from diffaug.evaluation.experiment.trainings import Trainings
 from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT

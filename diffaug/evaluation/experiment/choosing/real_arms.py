@@ -22,17 +22,11 @@ LABELINGS = tuple(PseudoLabeling(threshold, balanced) for balanced, threshold in
 
 @dataclass(frozen=True)
 class RealArms:
-    """The real arms as they are trained, the best by cross-validation first.
+    """The real arms as they are trained, the best by cross-validation first."""
 
-    Attributes:
-        arms: Those that synthetic images may be added to.
-        measured: One per arm, in the same order; empty where nothing was measured.
-        num_folds: Of the cross-validation.
-    """
-
-    arms: tuple[Arm, ...]
-    measured: tuple[MeasuredArm, ...] = ()
-    num_folds: int = 0
+    arms: tuple[Arm, ...]  # those that synthetic images may be added to
+    measured: tuple[MeasuredArm, ...] = ()  # one per arm, in the same order; empty where nothing was measured
+    num_folds: int = 0  # of the cross-validation
 
     @property
     def best(self) -> Arm:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from diffaug.data.splits import assign_folds
 from diffaug.evaluation.experiment.arms import Arm
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.experiment import PILOT, TRAIN, PilotImages
-from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.experiment.training_task import Subset, TrainingTask, predicted_classes
 from diffaug.evaluation.experiment.trainings import Trainings
 from diffaug.evaluation.statistics.calibration import true_class_probabilities

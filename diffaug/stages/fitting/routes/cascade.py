@@ -70,7 +70,10 @@ class CascadeRoute:
         """Of training the upscaler, in the pilot too, at its own speed."""
         few = evenly_chosen(images, MOST_MEASURED_CROPPED)
         crops = Crops.of(few, plan.network.image_size, job.device)
-        upscalers = [plan_of_upscaler(one, len(images.classes)) for one in _trainings(plan)]
+        upscalers = [
+            plan_of_upscaler(one, len(images.classes))
+            for one in ([plan, plan_of_pilot(plan)] if plan.pilot else [plan])
+        ]
         speed = measure_images_per_second(crops, upscalers[0], current())
         return sum(one.images_seen for one in upscalers) / speed
 
@@ -107,8 +110,3 @@ class CascadeRoute:
     def train(self, work: Work) -> None:
         """See `train_cascade`."""
         train_cascade(work)
-
-
-def _trainings(plan: Plan) -> list[Plan]:
-    """Those of the generator and, if there is one, of its pilot."""
-    return [plan, plan_of_pilot(plan)] if plan.pilot else [plan]

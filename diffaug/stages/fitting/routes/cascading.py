@@ -23,15 +23,13 @@ from diffaug.diffusion.generator.network_files import read_network, write_networ
 from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.training.batches import TrainingData
-from diffaug.diffusion.training.pace import Pace
-from diffaug.diffusion.training.training import TrainingState
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.measured_lengths import CHOICE, LENGTH
 from diffaug.stages.fitting.networks import CopyReport, TrainedNetwork, pixel_preview, write_description
 from diffaug.stages.fitting.routes.view_levels import USUAL_LEVEL, choose_view_level, trusted_level
-from diffaug.stages.fitting.running import REPORTS, TrainingRun
+from diffaug.stages.fitting.running import REPORTS, TrainingRun, Unwatched
 from diffaug.stages.fitting.sources import EARLIER_ROWS
 from diffaug.stages.fitting.training import train_network
 from diffaug.stages.fitting.work import Work
@@ -104,14 +102,6 @@ def _data_of_base(work: Work, own: Work) -> TrainingData:
     return TrainingData.of(own.holdout.trained, work.job.device, unlabeled=unlabeled)
 
 
-class _Unwatched:
-    """Ends no training early."""
-
-    def ends_training(self, state: TrainingState, pace: Pace) -> bool:
-        """Never."""
-        return False
-
-
 class _UpscalerTraining:
     """The training of the upscaler, once the base is written. Every process has one; only the main one writes."""
 
@@ -129,7 +119,7 @@ class _UpscalerTraining:
         """Trains it, or resumes its training, and writes the generator."""
         self.run.resume()
         self.was_ended = self.work.finish and self.run.state.step > 0
-        self.run.train(_Unwatched() if current().is_main else None, finish=self.was_ended)
+        self.run.train(Unwatched() if current().is_main else None, finish=self.was_ended)
         with current().main_first():
             if current().is_main:
                 self.run.require_few_skipped()

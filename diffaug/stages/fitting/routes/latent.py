@@ -6,6 +6,9 @@ import time
 from dataclasses import replace
 from functools import lru_cache
 
+from pydantic import TypeAdapter
+
+from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
 from diffaug.data.images import LabeledImages
 from diffaug.diffusion.generator.generator import Generator
 from diffaug.diffusion.generator.network_files import for_inference, write_network
@@ -16,20 +19,22 @@ from diffaug.diffusion.latent.data import LatentData
 from diffaug.diffusion.latent.files import write_autoencoder
 from diffaug.diffusion.latent.folder import AutoencoderFolder
 from diffaug.diffusion.latent.generator import LatentGenerator
-from diffaug.diffusion.latent.reconstruction import Reconstruction, require_classes_kept
+from diffaug.diffusion.latent.reconstruction import Reconstruction, measure_reconstruction, require_classes_kept
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.planning.memory import training_bytes
 from diffaug.diffusion.planning.planning import Plan, make_plan
 from diffaug.diffusion.planning.reasons import expected_quality
 from diffaug.diffusion.training.measuring import measure_images_per_second
 from diffaug.errors import UsageError
+from diffaug.files import storage
+from diffaug.files.records import read_signed_record, write_signed_record
+from diffaug.files.stage_records import stage_record
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.networks import Preview, write_description
-from diffaug.stages.fitting.routes.latents import kept_reconstruction
 from diffaug.stages.fitting.routes.pixels import evenly_chosen
 from diffaug.stages.fitting.training import train_network
 from diffaug.stages.fitting.work import Work
-from diffaug.stages.job import Job
+from diffaug.stages.job import FIT_RUN, Job
 
 MEASURED_IMAGES, TIMED_IMAGES = 64, 4
 LATENTS = "catalog-latents"
@@ -164,3 +169,39 @@ def _opened(folder: AutoencoderFolder, sha256: str, device: str) -> Autoencoder:
     """The autoencoder, which planning and training share; opened anew once its files have another hash."""
     del sha256
     return open_autoencoder(folder, device)
+
+
+_RECONSTRUCTION: TypeAdapter[Reconstruction | None] = TypeAdapter(Reconstruction | None)
+
+
+def kept_reconstruction(work: Work, cache: LatentCache) -> Reconstruction | None:
+    """What the pilot has measured, or is measured now, on the images of the work; None if it can't be measured.
+
+    It is printed and logged once. Processes call it one after another, the main one first.
+    """
+    job, images = work.job, work.holdout.trained
+    begun = stage_record(job.study.generator)
+    parts = [begun.inputs["catalog"] if begun else work.catalog.fingerprint, job.config.encoder, job.config.seed]
+    file = cache.home / f"reconstruction-{storage.fingerprint(parts)[:16]}.json"
+    if file.exists():
+        return read_signed_record(file, _RECONSTRUCTION)
+    job.narrator.say("measuring what the autoencoder keeps of the images ...")
+    encoder = encoder_by_name(
+        job.config.encoder, job.device, image_side=typical_side(images.pixels), say=job.narrator.say
+    )
+    found = measure_reconstruction(
+        cache,
+        images,
+        work.holdout.groups[: len(images)],
+        encoder,
+        seed=job.config.seed,
+        progress=lambda done, total: job.narrator.progress("reconstructing images", done, total),
+    )
+    if found is None:
+        job.narrator.warn("whether the autoencoder keeps the classes can't be measured: no image can be left out")
+    else:
+        job.narrator.say(f"autoencoder: {found}")
+        figures = {"psnr": found.psnr, "real": found.real, "reconstructed": found.reconstructed, "loss": found.loss}
+        job.journal.log_metrics(FIT_RUN, {f"autoencoder/{name}": value for name, value in figures.items()}, step=0)
+    write_signed_record(file, _RECONSTRUCTION, found)
+    return found

@@ -16,7 +16,8 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.cascade.files import UpscalerRecord
 from diffaug.diffusion.cascade.generator import CascadeGenerator
 from diffaug.diffusion.cascade.planning import LEAST_STEPS
-from diffaug.diffusion.cascade.upscaler import PLAIN, Level, Task
+from diffaug.diffusion.cascade.upscaler import PLAIN, Level
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.stages.fitting.judged import in_turn_by_class
 from diffaug.stages.job import Job
 from diffaug.synthesis.audit.quality import kernel_distance
@@ -62,16 +63,13 @@ def choose_view_level(job: Job, generator: CascadeGenerator, held: LabeledImages
     real = held.select(in_turn_by_class(held.labels, seed)[:MOST_IMAGES])
     counts = real.class_counts
     sampling = Sampling(solver=config.solver, num_inference_steps=config.num_inference_steps)
-    present = [index for index, count in enumerate(counts) if count]
-    small = {
-        index: generator.base.draw_samples(generator.classes[index], range(counts[index]), sampling, seed)
-        for index in present
-    }
+    drawings = [Drawing(index, range(count), sampling, seed) for index, count in enumerate(counts) if count]
+    small = [generator.base.draw(drawing).pixels for drawing in drawings]
+    tasks = [replace(drawing, purpose=PURPOSE) for drawing in drawings]
     made: dict[Level, Features] = {}
     for level in LEVELS:
         upscaler = replace(generator.upscaler, level=level)
-        tasks = {index: Task(PURPOSE, index, range(counts[index]), seed, sampling) for index in present}
-        parts = [upscaler.enlarge(small[index].pixels, tasks[index]).pixels for index in present]
+        parts = [upscaler.enlarge(*one).pixels for one in zip(small, tasks, strict=True)]
         made[level] = _features(job, real.pixels, np.concatenate(parts))
     return nearest_level(_features(job, real.pixels, real.pixels), made)
 

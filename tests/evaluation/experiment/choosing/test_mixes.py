@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import MeasuredArm
+from diffaug.evaluation.experiment.choice import MeasuredArm, MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix, choose_option, smoothed_gains
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
-from diffaug.evaluation.experiment.mix import MeasuredMix, SyntheticMix
 from diffaug.evaluation.experiment.trainings import Trainings
 from tests.evaluation.experiment.choosing.worlds import Scripted, drawn, draws_classes_equally, synthetic_share
 

@@ -16,8 +16,7 @@ from diffaug.evaluation.experiment.choosing.choose import (
     planned_trainings,
 )
 from diffaug.evaluation.experiment.choosing.mixes import choose_mix
-from diffaug.evaluation.experiment.run import run_experiment
-from diffaug.evaluation.experiment.trainings import Trainings
+from diffaug.evaluation.experiment.trainings import Trainings, run_experiment
 from tests.evaluation.experiment.choosing.worlds import Linear, Scripted, drawn, draws_classes_equally
 
 DEFAULT = default_arms(Resources())

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
+from diffaug.evaluation.experiment.choice import SyntheticMix
 from diffaug.evaluation.experiment.choosing.validation import (
     Option,
     Part,
@@ -10,7 +11,6 @@ from diffaug.evaluation.experiment.choosing.validation import (
     mean_over_classes,
     on_judged_images,
 )
-from diffaug.evaluation.experiment.mix import SyntheticMix
 from diffaug.evaluation.experiment.training_task import Subset
 from tests.evaluation.experiment.choosing.worlds import drawn
 

@@ -8,7 +8,7 @@ from diffaug.configuration.settings import Config, DiffusionSettings
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DiffaugError, UsageError
 from diffaug.stages.fitting.routes import by_name
-from diffaug.stages.fitting.routes.choice import choose_route
+from diffaug.stages.fitting.routes.by_name import choose_route
 from diffaug.stages.fitting.routes.pixels import PixelRoute
 
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from diffaug.errors import UsageError
-from diffaug.evaluation.experiment.unfiltered import unfiltered_images
 from diffaug.files import storage
+from diffaug.stages.evaluating.experiment import unfiltered_images
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 

@@ -14,10 +14,11 @@ from diffaug.synthesis.pool.origins import (
     TRANSPLANT,
     VARIATION,
     Material,
+    expected_origins,
     origin_counts,
     origin_fractions,
+    plan_chunk,
 )
-from diffaug.synthesis.pool.plans import expected_origins, plan_chunk
 
 SETTINGS = SynthesisSettings(variation_fraction=0.25, guidance_scale=(1.0, 2.0))
 plan_eight = partial(plan_chunk, chunk_size=8)

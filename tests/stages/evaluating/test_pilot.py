@@ -1,4 +1,3 @@
-import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,9 +6,8 @@ import pytest
 
 from diffaug.configuration.settings import Config
 from diffaug.files import storage
-from diffaug.stages.evaluating.replicates import FOLDER, finished_pools, share_catalog
+from diffaug.stages.evaluating.pilot import FOLDER, finished_pools, share_catalog
 from diffaug.study import Study
-from tests.files.faults import each_fault
 
 
 def write_catalog(study: Study, content: int) -> None:
@@ -30,22 +28,6 @@ def further(study: Study, number: object) -> Study:
 
 def content(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-@each_fault
-@pytest.mark.parametrize("is_stale", [False, True])
-def test_a_fault_at_any_call_of_copying_the_catalog_stops_no_later_evaluation(study, survives, is_stale) -> None:
-    for at in itertools.count(1):
-        second = further(study, at)
-        if is_stale:
-            write_catalog(second, 0)
-        done = survives(lambda second=second: share_catalog(study, second), at)
-        share_catalog(study, second)
-        assert content(second.catalog) == content(study.catalog)
-        assert storage.committed_metadata(second.catalog, verify=True) == {"fingerprint": 1}
-        if done:
-            break
-    assert at > 10
 
 
 def test_a_copy_without_its_files_is_made_again_and_a_whole_one_left_as_it_is(study) -> None:
