@@ -32,7 +32,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def lowest_core(session: nox.Session) -> None:
     """The fast tests of the package itself with its own lowest dependencies; extras would raise some of them."""
-    session.install("--resolution", "lowest-direct", "-e", ".", *TOOLS)
+    session.install("--resolution", "lowest-direct", "-e", ".[dicom]", *TOOLS)
     others = [path for path in Path("tests").rglob("test_*.py") if OF_EXTRAS.search(path.read_text(encoding="utf-8"))]
     _test(session, "-m", "fast", *(f"--ignore={path}" for path in ("tests/integrations", *others)))
 
