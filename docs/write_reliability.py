@@ -6,6 +6,7 @@ Run `python -m pytest tests/faults -n 2 --figures docs/reliability.json`, then `
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 TEXT = """# Reliability
@@ -22,8 +23,7 @@ python -m pytest tests/faults --share 0.1                            # every ten
 
 {summary}
 
-*struck* counts the tries in which the fault made the command end otherwise than with exit code 0. The figures are those
-of {share} of all tries on {system}, Python {python}.
+*struck* counts the tries in which the fault made the command end otherwise than with exit code 0.{share}
 
 - **kills**: `SIGKILL` before the N-th change of a file, or half-way through it. The same command then ends with exit
   code 0 and the same bytes.
@@ -44,8 +44,6 @@ of {share} of all tries on {system}, Python {python}.
 
 Points are drawn one from each of equally long parts of all possible ones, always the same.
 
-| kind | of | possible | tried | failed |
-|---|---|---|---|---|
 {rows}
 
 ## What is compared
@@ -70,24 +68,28 @@ parameters and the names of tags.
   faults of the kinds above.
 """
 
+NO_FIGURES = {"summary": "No figures are kept yet; the commands above make them.", "rows": "", "share": ""}
+
 
 def write() -> None:
-    """Writes the page."""
-    content = json.loads((FOLDER / "reliability.json").read_text())
+    """Writes the page; without figures it says that there are none."""
+    figures = FOLDER / "reliability.json"
+    tried = _tried(json.loads(figures.read_text(encoding="utf-8"))) if figures.is_file() else NO_FIGURES
+    (FOLDER / "reliability.md").write_text(TEXT.format(**tried), encoding="utf-8")
+
+
+def _tried(content: dict[str, Any]) -> dict[str, str]:
     kinds = [(kind, *numbers.values()) for kind, numbers in content["summary"].items()]
     rows = [
         (row["kind"], row["subject"], row["possible"] or "", row["tries"], len(row["failures"]))
         for row in content["rows"]
     ]
     machine = content["machine"]
-    page = TEXT.format(
-        summary="| kind | tries | struck | failed |\n|---|---|---|---|\n" + _table(kinds),
-        rows=_table(rows),
-        share=f"{machine['share']:.0%}",
-        system=machine["system"],
-        python=machine["python"],
-    )
-    (FOLDER / "reliability.md").write_text(page)
+    return {
+        "summary": "| kind | tries | struck | failed |\n|---|---|---|---|\n" + _table(kinds),
+        "rows": "| kind | of | possible | tried | failed |\n|---|---|---|---|---|\n" + _table(rows),
+        "share": f" {machine['share']:.0%} of all tries were made, on {machine['system']}, Python {machine['python']}.",
+    }
 
 
 def _table(rows: Sequence[tuple[object, ...]]) -> str:

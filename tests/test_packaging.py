@@ -1,6 +1,11 @@
+"""What is released: the source archive is whole, and its wheel works where the source tree is not."""
+
+import ast
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import venv
 import zipfile
@@ -10,36 +15,64 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAPPED = {"diffaug": "diffaug", "integrations": "diffaug/integrations", "recipes": "diffaug/recipes"}
-SHIPPED = (".py", ".pyi", ".yaml", ".j2", ".typed", ".html", ".css", ".js", ".svg")
+LINKED = ("integrations", "recipes")
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+SHIPPED = (".css", ".html", ".j2", ".js", ".py", ".pyi", ".svg", ".typed", ".yaml")
 
 
-def source_files() -> Iterator[tuple[Path, str]]:
-    """Files that belong in the wheel, each with its name there."""
-    for folder, package in MAPPED.items():
-        for path in (ROOT / folder).rglob("*"):
+def source_files() -> Iterator[str]:
+    """Names of the files that belong in the wheel."""
+    for folder in (ROOT / "diffaug", *(ROOT / "diffaug" / name for name in LINKED)):
+        for path in folder.rglob("*"):
             if path.suffix in SHIPPED or path.name == "py.typed":
-                yield path, f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+                yield path.relative_to(ROOT).as_posix()
 
 
-def test_pyproject_lists_every_package() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    found = {str(Path(name).parent).replace("/", ".") for path, name in source_files() if path.name == "__init__.py"}
-    assert set(listed) == found
+def test_linked_folders_are_packages_of_diffaug() -> None:
+    for name in LINKED:
+        assert (ROOT / "diffaug" / name).samefile(ROOT / name)
+        assert (ROOT / name / "__init__.py").is_file()
+
+
+def test_every_imported_package_is_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {normal(re.split(r"[^\w.-]", one)[0]) for one in project["dependencies"]}
+    optional = {"pydicom", "huggingface-hub"}  # of an extra; of timm, which reads its weights
+    names = {normal(DISTRIBUTIONS.get(module, module)) for module in imported()}
+    assert names - declared - optional == set()
+
+
+def imported() -> set[str]:
+    """Top-level modules of other packages that diffaug imports, without its integrations."""
+    nodes = (node for path in (ROOT / "diffaug").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"diffaug"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy, so that setuptools leaves nothing in the source tree."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source archive and the wheel made from it, built from a copy: setuptools writes into its source tree."""
     tree = tmp_path_factory.mktemp("source") / "tree"
-    tree.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    for folder in MAPPED:
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tree / "out"), cwd=tree)
-    (built,) = (tree / "out").glob("*.whl")
-    return built
+    ignored = shutil.ignore_patterns(".?*", "__pycache__", "*.egg-info", "runs", "build", "dist")
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=ignored)
+    shutil.copytree(ROOT / ".ci", tree / ".ci")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tree / "out"), cwd=tree)
+    return tree / "out"
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +99,21 @@ def run(*command: str, cwd: Path) -> str:
 def test_the_wheel_holds_every_file(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == {name for _, name in source_files()}
+    assert held == set(source_files())
+
+
+@pytest.mark.slow
+def test_the_source_archive_holds_tests_and_changelog(built: Path) -> None:
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        held = {name.partition("/")[2] for name in opened.getnames()}
+    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
+    assert held >= {"CHANGELOG.md", "LICENSE", "README.md", "mkdocs.yml", "docs/README.md", "pyproject.toml", *tests}
+
+
+@pytest.mark.slow
+def test_twine_finds_no_fault(built: Path) -> None:
+    run(sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir()), cwd=built)
 
 
 @pytest.mark.slow

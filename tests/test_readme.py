@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,8 @@ import click
 import numpy as np
 import pytest
 
-from diffaug.cli import cli
+import diffaug
+from diffaug.cli import cli, main
 from diffaug.errors import UsageError
 from diffaug.files import storage
 from diffaug.files.records import write_signed_record
@@ -24,7 +25,10 @@ from diffaug.study import STUDY_RECORD, open_study
 from tests.conftest import with_blind
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 TRAIN_IMAGES = {"0": 24, "1": 12, "2": 8}
@@ -44,8 +48,13 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The arguments of every call of diffaug on a page, alone or in a chain, by `python -m` or torchrun."""
-    for line in shell_lines(page):
+    """The arguments of every call of diffaug on a page."""
+    return commands_of(shell_lines(page))
+
+
+def commands_of(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The arguments of every call of diffaug, alone or in a chain, by `python -m` or torchrun."""
+    for line in lines:
         words: list[str] = []
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -128,6 +137,11 @@ def test_every_page_of_the_docs_can_be_reached() -> None:
     assert set(PAGES) <= reached
 
 
+def test_every_public_name_is_documented() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    assert [name for name in diffaug.__all__ if f"`{name}`" not in page and not name.startswith("_")] == []
+
+
 def test_the_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
@@ -135,8 +149,9 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.e2e
-def test_the_reference_is_current() -> None:
-    script = ROOT / "docs" / "generate_reference.py"
+@pytest.mark.parametrize("name", ["generate_benchmarks", "generate_reference"])
+def test_generated_pages_are_current(name: str) -> None:
+    script = ROOT / "docs" / f"{name}.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -154,8 +169,6 @@ def test_ci_runs_the_readmes_test_command() -> None:
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory, digits: Any, small_environment: dict[str, str]) -> Path:
     """A folder with data/train and data/test, and a study of them in runs/data with a pool."""
-    import diffaug
-
     root = tmp_path_factory.mktemp("fitted")
     pixels, labels = digits
     for name, train in TRAIN_IMAGES.items():
@@ -193,3 +206,19 @@ def test_the_python_of_a_page_runs_in_order(page: Path, workplace: Path) -> None
         # A time budget in the code is stronger than the number of images in the environment.
         short = re.sub(r'time_budget="[^"]*"', "time_budget=None", block)
         exec(compile(short, f"{name_of(page)}, Python block {number}", "exec"), namespace)
+
+
+def blocks_of_commands() -> Iterator[Any]:
+    """Shell blocks of the first pages that a user types in order, each with data and nothing else."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "README.md", ROOT / "docs" / "getting-started.md"):
+        for number, block in enumerate(blocks(page, "bash"), start=1):
+            if typed := list(commands_of(block.splitlines())):
+                yield pytest.param(typed, id=f"{name_of(page)}, block {number}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", list(blocks_of_commands()))
+def test_the_commands_of_a_block_run_in_order(typed: list[list[str]], workplace: Path) -> None:
+    shutil.rmtree(workplace / "runs")
+    for arguments in typed:
+        main(arguments)  # a failure leaves with its exit code

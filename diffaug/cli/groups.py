@@ -26,7 +26,7 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Finds the command that `args` begin with."""
         known = self.list_commands(ctx)
-        if args[0] not in known and not args[0].startswith("-"):
+        if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no such command '{args[0]}'; {did_you_mean(args[0], known)}")
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
+from diffaug.cli import completion
 from diffaug.cli.groups import Output, echo, echo_json
 from diffaug.configuration.sources import setting_fields
 from diffaug.configuration.yaml_files import parse_value
@@ -41,7 +42,7 @@ json_option = click.option(
 quiet_option = click.option(
     *("-q", "--quiet"), is_flag=True, expose_value=False, callback=_set_output, help="Print results and errors only."
 )
-study_argument = click.argument("study", type=PATH)
+study_argument = click.argument("study", type=PATH, shell_complete=completion.studies)
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -59,13 +60,18 @@ def settings_options(*keys: str) -> Decorator:
     """Adds a flag for each setting, and the options of all commands that do a part of the job."""
     return options(
         *map(setting_option, (*keys, "seed", "device", "encoder", "tracking.mlflow")),
-        click.option("--recipe", help="Name or file of a ready configuration; see: diffaug recipes list."),
+        click.option(
+            "--recipe",
+            shell_complete=completion.recipes_and_files,
+            help="Name or file of a ready configuration; see: diffaug recipes list.",
+        ),
         click.option("--config", type=PATH, help="YAML file of settings."),
         click.option(
             *("--set", "assignments"),
             type=_assignment,
             multiple=True,
             metavar="KEY=VALUE",
+            shell_complete=completion.assignments,
             help="Any setting, by its dotted key; repeatable.",
         ),
         click.option("--overwrite", is_flag=True, help="Replace results that were made with other settings."),
@@ -93,6 +99,7 @@ def setting_option(key: str) -> Decorator:
         type=None if kind is bool else kind,
         default=None,
         metavar=metavar,
+        shell_complete=completion.OF_SETTINGS.get(key),
         help=f"{field.description}{default}",
     )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from diffaug.cli import completion
 from diffaug.cli.groups import Group, echo
 from diffaug.cli.options import PATH, answers_in_json, json_option, note, print_result, quiet_option, quoted
 from diffaug.configuration.yaml_files import load_recipe, recipe_names, recipe_text
@@ -32,14 +33,14 @@ def list_recipes() -> None:
 
 
 @recipes.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.recipes)
 def show(name: str) -> None:
     """Print the recipe NAME."""
     echo(recipe_text(name).removesuffix("\n"))
 
 
 @recipes.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.recipes)
 @click.argument("target", type=PATH)
 @quiet_option
 def copy(name: str, target: Path) -> None:
