@@ -51,7 +51,7 @@ def test_two_classes_of_different_width_are_denoised_and_sampled_with_their_mean
             mean, variance = center + (x - center) @ gain.T, (prior - gain @ prior).diagonal().mean().item()
             rows = torch.full((len(x),), label)
             moments = generator.denoiser(x.float().reshape(-1, 1, 4, 4), torch.full((len(x),), sigma), rows)
-            assert moments.variance.mean().item() == pytest.approx(variance, rel=0.1), (label, sigma)
+            assert moments.variance.mean().item() == pytest.approx(variance, rel=0.25), (label, sigma)
             assert (moments.mean.flatten(1) - mean).square().mean().item() < 0.05 * variance, (label, sigma)
         real = pixels[labels == label].reshape(-1, 16).astype(np.float64)
         sampled = generator.sample(label, range(1024), num_inference_steps=24).reshape(-1, 16).astype(np.float64)
