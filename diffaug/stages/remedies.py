@@ -89,7 +89,7 @@ def repair_record(path: Path, data: Path | None = None, class_to_idx: Mapping[st
     with suppress(DamagedError):
         if not path.is_dir() or not study.keeps_something or study.has_begun:
             return
-    images = None
+    images: Path | None = None
     with suppress(DamagedError, KeyError, ValueError):  # ValueError: no path of this system
         images = Path(required_record(study.catalog).inputs["root"]).resolve()
     if images is not None and data is not None and images != data.resolve():
