@@ -80,7 +80,7 @@ def pool_html(pool: Shown) -> str:
     """Counts per class with some images, for a notebook."""
     rows = []
     for number, (name, count) in enumerate(pool.counts_by_name.items()):
-        shown = _spread(pool, name, TABLE_IMAGES) if number < TABLE_CLASSES else []
+        shown = _spread(pool, name, TABLE_IMAGES if number < TABLE_CLASSES else 0)
         pictures = [html_picture(_thumbnail(pool.read(int(index))), name) for index in shown]
         rows.append([name, count, *pictures, *[""] * (TABLE_IMAGES - len(pictures))])
     height, width = pool.image_size
