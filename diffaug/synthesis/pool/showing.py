@@ -68,8 +68,8 @@ def pool_figure(pool: Shown, per_class: int, classes: Sequence[Any] | None) -> N
     columns = max(map(len, rows.values()))
     size = (2 + columns * ROW_INCHES * width / height * (1 + GAP), ROW_INCHES * len(rows) + 0.2)
     figure = NotebookFigure(figsize=size, layout="constrained")
-    for axes, (name, shown) in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows.items(), strict=True):
-        axes.imshow(_strip([pool.read(int(index)) for index in shown], columns), cmap="gray", vmin=0, vmax=255)
+    for axes, name in zip(figure.subplots(len(rows), squeeze=False)[:, 0], rows, strict=True):
+        axes.imshow(_strip([pool.read(int(index)) for index in rows[name]], columns), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         label = f"{printable(name)} ({pool.counts_by_name[name]})"
         axes.text(-0.02, 0.5, label, transform=axes.transAxes, ha="right", va="center", parse_math=False)
@@ -80,7 +80,7 @@ def pool_html(pool: Shown) -> str:
     """Counts per class with some images, for a notebook."""
     rows = []
     for number, (name, count) in enumerate(pool.counts_by_name.items()):
-        shown = _spread(pool, name, TABLE_IMAGES) if number < TABLE_CLASSES else []
+        shown = _spread(pool, name, TABLE_IMAGES if number < TABLE_CLASSES else 0)
         pictures = [html_picture(_thumbnail(pool.read(int(index))), name) for index in shown]
         rows.append([name, count, *pictures, *[""] * (TABLE_IMAGES - len(pictures))])
     height, width = pool.image_size
