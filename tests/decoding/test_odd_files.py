@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms
 
 from diffaug.decoding.decode import decode, peek
 from diffaug.decoding.intensity import IntensityRange
@@ -187,11 +187,7 @@ ODD = [
             "JPEG2000": {"irreversible": False},
         }.items()
     ),
-    *(
-        [Odd("avif.avif", lambda: saved(COLOR, "AVIF", quality=100, subsampling="4:4:4"), pixels=COLOR, tolerance=12)]
-        if features.check("avif")  # in Pillow from 11.3 on
-        else []
-    ),
+    Odd("avif.avif", lambda: saved(COLOR, "AVIF", quality=100, subsampling="4:4:4"), pixels=COLOR, tolerance=12),
     Odd("jfif.jfif", lambda: saved(RAMP_8, "JPEG", quality=100), pixels=RAMP_8, tolerance=3),
     Odd("progressive.jpg", lambda: saved(RAMP_8, "JPEG", quality=100, progressive=True), pixels=RAMP_8, tolerance=3),
     Odd("rle.bmp", lambda: saved(Image.fromarray(RAMP_8), "BMP"), pixels=RAMP_8),
