@@ -25,8 +25,7 @@ from diffaug.runtime.distributed import current
 from diffaug.runtime.notebook import html_table
 
 DEFAULT_ROOT = Path("runs")
-RECORD = "study.json"
-PILOT = "pilot"  # the folder of the pilot's study
+RECORD, PILOT = "study.json", "pilot"  # the folder of the pilot's study
 LOCK, TURN_LOCK = LOCKS = (".lock", ".turn.lock")
 
 
@@ -264,11 +263,8 @@ def _require_free(path: Path, data: Path) -> None:
     owner = _owner(path)
     if owner is not None:
         if owner.data.resolve() != data.resolve() and Study(path).keeps_something:
-            raise UsageError(
-                f"this study belongs to other data: {owner.data}",
-                where=path,
-                fix=f"choose another folder, such as --study {shlex.quote(f'{path}-2')}",
-            )
+            fix = f"choose another folder, such as --study {shlex.quote(f'{path}-2')}"
+            raise UsageError(f"this study belongs to other data: {owner.data}", where=path, fix=fix)
     elif path.exists() and (not path.is_dir() or not all(map(_is_of_looking, path.iterdir()))):
         raise UsageError("the study folder is not empty and not a study", where=path, fix="choose another --study")
 

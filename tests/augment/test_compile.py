@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from diffaug import AugmentedDataset, MixedBatchSampler
+from diffaug import AugmentedDataset, MixedBatchSampler, SyntheticReplace
 from diffaug.synthesis.pool.pool import Pool
 
 REAL, MADE, CLASSES = 10, 4, ["cat", "dog"]
@@ -37,3 +37,14 @@ def test_a_compiled_model_meets_one_shape_of_batches(pool: Pool, real: TensorDat
         for images, labels in loader:
             torch.nn.functional.cross_entropy(model(images), labels).backward()
     assert len(graphs) == 1
+
+
+@pytest.mark.slow
+def test_a_transform_works_in_compiled_code(pool: Pool) -> None:
+    replace = SyntheticReplace(pool, p=1, class_to_idx={"cat": 0, "dog": 1})
+
+    @torch.compile(backend="eager")
+    def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return replace(images * 0.5, labels)[0].mean()
+
+    assert step(torch.zeros(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])) == 1

@@ -121,8 +121,7 @@ class Pool(ShowsImages):
             raise _unfinished(path)
         facts = typed(record, POOL_FACTS, where=root / storage.DONE)
         shape, rejected = (facts.image_size, facts.channels), rejected_images(ReviewFile(root).read())
-        numbering = facts.dataset_class_to_idx
-        return cls(root, facts.classes, *shape, numbering, facts.levels, rejected_by_review=rejected)
+        return cls(root, facts.classes, *shape, facts.dataset_class_to_idx, facts.levels, (), rejected)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -148,9 +147,8 @@ class Pool(ShowsImages):
 
     def _used(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows of images that are looked at."""
-        keys = zip(rows["file"], rows["sha256"], strict=True)
-        is_left_out = rows["label"].isin(self.left_out) | [key in self.rejected_by_review for key in keys]
-        return rows[~is_left_out].reset_index(drop=True)
+        rejected = [key in self.rejected_by_review for key in zip(rows["file"], rows["sha256"], strict=True)]
+        return rows[~(rows["label"].isin(self.left_out) | np.array(rejected, np.bool_))].reset_index(drop=True)
 
     @cached_property
     def rejected(self) -> pd.DataFrame | None:
@@ -282,18 +280,18 @@ def _root(path: Path) -> Path:
 def _undisturbed(root: Path, look: Callable[[Path], T]) -> T:
     """The result of `look`, repeated if another process replaced the pool meanwhile."""
     while True:
-        before = _identity(root)
+        before = _inode(root)
         try:
             seen = look(root)
         except (DamagedError, FileNotFoundError):
-            if _identity(root) == before:
+            if _inode(root) == before:
                 raise
         else:
-            if _identity(root) == before:
+            if _inode(root) == before:
                 return seen
 
 
-def _identity(root: Path) -> int | None:
+def _inode(root: Path) -> int | None:
     return root.stat().st_ino if root.exists() else None
 
 
