@@ -261,7 +261,7 @@ def test_a_report_trains_nothing_and_discards_nothing(evaluated) -> None:
     assert evaluated.open().report().is_file()
     before = times(evaluated.study / "evaluation")
     evaluated.open(overwrite=True).generate(guidance_scale=2.0)
-    with pytest.raises(UsageError, match="pool changed"):
+    with pytest.raises(UsageError, match="the pool or its review changed"):
         evaluated.open().report()
     assert times(evaluated.study / "evaluation") == before
 

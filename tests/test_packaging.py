@@ -37,7 +37,8 @@ def test_linked_folders_are_packages_of_diffaug() -> None:
 def test_every_imported_package_is_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {normal(re.split(r"[^\w.-]", one)[0]) for one in project["dependencies"]}
-    optional = {"pydicom", "huggingface-hub"}  # of an extra; of timm, which reads its weights
+    # of extras; of timm, which reads its weights; of notebooks, which bring it along
+    optional = {"psutil", "pydicom", "huggingface-hub", "ipython"}
     names = {normal(DISTRIBUTIONS.get(module, module)) for module in imported()}
     assert names - declared - optional == set()
 

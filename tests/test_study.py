@@ -48,7 +48,7 @@ def test_everything_of_a_study_lies_in_its_folder(study):
     names = [name for name, place in vars(Study).items() if hasattr(place, "__get__") and hasattr(place, "name")]
     places = [getattr(study, name) for name in names]
     assert {place.parent for place in places} == {study.path}
-    assert len(set(places)) == len(places) == 11
+    assert len(set(places)) == len(places) == 12
 
 
 def test_a_study_of_other_data_is_refused(tmp_path, data):

@@ -1,10 +1,10 @@
 import pytest
 
-from diffaug.runtime.console import SilentNarrator
+from diffaug.runtime.console import LogNarrator
 
 
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
-    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: texts.append(text))
+    monkeypatch.setattr(LogNarrator, "warn", lambda self, text: texts.append(text))
     return texts

@@ -20,7 +20,7 @@ from diffaug.errors import DamagedError, DataError, Interrupted, UsageError
 from diffaug.files import storage
 from diffaug.integrations.pipelines.fitting import run
 from diffaug.integrations.pipelines.fitting.training import FineTuning
-from diffaug.runtime.console import SilentNarrator
+from diffaug.runtime.console import LogNarrator
 from diffaug.stages.generating import preparing
 from diffaug.synthesis.pool.strengths import ChosenStrength
 from tests.conftest import SMALL
@@ -166,7 +166,7 @@ def test_variations_need_no_training_and_begin_from_real_images(fit, tmp_path, m
 
 def test_a_class_that_no_strength_keeps_gets_no_image_from_noise(fit, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
+    monkeypatch.setattr(LogNarrator, "warn", lambda self, text: told.append(text))
     lost = {"fairly_bright": ChosenStrength(None, ())}
     monkeypatch.setattr(preparing, "choose_strengths", lambda *args, **options: lost)
     augmenter = fit(tmp_path / "study", **{"diffusion.route": "variations"})
@@ -208,7 +208,7 @@ def test_unknown_classes_of_a_class_conditional_pipeline_must_be_learned(fit, tm
 
 def test_a_table_of_prompts_that_changes_after_the_fit_is_noticed(fit, tmp_path, monkeypatch):
     told, table = [], tmp_path / "prompts.csv"
-    monkeypatch.setattr(SilentNarrator, "warn", lambda self, text: told.append(text))
+    monkeypatch.setattr(LogNarrator, "warn", lambda self, text: told.append(text))
 
     def prompt() -> str:
         fit(tmp_path / "study", **{"diffusion.route": "variations", "diffusion.prompts": str(table)})

@@ -25,7 +25,7 @@ from diffaug.diffusion.latent.generator import LatentGenerator
 from diffaug.diffusion.planning.planning import set_length
 from diffaug.errors import DataError, Interrupted, MissingExtraError, UsageError
 from diffaug.files import storage
-from diffaug.runtime.console import SilentNarrator
+from diffaug.runtime.console import LogNarrator
 from diffaug.stages.fitting import running
 from diffaug.stages.fitting.routes import latent
 from diffaug.stages.fitting.routes.latent import LatentRoute
@@ -152,7 +152,7 @@ def test_autoencoders_with_a_distribution_work_too(pictures, tmp_path, monkeypat
 
 def test_an_autoencoder_that_paints_one_color_is_refused(pictures, tmp_path, monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(SilentNarrator, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(LogNarrator, "say", lambda self, text: said.append(text))
     folder = write_exact(tmp_path / "blind")
     weights = load_file(folder / WEIGHTS)
     save_file({**weights, LAST_LAYER: torch.zeros_like(weights[LAST_LAYER])}, folder / WEIGHTS)

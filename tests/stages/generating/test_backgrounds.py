@@ -9,7 +9,7 @@ import pytest
 
 import diffaug
 from diffaug.errors import UsageError
-from diffaug.runtime.console import SilentNarrator
+from diffaug.runtime.console import LogNarrator
 from diffaug.synthesis.pool.pool import Pool
 from diffaug.synthesis.pool.transplants import Backgrounds
 
@@ -96,8 +96,8 @@ def test_another_class_can_be_the_background_and_an_unknown_one_is_refused(study
 
 def test_what_is_planned_and_tried_is_told(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(SilentNarrator, "say", lambda self, text: said.append(text))
-    monkeypatch.setattr(SilentNarrator, "table", lambda self, title, columns, rows: said.append(json.dumps(columns)))
+    monkeypatch.setattr(LogNarrator, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(LogNarrator, "table", lambda self, title, columns, rows: said.append(json.dumps(columns)))
     generate(study, crossed_fraction=0.25, filters=["wrong class"], max_attempts=1)
     assert any("transplants" in text for text in said)
     assert any("crossed variations" in text for text in said)

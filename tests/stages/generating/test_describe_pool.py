@@ -15,7 +15,7 @@ from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.planning import defaults
 from diffaug.files import storage
 from diffaug.files.records import read_record, write_record
-from diffaug.runtime.console import SilentNarrator
+from diffaug.runtime.console import LogNarrator
 from diffaug.similarity.intervals import Share
 from diffaug.stages.generating.describe_pool import check_candidates, describe_pool
 from diffaug.stages.generating.preparing import held_out
@@ -93,7 +93,7 @@ def describe(fitted, filters, tmp_path, monkeypatch):
     def run(pixels, labels, rejected=(), generator=None):
         narrated: dict[str, list[Any]] = {"warn": [], "say": [], "table": []}
         for kind, words in narrated.items():
-            monkeypatch.setattr(SilentNarrator, kind, lambda self, *text, words=words: words.append(text))
+            monkeypatch.setattr(LogNarrator, kind, lambda self, *text, words=words: words.append(text))
         catalog, job = fitted.inspect(), fitted.job
         job.start_run("generate", "new", name="generate", kind="generate", params={})
         pool = write(tmp_path / "pool", catalog, pixels, labels, rejected)
