@@ -42,6 +42,8 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
     All that is sampled are small numbers, so a replay needs no pixels.
     """
 
+    _worker_seed: int | None
+
     if hasattr(A.BasicTransform, "sample_parameters"):  # AlbumentationsX from 2.4 on, which refuses the older hook
 
         def sample_parameters(self, params: dict[str, Any], data: dict[str, Any], targets: Any, sampling: Any) -> Any:
@@ -70,7 +72,7 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
         super().__init__(p=p)
         self.pool, self.on_annotations, self.include_blind = lookup.path, on_annotations, include_blind
         self._other_targets: frozenset[str] = UNREPLACEABLE
-        self._worker_seed: int | None = None
+        self._worker_seed = None
         usable_pool(Pool.open(lookup.path), include_blind=include_blind)  # a wrong path fails here and not in a worker
 
     @property

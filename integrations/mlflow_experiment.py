@@ -70,7 +70,7 @@ class Destination:
 
     def given_run(self, client: MlflowClient, identity: str, tag: str) -> Run:
         """The run `run_id`; a UsageError if it is not there, or if its `tag` names another study than `identity`."""
-        run = found(client.get_run, self.run_id, MLFLOW_RUN_ID.name)
+        run: Run = found(client.get_run, self.run_id, MLFLOW_RUN_ID.name)
         if run.info.lifecycle_stage != "active" or run.data.tags.get(tag, identity) != identity:
             what = "belongs to another study" if run.info.lifecycle_stage == "active" else "was deleted"
             raise UsageError(
@@ -88,7 +88,8 @@ class Destination:
             run = found(client.get_run, self.run_id, MLFLOW_RUN_ID.name)
             return client.get_experiment(run.info.experiment_id)
         if self.experiment_id is not None:
-            return found(client.get_experiment, self.experiment_id, MLFLOW_EXPERIMENT_ID.name)
+            experiment: Experiment = found(client.get_experiment, self.experiment_id, MLFLOW_EXPERIMENT_ID.name)
+            return experiment
         return _named(client, self.name or experiment_name(default), artifacts)
 
 

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 from mlflow import MlflowClient
@@ -143,7 +144,7 @@ def _register(client: MlflowClient, event: Event, model: LoggedModel, name: str,
     if not known:
         tags = {EVENT_TAG: event.identity}
         source = model.artifact_location  # a source models:/ID would be looked up in MLflow's default store
-        options = {"description": text, "model_id": model.model_id, "await_creation_for": 0}
+        options: dict[str, Any] = {"description": text, "model_id": model.model_id, "await_creation_for": 0}
         known = [client.create_model_version(name, source, run_id, tags, **options)]
     version = str(known[0].version)
     if alias is not None:

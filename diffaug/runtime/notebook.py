@@ -26,9 +26,9 @@ class NotebookBar:
             return
         self._shown_at = time.monotonic()
         value, most = (done, total) if total else (1, 1)
-        bar = HTML(f'<progress value="{value:g}" max="{most:g}"></progress> {escape(text)}')
+        bar = HTML(f'<progress value="{value:g}" max="{most:g}"></progress> {escape(text)}')  # type: ignore[no-untyped-call]
         if self._display is None:
-            self._display = display(bar, display_id=True)
+            self._display = display(bar, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._display.update(bar)
 

@@ -80,7 +80,7 @@ class Frame:
 def latent_moments(loaded: LoadedPipeline, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the latents (N, C, h, w) of what `Frame.enlarged` returns, one image at a time."""
     means, deviations = [], []
-    for image in pixels.split(1):  # type: ignore[no-untyped-call]
+    for image in pixels.split(1):
         encoded = loaded.vae.encode(image.to(loaded.device, torch.float32))
         if hasattr(encoded, "latent_dist"):
             means.append(encoded.latent_dist.mean)

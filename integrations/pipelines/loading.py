@@ -139,12 +139,12 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         of_diffusers.disable_progress_bar()
-        of_transformers.disable_progress_bar()  # type: ignore[no-untyped-call]
+        of_transformers.disable_progress_bar()
         try:
             yield
         finally:
             of_diffusers.enable_progress_bar()
-            of_transformers.enable_progress_bar()  # type: ignore[no-untyped-call]
+            of_transformers.enable_progress_bar()
 
 
 def _prepared(layout: Layout, pipe: Any, device: str) -> LoadedPipeline:

@@ -21,7 +21,7 @@ def test_a_data_set_is_described_as_mlflow_would_and_nothing_is_warned_of(tmp_pa
     recwarn.clear()
     monkeypatch.setattr(warnings, "simplefilter", lambda *arguments, **options: None)  # undone by another thread
     client = Mock()
-    event = {"file": table.name, "name": "pool", "context": "synthetic", "digest": "d" * 64}
+    event = {"file": table.name, "name": "pool", "context": "synthetic", "digest": "d" * 64, "rows": None}
     EventLogger(client, tmp_path, []).log("run", [Event(1, 1, "dataset", "study", event)])
     assert [str(warning.message) for warning in recwarn] == []
     ((_, (used,)),) = [call.args for call in client.log_inputs.call_args_list]

@@ -34,7 +34,7 @@ class FromPool(v2.Transform):  # type: ignore[misc]
         self.on_annotations, self.include_blind = on_annotations, include_blind
         self._lookup = lookup
 
-    @torch.compiler.disable  # reads files
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # reads files
     def forward(self, *inputs: Any) -> Any:
         """The sample with its image changed, or unchanged."""
         sample, where = inputs if len(inputs) > 1 else inputs[0], self._lookup.where
