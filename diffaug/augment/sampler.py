@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ from diffaug.synthesis.pool.targets import resolve_targets
 WITHOUT_EFFECT = ("verbose", "command", "overwrite", "device", "study")  # on the images that are made
 
 
-class Sampler:
+class Sampler(ABC):
     """An over-sampler that can be cloned, pickled and set up by `set_params`, such as in a grid search.
 
     Its parameters are the arguments of its constructor, which hands them to `_configure`.
@@ -75,21 +76,21 @@ class Sampler:
         extended, labels = images.extended(pool.images())
         return like(X, extended), like(y, labels)
 
+    @abstractmethod
     def _configure(self, arguments: Mapping[str, Any]) -> None:
         """Takes the arguments of the constructor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _own_settings(self) -> Config:
         """The settings, whatever was saved in a study."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _continue(self, other: Any) -> None:
         """Goes on with the study of another one of this kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _open_study(self) -> Path | None:
         """The folder of the study in use."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return {"arguments": dict(self._arguments), "study": self._open_study()}

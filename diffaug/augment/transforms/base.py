@@ -1,5 +1,6 @@
 """What the torchvision transforms share: finding the parts of a sample, and changing single images of a batch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ Chosen = dict[int, tuple[int, Mixture]]
 """By position in the batch: the position in the pool of an image, and how it is mixed in."""
 
 
-class FromPool(v2.Transform):  # type: ignore[misc]
+class FromPool(v2.Transform, ABC):  # type: ignore[misc]
     """Changes images with the help of those in a pool, each with probability `p`."""
 
     def __init__(self, lookup: PoolLookup, p: float, on_annotations: OnProblem, include_blind: bool) -> None:
@@ -60,9 +61,9 @@ class FromPool(v2.Transform):  # type: ignore[misc]
             raise UsageError(what, where=self._lookup.where, fix=fix)
         return dict(items_of(sample)), *keys
 
+    @abstractmethod
     def _candidates(self, key: Any) -> NDArray[np.int64]:
         """Positions in the pool of the images that an image with this key may get."""
-        raise NotImplementedError
 
     def _mixture(self, size: tuple[int, int]) -> Mixture:
         """How the next image of this height and width is mixed with a synthetic one."""
