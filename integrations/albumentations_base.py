@@ -2,6 +2,7 @@
 
 import os
 import random
+from abc import abstractmethod
 from typing import Annotated, Any
 
 import numpy as np
@@ -119,9 +120,9 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
             raise UsageError(what, where=self._lookup.where, fix=fix)
         return key
 
+    @abstractmethod
     def _candidates(self, key: Any) -> NDArray[np.int64]:
         """Positions in the pool of the images that an image with this key may get."""
-        raise NotImplementedError
 
     def _draw(self, data: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
         """The position in the pool of the chosen image, or `NO_IMAGE`."""

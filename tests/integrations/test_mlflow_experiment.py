@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("_saved_once")]
 
 @pytest.fixture
 def team(tmp_path, empty_store, monkeypatch, study) -> MlflowClient:
-    """A store of the user's own, which MLflow is told to use."""
+    """A store of the user's own, which MLflow uses by its environment variable."""
     shutil.copy(empty_store, tmp_path / "team.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
     return MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/team.db")

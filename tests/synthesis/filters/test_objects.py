@@ -1,4 +1,4 @@
-"""Painted objects are told from noise, and real ones are not, whatever their class, size and colors."""
+"""Noise is found to be unlike real objects, and real ones are not, whatever their class, size and colors."""
 
 import numpy as np
 import pytest
