@@ -68,8 +68,8 @@ class PoolLookup:
         """The position in the pool of an image, given by file and sha256; a UsageError if it is not there any more."""
         position = self._position_by_key.get(tuple(image))
         if position is None:
-            what = f"the image '{image[0]}' is gone from the pool {self.path}: a reviewer rejects it, its class is left "
-            what += "out, or the pool was made anew"
+            what = f"the image '{image[0]}' is gone from the pool {self.path}: a reviewer rejects it, its class is "
+            what += "left out, or the pool was made anew"
             raise UsageError(what, where=self.where, fix="accept it again, or draw anew instead of replaying")
         return position
 
