@@ -50,7 +50,8 @@ class ImageFormat:
             return cls("pil", image.mode, (image.height, image.width)) if image.mode in PIL_MODES else None
         if not isinstance(image, np.ndarray | torch.Tensor):
             return None
-        form = _layout(type(image), image.dtype, tuple(image.shape))
+        array_class: Any = type(image)
+        form = _layout(array_class, image.dtype, tuple(image.shape))
         is_beyond = form is not None and form.is_floating and not (image.min() >= -1e-3 and image.max() <= 1.001)
         return None if is_beyond else form
 
@@ -123,8 +124,8 @@ class ImageFormat:
 
 
 @lru_cache(maxsize=1024)  # most images of a set share one
-def _layout(array_class: type, dtype: Any, shape: tuple[int, ...]) -> ImageFormat | None:
-    """The format of arrays or tensors of this shape, whose values were not looked at; None if they are no images."""
+def _layout(array_class: type, dtype: Any, shape: Any) -> ImageFormat | None:
+    """The format of arrays or tensors of this shape, a tuple, whatever their values; None if they are no images."""
     is_tensor = issubclass(array_class, torch.Tensor)
     tensor_class = array_class if is_tensor and array_class is not torch.Tensor else None
     form = ImageFormat("torch" if is_tensor else "numpy", "L", shape[:2], dtype, None, tensor_class=tensor_class)
