@@ -161,7 +161,7 @@ def _settings_of(study: Study, narrator: Narrator, *, overwrite: bool) -> dict[s
     known = {name: type(section).model_fields for name, section in Config() if isinstance(section, Settings)}
     for section, folder in stages.items():
         begun = stage_settings(folder)
-        begun = {} if begun.get("quick") else begun
+        begun = {"seed": begun["seed"]} if begun.get("quick") else begun
         settings |= {"seed": begun["seed"]} if begun else {}
         settings.setdefault(section, {})
         for key, place in product(begun, (section, "advanced")):
