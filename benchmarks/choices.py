@@ -125,7 +125,7 @@ def test_figures(experiment: Experiment, options: Sequence[Option]) -> list[floa
 def validation_figure(choice: Choice) -> float:
     """What the choice was worth on training images left out."""
     for one in (*choice.refinements, *choice.mixtures):
-        if (one.arm, one.mix) == (choice.base, choice.mix):
+        if choice.is_of(one):
             return one.mean
     return next(one.mean for one in choice.real if one.arm == choice.base)
 

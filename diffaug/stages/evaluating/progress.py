@@ -64,7 +64,7 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
         figures = ", ".join(f"{fraction:.0%} {mean:.3f}" for fraction, mean in found)
         narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
     for one in choice.refinements:
-        narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {'used' if one.mix == choice.mix else 'no better'}")
+        narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {'used' if choice.is_of(one) else 'no better'}")
     amount = f"{choice.mix.fraction:.0%} of each batch, added to '{choice.base}'"
     narrator.say(f"synthetic images: {'none' if choice.mix.is_zero else amount}. {choice.reason}")
 
