@@ -6,7 +6,7 @@ from diffaug.evaluation.experiment.arms import ARMS, Arm
 
 
 @dataclass(frozen=True)
-class SyntheticMix:
+class Mix:
     """How a training uses synthetic images.
 
     Attributes:
@@ -35,7 +35,7 @@ class MeasuredMix:
     """Balanced accuracy of a real arm with a mix, on images that neither classifier nor generator has seen."""
 
     arm: str
-    mix: SyntheticMix
+    mix: Mix
     mean: float
     sd: float  # over seeds
     how: str = ""  # what was chosen in the arm, in words
@@ -61,7 +61,7 @@ class Choice:
     """The choice, and what it was made from. No test image had a part in it."""
 
     base: str  # the real arm that synthetic images are added to; `based_on` is this arm as it is trained then
-    mix: SyntheticMix  # the synthetic images that are added; zero if none did better than without
+    mix: Mix  # the synthetic images that are added; zero if none did better than without
     # the real arms by cross-validation, the best first; empty where there was nothing to choose
     real: tuple[MeasuredArm, ...] = ()
     # what was measured with and without synthetic images, on the images that the pilot never saw
@@ -75,7 +75,7 @@ class Choice:
     num_folds: int = 0  # of the cross-validation; 0 where nothing was measured
     judged_images: int = 0  # training images that the mix was chosen on; 0 where it was set or could not be chosen
     # the mix as it was measured: without classes that only the pool's filters know. None: as it is, or not measured
-    measured_mix: SyntheticMix | None = None
+    measured_mix: Mix | None = None
     reason: str = ""  # why the mix is what it is, in a sentence
     arms: tuple[Arm, ...] = ()  # the arms in which something was chosen, as they are trained
     based_on: Arm | None = None  # the base with its draws as chosen

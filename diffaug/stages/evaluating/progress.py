@@ -1,7 +1,7 @@
 """What an evaluation tells on the console: how long it takes, how far it is, and what was chosen."""
 
 from diffaug.configuration.arms import ARM_ROLES
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.runtime.console import Narrator, duration
@@ -69,7 +69,7 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
     narrator.say(f"synthetic images: {'none' if choice.mix.is_zero else amount}. {choice.reason}")
 
 
-def _refinement(mix: SyntheticMix) -> str:
+def _refinement(mix: Mix) -> str:
     if mix.excluded_origins:
         return f"without synthetic images of the origin {', '.join(mix.excluded_origins)}"
     if mix.excluded_classes:

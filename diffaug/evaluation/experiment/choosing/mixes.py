@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffaug.evaluation.experiment.arms import Arm
-from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import MeasuredMix, Mix
 from diffaug.evaluation.experiment.choosing.gains import Contest, choose_option
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.choosing.validation import (
@@ -34,9 +34,9 @@ class ChosenMix:
     """A real arm, the synthetic images to add to it, and the measurements, as in `Choice`."""
 
     arm: Arm
-    mix: SyntheticMix
+    mix: Mix
     reason: str
-    measured_mix: SyntheticMix | None = None
+    measured_mix: Mix | None = None
     mixtures: tuple[MeasuredMix, ...] = ()
     refinements: tuple[MeasuredMix, ...] = ()
     judged_images: int = 0
@@ -58,7 +58,7 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     set_by_hand = experiment.settings.synthetic_fraction
     wanted = sorted(set(fractions) if set_by_hand is None else {set_by_hand})
     blind = _blind_classes(experiment) if set_by_hand is None else ()  # who sets the fraction decides about all classes
-    adding = [SyntheticMix(one, excluded_classes=blind) for one in wanted if one]
+    adding = [Mix(one, excluded_classes=blind) for one in wanted if one]
     reason = _why_not_measured(experiment, real, adding)
     if reason or experiment.pilot is None:
         return ChosenMix(real.best, adding[0] if _can_add(experiment, adding) else NO_SYNTHETIC, reason)
@@ -107,7 +107,7 @@ def bases(real: RealArms, *, quick: bool = False) -> tuple[Arm, ...]:
     return tuple(found)
 
 
-def _options(contest: Contest, real: RealArms, adding: Sequence[SyntheticMix], *, quick: bool) -> list[Option]:
+def _options(contest: Contest, real: RealArms, adding: Sequence[Mix], *, quick: bool) -> list[Option]:
     """All that is compared: every base alone and with the middle fraction, and the best of them with the others."""
     found, middle = bases(real, quick=quick), adding[(len(adding) - 1) // 2]
     alone, mixed = [Option(arm) for arm in found], [Option(arm, middle) for arm in found]
@@ -126,7 +126,7 @@ def _refinements(validation: Validation, chosen: Option, experiment: Experiment)
     return [Option(chosen.arm, one) for one in mixes]
 
 
-def _on_backgrounds(experiment: Experiment, mix: SyntheticMix) -> list[str]:
+def _on_backgrounds(experiment: Experiment, mix: Mix) -> list[str]:
     """The origins on real backgrounds among those of the pilot's images that a mix uses, if there are others, too."""
     images = experiment.pilot.images if experiment.pilot else None
     if images is None or images.origins is None:
@@ -143,12 +143,12 @@ def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str
     return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
 
 
-def _can_add(experiment: Experiment, adding: Sequence[SyntheticMix]) -> bool:
+def _can_add(experiment: Experiment, adding: Sequence[Mix]) -> bool:
     usable = set(experiment.train.classes) - set(adding[0].excluded_classes) if adding else set()
     return any(pool.counts_by_name[name] for pool in experiment.pools for name in usable)
 
 
-def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[SyntheticMix]) -> str:
+def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[Mix]) -> str:
     """Why the mix is not chosen by measurement, in a sentence; empty if it is."""
     pilot = experiment.pilot
     is_useless = pilot is None or not pilot.judged.any() or not len(pilot.images)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import MeasuredArm, MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import MeasuredArm, MeasuredMix, Mix
 from diffaug.evaluation.experiment.choosing.choose import choice_of
 from diffaug.evaluation.experiment.choosing.gains import choose_option, smoothed_gains
 from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix
@@ -43,7 +43,7 @@ def by_share(*errors, equal_draws=9):
 )
 def test_the_fraction_that_is_best_on_a_curve_through_the_gains_is_added(make, errors, fraction):
     chosen = choose_mix(make(by_share(*errors)), REAL, GRID)
-    assert (chosen.arm.name, chosen.mix) == ("real only", SyntheticMix(fraction))
+    assert (chosen.arm.name, chosen.mix) == ("real only", Mix(fraction))
     assert chosen.judged_images == 16
     by_fraction = {one.mix.fraction: one for one in chosen.mixtures if one.how == "as found"}
     assert sorted(by_fraction) == list(GRID)
@@ -62,7 +62,7 @@ def test_synthetic_images_may_help_most_where_classes_are_drawn_equally_often(ma
 
 
 def mixture(fraction, mean, gain, error=0.02, arm="real only"):
-    return MeasuredMix(arm, SyntheticMix(fraction), mean, 0.01, "", gain, error, gain, error)
+    return MeasuredMix(arm, Mix(fraction), mean, 0.01, "", gain, error, gain, error)
 
 
 def test_the_curve_of_each_arm_begins_at_the_arm_alone_and_smooths_its_own_gains() -> None:
@@ -116,7 +116,7 @@ def test_a_class_that_became_worse_gets_none_if_that_helps(make, blamed, exclude
     chosen = choose_mix(make(Scripted(TRAIN, errors)), REAL, GRID)
     (fewer,) = chosen.refinements
     assert fewer.mix.excluded_classes == ("b",)
-    assert chosen.mix == SyntheticMix(0.3, excluded_classes=excluded)
+    assert chosen.mix == Mix(0.3, excluded_classes=excluded)
 
 
 @pytest.mark.parametrize("hurts", [True, False])
@@ -164,24 +164,24 @@ def test_a_thorough_choice_tries_half_the_weight_and_few_per_real_image(make, li
     classifier = Scripted(TRAIN, lambda t: 0 if liked(t) else 2 if t.is_synthetic.any() else 6)
     chosen = choose_mix(make(classifier, settings={"thorough": True, "num_generators": 1}), REAL, GRID)
     assert (chosen.mix.loss_weight, chosen.mix.max_per_real) == (loss_weight, limit)
-    assert [one.mix for one in chosen.refinements] == [SyntheticMix(0.3, 0.5), SyntheticMix(0.3, 1.0, 3.0)]
+    assert [one.mix for one in chosen.refinements] == [Mix(0.3, 0.5), Mix(0.3, 1.0, 3.0)]
 
 
 UNMEASURED = {
-    "no pilot": ({"pilot": False}, SyntheticMix(0.15), "No pilot"),
-    "no pool": ({"pool": (0, 0, 0)}, SyntheticMix(0.0), "no synthetic image"),
-    "set": ({"settings": {"synthetic_fraction": 0.2}}, SyntheticMix(0.2), "set by hand"),
-    "set to zero": ({"settings": {"synthetic_fraction": 0.0}}, SyntheticMix(0.0), "set by hand"),
+    "no pilot": ({"pilot": False}, Mix(0.15), "No pilot"),
+    "no pool": ({"pool": (0, 0, 0)}, Mix(0.0), "no synthetic image"),
+    "set": ({"settings": {"synthetic_fraction": 0.2}}, Mix(0.2), "set by hand"),
+    "set to zero": ({"settings": {"synthetic_fraction": 0.0}}, Mix(0.0), "set by hand"),
     "set, though all are blind": (
         {"settings": {"synthetic_fraction": 0.2}, "blind_classes": ("a", "b", "c")},
-        SyntheticMix(0.2),
+        Mix(0.2),
         "set by hand",
     ),
-    "all are blind": ({"blind_classes": ("a", "b", "c")}, SyntheticMix(0.0), "Nothing shows"),
-    "those with images are blind": ({"blind_classes": ("b", "c")}, SyntheticMix(0.0), "Nothing shows"),
+    "all are blind": ({"blind_classes": ("a", "b", "c")}, Mix(0.0), "Nothing shows"),
+    "those with images are blind": ({"blind_classes": ("b", "c")}, Mix(0.0), "Nothing shows"),
     "real arms only": (
         {"settings": {"arms": ("real only", "synthetic only", "best real + synthetic"), "quick": True}},
-        SyntheticMix(0.15),
+        Mix(0.15),
         "first answer",
     ),
 }
