@@ -22,7 +22,7 @@ WHAT_TO_DO = (
 )
 
 TEST_A_FRACTION = "To test a fraction all the same: --set evaluation.synthetic_fraction=0.15."
-FIRST_ANSWER = "This is a first answer, from few arms and short trainings; without quick it may change."
+FIRST_ANSWER = "This is a first answer, from few arms and short trainings. The same without --quick gives the full one."
 
 
 @dataclass(frozen=True)
