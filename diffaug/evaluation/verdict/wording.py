@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import RELEVANT_GAIN, Decision, Evidence, Outcome
@@ -53,7 +53,7 @@ def in_words(decision: Decision, evidence: Evidence, per_class: Sequence[str] = 
     )
 
 
-def mix_in_words(mix: SyntheticMix) -> str:
+def mix_in_words(mix: Mix) -> str:
     """A mix that is not zero."""
     parts = [f"{100 * mix.fraction:.0f} % of each batch"]
     if mix.loss_weight != 1:

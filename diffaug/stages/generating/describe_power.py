@@ -110,8 +110,8 @@ def tell_power_of_pilot(job: Job, power: PoolPower) -> None:
         )
     elif reasons:
         job.narrator.warn(
-            f"nothing shows that the pilot's images of {', '.join(reasons)} belong to their class. So the evaluation "
-            "can't choose on them and uses no synthetic images of it"
+            f"nothing shows that the pilot's images of {', '.join(reasons)} belong to their class. So the amount of "
+            "synthetic images is chosen without them. The pool's images of these classes are used if they are confirmed"
         )
 
 

@@ -11,7 +11,7 @@ import diffaug
 from diffaug.classifiers.networks import small_cnn
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.evaluation.experiment.arms import ARMS as ARM
-from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import MeasuredMix, Mix
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
 from diffaug.files import storage
 from diffaug.stages.evaluating import evaluate, experiment
@@ -337,8 +337,8 @@ def test_an_interrupted_evaluation_continues_and_records_every_training_once(aug
 
 @pytest.mark.parametrize("used", [True, False])
 def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, capsys, used) -> None:
-    mix, fewer = SyntheticMix(0.3), SyntheticMix(0.3, excluded_classes=("bright",))
-    refinements = (MeasuredMix("real only", fewer, 0.75, 0.1),)
+    mix, fewer = Mix(0.3), Mix(0.3, excluded_classes=("bright",))
+    refinements = (MeasuredMix("real only", fewer, 0.75, 0.1, "as found"),)
     chosen = ChosenMix(ARM["real only"], fewer if used else mix, "", refinements=refinements, judged_images=9)
     monkeypatch.setattr(evaluate, "choose_mix", lambda trainings, real, grid: chosen)
     diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=Training())

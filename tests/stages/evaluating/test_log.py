@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, Mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.evaluation.experiment.trials import Trial
@@ -113,7 +113,7 @@ class Listening(Narrator):
 
 
 def task(arm="real only"):
-    return TrainingTask(ARMS[arm], None, SyntheticMix(0.0), None, None, None, 0)
+    return TrainingTask(ARMS[arm], None, Mix(0.0), None, None, None, 0)
 
 
 def test_the_time_is_told_after_the_first_training_and_regressions_and_kept_trainings_do_not_count():
@@ -149,8 +149,8 @@ def test_how_far_plain_training_is_from_the_best_is_told_first():
 
 def test_the_mix_is_told_by_base_with_what_was_refined():
     narrator = Listening()
-    mix, fewer = SyntheticMix(0.15), SyntheticMix(0.15, excluded_classes=("b",))
-    found = [MeasuredMix(arm, SyntheticMix(share), mean, 0.0, "as found")
+    mix, fewer = Mix(0.15), Mix(0.15, excluded_classes=("b",))
+    found = [MeasuredMix(arm, Mix(share), mean, 0.0, "as found")
              for arm, share, mean in (("a", 0.3, 0.8), ("a", 0.0, 0.7), ("c", 0.0, 0.6))]  # fmt: skip
     refined = MeasuredMix("a", fewer, 0.75, 0.0)
     say_mix(narrator, Choice("real only", mix, (), tuple(found), (refined,), judged_images=9, reason="Because."))
