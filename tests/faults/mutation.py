@@ -4,7 +4,7 @@
     python -m pytest -p tests.faults.mutation --mutate diffaug/files/storage.py --scores docs/mutation.json \
         -m "not e2e and not slow" tests/files
 
-mutmut's own runner leaves out decorated functions and imports everything again for each mutant. Here the tests run once,
+mutmut's own runner leaves out decorated functions and imports everything again per mutant. Here the tests run once,
 which tells the functions that each of them calls. Then a fork of this process gets the code of one changed function and
 runs only the tests that call it, the quickest first. Sentences of messages and values outside of functions are left
 unchanged.
@@ -62,7 +62,7 @@ class Mutant:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutate", action="append", default=[], help="a module to change, once or more")
-    parser.addoption("--at-most", type=float, default=1.0, help="CPU seconds of tests for a mutant, the quickest first")
+    parser.addoption("--at-most", type=float, default=0.3, help="CPU seconds of tests for a mutant, the quickest first")
     parser.addoption("--scores", type=Path, help="JSON that keeps the scores of all modules tried")
 
 
@@ -73,11 +73,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     functions = {str(file.resolve()): list(functions_of(file.read_text())) for file in files}
     callers = first_run(session.items, functions, session.config.getoption("at_most"))
+    unique = {item.nodeid: (seconds, item) for found in callers.values() for seconds, item in found}
+    no_change = Mutant(functions[str(files[0].resolve())][0], 0, "", "", files[0].read_text())
+    assert outcome_of(no_change, files[0], list(unique.values())) == SURVIVED, "tests fail in a fork without any change"
     for file in files:
         score, source = Score(file, session.config.getoption("scores")), file.read_text()
-        for function in functions[str(file.resolve())]:
-            unchanged = outcome_of(Mutant(function, 0, "", "", source), file, callers[str(file.resolve()), function])
-            assert unchanged == SURVIVED, f"{file}: the tests of {function.path} fail in a fork without any change"
         for mutant in mutants_of(source, functions[str(file.resolve())]):
             score.add(mutant, outcome_of(mutant, file, callers[str(file.resolve()), mutant.function]))
         score.write()
@@ -128,6 +128,7 @@ Callers = dict[tuple[str, Function], list[tuple[float, pytest.Item]]]
 def first_run(items: Sequence[pytest.Item], functions: dict[str, list[Function]], at_most: float) -> Callers:
     """The quickest tests that pass, with their seconds, in all about `at_most`, by what they call."""
     callers: Callers = defaultdict(list)
+    begun = time.monotonic()
     for item, following in zip(items, [*items[1:], None], strict=True):
         called = set[tuple[str, int]]()
 
@@ -149,6 +150,7 @@ def first_run(items: Sequence[pytest.Item], functions: dict[str, list[Function]]
             for function in of_file:
                 if any(name == file and function.first <= line <= function.last for name, line in called):
                     callers[file, function].append((seconds, item))
+    print(f"\n{len(items)} tests ran in {time.monotonic() - begun:.0f} s", flush=True)
     for key, found in callers.items():
         found.sort(key=lambda one: one[0])
         ends = accumulate(seconds for seconds, _ in found)
@@ -220,7 +222,7 @@ class Score:
         if outcome == SURVIVED:
             where = {"function": ".".join(mutant.function.path), "before": mutant.before, "after": mutant.after}
             self.survivors.append({**where, "why": ""})
-            print(f"\nsurvived {self.file}:{mutant.line}: {mutant.before!r} -> {mutant.after!r}", flush=True)
+            print(f"survived {self.file}:{mutant.line}: {mutant.before!r} -> {mutant.after!r}", flush=True)
 
     def write(self) -> None:
         noticed, mutants = self.counts[NOTICED], self.counts[NOTICED] + self.counts[SURVIVED]
