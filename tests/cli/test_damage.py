@@ -105,7 +105,7 @@ READERS: dict[str, Callable[[Study], object]] = {
     "study.json": lambda study: open_study(study.path).record,
 }
 MAY_BE_GONE = (storage.DONE, "BEGUN.json", "journal.jsonl", ".chunk", "tracking/mlflow.json")
-"""What may be removed: a stage is then unfinished, a journal begins anew, a chunk is computed, events are sent again."""
+"""What may be removed: a stage is then unfinished, a journal begins anew, a chunk or a record is made again."""
 
 
 UNREAD = ("chunks/targets", "chunks/strengths")  # of a finished pool

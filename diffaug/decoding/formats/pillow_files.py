@@ -108,8 +108,11 @@ def bands_of(image: Image.Image, file: BinaryIO) -> Bands | None:
     if image.format not in ("PNG", "TIFF") or image.width * image.height <= LARGE:
         return None
     position = file.tell()
-    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
-    found = TiffBands.of(file, image.tag_v2, scale_of(image)) if is_tiff else PngBands.of(file)
+    found: Bands | None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        found = TiffBands.of(file, image.tag_v2, scale_of(image))
+    else:
+        found = PngBands.of(file)
     file.seek(position)
     return found if found and found.width <= WIDEST else None
 

@@ -60,13 +60,17 @@ def block_means(values: Values, scale: int, alpha: Pixels | None = None) -> Valu
     if values.dtype == np.uint8 and alpha is None:
         reduced = Image.fromarray(values[..., 0] if channels == 1 else values).reduce(scale)
         return np.asarray(reduced).reshape(-(-height // scale), -1, channels)
-    weights = np.ones((height, width, 1)) if alpha is None else np.maximum(alpha[..., None], _UNSEEN)
-    means = _block_sums(values * weights, scale) / _block_sums(weights, scale)
+    if alpha is None:
+        rows, columns = (np.diff([*range(0, side, scale), side]) for side in (height, width))
+        means = _block_sums(values, scale) / np.outer(rows, columns)[..., None]
+    else:
+        weights = np.maximum(alpha[..., None], _UNSEEN)
+        means = _block_sums(values * weights, scale) / _block_sums(weights, scale)
     return np.asarray(means if values.dtype.kind == "f" else np.rint(means), values.dtype)
 
 
 def _block_sums(values: Values, scale: int) -> Values:
-    columns = np.add.reduceat(values, np.arange(0, values.shape[1], scale), axis=1)
+    columns = np.add.reduceat(values, np.arange(0, values.shape[1], scale), axis=1, dtype=np.float64)
     return np.asarray(np.add.reduceat(columns, np.arange(0, values.shape[0], scale), axis=0))
 
 

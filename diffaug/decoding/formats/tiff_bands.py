@@ -19,8 +19,8 @@ from diffaug.decoding.result import RejectedError
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
 OFFSETS, ORIENTATION, CHANNELS, ROWS, BYTE_COUNTS, PLANES = 273, 274, 277, 278, 279, 284
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTE_COUNTS, NO_DATA = 322, 323, 324, 325, 42113
-# Those of a band as of the whole: predictor, palette, alpha, format and range of samples, tables of JPEG and fax, profile.
-_SHARED = (BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, CHANNELS, PLANES, TILE_WIDTH, TILE_HEIGHT)
+# Of a band as of the whole: predictor, palette, alpha, format and range of samples, tables of JPEG and fax, profile.
+_SHARED: tuple[int, ...] = (BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, CHANNELS, PLANES, TILE_WIDTH, TILE_HEIGHT)
 _SHARED += (280, 281, 292, 293, 317, 320, 332, 338, 339, 340, 341, 347, 530, 34675)
 _PLAIN, _OLD_JPEG, _DEFLATED = 1, 6, (8, 32946)
 _YCBCR = 6
@@ -178,15 +178,15 @@ class _Flow:
 
 def _unpacked(bands: TiffBands) -> Iterator[bytes]:
     """The bytes of all strips, in small parts."""
-    for number, (offset, count) in enumerate(zip(*bands._places, strict=True)):
+    for number, (offset, packed_bytes) in enumerate(zip(*bands._places, strict=True)):
         rows = min(bands._block_rows, bands.height - number * bands._block_rows)
-        left = rows * bands._row_bytes
+        left, unread = rows * bands._row_bytes, packed_bytes
         bands.file.seek(offset)
         inflated, packed = zlib.decompressobj(), b""
         while left > 0:
             if not packed:
-                packed = bands.file.read(min(count, _READ_BYTES))
-                count -= len(packed)
+                packed = bands.file.read(min(unread, _READ_BYTES))
+                unread -= len(packed)
             if not packed or inflated.eof:
                 raise RejectedError("truncated", f"{left} bytes of a strip are missing")
             if bands._packing == _PLAIN:
@@ -203,8 +203,8 @@ def _directory(fields: dict[int, tuple[int, Any]], order: str) -> bytes:
     """The head of a TIFF with one directory and the values that do not fit into it."""
     head = struct.pack(f"{order}2sHL", b"II" if order == "<" else b"MM", 42, 8)
     entries, values, begin = [struct.pack(f"{order}H", len(fields))], list[bytes](), 8 + 2 + 12 * len(fields) + 4
-    for tag, (kind, value) in sorted(fields.items()):
-        packed, count, kind = _packed(kind, value, order)
+    for tag, field in sorted(fields.items()):
+        packed, count, kind = _packed(*field, order)
         if len(packed) > 4:
             place = struct.pack(f"{order}L", begin)
             values.append(packed + b"\0" * (len(packed) % 2))
