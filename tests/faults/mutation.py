@@ -62,6 +62,7 @@ class Mutant:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutate", action="append", default=[], help="a module to change, once or more")
+    parser.addoption("--again", action="store_true", help="try only those that survived before, such as with new tests")
     parser.addoption("--at-most", type=float, default=0.3, help="CPU seconds of tests for a mutant, the quickest first")
     parser.addoption("--scores", type=Path, help="JSON that keeps the scores of all modules tried")
 
@@ -77,8 +78,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     no_change = Mutant(functions[str(files[0].resolve())][0], 0, "", "", files[0].read_text())
     assert outcome_of(no_change, files[0], list(unique.values())) == SURVIVED, "tests fail in a fork without any change"
     for file in files:
-        score, source = Score(file, session.config.getoption("scores")), file.read_text()
-        for mutant in mutants_of(source, functions[str(file.resolve())]):
+        score = Score(file, session.config.getoption("scores"), again=session.config.getoption("again"))
+        for mutant in filter(score.is_wanted, mutants_of(file.read_text(), functions[str(file.resolve())])):
             score.add(mutant, outcome_of(mutant, file, callers[str(file.resolve()), mutant.function]))
         score.write()
     return True
@@ -213,23 +214,38 @@ def _function(module: ModuleType, function: Function) -> FunctionType:
 class Score:
     """What was found of one module; a reason that someone gave for a survivor is kept."""
 
-    def __init__(self, file: Path, scores: Path | None) -> None:
+    def __init__(self, file: Path, scores: Path | None, *, again: bool) -> None:
         self.file, self.scores = file.as_posix(), scores
-        self.counts, self.survivors = {SURVIVED: 0, NOTICED: 0, INVALID: 0}, list[dict[str, Any]]()
+        kept = json.loads(scores.read_text()) if scores is not None and scores.is_file() else {}
+        self.former = kept.get(self.file) if again else None
+        self.reasons = {_key(one): one["why"] for one in kept.get(self.file, {}).get("survivors", [])}
+        self.counts, self.survivors = {SURVIVED: 0, NOTICED: 0, INVALID: 0}, list[dict[str, str]]()
+
+    def is_wanted(self, mutant: Mutant) -> bool:
+        return self.former is None or _key(_described(mutant)) in self.reasons
 
     def add(self, mutant: Mutant, outcome: int) -> None:
         self.counts[outcome] += 1
         if outcome == SURVIVED:
-            where = {"function": ".".join(mutant.function.path), "before": mutant.before, "after": mutant.after}
-            self.survivors.append({**where, "why": ""})
+            described = _described(mutant)
+            self.survivors.append({**described, "why": self.reasons.get(_key(described), "")})
             print(f"survived {self.file}:{mutant.line}: {mutant.before!r} -> {mutant.after!r}", flush=True)
 
     def write(self) -> None:
         noticed, mutants = self.counts[NOTICED], self.counts[NOTICED] + self.counts[SURVIVED]
-        print(f"\n{self.file}: {noticed} of {mutants} noticed, {self.counts[INVALID]} are no code", flush=True)
+        if self.former is not None:
+            mutants = self.former["mutants"]
+            noticed = mutants - len(self.survivors)
+        print(f"{self.file}: {noticed} of {mutants} noticed, {self.counts[INVALID]} are no code", flush=True)
         if self.scores is not None:
             kept = json.loads(self.scores.read_text()) if self.scores.is_file() else {}
-            reasons = {str({**one, "why": ""}): one["why"] for one in kept.get(self.file, {}).get("survivors", [])}
-            survivors = [{**one, "why": reasons.get(str(one), "")} for one in self.survivors]
-            kept[self.file] = {"mutants": mutants, "noticed": noticed, "survivors": survivors}
+            kept[self.file] = {"mutants": mutants, "noticed": noticed, "survivors": self.survivors}
             self.scores.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+
+
+def _described(mutant: Mutant) -> dict[str, str]:
+    return {"function": ".".join(mutant.function.path), "before": mutant.before, "after": mutant.after}
+
+
+def _key(described: dict[str, str]) -> tuple[str, ...]:
+    return described["function"], described["before"], described["after"]
