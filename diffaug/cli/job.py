@@ -47,10 +47,7 @@ SYNTHESIS = (
     *("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps"),
     "synthesis.mask_from",
 )
-EVALUATION = (
-    *("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier"),
-    "evaluation.drop_leaked",
-)
+EVALUATION = ("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier", "evaluation.drop_leaked")
 
 
 def _augmenter(study: Path | None, options: Mapping[str, Any]) -> DiffusionAugmenter:
@@ -119,14 +116,15 @@ def inspect(data: Path, study: Path | None, html: Path | None, **options: Any) -
     if len(unusable):
         augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
     results = {**results_of(catalog), "page": _write_page(html, augmenter, catalog)}
-    tested = bool(catalog.counts()["test"].all())
-    command = in_study("run" if tested else "inspect", data, study, options)
-    next_step = _run_without_leaks(catalog, command) if tested else command
+    next_step = _after_inspect(catalog, data, study, options)
     print_result("inspect", study=augmenter.study.path, results=results, next_step=next_step)
 
 
-def _run_without_leaks(catalog: Catalog, command: str) -> str:
-    """The command with the groups that file names and near-duplicates agree on, and without leaked test images."""
+def _after_inspect(catalog: Catalog, data: Path, study: Path | None, options: Mapping[str, Any]) -> str:
+    """The run with groups that are confirmed and without leaks; while a class has no test image, another look."""
+    if not catalog.counts()["test"].all():
+        return in_study("inspect", data, study, options)
+    command = in_study("run", data, study, options)
     if catalog.proposal and catalog.proposal.confirmed:
         command += f" --group-by {shlex.quote(catalog.proposal.pattern)}"
     return command + (" --drop-leaked" if catalog.leaks else "")
@@ -279,11 +277,9 @@ def _finish(
     results: dict[str, Any] = result.to_dict()
     sentences, next_step = [], ""
     if augmenter is not None and not augmenter.study.report.exists():
-        next_step = f"diffaug run {quoted(augmenter.study.record.data)}" + (
-            f" --study {quoted(study)}" if study else ""
-        )
-        study = augmenter.study.path
-        sentences = augmenter.trackers_
+        named = f" --study {quoted(study)}" if study else ""
+        next_step = f"diffaug run {quoted(augmenter.study.record.data)}{named}"
+        study, sentences = augmenter.study.path, augmenter.trackers_
     elif augmenter is not None:
         study, report = augmenter.study.path, augmenter.study.report
         results |= {"report": str(report), "trackers": augmenter.runs_}

@@ -55,7 +55,7 @@ def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[L
         *_crossing_groups(ok),
         *tally(f"classes with under {FEW_TRAINING_IMAGES} training images, which a generator may copy", few),
         *tally(
-            "classes without a test image, which prevents an evaluation until you add some or remove the class",
+            "classes without a test image, which prevents an evaluation (add some, or remove the class)",
             untested,
         ),
     ]

@@ -33,9 +33,7 @@ def test_images_of_which_no_job_is_possible(fails, tmp_path, make_classes, run_o
     assert not (tmp_path / "study" / "generator").exists()
 
 
-def test_a_class_without_test_images_ends_the_way_that_inspect_names(
-    answer, fails, tmp_path, make_classes, run_options
-):
+def test_inspect_names_no_run_that_would_be_refused(answer, fails, tmp_path, make_classes, run_options):
     make_classes(tmp_path / "data", {"train/dark": 9, "train/bright": 9, "test/dark": 4})
     assert answer("inspect", "data", *run_options)["next"].startswith("diffaug inspect data")
     code, message = fails("evaluate", "data", *run_options)
