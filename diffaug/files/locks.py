@@ -42,7 +42,7 @@ def _locked(path: Path, *, flags: LockFlags, optional: bool = False) -> Iterator
                 raise UsageError(
                     "another diffaug process is using this study",
                     where=path.parent,
-                    fix="wait for it, stop it, or choose another --study",
+                    fix="wait for it, stop it, or use another study",
                 )
             yield
             return
