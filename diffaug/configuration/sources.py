@@ -71,7 +71,12 @@ def resolve(
             origins.pop(other, None)
         merged |= values
         origins |= dict.fromkeys(values, origin)
-    return Resolved(_validate(merged, origins), origins, warnings)
+    config = _validate(merged, origins)
+    values = dict(
+        _flatten(config.model_dump(mode="json"))
+    )  # numbers in lists of a file are texts above
+    told = {key: origin for key, origin in origins.items() if origin != "study" or values[key] != defaults[key]}
+    return Resolved(config, told, warnings)
 
 
 def setting_fields() -> dict[str, FieldInfo]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from diffaug.configuration.settings import OF_ONE_CALL, SECTIONS, Config
 from diffaug.configuration.sources import Resolved, resolve, setting_fields, to_yaml
+from diffaug.configuration.yaml_files import parse_mapping
 from diffaug.errors import UsageError
 
 CANDIDATES = [2, 9, 0.5, 0.03, 64, False, True, [0.25, 0.5], ["constant"], ["real only", "real + synthetic"], "a: Ü"]
@@ -289,3 +290,8 @@ def test_thorough_replaces_what_weaker_sources_say_of_arms_and_seeds() -> None:
     assert (quick.evaluation.repetitions, quick.evaluation.thorough) == (2, False)
     kept = resolve({"evaluation.thorough": False}, environment={}, base=saved).config
     assert (kept.evaluation.repetitions, len(kept.evaluation.arms)) == (3, 2)
+
+
+def test_defaults_that_a_study_has_saved_are_not_told_as_set() -> None:
+    saved = parse_mapping(to_yaml(Config()), where=Path("config.yaml"))
+    assert resolve(base=saved, environment={}).origins == {}
