@@ -141,10 +141,8 @@ def _tell(job: Job, maker: ChunkMaker, tried: dict[str, OnBackground]) -> None:
     if new:
         job.narrator.say(f"transplants into real images of '{background}': {', '.join(new)}")
     if changed:
-        why = "since new ones are not seen or are unlike real ones"
-        job.narrator.say(
-            f"real objects, moved and changed, in real images of '{background}', {why}: {', '.join(changed)}"
-        )
+        why = f"real images of '{background}', since new ones are not seen or are unlike real ones"
+        job.narrator.say(f"transplants of real objects, moved and changed, into {why}: {', '.join(changed)}")
     for name, one in tries.items():
         if not one.is_good:
             job.narrator.say(f"no transplants of '{name}': {_why_not(job, one)}")
