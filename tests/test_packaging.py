@@ -28,6 +28,7 @@ def source_files() -> Iterator[str]:
                 yield path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.skipif(not (ROOT / "integrations").is_dir(), reason="a source archive holds files in place of the links")
 def test_linked_folders_are_packages_of_diffaug() -> None:
     for name in LINKED:
         assert (ROOT / "diffaug" / name).samefile(ROOT / name)
@@ -45,9 +46,9 @@ def test_every_imported_package_is_a_dependency() -> None:
 
 def imported() -> set[str]:
     """Top-level modules of other packages that diffaug imports, without its integrations."""
-    nodes = (node for path in (ROOT / "diffaug").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    paths = set((ROOT / "diffaug").rglob("*.py")) - set((ROOT / "diffaug" / "integrations").rglob("*.py"))
     found = set()
-    for node in nodes:
+    for node in (node for path in paths for node in ast.walk(ast.parse(path.read_text("utf-8")))):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -123,10 +124,10 @@ def test_the_commands_work_where_the_source_tree_is_not(installed: Path, tmp_pat
     assert "evaluate" in script
     assert script == run(str(installed / "python"), "-m", "diffaug", "--help", cwd=tmp_path)
     listing = run(str(installed / "diffaug"), "recipes", "list", cwd=tmp_path)
-    for path in (ROOT / "recipes").glob("*.yaml"):
+    for path in (ROOT / "diffaug" / "recipes").glob("*.yaml"):
         assert path.stem in listing
     shown = run(str(installed / "diffaug"), "recipes", "show", "demo", cwd=tmp_path)
-    assert shown == (ROOT / "recipes" / "demo.yaml").read_text("utf-8")
+    assert shown == (ROOT / "diffaug" / "recipes" / "demo.yaml").read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ MINUTES, IMAGES_SEEN = "diffusion.minutes", "diffusion.images_seen"
 
 def other_value(key: str) -> Any:
     """A valid value of the setting that is not its default."""
-    choices = [text for text in literals(setting_fields()[key].annotation) if isinstance(text, str)]
+    choices = [one for one in literals(setting_fields()[key].annotation) if isinstance(one, str | int)]
     for value in [*choices, *CANDIDATES]:
         try:
             if value_of(resolve({key: value}, environment={}).config, key) == value != value_of(Config(), key):

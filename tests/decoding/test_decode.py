@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ RANDOM = np.random.default_rng(0)
 COLOR = RANDOM.integers(0, 256, (24, 20, 3), dtype=np.uint8)
 GRAY = RANDOM.integers(0, 256, (24, 20), dtype=np.uint8)
 ASYMMETRIC = np.arange(5 * 9, dtype=np.uint8).reshape(5, 9) * 5
+SWATCH = Image.new("RGB", (8, 8), (200, 60, 30))
 
 
 @pytest.fixture
@@ -198,13 +200,21 @@ def test_bilevel_and_palette(read) -> None:
     np.testing.assert_array_equal(read(palette).pixels, np.asarray(palette.convert("RGB")))
 
 
-def test_cmyk_lab_and_ycbcr_become_srgb(read) -> None:
-    swatch = Image.new("RGB", (8, 8), (200, 60, 30))
+def test_cmyk_and_lab_become_srgb(read) -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    as_lab = ImageCms.profileToProfile(swatch, srgb, lab, outputMode="LAB")
-    for image in (swatch.convert("CMYK"), as_lab, swatch.convert("YCbCr")):
+    as_lab = ImageCms.profileToProfile(SWATCH, srgb, lab, outputMode="LAB")
+    for image in (SWATCH.convert("CMYK"), as_lab):
         result = read(image, "TIFF")
         assert result.mode == image.mode
+        assert np.abs(result.pixels[0, 0].astype(int) - (200, 60, 30)).max() <= 3
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg"])
+def test_ycbcr_becomes_srgb(read, compression) -> None:
+    result = read(SWATCH.convert("YCbCr"), "TIFF", compression=compression)
+    if compression == "raw" and int(PIL.__version__.partition(".")[0]) < 13:
+        assert result.status == "truncated"  # Pillow could not read what it wrote
+    else:
         assert np.abs(result.pixels[0, 0].astype(int) - (200, 60, 30)).max() <= 3
 
 
