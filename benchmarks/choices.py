@@ -23,7 +23,7 @@ from sets import named_case
 
 import diffaug
 from diffaug.data.images import LabeledImages
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.choosing.choose import choose_real
 from diffaug.evaluation.experiment.choosing.mixes import bases
 from diffaug.evaluation.experiment.choosing.validation import Option, mean_over_classes, task_of
@@ -96,9 +96,7 @@ def experiment_of_study(augmenter: diffaug.DiffusionAugmenter) -> Experiment:
 def considered(experiment: Experiment, choice: Choice, grid: Sequence[float]) -> list[Option]:
     """Every real arm, and every fraction on every base."""
     real = choose_real(Trainings(experiment))  # all of its trainings are on disk
-    mixes = [
-        SyntheticMix(fraction, excluded_classes=experiment.blind_classes) for fraction in sorted(set(grid)) if fraction
-    ]
+    mixes = [Mix(fraction, excluded_classes=experiment.blind_classes) for fraction in sorted(set(grid)) if fraction]
     options = [Option(arm) for arm in real.arms] + [Option(arm, mix) for arm in bases(real) for mix in mixes]
     chosen = Option(choice.base_arm, choice.mix)
     return options if _name(chosen) in map(_name, options) else [*options, chosen]
@@ -125,7 +123,7 @@ def test_figures(experiment: Experiment, options: Sequence[Option]) -> list[floa
 def validation_figure(choice: Choice) -> float:
     """What the choice was worth on training images left out."""
     for one in (*choice.refinements, *choice.mixtures):
-        if (one.arm, one.mix) == (choice.base, choice.mix):
+        if choice.is_of(one):
             return one.mean
     return next(one.mean for one in choice.real if one.arm == choice.base)
 

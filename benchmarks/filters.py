@@ -41,7 +41,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.diffusion.training.batches import hold_out
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.training_sets import Examples, training_set
 from diffaug.evaluation.statistics.metrics import classification_metrics
 from diffaug.files import storage
@@ -242,7 +242,7 @@ def downstream(
             ARMS[ARM],
             Examples(train),
             Examples(samples.select(np.array(chosen, np.int64))),
-            SyntheticMix(SHARE),
+            Mix(SHARE),
             base=ARMS["balanced softmax"],
         )
         recipe = TrainingRecipe(updates=arguments.updates or default_updates(len(train)))

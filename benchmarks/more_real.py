@@ -22,7 +22,7 @@ from diffaug.classifiers.library import classifier_by_name, recipe_from_settings
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.data.images import LabeledImages
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.training_sets import Examples, concatenate, training_set
 from diffaug.evaluation.statistics.metrics import FEW, class_recall, confusion
 from diffaug.runtime.parallel import one_thread_each
@@ -76,9 +76,7 @@ def half_of_each_class(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
 def recalls_of(arm: str, images: LabeledImages, tested: LabeledImages, updates: int, seed: int) -> NDArray[np.float64]:
     """Recall of each class, after a training by one real arm."""
     settings = EvaluationSettings(max_steps=updates)
-    training = training_set(
-        ARMS[arm], Examples(images), Examples(images.select(np.empty(0, np.int64))), SyntheticMix(0)
-    )
+    training = training_set(ARMS[arm], Examples(images), Examples(images.select(np.empty(0, np.int64))), Mix(0))
     recipe = recipe_from_settings(settings, len(images))
     with one_thread_each():  # as an evaluation trains
         chances = classifier_by_name(settings).fit_predict(

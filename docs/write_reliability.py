@@ -1,6 +1,7 @@
 """Writes docs/reliability.md from the figures of the fault suite.
 
-Run `python -m pytest tests/faults -n 2 --figures docs/reliability.json`, then `python docs/write_reliability.py`.
+Run `python -m pytest tests/faults -n 2 --figures docs/reliability.json`, then `python docs/write_reliability.py`. How
+docs/mutation.json is made stands in tests/faults/mutation.py.
 """
 
 import json
@@ -53,6 +54,15 @@ holds times and, after an interruption, one more run; the record of times of the
 and sizes and hashes in `DONE.json` where they cover such numbers. Of MLflow's database: runs with their state, metrics,
 parameters and the names of tags.
 
+## Which changes to the code the tests notice
+
+Each mutant is one small change to one function: an operator, a constant, an argument, a condition. It is noticed if a
+test fails. Tests that train networks or start processes are not used, so that more may be noticed than stands here.
+Sentences of messages and values outside of functions are left unchanged. The figures are those of
+`tests/faults/mutation.py`, which says how to make them.
+
+{mutants}
+
 ## What this does not prove
 
 - The job is tiny: images of 8 px, a network of 16 channels, trained for a few steps in one process on a CPU. Pretrained
@@ -68,6 +78,7 @@ parameters and the names of tags.
   faults of the kinds above.
 """
 
+NO_SCORES = "No module was tried yet."
 NO_FIGURES = {"summary": "No figures are kept yet; the commands above make them.", "rows": "", "share": ""}
 
 
@@ -75,7 +86,9 @@ def write() -> None:
     """Writes the page; without figures it says that there are none."""
     figures = FOLDER / "reliability.json"
     tried = _tried(json.loads(figures.read_text(encoding="utf-8"))) if figures.is_file() else NO_FIGURES
-    (FOLDER / "reliability.md").write_text(TEXT.format(**tried), encoding="utf-8")
+    scores = FOLDER / "mutation.json"
+    mutants = _mutants(json.loads(scores.read_text(encoding="utf-8"))) if scores.is_file() else NO_SCORES
+    (FOLDER / "reliability.md").write_text(TEXT.format(**tried, mutants=mutants), encoding="utf-8")
 
 
 def _tried(content: dict[str, Any]) -> dict[str, str]:
@@ -90,6 +103,29 @@ def _tried(content: dict[str, Any]) -> dict[str, str]:
         "rows": "| kind | of | possible | tried | failed |\n|---|---|---|---|---|\n" + _table(rows),
         "share": f" {machine['share']:.0%} of all tries were made, on {machine['system']}, Python {machine['python']}.",
     }
+
+
+def _mutants(scores: dict[str, Any]) -> str:
+    """The table of the modules tried, and each reason why survivors may live, with the functions it is given for."""
+    rows, reasons = list[tuple[object, ...]](), dict[str, dict[str, int]]()
+    for file, score in scores.items():
+        unexplained = sum(not one["why"] for one in score["survivors"])
+        share = score["noticed"] / score["mutants"]
+        rows.append((f"`{file}`", score["mutants"], score["noticed"], f"{share:.0%}", unexplained))
+        for one in score["survivors"]:
+            if one["why"]:
+                places = reasons.setdefault(one["why"], {})
+                place = f"{Path(file).stem}.{one['function']}"
+                places[place] = places.get(place, 0) + 1
+    mutants, noticed = (sum(score[name] for score in scores.values()) for name in ("mutants", "noticed"))
+    rows.append(("all of them", mutants, noticed, f"{noticed / mutants:.0%}", sum(int(str(row[4])) for row in rows)))
+    table = "| module | mutants | noticed | share | survivors without a reason |\n|---|---|---|---|---|\n" + _table(
+        rows
+    )
+    listed = [
+        f"- {why}: {', '.join(f'{place} ({n})' for place, n in sorted(of.items()))}" for why, of in reasons.items()
+    ]
+    return "\n".join([table, "", "Why others may live:", "", *sorted(listed)] if listed else [table])
 
 
 def _table(rows: Sequence[tuple[object, ...]]) -> str:

@@ -3,6 +3,7 @@
 import os
 import random
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,7 +27,6 @@ except ModuleNotFoundError as error:
 from albumentations.core.transforms_interface import BaseTransformInitSchema
 
 UNREPLACEABLE = frozenset({"images", "volume", "volumes", "mask", "masks", "mask3d", "masks3d", "bboxes", "keypoints"})
-NO_IMAGE = -1
 
 
 class PoolSchema(BaseTransformInitSchema):  # type: ignore[misc]
@@ -40,7 +40,8 @@ class PoolSchema(BaseTransformInitSchema):  # type: ignore[misc]
 class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
     """Changes an image with the help of one in a pool, which it chooses by another key of the item.
 
-    All that is sampled are small numbers, so a replay needs no pixels.
+    What is sampled are file and sha256 of the image, so a replay needs no pixels, and repeats it whatever else the pool
+    gains or loses.
     """
 
     _worker_seed: int | None
@@ -88,15 +89,16 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
     def apply(
         self,
         img: NDArray[Any],
-        pool_index: int = NO_IMAGE,
+        pool_image: Sequence[str] | None = None,
         kept: float = 0.0,
         box: tuple[float, ...] = (),
         **params: Any,
     ) -> NDArray[Any]:
         """The image of the pool in the format of `img`, or mixed with it; `img` itself if there is none."""
-        if pool_index == NO_IMAGE:
+        if pool_image is None:
             return img
-        synthetic = replaceable_format(img, self._lookup.where).convert(self._lookup.read(pool_index))
+        pixels = self._lookup.read(self._lookup.position_of(pool_image))
+        synthetic = replaceable_format(img, self._lookup.where).convert(pixels)
         changed: NDArray[Any] = Mixture(kept, tuple(box)).apply(img, synthetic) if kept or box else synthetic
         return changed
 
@@ -105,15 +107,14 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
         changed = super().apply_with_params(params, *args, **kwargs)
         if self._key in kwargs:
             drawn = params if isinstance(params, dict) else params.params
-            changed[self._key] = self._relabeled(
-                kwargs[self._key], drawn.get("pool_index", NO_IMAGE), drawn.get("kept", 1.0)
-            )
+            key, image = kwargs[self._key], drawn.get("pool_image")
+            changed[self._key] = self._relabeled(key, image, drawn.get("kept", 1.0))
         return changed
 
-    def _relabeled(self, key: Any, pool_index: int, kept: float) -> Any:
+    def _relabeled(self, key: Any, image: Sequence[str] | None, kept: float) -> Any:
         """The key as it is; a UsageError if a replay repeats an image that was chosen by another one."""
-        if self.replay_mode and pool_index != NO_IMAGE and pool_index not in self._candidates(key):
-            row = self._lookup.pool.manifest.iloc[pool_index]
+        if self.replay_mode and image and (position := self._lookup.position_of(image)) not in self._candidates(key):
+            row = self._lookup.pool.manifest.iloc[position]
             origin = f", made from '{row['source']}'" if row["source"] else ""
             what = f"the replayed image is of the class '{row['label']}'{origin}, not {key!r}"
             fix = "replay it on items of the same class, and a variation on the same image"
@@ -125,13 +126,13 @@ class FromPool(A.ImageOnlyTransform):  # type: ignore[misc]
         """Positions in the pool of the images that an image with this key may get."""
 
     def _draw(self, data: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
-        """The position in the pool of the chosen image, or `NO_IMAGE`."""
-        stale = [key for key in self._other_targets if _holds_something(data.get(key))]
+        """File and sha256 of the chosen image, or None."""
+        stale = [key for key in data if key in self._other_targets and _holds_something(data[key])]
         if must_skip(stale, self.on_annotations, self._lookup.where):
-            return {"pool_index": NO_IMAGE}
+            return {"pool_image": None}
         candidates = self._candidates(data[self._key])
         place = int(generator.random() * len(candidates))  # faster than `integers`
-        return {"pool_index": int(candidates[place]) if len(candidates) else NO_IMAGE}
+        return {"pool_image": self._lookup.pool.image_keys[candidates[place]] if len(candidates) else None}
 
 
 def _holds_something(annotation: Any) -> bool:

@@ -7,7 +7,7 @@ before loading a pipeline saved with `A.save`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from diffaug.augment.lookup import OnProblem, PoolLookup, checked_class_to_idx, 
 from diffaug.augment.transforms.mixing import Method, Mixer, Mixture, PartnerClass, require_mixing
 from diffaug.augment.transforms.variation_lookup import VariationLookup
 from diffaug.errors import UsageError
-from diffaug.integrations.albumentations_base import NO_IMAGE, FromPool, PoolSchema
+from diffaug.integrations.albumentations_base import FromPool, PoolSchema
 from diffaug.synthesis.pool.pool import Pool
 
 
@@ -138,8 +138,8 @@ class SyntheticMix(SyntheticReplace):
         """The arguments of the constructor."""
         return {**super().get_transform_init_args(), **self.get_base_init_args()}
 
-    def _relabeled(self, key: Any, pool_index: int, kept: float) -> Any:
-        return self._mixer.soft_label(key, None if pool_index == NO_IMAGE else pool_index, kept)
+    def _relabeled(self, key: Any, image: Sequence[str] | None, kept: float) -> Any:
+        return self._mixer.soft_label(key, self._lookup.position_of(image) if image else None, kept)
 
     def _candidates(self, key: Any) -> NDArray[np.int64]:
         return self._mixer.candidates(key, self.on_unknown_label)
@@ -147,7 +147,7 @@ class SyntheticMix(SyntheticReplace):
     def _draw(self, data: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
         drawn = super()._draw(data, generator)
         if generator.random() >= self._probability:
-            return {"pool_index": NO_IMAGE}
+            return {"pool_image": None}
         top, left = generator.random(2).tolist()
         kept = float(generator.beta(self.alpha, self.alpha))
         mixture = Mixture.drawn(self.method, kept, (top, left), data["image"].shape[:2])

@@ -88,7 +88,7 @@ class AugmentedDataset(Dataset[Any]):
         self._owner = _owner(dataset, 0)
         with random_state_kept():
             seen = self._watch(found)
-        self._stored_example = seen.stored_label()
+        self._stored_example = seen.stored_label
         if of_dataset is None and not self._labels_are_final:
             found, self._labels_are_final = self._labels_of_pool(found)
         self.class_to_idx, of_pool = match_classes(found, of_dataset, self.pool)

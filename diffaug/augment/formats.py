@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -47,34 +48,24 @@ class ImageFormat:
         """The format of `image`, or None if pixels can't be converted to it."""
         if isinstance(image, Image.Image):
             return cls("pil", image.mode, (image.height, image.width)) if image.mode in PIL_MODES else None
-        if isinstance(image, np.ndarray):
-            return cls._of_array("numpy", image, is_floating=image.dtype.kind == "f")
-        if isinstance(image, torch.Tensor):
-            form = cls._of_array("torch", image, is_floating=image.dtype.is_floating_point)
-            return form if form is None or type(image) is torch.Tensor else replace(form, tensor_class=type(image))
-        return None
+        if not isinstance(image, np.ndarray | torch.Tensor):
+            return None
+        array_class: Any = type(image)
+        form = _layout(array_class, image.dtype, tuple(image.shape))
+        is_beyond = form is not None and form.is_floating and not (image.min() >= -1e-3 and image.max() <= 1.001)
+        return None if is_beyond else form
 
-    @classmethod
-    def _of_array(cls, kind: Any, image: Any, *, is_floating: bool) -> ImageFormat | None:
-        if not (is_floating or str(image.dtype).endswith(("uint8", "uint16"))) or image.ndim not in (2, 3):
-            return None
-        if is_floating and not (float(image.min()) >= -1e-3 and float(image.max()) <= 1.001):
-            return None
-        if image.ndim == 2:
-            return cls(kind, "L", tuple(image.shape), image.dtype, None)
-        height_axes = {0: image.shape[1:], 2: image.shape[:2]}  # by the axis of channels
-        possible = [axis for axis in ((0, 2) if kind == "torch" else (2, 0)) if image.shape[axis] in MODE_OF_CHANNELS]
-        if not possible:
-            return None
-        axis = max(possible, key=lambda axis: min(height_axes[axis]))  # of (3, 4, 4), three are the channels
-        return cls(kind, MODE_OF_CHANNELS[image.shape[axis]], tuple(height_axes[axis]), image.dtype, axis)
+    @cached_property
+    def is_floating(self) -> bool:
+        """Whether values are floating, in [0, 1]."""
+        return bool(getattr(self.dtype, "is_floating_point", getattr(self.dtype, "kind", "") == "f"))
 
-    @property
+    @cached_property
     def is_deep(self) -> bool:
         """Whether it has more than 8 bits of whole numbers."""
         return self.mode.startswith("I") or str(self.dtype).endswith("uint16")
 
-    @property
+    @cached_property
     def is_usual(self) -> bool:
         """Whether transforms take images of this format: gray, RGB or RGBA of 8 bits or floats, in the usual layout."""
         is_layout = self.kind == "pil" or self.channel_axis in (None, 0 if self.kind == "torch" else 2)
@@ -115,11 +106,11 @@ class ImageFormat:
     def _array(self, array: NDArray[np.uint8]) -> NDArray[Any]:
         if self.is_deep:
             return self._deep(array)
-        return array.copy() if self.dtype == np.uint8 else (array / 255).astype(self.dtype)
+        return (array / 255).astype(self.dtype) if self.is_floating else array.copy()
 
     def _tensor(self, array: NDArray[np.uint8]) -> torch.Tensor:
         tensor = torch.from_numpy(self._deep(array) if self.is_deep else np.array(array, order="C"))
-        if self.dtype.is_floating_point:
+        if self.is_floating:
             tensor = (tensor / 255).to(self.dtype)
         return tensor if self.tensor_class is None else tensor.as_subclass(self.tensor_class)
 
@@ -130,6 +121,24 @@ class ImageFormat:
             return self  # so that a transform without a crop works
         scale = min(self.size) / min(image_size)
         return replace(self, size=(round(image_size[0] * scale), round(image_size[1] * scale)))
+
+
+@lru_cache(maxsize=1024)  # most images of a set share one
+def _layout(array_class: type, dtype: Any, shape: Any) -> ImageFormat | None:
+    """The format of arrays or tensors of this shape, a tuple, whatever their values; None if they are no images."""
+    is_tensor = issubclass(array_class, torch.Tensor)
+    tensor_class = array_class if is_tensor and array_class is not torch.Tensor else None
+    form = ImageFormat("torch" if is_tensor else "numpy", "L", shape[:2], dtype, None, tensor_class=tensor_class)
+    if not (form.is_floating or str(dtype).endswith(("uint8", "uint16"))) or len(shape) not in (2, 3):
+        return None
+    if len(shape) == 2:
+        return form
+    height_axes = {0: shape[1:], 2: shape[:2]}  # by the axis of channels
+    possible = [axis for axis in ((0, 2) if is_tensor else (2, 0)) if shape[axis] in MODE_OF_CHANNELS]
+    if not possible:
+        return None
+    axis = max(possible, key=lambda axis: min(height_axes[axis]))  # of (3, 4, 4), three are the channels
+    return replace(form, mode=MODE_OF_CHANNELS[shape[axis]], size=height_axes[axis], channel_axis=axis)
 
 
 def image_and_label_keys(sample: Any, columns: Columns = (None, None)) -> tuple[Any, Any] | None:

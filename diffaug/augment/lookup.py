@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
@@ -63,6 +63,19 @@ class PoolLookup:
         """What reads an image by its position in the pool, packed or else with a cache."""
         read = packed_reader(self.pool)
         return read if isinstance(read, PackedImages) else lru_cache(CACHED_IMAGES)(read)
+
+    def position_of(self, image: Sequence[str]) -> int:
+        """The position in the pool of an image, given by file and sha256; a UsageError if it is not there any more."""
+        position = self._position_by_key.get(tuple(image))
+        if position is None:
+            what = f"the image '{image[0]}' is gone from the pool {self.path}: a reviewer rejects it, its class is "
+            what += "left out, or the pool was made anew"
+            raise UsageError(what, where=self.where, fix="accept it again, or draw anew instead of replaying")
+        return position
+
+    @cached_property
+    def _position_by_key(self) -> dict[tuple[str, ...], int]:
+        return {key: position for position, key in enumerate(self.pool.image_keys)}
 
     def require_known_names(self, on_unknown: OnProblem) -> None:
         """Raises UsageError if `class_to_idx` names a class that the pool does not have, unless it may be skipped."""

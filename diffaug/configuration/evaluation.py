@@ -22,7 +22,8 @@ class EvaluationSettings(Settings):
     """How the gain of synthetic images is measured."""
 
     quick: bool = False
-    """Give a first answer in about a minute: few arms, short trainings, two seeds."""
+    """Give a first answer in about a minute: few arms, short trainings, two seeds. It holds for one call, however it is
+    set; the study does not keep it."""
     thorough: bool = False
     """Compare all arms, with ten seeds and two generators."""
     arms: tuple[str, ...] | None = None

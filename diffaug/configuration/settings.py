@@ -285,3 +285,5 @@ class Config(Settings):
 
 
 SECTIONS = tuple(name for name, field in Config.model_fields.items() if isinstance(field.default, Settings))
+OF_ONE_CALL = ("device", "evaluation.quick")
+"""Settings that a study does not keep: it may continue on another machine, and a first answer is provisional."""

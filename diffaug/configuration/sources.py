@@ -35,6 +35,7 @@ def resolve(
     file: Path | None = None,
     recipe: str | None = None,
     base: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
 ) -> Resolved:
     """Merges all sources; the first one that sets a key wins: flag, environment, file, recipe, base, default.
 
@@ -44,6 +45,7 @@ def resolve(
         file: A YAML file of nested sections.
         recipe: Name or path of a recipe.
         base: Nested values: those saved in the study.
+        without: Keys that are left out wherever they are set.
 
     Raises:
         UsageError: A key is unknown (the error suggests the nearest one) or a value is out of range.
@@ -60,9 +62,10 @@ def resolve(
     ]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, values in sources:
-        for key in values:
+    for origin, given in sources:
+        for key in given:
             _require_known(key, origin)
+        values = {key: value for key, value in given.items() if key not in without}
         for other in _overruled(values):
             merged.pop(other, None)
             origins.pop(other, None)
@@ -82,7 +85,10 @@ def setting_fields() -> dict[str, FieldInfo]:
 
 def to_yaml(config: Config, *, without: Collection[str] = ()) -> str:
     """The configuration, except for some of its keys, as YAML that `--config` reads back."""
-    content = config.model_dump(mode="json", exclude=set(without))
+    content = config.model_dump(mode="json")
+    for key in without:
+        section, _, leaf = key.rpartition(".")
+        del (content[section] if section else content)[leaf]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

@@ -32,15 +32,17 @@ def read_mask(path: Path) -> Mask:
     """
     with shared(), open_regular(path) as file:
         try:
-            image, _ = open_page(file)
+            image, _ = open_page(file, whole=True)
             if bands := bands_of(image, file):
                 require_size(image.size, _BYTES_OF_GRAY, f"{image.mode} mask")
-                return np.ascontiguousarray(turn(_drawn(image, opened(image, bands)), bands.orientation))
+                return np.ascontiguousarray(
+                    turn(_drawn(image, opened(image, bands), (bands.height, bands.width)), bands.orientation)
+                )
             if not is_deep(image):
                 is_gray = image.mode in ("1", "L")
                 require_size(image.size, _BYTES_OF_GRAY if is_gray else _BYTES_OF_COLOR, f"{image.mode} mask")
                 image.load()
-                return np.ascontiguousarray(upright(image, _drawn(image, _strips_of(image))))
+                return np.ascontiguousarray(upright(image, _drawn(image, _strips_of(image), image.size[::-1])))
         except RejectedError:
             raise
         except UnidentifiedImageError:
@@ -65,9 +67,9 @@ def _strips_of(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((0, rows.start, image.width, rows.stop))
 
 
-def _drawn(image: Image.Image, parts: Iterable[Image.Image]) -> Mask:
-    """What is drawn, bool (H, W), in an image that `parts` make up."""
-    brightest = np.empty((image.height, image.width), np.uint8)
+def _drawn(image: Image.Image, parts: Iterable[Image.Image], shape: tuple[int, int]) -> Mask:
+    """What is drawn, bool (H, W) of this shape, in an image that `parts` make up."""
+    brightest = np.empty(shape, np.uint8)
     visible = np.empty(brightest.shape, np.bool_) if image.has_transparency_data and not is_deep(image) else None
     top = 0
     for part in parts:

@@ -15,7 +15,14 @@ from PIL import Image, UnidentifiedImageError
 from diffaug.decoding.formats import dicom, netpbm, raw_tiff, recognition
 from diffaug.decoding.formats.color import read_color
 from diffaug.decoding.formats.deep import is_deep, read_deep
-from diffaug.decoding.formats.pillow_files import bands_of, header_of, open_page, prepare_jpeg
+from diffaug.decoding.formats.orientation import upright_size
+from diffaug.decoding.formats.pillow_files import (
+    REDUCED_FORMATS,
+    bands_of,
+    header_of,
+    open_page,
+    reduce_while_decoding,
+)
 from diffaug.decoding.formats.reduced import read_reduced
 from diffaug.decoding.limits import open_regular, raise_if_of_machine
 from diffaug.decoding.result import DecodeStatus, Header, RejectedError, Samples
@@ -100,13 +107,14 @@ def _read_with_pillow(file: BinaryIO, page: int) -> Samples:
         return open_page(file, page)[0]
 
     image, frames = open_page(file, page)
+    whole_size = upright_size(image)
     if bands := bands_of(image, file):
         samples = read_reduced(image, bands)
-    elif is_deep(image):
-        samples = read_deep(image, open_again)
     else:
-        prepare_jpeg(image, file)
-        samples = read_color(image)
+        reduce_while_decoding(image, file)
+        samples = read_deep(image, open_again) if is_deep(image) else read_color(image)
+        if image.format in REDUCED_FORMATS:
+            samples.size = whole_size
     frames_in_file = getattr(image, "n_frames", 1) if image.format == "MPO" else len(frames)
     if frames_in_file > 1 and page == 0:
         samples.notes = (f"first of {frames_in_file} frames", *samples.notes)

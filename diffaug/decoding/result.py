@@ -58,7 +58,7 @@ class Decoded:
 
     status: DecodeStatus
     pixels: Pixels | None = None  # uint8 (H, W, C), upright; C is 1 when every pixel is gray, else 3
-    width: int = 0  # of the upright image, in px. A JPEG or PNG of over 16 Mpx has fewer `pixels`
+    width: int = 0  # of the upright image, in px. Large images have fewer `pixels`
     height: int = 0  # of the upright image, in px
     mode: str = ""  # pillow's, of the file's image
     pixel_sha256: str = ""

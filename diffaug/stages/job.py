@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from diffaug._version import __version__
 from diffaug.configuration.base import Settings
-from diffaug.configuration.settings import Config
+from diffaug.configuration.settings import OF_ONE_CALL, Config
 from diffaug.configuration.sources import Resolved, resolve, to_yaml
 from diffaug.configuration.yaml_files import parse_mapping
 from diffaug.errors import DamagedError, Interrupted, UsageError
@@ -41,7 +42,7 @@ class Job:
     sender: Sender
     command: str  # what resumes the job after an interruption
     overwrite: bool = False  # whether a stage made with other settings may be replaced
-    lasting: Config | None = None  # the settings to save in the study, if those of the job hold for one call only
+    lasting: Config | None = None  # the settings to save in the study, where they are not those of the job
 
     @property
     def config(self) -> Config:
@@ -67,14 +68,14 @@ class Job:
     def accept(self) -> None:
         """Begins the study, unless it has begun, and saves the settings, which a stage has found to be usable.
 
-        The device is not saved, since a study may continue on another machine. The caller holds a lock; of processes
-        that were started together, only the main one writes.
+        Those of one call are not saved. The caller holds a lock; of processes that were started together, only the
+        main one writes.
         """
         if not current().is_main:
             return
         self.study.begin()
         self.journal.refresh()
-        text, file = to_yaml(self.lasting or self.config, without=("device",)), self.study.config_file
+        text, file = to_yaml(self.lasting or self.config, without=OF_ONE_CALL), self.study.config_file
         is_new = self.journal.status(STUDY_RUN) is None
         if save_settings(file, text) or is_new:
             with self.journal.batch():
@@ -120,7 +121,9 @@ def open_job(
     overwrite: bool = False,
 ) -> Job:
     """Resolves the settings, with those of the study as the weakest source, and reports them; writes nothing."""
-    resolved = resolve(flags, file=file, recipe=recipe, base=_settings_of(study, narrator, overwrite=overwrite))
+    kept = _settings_of(study, narrator, overwrite=overwrite)
+    resolve_all = partial(resolve, flags, file=file, recipe=recipe, base=kept)
+    resolved, lasting = resolve_all(), resolve_all(without=OF_ONE_CALL).config
     for warning in resolved.warnings:
         narrator.warn(warning)
     values = resolved.config.model_dump(mode="json")
@@ -128,11 +131,11 @@ def open_job(
         section, _, leaf = key.rpartition(".")
         narrator.say(f"setting {key} = {values[section][leaf] if section else values[leaf]} (from {origin})")
     sender = Sender(study, resolved.config.tracking, narrator)
-    return Job(study, resolved, narrator, Journal(study.journal), sender, command, overwrite)
+    return Job(study, resolved, narrator, Journal(study.journal), sender, command, overwrite, lasting)
 
 
 def _settings_of(study: Study, narrator: Narrator, *, overwrite: bool) -> dict[str, Any]:
-    """The settings that a stage has accepted; for each stage that was begun, those of then.
+    """The settings that a stage has accepted; for each stage that was begun, but for first answers, those of then.
 
     With `overwrite` damaged ones are none, with a warning.
     """
@@ -158,6 +161,7 @@ def _settings_of(study: Study, narrator: Narrator, *, overwrite: bool) -> dict[s
     known = {name: type(section).model_fields for name, section in Config() if isinstance(section, Settings)}
     for section, folder in stages.items():
         begun = stage_settings(folder)
+        begun = {"seed": begun["seed"]} if begun.get("quick") else begun
         settings |= {"seed": begun["seed"]} if begun else {}
         settings.setdefault(section, {})
         for key, place in product(begun, (section, "advanced")):

@@ -117,7 +117,7 @@ class Session:
             return
         outer = self.job
         inner = self.open_job(outer.study, self.narrator, flags={**self.flags, **flags})
-        self._job = replace(inner, lasting=outer.config)
+        self._job = replace(inner, lasting=outer.lasting)
         try:
             yield
         finally:

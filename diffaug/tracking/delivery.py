@@ -4,6 +4,7 @@ For each tracker the study keeps the number of the last event it was sent; whoev
 """
 
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,9 +16,9 @@ from typing import Any, Protocol
 from pydantic import NonNegativeInt, TypeAdapter
 
 from diffaug.configuration.settings import TrackingSettings
-from diffaug.errors import DiffaugError, MissingExtraError, UsageError
-from diffaug.files import locks, storage
-from diffaug.files.records import typed
+from diffaug.errors import DamagedError, DiffaugError, MissingExtraError, UsageError
+from diffaug.files import locks
+from diffaug.files.records import read_signed_record, typed, write_signed_record
 from diffaug.study import Study
 from diffaug.tracking.events import Event, JournalReader, read_events
 
@@ -163,13 +164,19 @@ class Channel:
 
     def _save(self, tracker: Tracker, state: State) -> None:
         links = {"links": _public(tracker.links(state))} if "cursor" in state else {}
-        storage.write_json(self._record, {**state, **links})
+        write_signed_record(self._record, _STATE, {**state, **links})
 
 
 def _read_state(file: Path) -> State:
-    """What a tracker has had; a DamagedError if the file holds something else."""
-    state = typed(storage.read_json(file), _STATE, where=file)
-    return state | {name: typed(state[name], kind, where=file) for name, kind in _OF_STATES.items() if name in state}
+    """What a tracker has had; a DamagedError if the file was changed or holds something else."""
+    try:
+        state = read_signed_record(file, _STATE)
+        known = {name: kind for name, kind in _OF_STATES.items() if name in state}
+        return state | {name: typed(state[name], kind, where=file) for name, kind in known.items()}
+    except DamagedError as error:
+        again = "and all events are sent again, which changes nothing in the tracker"
+        error.fix = f"restore it from a copy, or remove it, {again}: rm -r {shlex.quote(str(file))}"
+        raise
 
 
 def channels(study: Study, settings: TrackingSettings, *, patient: bool = False) -> list[Channel]:

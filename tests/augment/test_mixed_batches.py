@@ -17,7 +17,7 @@ from diffaug.augment.dataset import AugmentedDataset
 from diffaug.data.images import LabeledImages
 from diffaug.errors import UsageError
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.training_sets import Examples, training_set
 from tests.augment.items import Items
 
@@ -153,7 +153,7 @@ def test_items_are_drawn_as_often_as_by_the_evaluation(train_set, base, without,
     equal_classes = ARMS[base].draw == "classes"
     arm = ARMS["best real + synthetic"]
     real, synthetic = (Examples(images_of(train_set, is_synthetic)) for is_synthetic in (False, True))
-    training = training_set(arm, real, synthetic, SyntheticMix(share, excluded_classes=without), base=ARMS[base])
+    training = training_set(arm, real, synthetic, Mix(share, excluded_classes=without), base=ARMS[base])
     oracle = np.zeros(len(train_set))
     banned = np.isin(train_set.targets, [CLASSES.index(name) for name in without])
     oracle[~(train_set.is_synthetic & (banned | (share == 0)))] = training.importances / training.importances.sum()

@@ -26,6 +26,7 @@ from diffaug.stages.job import settings_text
 from diffaug.study import Study, open_study
 from diffaug.synthesis.pool.chunks import ChunkStore
 from diffaug.synthesis.pool.pool import Pool
+from diffaug.tracking.delivery import logged_links
 from diffaug.tracking.events import read_events
 
 Damage = Callable[[Path, np.random.Generator], None]
@@ -99,11 +100,12 @@ READERS: dict[str, Callable[[Study], object]] = {
     "filters": lambda study: storage.committed_metadata(study.filters),
     "chunks": chunks_of,
     "journal.jsonl": lambda study: read_events(study.journal),
+    "tracking": logged_links,
     "config.yaml": lambda study: settings_text(study.config_file),
     "study.json": lambda study: open_study(study.path).record,
 }
-MAY_BE_GONE = (storage.DONE, "BEGUN.json", "journal.jsonl", ".chunk")
-"""What may be removed: a stage is then unfinished, a journal begins anew, a chunk is computed again."""
+MAY_BE_GONE = (storage.DONE, "BEGUN.json", "journal.jsonl", ".chunk", "tracking/mlflow.json")
+"""What may be removed: a stage is then unfinished, a journal begins anew, a chunk or a record is made again."""
 
 
 UNREAD = ("chunks/targets", "chunks/strengths")  # of a finished pool
@@ -111,7 +113,7 @@ UNREAD = ("chunks/targets", "chunks/strengths")  # of a finished pool
 
 def files_of(study: Path) -> list[str]:
     names = (path.relative_to(study).as_posix() for path in study.rglob("*") if path.is_file())
-    return sorted(name for name in names if not name.endswith(".verified.json"))
+    return sorted(name for name in names if not name.endswith((".verified.json", ".lock")))
 
 
 def read(study: Path, part: str) -> object:

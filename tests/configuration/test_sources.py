@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug.configuration.settings import SECTIONS, Config
+from diffaug.configuration.settings import OF_ONE_CALL, SECTIONS, Config
 from diffaug.configuration.sources import Resolved, resolve, setting_fields, to_yaml
 from diffaug.errors import UsageError
 
@@ -113,6 +113,15 @@ def test_every_key_can_be_set_from_every_source(combined, key):
         resolved = combined({source: {key: value}})
         assert value_of(resolved.config, key) == value
         assert list(resolved.origins) == [key]
+
+
+def test_what_is_of_one_call_is_left_out_with_all_that_it_overrules() -> None:
+    saved = {"evaluation": {"thorough": True, "num_seeds": 20}}
+    kept = resolve({"evaluation.quick": True, "device": "cpu"}, environment={}, base=saved, without=OF_ONE_CALL).config
+    assert (kept.evaluation.thorough, kept.evaluation.quick, kept.evaluation.num_seeds) == (True, False, 20)
+    content = yaml.safe_load(to_yaml(kept, without=OF_ONE_CALL))
+    assert "device" not in content and "quick" not in content["evaluation"]
+    assert resolve(environment={}, base=content).config == kept
 
 
 @pytest.mark.parametrize("dropped", [MINUTES, IMAGES_SEEN])

@@ -3,6 +3,7 @@
 import json
 import pickle
 import runpy
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffaug.errors import MissingExtraError, UsageError
 from diffaug.integrations import albumentations_base
-from diffaug.integrations.albumentations_transforms import SyntheticReplace
+from diffaug.integrations.albumentations_transforms import SyntheticMix, SyntheticReplace
+from diffaug.synthesis.decisions import ReviewFile
 from diffaug.synthesis.pool.pool import Pool
 
 CLASSES = ("cat", "dog", "empty")
@@ -123,10 +125,10 @@ def test_wrong_arguments_are_refused_when_built(always, wrong):
         always(**wrong)
 
 
-def test_images_of_another_type_are_refused(always):
+def test_images_of_another_type_are_refused(pool, always):
     for image in (real(dtype=np.int16), real((12, 10, 5)), real(dtype=np.float32) * -2):
         with pytest.raises(UsageError, match="shape"):
-            always().apply(image, pool_index=0)
+            always().apply(image, pool_image=pool.image_keys[0])
 
 
 def test_a_study_opens_its_pool_or_its_lack_is_an_error_when_built(pool, always, tmp_path):
@@ -137,17 +139,50 @@ def test_a_study_opens_its_pool_or_its_lack_is_an_error_when_built(pool, always,
             build()
 
 
-def test_replay_repeats_the_image_and_records_only_its_position(pool, always):
+def test_replay_repeats_the_image_and_records_only_its_name_and_hash(pool, always):
     with pytest.warns(UserWarning, match="params depend on targets"):
         pipeline = A.ReplayCompose([always(), A.HorizontalFlip(p=0.5)])
         first = pipeline(image=real(), label=0)
-        position = json.loads(json.dumps(first["replay"]["transforms"][0]["params"]["pool_index"]))
-        assert shade(pool.read(position)) == shade(first["image"])
+        name = json.loads(json.dumps(first["replay"]["transforms"][0]["params"]["pool_image"]))
+        assert shade(pool.read(pool.image_keys.index(tuple(name)))) == shade(first["image"])
         for _ in range(5):
             again = A.ReplayCompose.replay(first["replay"], image=real(), label=0)
             np.testing.assert_array_equal(again["image"], first["image"])
         with pytest.raises(UsageError, match="replayed image is of the class 'cat', not 1"):
             A.ReplayCompose.replay(first["replay"], image=real(), label=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*params depend on targets")
+@pytest.mark.parametrize("kind", [SyntheticReplace, SyntheticMix])
+def test_a_replay_repeats_the_image_or_says_that_it_is_gone(make_pool, tmp_path, kind):
+    def shades(first: int) -> list[tuple[int, np.ndarray]]:
+        return [(0, np.full((4, 4, 3), first + 10 * number, np.uint8)) for number in range(6)]
+
+    pool = make_pool(tmp_path / "pool", ["cat"], shades(5))
+    pipeline = A.ReplayCompose([kind(pool, p=1, class_to_idx={"cat": 0})])
+
+    def drawn() -> tuple[dict, tuple[str, str]]:
+        item = pipeline(image=real(), label=0)
+        return item, tuple(item["replay"]["transforms"][0]["params"]["pool_image"])
+
+    first, image = next(one for one in iter(drawn, None) if one[1] in pool.image_keys[4:])
+
+    def again() -> float:
+        return shade(A.ReplayCompose.replay(first["replay"], image=real(), label=0)["image"])
+
+    review = ReviewFile(pool.root)
+    for other in pool.image_keys[: pool.image_keys.index(image)]:
+        review.add("anna", other, "reject")
+    assert again() == shade(first["image"])
+    review.add("anna", image, "reject")
+    with pytest.raises(UsageError, match=rf"{image[0]}.*a reviewer rejects it"):
+        again()
+    review.path.unlink()
+    assert again() == shade(first["image"])
+    shutil.rmtree(pool.root)
+    make_pool(pool.root, ["cat"], shades(7))
+    with pytest.raises(UsageError, match="made anew"):
+        again()
 
 
 def test_settings_survive_dict_yaml_and_pickle_which_takes_no_opened_pool(pool, tmp_path):

@@ -1,6 +1,9 @@
 import multiprocessing
+import shlex
+import subprocess
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -169,7 +172,7 @@ def test_after_a_failure_the_rest_is_sent_and_another_gets_all(study, stage, nar
 def test_state_is_saved_every_few_events_so_that_a_kill_repeats_little(study, install, monkeypatch):
     monkeypatch.setattr(tracking, "EVENTS_PER_SAVE", 2)
     saved, cursors = study.path / "tracking" / "mlflow.json", []
-    install(Acting(lambda: cursors.append(storage.read_json(saved)["cursor"] if saved.exists() else None)))
+    install(Acting(lambda: cursors.append(storage.read_json(saved)["record"]["cursor"] if saved.exists() else None)))
     send_all(study, SETTINGS, Listener())
     assert cursors == [None, 2, 4]
 
@@ -224,14 +227,34 @@ def test_damaged_files_are_a_warning_and_no_failure(study, stage, narrator, inst
     assert len(narrator.warned) == 1
 
 
-@pytest.mark.parametrize("content", ["[]", "5", '{"cursor": "x"}', '{"cursor": -1}', '{"links": 3}', '{"runs": []}'])
+@pytest.mark.parametrize("content", [[], 5, {"cursor": "x"}, {"cursor": -1}, {"links": 3}, {"runs": []}])
 def test_a_record_of_another_shape_is_a_warning_or_an_error_in_one_line(study, stage, narrator, install, content):
     install(ListTracker())
-    storage.write_text(study.path / "tracking" / "mlflow.json", content)
+    signed = {"fingerprint": storage.fingerprint(content), "record": content}
+    storage.write_json(study.path / "tracking" / "mlflow.json", signed)
     assert stage.flush() == []
     assert len(narrator.warned) == 1
     with pytest.raises(DamagedError):
         logged_links(study)
+
+
+def test_a_changed_record_is_never_used_and_its_remedy_sends_everything_again(study, stage, narrator, install):
+    tracker = install(ListTracker())
+    stage.flush()
+    record, whole = study.path / "tracking" / "mlflow.json", logged_links(study)
+    content = record.read_bytes()
+    for place in range(len(content)):
+        record.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with suppress(DamagedError):
+            assert logged_links(study) == whole and content[place : place + 1].isspace()
+    record.write_bytes(content.replace(b'"cursor": 5', b'"cursor": 4'))
+    with pytest.raises(DamagedError) as raised:
+        logged_links(study)
+    assert stage.flush() == [] and tracker.received == ALL
+    remedy = raised.value.fix.partition(": ")[2]
+    assert remedy in narrator.warned[0]
+    subprocess.run(shlex.split(remedy), check=True)
+    assert stage.flush() == ["5 events"] and logged_links(study) == whole
 
 
 def test_events_are_sent_while_the_stage_works(journal, stage, install, monkeypatch):

@@ -106,6 +106,19 @@ def leaves(value: Any) -> list[tuple[Path, Any]]:
     return [(path, part) for path, part in found if path[:-1] not in arrays]
 
 
+def replaced(value: Any, changed: Mapping[Path, Any], at: Path = ()) -> Any:
+    """A copy of nested containers with other leaves at some paths."""
+    if at in changed:
+        return changed[at]
+    if isinstance(value, Mapping | tuple | list) and len(value) > MOST_PARTS:
+        return value
+    if isinstance(value, Mapping):
+        return {key: replaced(part, changed, (*at, key)) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(replaced(part, changed, (*at, key)) for key, part in enumerate(value))
+    return value
+
+
 def follow(path: Path, value: Any) -> Any:
     """What a path leads to."""
     for key in path:

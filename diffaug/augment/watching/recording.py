@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import count
-from pathlib import Path
+from pathlib import PurePath
 from sysconfig import get_paths
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from diffaug.augment.watching import nested
-from diffaug.augment.watching.nested import nodes
+from diffaug.augment.watching.nested import MOST_PARTS, Path, nodes, replaced
 
-MOST_PARTS = 64  # of a list or mapping that is looked through
 MOST_DEPTH = 2  # of functions that call each other
 LIBRARIES = ("torch.", "torchvision.", "datasets.", "diffaug.", "numpy.", "pandas.", "PIL.", "builtins.", "typing.")
 INSTALLED = ("stdlib", "purelib", "platlib")
@@ -50,7 +47,7 @@ class Place:
 
     owner: Any
     name: str
-    keys: nested.Path = ()
+    keys: Path = ()
 
     def get(self) -> Any:
         """What is kept there now."""
@@ -75,46 +72,62 @@ class Call:
 
     place: Place
     given: tuple[tuple[Any, ...], dict[str, Any]]
-    result: list[tuple[nested.Path, Any]]
+    result: list[tuple[Path, Any]]
     began: int
     ended: int
 
 
-@dataclass(frozen=True)
 class Recording:
-    """The calls so far, in the order of their ends."""
+    """Reads items of a dataset with a copy of it, and records what that calls; the dataset is not changed."""
 
-    calls: list[Call] = field(default_factory=list)
-    clock: Iterator[int] = field(default_factory=count)
+    def __init__(self, dataset: Any) -> None:
+        self.calls: list[Call] = []  # in the order of their ends
+        self.clock = count()
+        self._dataset = dataset
 
-    def of(self, dataset: Any) -> Any:
-        """A shallow copy of a dataset that records its calls; the dataset is not changed."""
+    def read(self, index: int) -> tuple[Any, list[Call]]:
+        """An item, and the calls that made it."""
+        self.calls.clear()
+        return self._probe[index], list(self.calls)
+
+    @cached_property
+    def _probe(self) -> Any:
+        return self._probe_of(self._dataset)
+
+    def _probe_of(self, dataset: Any) -> Any:
+        """A shallow copy of a dataset that records its calls."""
         probe = _shallow_copy(dataset)
         kept = getattr(probe, "__dict__", None)
         if kept is None or kept is vars(dataset):
             return dataset
-        kind, code = type(dataset), _functions(type(dataset))
-        for name, value in _attributes(dataset).items():
+        kind, members = type(dataset), _members(type(dataset))
+        get_item = members.pop("__getitem__", None)
+        for name, value in members.items():
+            if isinstance(value, FunctionType):
+                kept[name] = _Recorder(MethodType(self._instrumented(value), probe), Place(dataset, name), self)
+            elif isinstance(value, staticmethod | classmethod) or _can_be_recorded(value):
+                kept[name] = self.spied(getattr(dataset, name), Place(dataset, name))
+        for name, value in dict(vars(dataset)).items():
             kept[name] = self.spied(value, Place(dataset, name))
-        for name, function in code.items():
-            if name not in vars(dataset) and not name.startswith("__"):
-                kept[name] = _Recorder(MethodType(self._instrumented(function), probe), Place(dataset, name), self)
-        if "__getitem__" in code:
-            own = {"__getitem__": self._instrumented(code["__getitem__"])}
-            probe.__class__ = type(kind.__name__, (kind,), own)
+        if isinstance(get_item, FunctionType):
+            probe.__class__ = type(kind.__name__, (kind,), {"__getitem__": self._instrumented(get_item)})
         return probe
 
     def spied(self, value: Any, place: Place) -> Any:
         """The value, recording its calls if it is or holds something that can be called."""
         kind = type(value)
         if _is_dataset(value):
-            return self.of(value)
+            return self._probe_of(value)
         if kind in (list, tuple, dict) and len(value) <= MOST_PARTS:
             parts = value.items() if kind is dict else enumerate(value)
             spied = {key: self.spied(part, place.at(key)) for key, part in parts}
             return spied if kind is dict else kind(spied.values())
+        return self._recorder(value, place)
+
+    def _recorder(self, value: Any, place: Place, depth: int = 0) -> Any:
+        """What records the calls of a value, and of a function also what it calls; the value itself if nothing can."""
         if isinstance(value, FunctionType):
-            return _Recorder(self._instrumented(value), place, self)
+            return _Recorder(self._instrumented(value, depth), place, self)
         return _Recorder(value, place, self) if _can_be_recorded(value) else value
 
     def _instrumented(self, function: FunctionType, depth: int = 0) -> FunctionType:
@@ -133,35 +146,17 @@ class Recording:
 
     def _named(self, value: Any, place: Place, depth: int) -> Any:
         """What a global or captured name means; functions of libraries, which mostly convert, are not recorded."""
-        if isinstance(value, FunctionType | BuiltinFunctionType) and _is_of_library(value.__module__):
-            return value
         if isinstance(value, ModuleType):
             return _Recorder(value, place, self) if _is_of_user(value) else value
-        if isinstance(value, FunctionType):
-            return _Recorder(self._instrumented(value, depth + 1), place, self)
-        return _Recorder(value, place, self) if _can_be_recorded(value) else value
+        if isinstance(value, FunctionType | BuiltinFunctionType) and _is_of_library(value.__module__):
+            return value
+        return self._recorder(value, place, depth + 1)
 
     def _spied_cell(self, cell: CellType, depth: int) -> CellType:
         try:
             return CellType(self._named(cell.cell_contents, Place(cell, "cell_contents"), depth))
         except ValueError:  # it is empty
             return cell
-
-
-class RecordedDataset:
-    """Reads items of a dataset with a copy of it that records its calls."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset, self._recording = dataset, Recording()
-
-    @cached_property
-    def _probe(self) -> Any:
-        return self._recording.of(self._dataset)
-
-    def read(self, index: int) -> tuple[Any, list[Call]]:
-        """An item, and the calls that made it."""
-        self._recording.calls.clear()
-        return self._probe[index], list(self._recording.calls)
 
 
 class _Recorder:
@@ -191,19 +186,6 @@ class _Recorder:
         return type(self._value)
 
 
-def replaced(value: Any, changed: Mapping[nested.Path, Any], at: nested.Path = ()) -> Any:
-    """A copy of nested containers with other leaves at some paths."""
-    if at in changed:
-        return changed[at]
-    if isinstance(value, Mapping | tuple | list) and len(value) > MOST_PARTS:
-        return value
-    if isinstance(value, Mapping):
-        return {key: replaced(part, changed, (*at, key)) for key, part in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(replaced(part, changed, (*at, key)) for key, part in enumerate(value))
-    return value
-
-
 def _shallow_copy(dataset: Any) -> Any:
     try:
         return copy.copy(dataset)
@@ -213,26 +195,13 @@ def _shallow_copy(dataset: Any) -> Any:
         return made
 
 
-def _attributes(dataset: Any) -> dict[str, Any]:
-    """What the dataset keeps, in itself or in its class; no methods."""
-    of_class = {
-        name: getattr(dataset, name)
-        for one in type(dataset).__mro__
-        for name, value in vars(one).items()
-        if not name.startswith("__") and not _is_of_library(one.__module__) and not isinstance(value, FunctionType)
-        if isinstance(value, staticmethod | classmethod) or _can_be_recorded(value)
-    }
-    return {**of_class, **vars(dataset)}
-
-
-def _functions(kind: type) -> dict[str, FunctionType]:
-    """The methods that the user has written, `__getitem__` included."""
-    found: dict[str, FunctionType] = {}
+def _members(kind: type) -> dict[str, Any]:
+    """What the user's classes define, by name: attributes and methods, of special ones only `__getitem__`."""
+    found: dict[str, Any] = {}
     for one in reversed(kind.__mro__):
         for name, value in vars(one).items():
             found.pop(name, None)
-            is_special = name.startswith("__") and name.endswith("__") and name != "__getitem__"
-            if isinstance(value, FunctionType) and not is_special and not _is_of_library(one.__module__):
+            if not _is_of_library(one.__module__) and (name == "__getitem__" or not name.startswith("__")):
                 found[name] = value
     return found
 
@@ -244,7 +213,7 @@ def _is_of_library(module: str | None) -> bool:
 def _is_of_user(module: ModuleType) -> bool:
     """Whether a module is installed nowhere, as one beside the script."""
     file, installed = getattr(module, "__file__", None), get_paths()
-    return file is not None and not any(Path(file).is_relative_to(installed[name]) for name in INSTALLED)
+    return file is not None and not any(PurePath(file).is_relative_to(installed[name]) for name in INSTALLED)
 
 
 def _can_be_recorded(value: Any) -> bool:

@@ -7,7 +7,7 @@ what it calls: under any name, in a list, as a method, in a dataset that it wrap
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,8 +18,8 @@ import torch
 
 from diffaug.augment.formats import label_like, plain
 from diffaug.augment.labels import LABEL_KEYS
-from diffaug.augment.watching.nested import Path, is_image, leaves, nodes, same_image
-from diffaug.augment.watching.recording import Call, Place, RecordedDataset, replaced
+from diffaug.augment.watching.nested import Path, is_image, leaves, nodes, replaced, same_image
+from diffaug.augment.watching.recording import Call, Place, Recording
 from diffaug.data.labels import Label
 from diffaug.errors import DiffaugError, UsageError
 
@@ -75,24 +75,20 @@ class Watched:
         item: The item.
         steps: Transforms of the image, in order.
         source: The image that the first of them got; without any, that of the item.
-        calls: All calls.
+        stored_label: What the dataset passes to its `target_transform`; None if it calls none.
     """
 
     item: Any
     steps: tuple[Step, ...]
     source: Any
-    calls: tuple[Call, ...]
+    stored_label: Any | None
 
     def takes_steps_of(self, other: Watched) -> bool:
         """Whether the image went through the same transforms."""
         return len(self.steps) == len(other.steps) and all(map(Step.is_like, self.steps, other.steps))
 
-    def stored_label(self) -> Any | None:
-        """What the dataset passes to its `target_transform`; None if it calls none."""
-        return next(iter(_stored_labels(self.calls)), None)
 
-
-def watch(dataset: RecordedDataset, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
+def watch(dataset: Recording, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
     """Reads an item of a dataset, and finds the transforms of its image.
 
     `keys` say where image and label are in the item, and `label` is that which the dataset stores.
@@ -107,7 +103,8 @@ def watch(dataset: RecordedDataset, index: int, keys: tuple[Any, Any], label: La
     except Exception as error:
         what = f"the dataset can't be watched while it reads an item ({type(error).__name__}: {error})"
         raise UsageError(what, fix=FIX) from error
-    image, labels = item[keys[0]], [item[keys[1]], label, *_stored_labels(calls)]
+    stored = [call.given[0][0] for call in calls if call.place.name == "target_transform" and call.given[0]]
+    image, labels = item[keys[0]], [item[keys[1]], label, *stored]
     chosen, wanted, before = [], image, float("inf")
     for call in reversed(calls):
         made = _path_to(wanted, call) if call.ended < before else None
@@ -116,7 +113,7 @@ def watch(dataset: RecordedDataset, index: int, keys: tuple[Any, Any], label: La
             chosen.append((_step(call, [path for path, _ in images], made, keys[1], labels), call))
             wanted, before = images[0][1], call.began
     _require_complete(calls, chosen, image)
-    return Watched(item, tuple(step for step, _ in reversed(chosen)), wanted, tuple(calls))
+    return Watched(item, tuple(step for step, _ in reversed(chosen)), wanted, next(iter(stored), None))
 
 
 def find_steps(dataset: Any, keys: tuple[Any, Any], labels: Mapping[int, Label]) -> Watched:
@@ -128,8 +125,7 @@ def find_steps(dataset: Any, keys: tuple[Any, Any], labels: Mapping[int, Label])
         UsageError: The image is made in a way that can't be repeated for another one, as where chance or the class
             decides about a transform.
     """
-    indices = list(labels)
-    recorded = RecordedDataset(dataset)
+    indices, recorded = list(labels), Recording(dataset)
     seen = [watch(recorded, index, keys, labels[index]) for index in (*[indices[0]] * READS, *indices[1:])]
     first, again = seen[0], seen[:READS]
     if not all(one.takes_steps_of(first) for one in again):
@@ -148,10 +144,10 @@ def find_steps(dataset: Any, keys: tuple[Any, Any], labels: Mapping[int, Label])
 def watch_leniently(dataset: Any, index: int, keys: tuple[Any, Any], label: Label) -> Watched:
     """As `watch`; where the way of an image is unclear, nothing is said about it but the item."""
     try:
-        return watch(RecordedDataset(dataset), index, keys, label)
+        return watch(Recording(dataset), index, keys, label)
     except UsageError:
         item = dataset[index]
-        return Watched(item, (), item[keys[0]], ())
+        return Watched(item, (), item[keys[0]], None)
 
 
 @contextmanager
@@ -164,10 +160,6 @@ def random_state_kept() -> Iterator[None]:
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)  # noqa: NPY002
-
-
-def _stored_labels(calls: Sequence[Call]) -> list[Any]:
-    return [call.given[0][0] for call in calls if call.place.name == "target_transform" and call.given[0]]
 
 
 def _step(call: Call, images: list[Path], made: Path, label_key: Any, labels: list[Any]) -> Step:

@@ -8,16 +8,19 @@ from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
+from diffaug.decoding.formats.jpeg_2000 import leave_out, promise_of
 from diffaug.decoding.formats.orientation import upright_size
 from diffaug.decoding.formats.png_bands import PngBands
 from diffaug.decoding.formats.recognition import HAS_AVIF, HAS_JPEG_2000
+from diffaug.decoding.formats.tiff_bands import TiffBands
 from diffaug.decoding.limits import require_size
 from diffaug.decoding.result import Header, RejectedError
 
 MAX_PAGES = 1000
 MAX_GIF_BLOCKS = 4096  # extensions and frames looked at
 MAX_SCANS = 100  # of a progressive JPEG; encoders use 6 to 14, and each costs a pass over the image
-LARGE = 16 * 10**6  # px; larger JPEG and PNG are decoded at a half, a quarter or an eighth of their size
+LARGE = 16 * 10**6  # px; larger JPEG, PNG and TIFF are decoded at a half, a quarter or an eighth of their size
+REDUCED_FORMATS = ("JPEG", "MPO", "JPEG2000")  # by their decoders
 WIDEST = 2**16  # px of an image that is read in bands
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
@@ -33,21 +36,27 @@ _BYTES_OF_FORMAT = {"JPEG2000": 13, "WEBP": 8, "AVIF": 8, "GIF": 8}
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _TILE_SIDES, _DESCRIPTION, _SAMPLE_FORMAT = 254, 255, (322, 323), 270, 339
 _DNG, _NDPI, _SUB_IFDS, _PHOTOMETRIC, _COLOR_FILTER_ARRAY, _CHANNELS = 50706, 65420, 330, 262, 32803, 277
 
+Bands = PngBands | TiffBands
+"""What cuts the page of a file into bands."""
+
 MOST_DIRECTORIES, MOST_ENTRIES = 2000, 2**16
 _BYTES_OF_KIND = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
-def open_page(file: BinaryIO, page: int = 0) -> tuple[Image.Image, list[int]]:
-    """An image that is not loaded yet, and the frames of its file that are pages."""
+def open_page(file: BinaryIO, page: int = 0, *, whole: bool = False) -> tuple[Image.Image, list[int]]:
+    """An image that is not loaded yet, and the frames of its file that are pages.
+
+    With `whole` it must be possible to decode a JPEG 2000 without `reduce_while_decoding`.
+    """
     require_small_tags(file)
     image = Image.open(file, formats=FORMATS)
-    require_decodable(image, file)
+    require_decodable(image, file, whole=whole)
     frames = _frames(image, file)
     if page >= len(frames):
         raise RejectedError("truncated", f"there is no page {page}", image.size, image.mode)
     if frames[page]:
         image.seek(frames[page])
-        require_decodable(image, file)
+        require_decodable(image, file, whole=whole)
     return image, frames
 
 
@@ -94,14 +103,18 @@ def bits_of(image: Image.Image) -> int:
     return 16 if deep else 8
 
 
-def bands_of(image: Image.Image, file: BinaryIO) -> PngBands | None:
+def bands_of(image: Image.Image, file: BinaryIO) -> Bands | None:
     """What cuts the file of a large image that is not loaded yet; None for others, which are read at once."""
-    if image.format != "PNG" or image.width * image.height <= LARGE or image.width > WIDEST:
+    if image.format not in ("PNG", "TIFF") or image.width * image.height <= LARGE:
         return None
     position = file.tell()
-    found = PngBands.of(file)
+    found: Bands | None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        found = TiffBands.of(file, image.tag_v2, scale_of(image))
+    else:
+        found = PngBands.of(file)
     file.seek(position)
-    return found
+    return found if found and found.width <= WIDEST else None
 
 
 def scale_of(image: Image.Image) -> int:
@@ -109,28 +122,40 @@ def scale_of(image: Image.Image) -> int:
     return next((scale for scale in (1, 2, 4) if image.width * image.height / scale**2 <= LARGE), 8)
 
 
-def require_decodable(image: Image.Image, file: BinaryIO) -> None:
+def require_decodable(image: Image.Image, file: BinaryIO, *, whole: bool = False) -> None:
     """A RejectedError if the header promises what can't be decoded within the limits."""
     if image.mode not in _MODES:
         raise RejectedError("unsupported mode", f"mode {image.mode} is not read", image.size, image.mode)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _require_plain_tiff(image)
-    bytes_per_pixel = float(_BYTES_OF_DEEP_COLOR if is_deep_color(image) else _BYTES.get(image.mode, _BYTES_OF_COLOR))
-    bytes_per_pixel += _BYTES_OF_FORMAT.get(str(image.format), 0)
-    if image.format in ("JPEG", "MPO"):
+    bytes_per_pixel = _bytes_per_pixel(image)
+    if image.format == "JPEG2000":
+        promise = promise_of(image, file)
+        left_out = 0 if whole else promise.left_out(bytes_per_pixel)
+        bytes_per_pixel = promise.bytes_per_pixel(bytes_per_pixel, left_out)
+    elif image.format in ("JPEG", "MPO"):
         bytes_per_pixel = _jpeg_bytes_per_pixel(image)
     elif bands := bands_of(image, file):
         bytes_per_pixel = bands.bytes_per_pixel  # which never are in memory whole, but take time
     require_size(image.size, bytes_per_pixel, image.mode)
 
 
-def prepare_jpeg(image: Image.Image, file: BinaryIO) -> None:
-    """Makes a large JPEG decode at a fraction of its size, which takes a fraction of the memory."""
+def _bytes_per_pixel(image: Image.Image) -> float:
+    """Memory that decoding takes per pixel, as a rule."""
+    of_mode = _BYTES_OF_DEEP_COLOR if is_deep_color(image) else _BYTES.get(image.mode, _BYTES_OF_COLOR)
+    return float(of_mode + _BYTES_OF_FORMAT.get(str(image.format), 0))
+
+
+def reduce_while_decoding(image: Image.Image, file: BinaryIO) -> None:
+    """Makes a large JPEG or JPEG 2000 decode at a fraction of its size, which takes a fraction of the memory."""
     if image.info.get("progressive"):
         _require_few_scans(image, file)
     scale = scale_of(image)
     if image.format in ("JPEG", "MPO") and scale > 1:
         image.draft(None, (image.width // scale, image.height // scale))
+    if image.format == "JPEG2000":
+        promise = promise_of(image, file)
+        leave_out(image, promise, promise.left_out(_bytes_per_pixel(image)))
 
 
 def _require_few_scans(image: Image.Image, file: BinaryIO) -> None:

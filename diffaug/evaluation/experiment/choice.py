@@ -6,7 +6,7 @@ from diffaug.evaluation.experiment.arms import ARMS, Arm
 
 
 @dataclass(frozen=True)
-class SyntheticMix:
+class Mix:
     """How a training uses synthetic images.
 
     Attributes:
@@ -35,11 +35,11 @@ class MeasuredMix:
     """Balanced accuracy of a real arm with a mix, on images that neither classifier nor generator has seen."""
 
     arm: str
-    mix: SyntheticMix
+    mix: Mix
     mean: float
     sd: float  # over seeds
     how: str = ""  # what was chosen in the arm, in words
-    gain: float = 0.0  # paired difference to the best arm without synthetic images
+    gain: float = 0.0  # over the best arm without synthetic images, from paired differences; see `Contest`
     standard_error: float = 0.0  # of the gain
     score_gain: float = 0.0  # like `gain`, in the score that decides, see `Validation`. So is `score_error`
     score_error: float = 0.0
@@ -61,7 +61,7 @@ class Choice:
     """The choice, and what it was made from. No test image had a part in it."""
 
     base: str  # the real arm that synthetic images are added to; `based_on` is this arm as it is trained then
-    mix: SyntheticMix  # the synthetic images that are added; zero if none did better than without
+    mix: Mix  # the synthetic images that are added; zero if none did better than without
     # the real arms by cross-validation, the best first; empty where there was nothing to choose
     real: tuple[MeasuredArm, ...] = ()
     # what was measured with and without synthetic images, on the images that the pilot never saw
@@ -74,6 +74,8 @@ class Choice:
     class_weighted: bool = False
     num_folds: int = 0  # of the cross-validation; 0 where nothing was measured
     judged_images: int = 0  # training images that the mix was chosen on; 0 where it was set or could not be chosen
+    # the mix as it was measured: without classes that only the pool's filters know. None: as it is, or not measured
+    measured_mix: Mix | None = None
     reason: str = ""  # why the mix is what it is, in a sentence
     arms: tuple[Arm, ...] = ()  # the arms in which something was chosen, as they are trained
     based_on: Arm | None = None  # the base with its draws as chosen
@@ -87,6 +89,11 @@ class Choice:
     def arm(self, name: str) -> Arm:
         """An arm as it is trained."""
         return next((arm for arm in self.arms if arm.name == name), ARMS[name])
+
+    def is_of(self, measured: MeasuredMix) -> bool:
+        """Whether this is the measurement of the mix that was chosen, on its base."""
+        mix = self.measured_mix or self.mix
+        return (measured.arm, measured.how, measured.mix) == (self.base, self.base_arm.how, mix)
 
     @property
     def base_arm(self) -> Arm:

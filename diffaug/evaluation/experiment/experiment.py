@@ -46,7 +46,7 @@ class PilotImages:
     """Synthetic images of a generator that has not seen the judged ones, bool (N,), of the training images.
 
     Attributes:
-        blind_classes: Classes of which nothing shows that these images belong to them; among those of `Experiment`.
+        blind_classes: Classes of which nothing shows that these images belong to them.
     """
 
     images: LabeledImages

@@ -15,7 +15,7 @@ from diffaug.classifiers.training_set import Images, TrainingSet
 from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.arms import Arm, resolve_arm
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def training_set(
     arm: Arm,
     train: Examples,
     synthetic: Examples,
-    mix: SyntheticMix,
+    mix: Mix,
     *,
     base: Arm | None = None,
     pseudo: PseudoLabeled | None = None,
@@ -96,7 +96,7 @@ def training_set(
     )
 
 
-def allowed_positions(train: LabeledImages, synthetic: LabeledImages, mix: SyntheticMix) -> NDArray[np.int64]:
+def allowed_positions(train: LabeledImages, synthetic: LabeledImages, mix: Mix) -> NDArray[np.int64]:
     """Positions of the synthetic images that the mix uses: the first ones of each class."""
     limit = np.full(len(synthetic.classes), np.inf)
     if mix.max_per_real is not None:
@@ -168,9 +168,7 @@ def _extra_draws(
     return np.zeros(len(images))
 
 
-def _log_prior(
-    arm: Arm, images: LabeledImages, loss: Floats, allowed: LabeledImages, mix: SyntheticMix
-) -> Floats | None:
+def _log_prior(arm: Arm, images: LabeledImages, loss: Floats, allowed: LabeledImages, mix: Mix) -> Floats | None:
     """What is added to the logits in training.
 
     With log p added, the logits alone become those of a uniform prior (Ren et al. 2020, eq. 4). With log p - log q

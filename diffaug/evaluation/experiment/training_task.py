@@ -19,7 +19,7 @@ from diffaug.data.images import LabeledImages
 from diffaug.data.labels import class_of
 from diffaug.errors import UsageError
 from diffaug.evaluation.experiment.arms import Arm, Learner, resolve_arm
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.training_sets import Examples, PseudoLabeled, training_set
 from diffaug.files.storage import fingerprint
 
@@ -90,7 +90,7 @@ class TrainingTask:
 
     arm: Arm
     base: Arm | None
-    mix: SyntheticMix
+    mix: Mix
     real: Subset
     synthetic: Subset | None
     eval_images: Subset

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from diffaug.data.resize import SizeChoice
 from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.report.choices import curves, is_chosen
+from diffaug.evaluation.report.choices import curves
 from diffaug.evaluation.report.svg import COLORS, both_widths, shortened
 from diffaug.evaluation.statistics.crossed import Estimate
 
@@ -82,7 +82,7 @@ def mix_chart(choice: Choice) -> Markup:
                 marker="o",
                 elinewidth=1,
             )
-        for point in (point for line in lines.values() for point in line if is_chosen(choice, point)):
+        for point in (point for line in lines.values() for point in line if choice.is_of(point)):
             place = (100 * point.mix.fraction, 100 * point.mean)
             axes.plot(*place, "o", markersize=15, markerfacecolor="none", markeredgecolor=COLORS["ink"])
         axes.set_xticks(sorted({100 * point.mix.fraction for line in lines.values() for point in line}))

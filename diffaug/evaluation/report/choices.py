@@ -44,11 +44,6 @@ def mean_optimism(rows: list[Chosen]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def is_chosen(choice: Choice, measured: MeasuredMix) -> bool:
-    """Whether this is the mix that was chosen, on its base."""
-    return (measured.arm, measured.how, measured.mix) == (choice.base, choice.base_arm.how, choice.mix)
-
-
 def curves(choice: Choice) -> dict[tuple[str, str], list[MeasuredMix]]:
     """What was measured over the synthetic fraction, by real arm and how it is trained, the smallest fraction first.
 
@@ -65,4 +60,4 @@ def _on_curve(choice: Choice) -> Iterator[MeasuredMix]:
 
 
 def _validated(choice: Choice) -> float | None:
-    return next((one.mean for one in (*choice.refinements, *choice.mixtures) if is_chosen(choice, one)), None)
+    return next((one.mean for one in (*choice.refinements, *choice.mixtures) if choice.is_of(one)), None)

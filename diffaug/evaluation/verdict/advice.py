@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.statistics.comparison import Change
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.arm_summary import ArmSummary
@@ -48,7 +48,7 @@ def _advice(gain: Estimate, used: int | None) -> Advice:
     return "use" if gain.low > 0 else "leave out" if gain.high < 0 else "open"
 
 
-def used_counts(available: Mapping[str, int], train: Mapping[str, int], mix: SyntheticMix) -> dict[str, int]:
+def used_counts(available: Mapping[str, int], train: Mapping[str, int], mix: Mix) -> dict[str, int]:
     """Synthetic images per class that a mix trains on."""
     if mix.is_zero:
         return dict.fromkeys(available, 0)

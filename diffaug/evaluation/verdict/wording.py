@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import RELEVANT_GAIN, Decision, Evidence, Outcome
@@ -22,7 +22,7 @@ WHAT_TO_DO = (
 )
 
 TEST_A_FRACTION = "To test a fraction all the same: --set evaluation.synthetic_fraction=0.15."
-FIRST_ANSWER = "This is a first answer, from few arms and short trainings; without quick it may change."
+FIRST_ANSWER = "This is a first answer, from few arms and short trainings. The same without --quick gives the full one."
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def in_words(decision: Decision, evidence: Evidence, per_class: Sequence[str] = 
     )
 
 
-def mix_in_words(mix: SyntheticMix) -> str:
+def mix_in_words(mix: Mix) -> str:
     """A mix that is not zero."""
     parts = [f"{100 * mix.fraction:.0f} % of each batch"]
     if mix.loss_weight != 1:

@@ -1,7 +1,7 @@
 """The stage that trains classifiers with and without the pool and summarizes the results."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from diffaug.files.stage_records import (
     is_stage_of,
     require_extension,
     required_record,
+    stage_settings,
 )
 from diffaug.stages.evaluating.checks import (
     report_leaks,
@@ -60,7 +61,8 @@ def evaluate_study(
 ) -> EvaluationResult:
     """Runs the study's experiment, continues one that was stopped or extended, or reads the finished one.
 
-    Without a pool the real arms alone are compared. Everything that can be refused is checked before a further
+    Without a pool the real arms alone are compared. A finished first answer is replaced by any other evaluation, the
+    full answer by a first one only with `overwrite`. Everything that can be refused is checked before a further
     generator is trained or an older result is replaced. A `classifier` is trained instead of that of the settings, or
     `train_fn` called. When it is stopped, everything finished is on disk.
     """
@@ -70,7 +72,7 @@ def evaluate_study(
     if finished is not None:
         return finished
     if not job.overwrite:
-        require_extension(job.study.evaluation, stored, _inputs(catalog, own), EXTENDABLE)
+        require_extension(job.study.evaluation, stored, _inputs(catalog, own), _extendable(job, stored))
     require_test_images(catalog)
     require_known_classifier(job)
     leaks = seen_test_images(job, catalog)
@@ -96,24 +98,53 @@ def _finished(job: Job, catalog: Catalog, stored: dict[str, Any], own: Pool | No
     folder = job.study.evaluation
     if not is_finished(folder, overwrite=job.overwrite):
         return None
-    pools = finished_pools(job) if own is not None else []
-    if own is not None and not pools:
-        return None
-    if not is_stage_of(folder, {**stored, **_further(pools)}, _inputs(catalog, pools[0] if pools else None)):
+    if _is_full_answer(job, catalog, stored, own):
+        kept = f"the full answer, kept ({folder}); --overwrite replaces it with a first one"
+    elif _is_same(job, catalog, stored, own):
+        kept = f"already finished, kept ({folder})"
+    else:
         return None
     job.accept()
-    job.narrator.say(f"evaluation: already finished, kept ({folder})")
+    job.narrator.say(f"evaluation: {kept}")
     return EvaluationResult.load(folder / RESULT)
+
+
+def _is_same(job: Job, catalog: Catalog, stored: dict[str, Any], own: Pool | None) -> bool:
+    """Whether the evaluation was begun as this one would be."""
+    pools = finished_pools(job) if own is not None else []
+    if own is not None and not pools:
+        return False
+    return is_stage_of(job.study.evaluation, {**stored, **_further(pools)}, _inputs(catalog, own))
+
+
+def _is_full_answer(job: Job, catalog: Catalog, stored: dict[str, Any], own: Pool | None) -> bool:
+    """Whether a first answer is asked for that the finished evaluation holds already, with more arms or seeds."""
+    if job.overwrite or not job.config.evaluation.quick or _is_first_answer(job):
+        return False
+    inputs = _inputs(catalog, own)
+    require_extension(job.study.evaluation, stored, inputs, EXTENDABLE)
+    return required_record(job.study.evaluation).inputs == inputs
+
+
+def _is_first_answer(job: Job) -> bool:
+    return bool(stage_settings(job.study.evaluation).get("quick"))
+
+
+def _extendable(job: Job, stored: dict[str, Any]) -> Collection[str]:
+    """The settings that may differ from those that the evaluation was begun with: any, if it was a first answer."""
+    return {*stored, *stage_settings(job.study.evaluation)} if _is_first_answer(job) else EXTENDABLE
 
 
 def _begin(job: Job, catalog: Catalog, stored: dict[str, Any], pools: Sequence[Pool]) -> None:
     """Begins the stage, or takes it up with all trainings that still hold; of a new study, also the study."""
     job.study.begin()
+    if _is_first_answer(job) and not job.config.evaluation.quick:
+        job.narrator.say("evaluation: the full answer replaces the first one")
     begin_extendable_stage(
         job.study.evaluation,
         {**stored, **_further(pools)},
         _inputs(catalog, pools[0] if pools else None),
-        extendable=EXTENDABLE,
+        extendable=_extendable(job, stored),
         keep=(TRIALS, TRAININGS),
         overwrite=job.overwrite,
     )
@@ -246,4 +277,4 @@ def _say_what_is_left(job: Job, pools: Sequence[Pool]) -> None:
         why = "reviewers reject all of its images" if len(pools[0].whole) else why
         job.narrator.say(f"the pool holds no image, so real images alone were compared: {why}")
     if job.config.evaluation.quick:
-        job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study} --no-quick")
+        job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study}")

@@ -110,10 +110,7 @@ def wants_pilot(config: Config, arms: Sequence[Arm], *, has_encoder: bool) -> bo
 
 
 def _with_pilot(experiment: Experiment, pilot: PilotPool) -> Experiment:
-    of_pilot = blind_classes(pilot.pool)
-    classes = tuple(name for name in experiment.train.classes if name in {*experiment.blind_classes, *of_pilot})
-    images = PilotImages(pilot.pool.images(), pilot.judged, of_pilot)
-    return replace(experiment, pilot=images, blind_classes=classes)
+    return replace(experiment, pilot=PilotImages(pilot.pool.images(), pilot.judged, blind_classes(pilot.pool)))
 
 
 def _with_details(job: Job, catalog: Catalog, experiment: Experiment) -> Experiment:

@@ -11,7 +11,7 @@ from diffaug.evaluation.experiment.experiment import TEST, TRAIN, Experiment
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC
 from diffaug.evaluation.verdict.result import EvaluationResult
-from diffaug.evaluation.verdict.wording import gain_in_words
+from diffaug.evaluation.verdict.wording import digits_of, gain_in_words
 from diffaug.files import storage
 from diffaug.stages.job import STUDY_RUN, Job
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
@@ -19,6 +19,7 @@ from diffaug.tracking.system import system_metrics
 
 RESULT = "result.json"
 TRIAL_RUNS, GAIN, ACCURACY = "trial/", "gain/", f"{PRIMARY_METRIC}/"
+DIGITS = 4  # of accuracies and the like; a test image of a small set counts for more
 
 
 def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, pools: Sequence[Pool]) -> None:
@@ -41,7 +42,8 @@ def log_trial(job: Job, trial: Trial, choice: Choice, experiment: Experiment, po
     tags = {"diffaug.kind": "trial", "diffaug.arm": trial.arm}
     journal.start_run(key, name=f"{trial.arm}, seed {trial.seed}", parent=STUDY_RUN, tags=tags, params=params)
     recall = {f"recall/{name}": value for name, value in zip(classes, trial.recall, strict=True)}
-    journal.log_metrics(key, {**trial.metrics, **recall, "seconds": trial.seconds, **system_metrics()})
+    figures = {name: round(value, DIGITS) for name, value in (trial.metrics | recall).items()}
+    journal.log_metrics(key, {**figures, "seconds": round(trial.seconds, 1), **system_metrics()})
     for step, loss in trial.curve:
         journal.log_metrics(key, {"train_loss": loss}, step)
     journal.log_confusion(key, trial.confusion, classes)
@@ -89,16 +91,19 @@ def log_result(
 
 
 def study_figures(result: EvaluationResult) -> dict[str, float]:
-    """Balanced accuracy per arm, a fraction, and the gain that the verdict is about, in points, with its interval."""
+    """Balanced accuracy per arm, a fraction, and the gain that the verdict is about, in points, with its interval.
+
+    The gain has the digits that the verdict's sentence has.
+    """
     figures = {
-        f"{ACCURACY}{arm.name.replace('+', 'and')}": arm.mean()  # MLflow has no plus
+        f"{ACCURACY}{arm.name.replace('+', 'and')}": round(arm.mean(), DIGITS)  # MLflow has no plus
         for arm in result.arms
         if not result.same_training(arm)
     }
     if result.has_synthetic:
         gain = result.compared.difference
         ends = {"points": gain.mean, "low": gain.low, "high": gain.high}
-        figures |= {f"{GAIN}{name}": 100 * end for name, end in ends.items()}
+        figures |= {f"{GAIN}{name}": float(f"{100 * end:z.{digits_of(gain)}f}") for name, end in ends.items()}
     return figures
 
 

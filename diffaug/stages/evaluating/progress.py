@@ -1,7 +1,7 @@
 """What an evaluation tells on the console: how long it takes, how far it is, and what was chosen."""
 
 from diffaug.configuration.arms import ARM_ROLES
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.runtime.console import Narrator, duration
@@ -64,12 +64,12 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
         figures = ", ".join(f"{fraction:.0%} {mean:.3f}" for fraction, mean in found)
         narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
     for one in choice.refinements:
-        narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {'used' if one.mix == choice.mix else 'no better'}")
+        narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {'used' if choice.is_of(one) else 'no better'}")
     amount = f"{choice.mix.fraction:.0%} of each batch, added to '{choice.base}'"
     narrator.say(f"synthetic images: {'none' if choice.mix.is_zero else amount}. {choice.reason}")
 
 
-def _refinement(mix: SyntheticMix) -> str:
+def _refinement(mix: Mix) -> str:
     if mix.excluded_origins:
         return f"without synthetic images of the origin {', '.join(mix.excluded_origins)}"
     if mix.excluded_classes:

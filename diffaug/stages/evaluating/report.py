@@ -39,7 +39,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: Ev
         facts=_facts(job, catalog, pool, result),
         problems=catalog.problems,
         seed=job.config.seed,
-        command=_repeat_command(job, catalog, pool),
+        command=_repeat_command(job, pool, result),
         not_repeated=_not_repeated(job, catalog, pool),
         review=shlex.join(["diffaug", "review", str(job.study.path)]) if pool is not None and len(pool) else None,
     )
@@ -49,15 +49,16 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: Ev
     job.journal.end_run(STUDY_RUN)
 
 
-def _repeat_command(job: Job, catalog: Catalog, pool: Pool | None) -> str:
+def _repeat_command(job: Job, pool: Pool | None, result: EvaluationResult) -> str:
     """The command; it fixes the network and the length of the training, whatever the speed of the machine."""
+    quick = ["--quick"] if result.choice is not None and result.choice.is_quick else []
     if pool is None:
-        return shlex.join(["diffaug", "evaluate", str(job.study.path), "--overwrite"])
+        return shlex.join(["diffaug", "evaluate", str(job.study.path), "--overwrite", *quick])
     fixed = [f"diffusion.{name}={value}" for name, value in planned_settings(job).items()]
     return shlex.join(
         [
             *("diffaug", "run", str(job.study.record.data), "--study", f"{job.study.path}-again"),
-            *("--config", str(job.study.config_file)),
+            *("--config", str(job.study.config_file), *quick),
             *(part for setting in fixed for part in ("--set", setting.lower())),
         ]
     )

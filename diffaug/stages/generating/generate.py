@@ -168,7 +168,7 @@ def _publication_check(audit: PoolAudit) -> PublicationCheck:
 
 def _require_kept(old: Pool, extended: Path) -> None:
     """Raises DamagedError if an image would change, such as when lost chunks were computed on other hardware."""
-    for file, sha256 in zip(old.files, old.manifest["sha256"], strict=True):
+    for file, sha256 in old.image_keys:
         path = storage.safe_join(extended, file)
         if not path.is_file() or storage.sha256_file(path) != sha256:
             raise DamagedError(

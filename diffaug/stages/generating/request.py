@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from diffaug.classifiers.encoders.by_name import encoder_by_name, typical_side
 from diffaug.classifiers.encoders.encoder import Encoder
 from diffaug.configuration.sampling import Sampling
+from diffaug.configuration.settings import Config
 from diffaug.data.catalog import Catalog
 from diffaug.data.images import SeenImages
 from diffaug.diffusion.generator.generator import Generator
@@ -101,13 +102,18 @@ def pool_inputs(catalog: Catalog, generator: Generator) -> dict[str, str]:
 
 def with_class_names(job: Job, catalog: Catalog) -> Job:
     """The job with every class in its sampling strategy by name, as it is saved; a wrong one is left for its stage."""
-    config, counts = job.config, catalog.counts_by_name("train")
-    try:
-        strategy = named_strategy(config.synthesis.sampling_strategy, counts, job.study.record.class_to_idx)
-    except UsageError:
-        return job
-    synthesis = config.synthesis.model_copy(update={"sampling_strategy": strategy})
-    return replace(job, resolved=replace(job.resolved, config=config.model_copy(update={"synthesis": synthesis})))
+    counts, class_to_idx = catalog.counts_by_name("train"), job.study.record.class_to_idx
+
+    def named(config: Config) -> Config:
+        try:
+            strategy = named_strategy(config.synthesis.sampling_strategy, counts, class_to_idx)
+        except UsageError:
+            return config
+        synthesis = config.synthesis.model_copy(update={"sampling_strategy": strategy})
+        return config.model_copy(update={"synthesis": synthesis})
+
+    resolved = replace(job.resolved, config=named(job.config))
+    return replace(job, resolved=resolved, lasting=None if job.lasting is None else named(job.lasting))
 
 
 def requested_targets(job: Job, catalog: Catalog) -> dict[str, int]:

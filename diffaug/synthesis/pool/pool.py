@@ -208,8 +208,9 @@ class Pool(ShowsImages):
         return tuple(self._entries["file"].tolist())
 
     @cached_property
-    def _sha256(self) -> tuple[str, ...]:
-        return tuple(self._entries["sha256"].tolist())
+    def image_keys(self) -> tuple[ImageKey, ...]:
+        """File and sha256 of every image, which tell it from all others, also when positions change."""
+        return tuple(zip(self.files, self._entries["sha256"].tolist(), strict=True))
 
     def indices_of(self, class_index: int) -> NDArray[np.int64]:
         """Positions of a class's images in the manifest, int64."""
@@ -217,8 +218,8 @@ class Pool(ShowsImages):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels of image `index`, uint8 (H, W, C); see `storage.read_png`."""
-        path = storage.safe_join(self.root, self.files[index])
-        return storage.read_png(path, self._sha256[index], (*self.image_size, self.channels))
+        file, sha256 = self.image_keys[index]
+        return storage.read_png(storage.safe_join(self.root, file), sha256, (*self.image_size, self.channels))
 
     def verify(self) -> list[Problem]:
         """Every file that is missing, changed or foreign; see `verify_pool`."""

@@ -16,7 +16,6 @@ from diffaug.files import storage
 from diffaug.synthesis.decisions import ImageKey, Judgment
 from diffaug.synthesis.pool.merging import manifest_columns
 from diffaug.synthesis.pool.pool import Pool, blind_classes
-from diffaug.synthesis.review.summary import image_keys
 
 Show = Literal["all", "undecided", "rejected", "disputed"]
 SCORES = {
@@ -74,7 +73,7 @@ class Gallery:
     def __init__(self, catalog: Catalog, pool: Pool) -> None:
         self.pool = pool.whole
         self.classes = pool.classes
-        self.keys = image_keys(self.pool)
+        self.keys = self.pool.image_keys
         self._train = catalog.images("train")
         self._unlabeled = catalog.unlabeled()
         self._rows = self.pool.manifest

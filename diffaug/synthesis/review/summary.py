@@ -7,7 +7,7 @@ from typing import Self
 
 from diffaug.data.layouts.entries import listed
 from diffaug.files import storage
-from diffaug.synthesis.decisions import ImageKey, ReviewFile, judgments
+from diffaug.synthesis.decisions import ReviewFile, judgments
 from diffaug.synthesis.pool.pool import MANIFEST, Pool
 
 
@@ -34,7 +34,7 @@ class ReviewSummary:
     @classmethod
     def of(cls, pool: Pool) -> Self:
         """The decisions as they are on the disk now."""
-        decisions, keys = ReviewFile(pool.root).read(), image_keys(pool.whole)
+        decisions, keys = ReviewFile(pool.root).read(), pool.whole.image_keys
         found, known = judgments(decisions), set(keys)
         here = [set(by_reviewer.values()) for key, by_reviewer in found.items() if key in known]
         return cls(
@@ -60,10 +60,5 @@ class ReviewSummary:
 def pool_fingerprint(pool: Pool) -> str:
     """Changes with the images of a pool, and with those of them that a reviewer rejects."""
     manifest = storage.sha256_file(pool.root / MANIFEST)
-    rejected = pool.rejected_by_review.intersection(image_keys(pool.whole)) if pool.rejected_by_review else ()
+    rejected = pool.rejected_by_review.intersection(pool.whole.image_keys) if pool.rejected_by_review else ()
     return storage.fingerprint([manifest, sorted(rejected)]) if rejected else manifest
-
-
-def image_keys(pool: Pool) -> list[ImageKey]:
-    """File and sha256 of every image."""
-    return list(zip(pool.files, pool.manifest["sha256"], strict=True))

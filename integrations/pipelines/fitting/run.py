@@ -18,7 +18,7 @@ from diffaug.diffusion.planning.sources import PretrainedModel
 from diffaug.diffusion.training.batches import TrainingData, UnlabeledPart
 from diffaug.diffusion.training.training import StepRecord
 from diffaug.errors import DataError
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import find_signed_record, write_signed_record
 from diffaug.integrations.pipelines.adapter import Adapter
 from diffaug.integrations.pipelines.base import BaseFile, BaseModel, describe_base
 from diffaug.integrations.pipelines.denoising import require_short
@@ -55,12 +55,12 @@ _HASHES = TypeAdapter(dict[str, tuple[BaseFile, ...]])
 
 
 def described_base(job: Job) -> BaseModel:
-    """The pipeline that the settings name. Its files are hashed once per study, unless size or time changes."""
+    """The pipeline that the settings name. Its files are hashed once per study, unless size, time or record changes."""
     file = job.study.path / HASHES
     folder = str(pipeline_of(job).resolve())
-    known = read_record(file, _HASHES) if file.is_file() else {}
+    known = find_signed_record(file, _HASHES, overwrite=True) or {}
     base = describe_base(folder, known.get(folder, ()))
-    write_record(file, _HASHES, {folder: base.files})
+    write_signed_record(file, _HASHES, {folder: base.files})
     return base
 
 

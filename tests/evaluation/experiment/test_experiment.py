@@ -15,14 +15,14 @@ from diffaug.configuration.arms import Resources
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.errors import DataError, Interrupted, UsageError
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.experiment import Experiment
 from diffaug.evaluation.experiment.trainings import run_experiment
 
 ARM_NAMES = tuple(name for name in EVERY_NAME if not Resources(unlabeled=False).missing_for(name))
 SETTINGS = EvaluationSettings(arms=ARM_NAMES, num_seeds=3, max_steps=2)
 QUICK = EvaluationSettings(arms=("real only", "real + synthetic"), num_seeds=3, max_steps=2)
-BASE, MIX = ARMS["oversampling"], SyntheticMix(0.3)
+BASE, MIX = ARMS["oversampling"], Mix(0.3)
 
 
 def by_brightness(training, pixels, seed):
@@ -116,8 +116,8 @@ def test_a_stop_is_obeyed_between_two_trainings_and_keeps_what_is_finished(make,
         ({"settings": QUICK.model_copy(update={"drop_leaked": True})}, 0),
         ({"test": (3, 3, 3)}, 6),
         ({"classifier": Recording("other")}, 6),
-        ({"mix": SyntheticMix(0.3, 0.9)}, 3),
-        ({"mix": SyntheticMix(0.3, 1.0, 1.0)}, 3),
+        ({"mix": Mix(0.3, 0.9)}, 3),
+        ({"mix": Mix(0.3, 1.0, 1.0)}, 3),
     ],
 )
 def test_only_trials_whose_inputs_changed_are_trained_again(make, change, again):
@@ -131,7 +131,7 @@ def test_only_trials_whose_inputs_changed_are_trained_again(make, change, again)
 
 def test_arms_that_come_to_the_same_training_are_trained_once(make):
     experiment = make()
-    trials = {(trial.seed, trial.arm): trial for trial in run(experiment, SyntheticMix(0.0))}
+    trials = {(trial.seed, trial.arm): trial for trial in run(experiment, Mix(0.0))}
     assert len(trials) == 30
     own = {"real only", "tuned augmentation", "oversampling", "balanced softmax", "synthetic only"}
     assert len(experiment.classifier.done) == 3 * len(own)

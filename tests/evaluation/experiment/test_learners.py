@@ -12,7 +12,7 @@ from diffaug.classifiers.feature_regression import FeatureRegression
 from diffaug.configuration.evaluation import EvaluationSettings
 from diffaug.data.images import UnlabeledImages
 from diffaug.evaluation.experiment.arms import ARMS, PseudoLabeling
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real
 from diffaug.evaluation.experiment.choosing.mixes import choose_mix
 from diffaug.evaluation.experiment.experiment import Experiment, PilotImages
@@ -103,12 +103,12 @@ def test_a_regression_weighs_synthetic_images_by_their_share_and_real_ones_as_wi
     examples = [Examples(one, features_of(one)) for one in (train, made)]
     for draw in ("images", "classes"):
         arm = replace(ARMS["pretrained features"], draw=draw, synthetic="filtered")
-        training = training_set(arm, *examples, SyntheticMix(0.3))
+        training = training_set(arm, *examples, Mix(0.3))
         weights = training.worth / len(training.images) * training.importances
         share = weights[training.is_synthetic].sum() / weights.sum()
         assert share == pytest.approx(0.3 if draw == "images" else 0.2)
         assert weights[~training.is_synthetic].sum() == pytest.approx(len(train))
-    halved = training_set(arm, *examples, SyntheticMix(0.3, loss_weight=0.5))
+    halved = training_set(arm, *examples, Mix(0.3, loss_weight=0.5))
     weights = halved.worth / len(halved.images) * halved.importances
     assert weights[~halved.is_synthetic].sum() == pytest.approx(len(train))
 
@@ -121,13 +121,13 @@ def test_the_same_images_more_often_change_nothing():
     answers = []
     for positions in (np.arange(30), np.tile(np.arange(30), 5)):
         pool = Examples(made, features_of(made)).select(positions)
-        training = training_set(arm, Examples(train, features_of(train)), pool, SyntheticMix(0.3))
+        training = training_set(arm, Examples(train, features_of(train)), pool, Mix(0.3))
         answers.append(train_regression(training, others, seed=0, regularization=0.03))
     np.testing.assert_allclose(*answers, atol=2e-3)
 
 
 def test_features_that_are_missing_are_an_error(make):
-    training = training_set(ARMS["pretrained features"], *[Examples(drawn(COUNTS, 0, "train"))] * 2, SyntheticMix(0.0))
+    training = training_set(ARMS["pretrained features"], *[Examples(drawn(COUNTS, 0, "train"))] * 2, Mix(0.0))
     with pytest.raises(ValueError, match="needs features"):
         train_regression(training, Examples(drawn(COUNTS, 0, "train")), seed=0, regularization=1.0)
 
@@ -135,7 +135,7 @@ def test_features_that_are_missing_are_an_error(make):
 def test_pseudo_labels_add_their_features(make):
     arm = replace(ARMS["pretrained features"], name="pseudo-labels", pseudo_labeling=PseudoLabeling(0.5, True))
     experiment = make(Blind())
-    choice = Choice("real only", SyntheticMix(0.0), arms=(arm,))
+    choice = Choice("real only", Mix(0.0), arms=(arm,))
     trials = {trial.arm: trial for trial in run_experiment(experiment, choice)}
     assert trials["pseudo-labels"].metrics["nll"] != trials["pretrained features"].metrics["nll"]
 
@@ -153,7 +153,7 @@ def test_fine_tuning_looks_at_the_pictures_of_real_images_and_at_the_pixels_of_s
     large = {name: list(np.zeros((count, 12, 12, 1), np.uint8)) for name, count in (("train", 39), ("test", 15))}
     pictures = {**large, "pool-0": list(plain.pools[0].pixels)}
     experiment = replace(plain, pictures=pictures)
-    choice = Choice("fine-tuned", SyntheticMix(0.3))
+    choice = Choice("fine-tuned", Mix(0.3))
     trials = {trial.arm: trial for trial in run_experiment(experiment, choice)}
     assert [(sizes, others, updates) for sizes, others, updates, _ in seen] == [
         ([12] * 39, {12}, 7),

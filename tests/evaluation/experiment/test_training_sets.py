@@ -11,12 +11,12 @@ from diffaug.data.images import LabeledImages
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment import training_sets
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.training_sets import Examples, allowed_positions
 
 REAL = np.array([6, 3, 1])
 MADE = np.array([0, 2, 4])
-MIX = SyntheticMix(0.25)
+MIX = Mix(0.25)
 MIXED = 0.75 * REAL / 10 + 0.25 * MADE / 6
 BEST = ARMS["best real + synthetic"]
 
@@ -92,7 +92,7 @@ def test_only_arms_that_say_so_see_synthetic_images(name, train, synthetic):
 @pytest.mark.parametrize("arm", [BEST, ARMS["balanced softmax"]])
 @pytest.mark.parametrize("weight", [1.0, 0.4])
 def test_balanced_softmax_takes_the_prior_of_draws_times_weights(arm, weight, train, synthetic):
-    training = training_set(arm, train, synthetic, SyntheticMix(0.3, weight), ARMS["balanced softmax"])
+    training = training_set(arm, train, synthetic, Mix(0.3, weight), ARMS["balanced softmax"])
     mixed = 0.7 * REAL / 10 + 0.3 * weight * MADE / 6 if arm is BEST else REAL / 10
     assert_allclose(np.exp(training.log_prior), mixed / mixed.sum())
     assert_allclose(np.exp(training.log_prior), class_draws(training)[2])
@@ -100,7 +100,7 @@ def test_balanced_softmax_takes_the_prior_of_draws_times_weights(arm, weight, tr
 
 @pytest.mark.parametrize("weight", [1.0, 0.4])
 def test_controls_copy_the_class_prior_and_the_draws_of_real_and_synthetic(weight, train, synthetic):
-    arms, mix = (ARMS[name] for name in ("real + synthetic", "prior", "replay")), SyntheticMix(0.3, weight)
+    arms, mix = (ARMS[name] for name in ("real + synthetic", "prior", "replay")), Mix(0.3, weight)
     copied, prior, replay = (training_set(arm, train, synthetic, mix) for arm in arms)
     assert_allclose(np.log(class_draws(prior)[2]) - prior.log_prior, np.log(class_draws(copied)[2]))
     assert_allclose(class_draws(replay)[0], class_draws(copied)[0])
@@ -112,11 +112,11 @@ def test_controls_copy_the_class_prior_and_the_draws_of_real_and_synthetic(weigh
 @pytest.mark.parametrize("name", [name for name in ARM_NAMES if name != "synthetic only"])
 @pytest.mark.parametrize("nothing", ["mix", "pool"])
 def test_without_synthetic_images_every_arm_equals_its_real_counterpart(name, nothing, train, synthetic):
-    mix, pool = (SyntheticMix(0.0), synthetic) if nothing == "mix" else (MIX, synthetic.select(np.empty(0, np.int64)))
+    mix, pool = (Mix(0.0), synthetic) if nothing == "mix" else (MIX, synthetic.select(np.empty(0, np.int64)))
     same = training_set(ARMS[name], train, pool, mix, ARMS["balanced softmax"])
     copies_real = ARMS[name].role != "baseline" or name in ("replay", "prior")
     partner = "balanced softmax" if name == BEST.name else "real only" if copies_real else name
-    plain = training_set(ARMS[partner], train, pool, SyntheticMix(0.0))
+    plain = training_set(ARMS[partner], train, pool, Mix(0.0))
     assert same.images is train
     for field in ("draw_probabilities", "loss_weights", "log_prior"):
         assert_array_equal(getattr(same, field), getattr(plain, field))
@@ -153,14 +153,14 @@ def test_of_each_class_the_first_images_up_to_the_ratio_are_used(labels, real, r
         if "abc"[label] not in without and (ratio is None or used[label] + 1 <= ratio * real[label]):
             used[label] += 1
             expected.append(position)
-    mix = SyntheticMix(0.5, max_per_real=ratio, excluded_classes=tuple(without), excluded_origins=tuple(origins))
+    mix = Mix(0.5, max_per_real=ratio, excluded_classes=tuple(without), excluded_origins=tuple(origins))
     assert allowed_positions(train, synthetic, mix).tolist() == expected
 
 
 def test_a_mix_is_zero_if_no_synthetic_image_has_an_effect():
-    assert all(mix.is_zero for mix in (SyntheticMix(0.0), SyntheticMix(0.3, 0.0), SyntheticMix(0.3, max_per_real=0)))
-    assert not SyntheticMix(0.3).is_zero
-    assert not SyntheticMix(0.3, max_per_real=0.5, excluded_classes=("a",)).is_zero
+    assert all(mix.is_zero for mix in (Mix(0.0), Mix(0.3, 0.0), Mix(0.3, max_per_real=0)))
+    assert not Mix(0.3).is_zero
+    assert not Mix(0.3, max_per_real=0.5, excluded_classes=("a",)).is_zero
 
 
 def test_every_arm_of_the_table_can_be_trained_and_compared_in_the_same_order():

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffaug.data.images import LabeledImages
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, Mix
 from diffaug.evaluation.report.pool import Pair, PoolOverview, RejectedSample
 from diffaug.evaluation.statistics.comparison import Change, Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
@@ -69,7 +69,7 @@ def comparison(name, mean, classes=CLASSES):
 
 
 HOW = ARMS[BASE].how
-ZERO = SyntheticMix(0.0)
+ZERO = Mix(0.0)
 
 
 def measured(arm, mix, mean, how=HOW, **figures):
@@ -78,18 +78,18 @@ def measured(arm, mix, mean, how=HOW, **figures):
 
 def choice(fraction=0.3, **changes):
     """The choice of a mix on "oversampling", with plain training measured beside it."""
-    curve = [ZERO, SyntheticMix(0.3), SyntheticMix(0.6)]
+    curve = [ZERO, Mix(0.3), Mix(0.6)]
     everything = Choice(
         BASE,
-        SyntheticMix(fraction),
+        Mix(fraction),
         real=(MeasuredArm(BASE, HOW, 0.72, 0.01), MeasuredArm("real only", "as found", 0.66, 0.02)),
         mixtures=(
             *(measured(BASE, one, 0.7 + 0.02 * one.fraction, gain=0.02 * one.fraction) for one in curve),
             *(measured("real only", one, 0.66, "as found", gain=-0.04, standard_error=0.01) for one in curve[:2]),
         ),
         refinements=(
-            measured(BASE, SyntheticMix(0.3, 0.5, 10.0), 0.71),
-            measured(BASE, SyntheticMix(0.3, excluded_classes=(HOSTILE,)), 0.72),
+            measured(BASE, Mix(0.3, 0.5, 10.0), 0.71),
+            measured(BASE, Mix(0.3, excluded_classes=(HOSTILE,)), 0.72),
         ),
         num_folds=3,
         judged_images=18,

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.report.charts import Row, mix_chart, rows_chart
 from diffaug.evaluation.report.choices import curves
 from diffaug.evaluation.report.svg import COLORS, shortened
@@ -96,7 +96,7 @@ def test_the_curve_of_the_mix_is_drawn_to_scale_with_the_choice_ringed_if_it_is_
     assert widths[0] == pytest.approx(widths[1]) and heights[0] == pytest.approx(heights[1]) and heights[0] < 0
     ring = re.search(r'<use href="#[^"]*" x="([\d.]+)" y="([\d.]+)" style="[^"]*stroke: var\(--ink\)', wide)
     assert tuple(map(float, ring.groups())) == pytest.approx(tuple(curve[1]))
-    refined = choice(mix=SyntheticMix(0.3, excluded_classes=(HOSTILE,)))
+    refined = choice(mix=Mix(0.3, excluded_classes=(HOSTILE,)))
     assert "stroke: var(--ink)" not in mix_chart(refined)  # what leaves out classes is no point of the curve
     assert {key: [one.mix.fraction for one in line] for key, line in curves(choice()).items()} == {
         (BASE, HOW): [0, 0.3, 0.6],

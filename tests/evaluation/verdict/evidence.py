@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from diffaug.evaluation.experiment.choice import Choice, MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredMix, Mix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
 from diffaug.evaluation.statistics.crossed import CrossedMean, Estimate, holm, holm_tails, tail
 from diffaug.evaluation.verdict.decide import Evidence
@@ -31,8 +31,8 @@ def choice(mix, judged_images=45, base="oversampling", **options):
 
 def choice_of_none(gain, standard_error=0.01, judged_images=45):
     """A choice of no synthetic images, though one mix had this gain on the judged images."""
-    tried = MeasuredMix("oversampling", SyntheticMix(0.3), 0.8, 0.01, gain=gain, standard_error=standard_error)
-    return choice(SyntheticMix(0.0), judged_images, mixtures=(tried,))
+    tried = MeasuredMix("oversampling", Mix(0.3), 0.8, 0.01, gain=gain, standard_error=standard_error)
+    return choice(Mix(0.0), judged_images, mixtures=(tried,))
 
 
 def evidence_of(*differences, recall_gain=None, num_baselines=1, arm=None, **options):

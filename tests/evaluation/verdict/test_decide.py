@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import decide
 from tests.evaluation.verdict.evidence import IMAGES, choice, choice_of_none, difference, evidence_of, one_seed
 
-USED = SyntheticMix(0.3)
+USED = Mix(0.3)
 
 
 def decision_of(*differences, **options):
@@ -92,7 +92,7 @@ def test_of_what_can_not_decide_alone_or_where_nothing_is_open_no_number_is_give
     assert one_seeds.test_images_needed > IMAGES
 
 
-@pytest.mark.parametrize("mix", [SyntheticMix(0.0), SyntheticMix(0.3, 0.0), SyntheticMix(0.3, max_per_real=0.0)])
+@pytest.mark.parametrize("mix", [Mix(0.0), Mix(0.3, 0.0), Mix(0.3, max_per_real=0.0)])
 @pytest.mark.parametrize(("judged", "reason"), [(0, "none used"), (45, "no better mix")])
 def test_a_mix_of_zero_or_an_empty_pool_is_not_to_be_used(mix, judged, reason):
     for images, expected in ((412, reason), (0, "no synthetic images")):
@@ -134,7 +134,7 @@ def test_a_mix_that_leaves_out_every_class_that_has_images_uses_none():
         ((0.2,), 100, True),
     ],
 )
-@pytest.mark.parametrize("mix", [USED, SyntheticMix(0.0)])
+@pytest.mark.parametrize("mix", [USED, Mix(0.0)])
 def test_where_no_arm_learned_the_task_nothing_is_decided(highs, num_classes, learned, mix):
     accuracies = {f"arm {i}": Estimate(high - 0.02, high - 0.04, high) for i, high in enumerate(highs)}
     facts = {"accuracies": accuracies, "num_classes": num_classes, "choice": choice(mix)}

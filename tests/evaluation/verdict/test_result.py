@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from diffaug.configuration.arms import ARM_ROLES
 from diffaug.errors import DamagedError, QualityGateError, UsageError
-from diffaug.evaluation.experiment.choice import Choice, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.trials import Trial
 from diffaug.evaluation.statistics.metrics import METRICS, PREDICTION_METRICS
 from diffaug.evaluation.verdict.arm_summary import Spread
@@ -27,7 +27,7 @@ SHARES = {
 ROLES = {arm: ARM_ROLES[arm] for arm in SHARES}
 CLASSES = ("a", "b", "c")
 LABELS = np.repeat([0, 1, 2], [60, 45, 30])
-MIX = SyntheticMix(0.3, 0.5)
+MIX = Mix(0.3, 0.5)
 FACTS = {
     "roles": ROLES,
     "train_counts": {"a": 300, "b": 30, "c": 3},
@@ -83,7 +83,7 @@ def test_candidates_are_compared_with_the_best_baseline_and_nothing_else_is(resu
 
 
 def test_a_saved_result_is_loaded_as_it_was(trials, tmp_path):
-    limited = Choice("oversampling", SyntheticMix(0.3, 1.0, 5.0, ("a",)))
+    limited = Choice("oversampling", Mix(0.3, 1.0, 5.0, ("a",)))
     unknown = {"train_counts": {}, "synthetic_counts": {}, "choice": None, "training": None}
     one_seed = [t for t in trials if t.seed == 0]
     for chosen, facts in (
@@ -158,7 +158,7 @@ def test_the_number_of_the_seed_says_which_generator_it_belongs_to(trials):
 
 
 def test_what_is_not_known_or_would_compare_a_training_with_itself_is_left_out(trials):
-    result = summarize(trials, **{**FACTS, "choice": Choice("balanced softmax", SyntheticMix(0.0))})
+    result = summarize(trials, **{**FACTS, "choice": Choice("balanced softmax", Mix(0.0))})
     assert (result.controls, result.class_advice, result.verdict.decision) == ((), (), "do not use")
     result = summarize([t for t in trials if t.seed == 0], **{**FACTS, "train_counts": {}, "choice": None})
     assert (result.comparisons[0].seeds_only, result.arms[0].metrics["accuracy"].sd) == (None, None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.statistics.comparison import Change
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.advice import advise, next_steps
@@ -22,9 +22,9 @@ GAINS = {
     "3": Estimate(-0.03, -0.05, -0.01),
     **{f"class {i}": Estimate(i / 100, 0.001, 0.2) for i in range(1, 5)},
 }
-MIX = SyntheticMix(0.3, 0.5, 10.0, ("cat", "dog"))
+MIX = Mix(0.3, 0.5, 10.0, ("cat", "dog"))
 CHOSEN = choice(MIX)
-BY_HAND = choice(SyntheticMix(0.3), judged_images=0, base="prior", reason="The synthetic fraction was set by hand.")
+BY_HAND = choice(Mix(0.3), judged_images=0, base="prior", reason="The synthetic fraction was set by hand.")
 BEST = {"arm": "best real + synthetic"}
 PARTS = [control("new content", 0.015), control("more exposure", -0.003), control("shifted prior", 0.002)]
 FILTERS = control("filters", 0.004, baseline="real + unfiltered synthetic")
@@ -42,7 +42,7 @@ CASES = {
     "a gain with several generators and two seeds": evidence_of(TWO_SEEDS),
     "a gain with one seed": evidence_of(ONE_SEED),
     "a gain with equal answers of all seeds": evidence_of(ONE_SEED, seeds=5),
-    "a first answer": evidence_of(difference(0.05), choice=replace(CHOSEN, mix=SyntheticMix(0.3), is_quick=True)),
+    "a first answer": evidence_of(difference(0.05), choice=replace(CHOSEN, mix=Mix(0.3), is_quick=True)),
     "no gain with three seeds": evidence_of(difference(-0.0002, 0.00001), used_images=1, synthetic_images=1, seeds=3),
     "not decidable: images or seeds": evidence_of(difference(0.012, 0.007, seed_share=0.5), difference(0.0)),
     "not decidable: seeds of several generators": evidence_of(replace(FEW_SEEDS, by_generator=(0.062, -0.038))),
@@ -51,7 +51,7 @@ CASES = {
         difference(0.005, 0.05, seed_share=0.5), synthetic_images=None, used_images=None
     ),
     "an empty pool": evidence_of(difference(0.0), synthetic_images=0),
-    "a fraction set to zero": evidence_of(difference(0.05), choice=replace(BY_HAND, mix=SyntheticMix(0.0))),
+    "a fraction set to zero": evidence_of(difference(0.05), choice=replace(BY_HAND, mix=Mix(0.0))),
     "nothing learned": evidence_of(
         difference(0.05), num_classes=10, accuracies={"real only": Estimate(0.11, 0.09, 0.13)}
     ),

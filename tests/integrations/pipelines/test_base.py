@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from diffaug.errors import DataError, UsageError
 from diffaug.files import storage
 from diffaug.integrations.pipelines import base
 from diffaug.integrations.pipelines.base import describe_base, read_layout, require_same_base
+from diffaug.integrations.pipelines.fitting import run
 
 
 @pytest.fixture
@@ -124,6 +126,17 @@ def test_pickles_beside_safetensors_are_neither_read_nor_hashed(folder) -> None:
     before = describe_base(folder)
     storage.write_text(folder / "unet/diffusion_pytorch_model.bin", "danger")
     assert describe_base(folder).sha256 == before.sha256
+
+
+def test_a_changed_record_of_hashed_files_is_made_anew(folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "pipeline_of", lambda job: folder)
+    job, file = SimpleNamespace(study=SimpleNamespace(path=tmp_path)), tmp_path / run.HASHES
+    whole = run.described_base(job)
+    content = file.read_text()
+    digest = whole.files[0].sha256
+    file.write_text(content.replace(digest, digest[::-1]))
+    assert content.count(digest) and run.described_base(job) == whole
+    assert file.read_text() == content
 
 
 def test_a_missing_shard_is_named(folder) -> None:

@@ -11,7 +11,7 @@ import diffaug
 from diffaug.classifiers.networks import small_cnn
 from diffaug.errors import DamagedError, DataError, UsageError
 from diffaug.evaluation.experiment.arms import ARMS as ARM
-from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import MeasuredMix, Mix
 from diffaug.evaluation.experiment.choosing.mixes import ChosenMix
 from diffaug.files import storage
 from diffaug.stages.evaluating import evaluate, experiment
@@ -188,8 +188,36 @@ def test_a_first_answer_is_short_and_says_so(augmenter, capsys) -> None:
     assert [(arm.name, arm.seeds) for arm in result.arms] == [(name, 2) for name in ARMS]
     assert result.choice.is_quick and result.training.max_steps <= 200
     output = " ".join(capsys.readouterr().err.split())
-    assert "--no-quick" in output
+    assert f"the full one: diffaug evaluate {augmenter.study.path}" in output
     assert "evaluation: about 6 trainings" in output
+    assert f"--config {augmenter.study.config_file} --quick" in augmenter.study.report.read_text()
+    later = diffaug.DiffusionAugmenter.open(augmenter.study.path, verbose=False).config.evaluation
+    assert (later.quick, later.num_seeds, later.max_steps) == (False, 3, 8)
+
+
+def test_a_first_answer_is_of_one_call_and_does_not_replace_the_full_one(augmenter, capsys) -> None:
+    path, training = augmenter.study.path, Training()
+
+    def evaluated(*, quick: bool, **options):
+        shown = diffaug.DiffusionAugmenter.open(path, settings={"evaluation.quick": True} if quick else {}, **options)
+        capsys.readouterr()
+        return shown.evaluate(train_fn=training), " ".join(capsys.readouterr().err.split())
+
+    first, _ = evaluated(quick=True)
+    assert first.choice.is_quick and {arm.seeds for arm in first.arms} == {2}
+    assert "quick" not in augmenter.study.config_file.read_text()
+    full, told = evaluated(quick=False)
+    assert not full.choice.is_quick and [(arm.name, arm.seeds) for arm in full.arms] == [(name, 3) for name in ARMS]
+    assert "the full answer replaces the first one" in told
+    training.new_calls()
+    kept, told = evaluated(quick=True)
+    assert (kept, training.new_calls()) == (full, [])
+    assert "the full answer, kept" in told and "--overwrite" in told
+    with pytest.raises(UsageError, match="classifier 'small-cnn' -> 'resnet-32'"):
+        diffaug.DiffusionAugmenter.open(path, verbose=False).evaluate(classifier="resnet-32", quick=True)
+    assert diffaug.EvaluationResult.load(augmenter.study.evaluation / "result.json") == full
+    again, _ = evaluated(quick=True, overwrite=True)
+    assert again.choice.is_quick
 
 
 def test_the_best_real_arm_is_told_before_any_synthetic_image_is_trained_on(augmenter, monkeypatch, capsys) -> None:
@@ -309,8 +337,8 @@ def test_an_interrupted_evaluation_continues_and_records_every_training_once(aug
 
 @pytest.mark.parametrize("used", [True, False])
 def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, capsys, used) -> None:
-    mix, fewer = SyntheticMix(0.3), SyntheticMix(0.3, excluded_classes=("bright",))
-    refinements = (MeasuredMix("real only", fewer, 0.75, 0.1),)
+    mix, fewer = Mix(0.3), Mix(0.3, excluded_classes=("bright",))
+    refinements = (MeasuredMix("real only", fewer, 0.75, 0.1, "as found"),)
     chosen = ChosenMix(ARM["real only"], fewer if used else mix, "", refinements=refinements, judged_images=9)
     monkeypatch.setattr(evaluate, "choose_mix", lambda trainings, real, grid: chosen)
     diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=Training())

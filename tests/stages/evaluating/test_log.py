@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import Choice, MeasuredArm, MeasuredMix, Mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
 from diffaug.evaluation.experiment.trials import Trial
-from diffaug.evaluation.verdict.wording import Verdict
+from diffaug.evaluation.statistics.crossed import Estimate
+from diffaug.evaluation.statistics.metrics import PRIMARY_METRIC
+from diffaug.evaluation.verdict.arm_summary import Spread
+from diffaug.evaluation.verdict.wording import Verdict, gain_in_words
 from diffaug.runtime.console import Narrator
 from diffaug.stages.evaluating.log import class_rows, describe, in_markdown, study_figures, study_params
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
@@ -56,10 +59,31 @@ def test_the_study_has_the_accuracy_of_each_arm_and_the_gain_of_the_verdict_in_p
     accuracies |= {"real and synthetic": 0.71, "best real and synthetic": 0.734}
     gain = {"points": 3.4, "low": 1.4, "high": 5.4}
     expected = {f"balanced_accuracy/{name}": value for name, value in accuracies.items()}
-    assert figures == pytest.approx(expected | {f"gain/{name}": value for name, value in gain.items()})
+    assert figures == expected | {f"gain/{name}": value for name, value in gain.items()}
     without = replace(result(), used_counts=dict.fromkeys(result().classes, 0))
     assert not any(name.startswith("gain") for name in study_figures(without))
     assert "+3.4" in describe(result()) and "+3.4" not in describe(without)
+
+
+@pytest.mark.parametrize(
+    ("gain", "logged"),
+    [
+        ((0.0341567, 0.0141567, 0.0541567), (3.4, 1.4, 5.4)),
+        ((-0.0000456, -0.0141567, 0.0141567), (0.0, -1.4, 1.4)),
+        ((0.0061567, 0.0002567, 0.0121567), (0.62, 0.03, 1.22)),  # with one digit, it would end at 0
+    ],
+)
+def test_figures_have_the_digits_of_the_sentences(gain, logged) -> None:
+    shown = result()
+    arms = tuple(replace(arm, metrics={**arm.metrics, PRIMARY_METRIC: Spread(1 / 3, None)}) for arm in shown.arms)
+    changed = [replace(one, difference=Estimate(*gain)) for one in shown.comparisons]
+    shown = replace(shown, arms=arms, comparisons=tuple(changed))
+    figures = study_figures(shown)
+    assert [figures[f"gain/{name}"] for name in ("points", "low", "high")] == list(logged)
+    assert {value for name, value in figures.items() if name.startswith("balanced_accuracy/")} == {0.3333}
+    sentence = gain_in_words(shown.compared.difference)
+    assert [float(number) for number in re.findall(r"-?\d+\.\d+", sentence)] == list(logged)
+    assert not any(np.signbit(value) and not value for value in figures.values())
 
 
 def test_an_arm_that_is_the_training_of_another_is_logged_once() -> None:
@@ -89,7 +113,7 @@ class Listening(Narrator):
 
 
 def task(arm="real only"):
-    return TrainingTask(ARMS[arm], None, SyntheticMix(0.0), None, None, None, 0)
+    return TrainingTask(ARMS[arm], None, Mix(0.0), None, None, None, 0)
 
 
 def test_the_time_is_told_after_the_first_training_and_regressions_and_kept_trainings_do_not_count():
@@ -125,8 +149,8 @@ def test_how_far_plain_training_is_from_the_best_is_told_first():
 
 def test_the_mix_is_told_by_base_with_what_was_refined():
     narrator = Listening()
-    mix, fewer = SyntheticMix(0.15), SyntheticMix(0.15, excluded_classes=("b",))
-    found = [MeasuredMix(arm, SyntheticMix(share), mean, 0.0, "as found")
+    mix, fewer = Mix(0.15), Mix(0.15, excluded_classes=("b",))
+    found = [MeasuredMix(arm, Mix(share), mean, 0.0, "as found")
              for arm, share, mean in (("a", 0.3, 0.8), ("a", 0.0, 0.7), ("c", 0.0, 0.6))]  # fmt: skip
     refined = MeasuredMix("a", fewer, 0.75, 0.0)
     say_mix(narrator, Choice("real only", mix, (), tuple(found), (refined,), judged_images=9, reason="Because."))

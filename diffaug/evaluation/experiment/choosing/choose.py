@@ -55,6 +55,7 @@ def choice_of(real: RealArms, chosen: ChosenMix, *, is_quick: bool = False) -> C
         class_weighted=features is not None and features.draw == "classes",
         num_folds=real.num_folds,
         judged_images=chosen.judged_images,
+        measured_mix=chosen.measured_mix,
         reason=chosen.reason,
         arms=tuple(arm for arm in real.arms if arm != ARMS[arm.name]),
         based_on=chosen.arm,

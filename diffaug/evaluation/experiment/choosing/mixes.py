@@ -9,10 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffaug.evaluation.experiment.arms import Arm
-from diffaug.evaluation.experiment.choice import MeasuredMix, SyntheticMix
+from diffaug.evaluation.experiment.choice import MeasuredMix, Mix
+from diffaug.evaluation.experiment.choosing.gains import Contest, choose_option
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
-from diffaug.evaluation.experiment.choosing.validation import NO_SYNTHETIC, Option, Validation, on_judged_images
-from diffaug.evaluation.experiment.experiment import Experiment
+from diffaug.evaluation.experiment.choosing.validation import (
+    NO_SYNTHETIC,
+    Option,
+    Validation,
+    cross_validation,
+    on_judged_images,
+)
+from diffaug.evaluation.experiment.experiment import Experiment, PilotImages
 from diffaug.evaluation.experiment.training_sets import allowed_positions
 from diffaug.evaluation.experiment.trainings import Trainings
 from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT
@@ -27,8 +34,9 @@ class ChosenMix:
     """A real arm, the synthetic images to add to it, and the measurements, as in `Choice`."""
 
     arm: Arm
-    mix: SyntheticMix
+    mix: Mix
     reason: str
+    measured_mix: Mix | None = None
     mixtures: tuple[MeasuredMix, ...] = ()
     refinements: tuple[MeasuredMix, ...] = ()
     judged_images: int = 0
@@ -39,31 +47,46 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
 
     1. Each base, see `bases`, is trained without and with the middle fraction of synthetic images.
     2. The base of the best of these mixtures is trained with the other fractions too.
-    3. The one with the largest gain on a curve over the fractions is taken, see `choose_option`.
+    3. The one with the largest gain, see `Contest`, on a curve over the fractions is taken, see `choose_option`.
     4. Classes that became worse get no synthetic images if that raises the score; nor are images on real backgrounds
        used if that does. A thorough evaluation also tries half the loss weight, and at most three synthetic images per
        real image of a class.
+    5. Classes that are blind in the pilot only, and so had no synthetic images in all this, get theirs: the filters of
+       the pool know them. Beside classes that are added to, one that is not falls behind.
     """
     experiment = trainings.experiment
     set_by_hand = experiment.settings.synthetic_fraction
     wanted = sorted(set(fractions) if set_by_hand is None else {set_by_hand})
-    blind = experiment.blind_classes if set_by_hand is None else ()  # who sets the fraction decides about all classes
-    mixes = [SyntheticMix(one, excluded_classes=blind) for one in wanted]
-    adding = [mix for mix in mixes if not mix.is_zero]
+    blind = _blind_classes(experiment) if set_by_hand is None else ()  # who sets the fraction decides about all classes
+    adding = [Mix(one, excluded_classes=blind) for one in wanted if one]
     reason = _why_not_measured(experiment, real, adding)
     if reason or experiment.pilot is None:
         return ChosenMix(real.best, adding[0] if _can_add(experiment, adding) else NO_SYNTHETIC, reason)
-    validation = on_judged_images(trainings, experiment.pilot)
-    options = _options(validation, real, adding, quick=experiment.settings.quick)
-    measured = measure(validation, options)
+    contest = _contest(trainings, real, experiment.pilot)
+    options = _options(contest, real, adding, quick=experiment.settings.quick)
+    measured = contest.measured(options)
     best, judged = choose_option(measured, allow_none=0.0 in wanted), int(experiment.pilot.judged.sum())
     if options[best].mix.is_zero:  # another base alone is a real arm, and those were chosen by cross-validation
-        return ChosenMix(real.best, NO_SYNTHETIC, _reason(measured[best], judged), measured, (), judged)
-    refined = _refinements(validation, options[best], experiment)
-    refinements = measure(validation, [*options, *refined])[len(options) :]
+        return ChosenMix(real.best, NO_SYNTHETIC, _reason(measured[best], judged), None, measured, (), judged)
+    refined = _refinements(contest.judged, options[best], experiment)
+    refinements = contest.measured(refined)
     choices = [(measured[best], options[best]), *zip(refinements, refined, strict=True)]
     one, option = max(choices, key=lambda choice: choice[0].score_gain)
-    return ChosenMix(option.arm, option.mix, _reason(one, judged), measured, refinements, judged)
+    late = tuple(name for name in blind if name not in experiment.blind_classes)
+    mix = replace(option.mix, excluded_classes=tuple(n for n in option.mix.excluded_classes if n not in late))
+    return ChosenMix(option.arm, mix, _reason(one, judged, late), option.mix, measured, refinements, judged)
+
+
+def _blind_classes(experiment: Experiment) -> tuple[str, ...]:
+    """Classes on whose synthetic images nothing can be chosen, in the order of the classes."""
+    blind = {*experiment.blind_classes, *(experiment.pilot.blind_classes if experiment.pilot else ())}
+    return tuple(name for name in experiment.train.classes if name in blind)
+
+
+def _contest(trainings: Trainings, real: RealArms, pilot: PilotImages) -> Contest:
+    quick = trainings.experiment.settings.quick
+    folds = cross_validation(trainings) if real.num_folds and not quick else None
+    return Contest(on_judged_images(trainings, pilot), folds and folds[0], bases(real, quick=quick))
 
 
 def bases(real: RealArms, *, quick: bool = False) -> tuple[Arm, ...]:
@@ -84,66 +107,12 @@ def bases(real: RealArms, *, quick: bool = False) -> tuple[Arm, ...]:
     return tuple(found)
 
 
-def choose_option(measured: Sequence[MeasuredMix], *, allow_none: bool = True) -> int:
-    """The position of the one with the largest gain on the curves of `smoothed_gains`; without any, the best alone."""
-    gains = smoothed_gains(measured)
-    adding = [number for number, one in enumerate(measured) if not one.mix.is_zero]
-    best = max(adding, key=lambda number: (round(gains[number], 9), -measured[number].mix.fraction))
-    alone = [number for number, one in enumerate(measured) if one.mix.is_zero]
-    if allow_none and round(gains[best], 9) <= 0:
-        return max(alone, key=lambda number: measured[number].score_gain)
-    return best
-
-
-def smoothed_gains(measured: Sequence[MeasuredMix]) -> list[float]:
-    """The gain of each by the parabola over the fraction that fits those of its arm best, from the arm alone on.
-
-    The gain of a fraction that is the best by chance falls, that of one between two good ones rises. On simulated gains
-    with the errors of a few hundred images the choice by the curve costs less than the choice by the measured gains,
-    and both cost less than the smallest fraction within one standard error of the best.
-    """
-    gains = [one.score_gain for one in measured]
-    for arm, how in {(one.arm, one.how) for one in measured}:
-        own = [number for number, one in enumerate(measured) if (one.arm, one.how) == (arm, how)]
-        fractions = np.array([measured[number].mix.fraction for number in own])
-        alone = max(gains[number] for number, fraction in zip(own, fractions, strict=True) if not fraction)
-        powers = np.stack([fractions, fractions**2], axis=1)
-        curve = alone + powers @ np.linalg.lstsq(powers, np.array([gains[n] for n in own]) - alone, rcond=None)[0]
-        for number, gain in zip(own, curve.tolist(), strict=True):
-            gains[number] = gain
-    return gains
-
-
-def measure(validation: Validation, options: Sequence[Option]) -> tuple[MeasuredMix, ...]:
-    """Each option with its paired gain over the best one without synthetic images, which is among them."""
-    accuracies = validation.accuracies(options)
-    reference = validation.best([option for option in options if option.mix.is_zero])
-    return tuple(
-        _measured(validation, option, reference, accuracy) for option, accuracy in zip(options, accuracies, strict=True)
-    )
-
-
-def _measured(validation: Validation, option: Option, reference: Option, accuracy: float) -> MeasuredMix:
-    one = MeasuredMix(option.arm.name, option.mix, accuracy, validation.spread(option), option.arm.how)
-    if option == reference:
-        return one
-    recall = validation.recall_differences(option, reference).balanced()
-    score = validation.score_differences(option, reference).balanced()
-    return replace(
-        one,
-        gain=recall.mean,
-        standard_error=math.sqrt(recall.variance),
-        score_gain=score.mean,
-        score_error=math.sqrt(score.variance),
-    )
-
-
-def _options(validation: Validation, real: RealArms, adding: Sequence[SyntheticMix], *, quick: bool) -> list[Option]:
+def _options(contest: Contest, real: RealArms, adding: Sequence[Mix], *, quick: bool) -> list[Option]:
     """All that is compared: every base alone and with the middle fraction, and the best of them with the others."""
     found, middle = bases(real, quick=quick), adding[(len(adding) - 1) // 2]
     alone, mixed = [Option(arm) for arm in found], [Option(arm, middle) for arm in found]
-    validation.correct([*alone, *mixed])  # all at once, since they run in parallel
-    base = validation.best(mixed).arm
+    contest.judged.correct([*alone, *mixed])  # all at once, since they run in parallel
+    base = contest.best(mixed).arm
     return [*alone, *mixed, *(Option(base, mix) for mix in adding if mix != middle)]
 
 
@@ -157,7 +126,7 @@ def _refinements(validation: Validation, chosen: Option, experiment: Experiment)
     return [Option(chosen.arm, one) for one in mixes]
 
 
-def _on_backgrounds(experiment: Experiment, mix: SyntheticMix) -> list[str]:
+def _on_backgrounds(experiment: Experiment, mix: Mix) -> list[str]:
     """The origins on real backgrounds among those of the pilot's images that a mix uses, if there are others, too."""
     images = experiment.pilot.images if experiment.pilot else None
     if images is None or images.origins is None:
@@ -174,12 +143,12 @@ def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str
     return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
 
 
-def _can_add(experiment: Experiment, adding: Sequence[SyntheticMix]) -> bool:
+def _can_add(experiment: Experiment, adding: Sequence[Mix]) -> bool:
     usable = set(experiment.train.classes) - set(adding[0].excluded_classes) if adding else set()
     return any(pool.counts_by_name[name] for pool in experiment.pools for name in usable)
 
 
-def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[SyntheticMix]) -> str:
+def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[Mix]) -> str:
     """Why the mix is not chosen by measurement, in a sentence; empty if it is."""
     pilot = experiment.pilot
     is_useless = pilot is None or not pilot.judged.any() or not len(pilot.images)
@@ -196,9 +165,12 @@ def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[S
     return next((reason for reason, applies in reasons.items() if applies), "")
 
 
-def _reason(chosen: MeasuredMix, judged: int) -> str:
+def _reason(chosen: MeasuredMix, judged: int, late: Sequence[str] = ()) -> str:
     on = f"on {judged} training images that neither classifier nor generator had seen"
     if chosen.mix.is_zero:
         return f"No synthetic fraction did better than none {on}."
     gain = f"{100 * chosen.score_gain:+.1f} points, standard error {100 * chosen.score_error:.1f}"
-    return f"The best fraction {on}, in probability of the true class: {gain}."
+    reason = f"The best fraction {on}, in probability of the true class: {gain}."
+    if late:
+        reason += f" Measured without {', '.join(late)}: its images are confirmed in the pool, not in the pilot's."
+    return reason

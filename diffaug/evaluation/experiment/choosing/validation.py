@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diffaug.data.splits import assign_folds
 from diffaug.evaluation.experiment.arms import Arm
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.experiment import PILOT, TRAIN, PilotImages
 from diffaug.evaluation.experiment.training_task import Subset, TrainingTask, predicted_classes
 from diffaug.evaluation.experiment.trainings import Trainings
@@ -21,7 +21,7 @@ from diffaug.runtime.seeding import derive_seed
 
 FOLDS_PURPOSE, JUDGED_PURPOSE = "choice of real arms", "choice of the mix"
 JUDGED_SEEDS = 3
-NO_SYNTHETIC = SyntheticMix(0.0)
+NO_SYNTHETIC = Mix(0.0)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Option:
     """A real arm and what is added to it."""
 
     arm: Arm
-    mix: SyntheticMix = NO_SYNTHETIC
+    mix: Mix = NO_SYNTHETIC
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from diffaug.diffusion.generator.pixels import PixelGenerator
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.training.batches import TrainingData
 from diffaug.files import storage
-from diffaug.files.records import read_record, write_record
+from diffaug.files.records import read_record, read_signed_record, write_record, write_signed_record
 from diffaug.runtime.distributed import current
 from diffaug.stages.fitting.measured_lengths import CHOICE, LENGTH
 from diffaug.stages.fitting.networks import CopyReport, TrainedNetwork, pixel_preview, write_description
@@ -74,7 +74,7 @@ def _train_base(work: Work) -> None:
         if trained is not None:
             write_network(own.folder, own.plan.network, data.normalization, trained.weights, trained.guide)
             report = BaseReport(trained.facts, trained.copies, work.clock.seconds)
-            write_record(file, _BASE_REPORT, report)
+            write_signed_record(file, _BASE_REPORT, report)
 
 
 def _work_of_base(work: Work) -> Work:
@@ -106,7 +106,7 @@ class _UpscalerTraining:
 
     def __init__(self, work: Work) -> None:
         self.work, self.folder = work, work.folder / UPSCALER
-        self.report = read_record(work.folder / REPORTS / BASE_REPORT, _BASE_REPORT)
+        self.report = read_signed_record(work.folder / REPORTS / BASE_REPORT, _BASE_REPORT)
         work.clock.resume_at(self.report.seconds)
         base = work.plan.network.image_size
         self.crops = Crops.of(work.holdout.trained, base, work.job.device, unlabeled=work.unlabeled)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import MeasuredArm, MeasuredMix, SyntheticMix
-from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix, choose_option, smoothed_gains
+from diffaug.evaluation.experiment.choice import MeasuredArm, MeasuredMix, Mix
+from diffaug.evaluation.experiment.choosing.choose import choice_of
+from diffaug.evaluation.experiment.choosing.gains import choose_option, smoothed_gains
+from diffaug.evaluation.experiment.choosing.mixes import bases, choose_mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
+from diffaug.evaluation.experiment.choosing.validation import Option, cross_validation, on_judged_images
 from diffaug.evaluation.experiment.trainings import Trainings
 from tests.evaluation.experiment.choosing.worlds import Scripted, drawn, draws_classes_equally, synthetic_share
 
@@ -40,7 +43,7 @@ def by_share(*errors, equal_draws=9):
 )
 def test_the_fraction_that_is_best_on_a_curve_through_the_gains_is_added(make, errors, fraction):
     chosen = choose_mix(make(by_share(*errors)), REAL, GRID)
-    assert (chosen.arm.name, chosen.mix) == ("real only", SyntheticMix(fraction))
+    assert (chosen.arm.name, chosen.mix) == ("real only", Mix(fraction))
     assert chosen.judged_images == 16
     by_fraction = {one.mix.fraction: one for one in chosen.mixtures if one.how == "as found"}
     assert sorted(by_fraction) == list(GRID)
@@ -59,7 +62,7 @@ def test_synthetic_images_may_help_most_where_classes_are_drawn_equally_often(ma
 
 
 def mixture(fraction, mean, gain, error=0.02, arm="real only"):
-    return MeasuredMix(arm, SyntheticMix(fraction), mean, 0.01, "", gain, error, gain, error)
+    return MeasuredMix(arm, Mix(fraction), mean, 0.01, "", gain, error, gain, error)
 
 
 def test_the_curve_of_each_arm_begins_at_the_arm_alone_and_smooths_its_own_gains() -> None:
@@ -113,7 +116,7 @@ def test_a_class_that_became_worse_gets_none_if_that_helps(make, blamed, exclude
     chosen = choose_mix(make(Scripted(TRAIN, errors)), REAL, GRID)
     (fewer,) = chosen.refinements
     assert fewer.mix.excluded_classes == ("b",)
-    assert chosen.mix == SyntheticMix(0.3, excluded_classes=excluded)
+    assert chosen.mix == Mix(0.3, excluded_classes=excluded)
 
 
 @pytest.mark.parametrize("hurts", [True, False])
@@ -161,24 +164,24 @@ def test_a_thorough_choice_tries_half_the_weight_and_few_per_real_image(make, li
     classifier = Scripted(TRAIN, lambda t: 0 if liked(t) else 2 if t.is_synthetic.any() else 6)
     chosen = choose_mix(make(classifier, settings={"thorough": True, "num_generators": 1}), REAL, GRID)
     assert (chosen.mix.loss_weight, chosen.mix.max_per_real) == (loss_weight, limit)
-    assert [one.mix for one in chosen.refinements] == [SyntheticMix(0.3, 0.5), SyntheticMix(0.3, 1.0, 3.0)]
+    assert [one.mix for one in chosen.refinements] == [Mix(0.3, 0.5), Mix(0.3, 1.0, 3.0)]
 
 
 UNMEASURED = {
-    "no pilot": ({"pilot": False}, SyntheticMix(0.15), "No pilot"),
-    "no pool": ({"pool": (0, 0, 0)}, SyntheticMix(0.0), "no synthetic image"),
-    "set": ({"settings": {"synthetic_fraction": 0.2}}, SyntheticMix(0.2), "set by hand"),
-    "set to zero": ({"settings": {"synthetic_fraction": 0.0}}, SyntheticMix(0.0), "set by hand"),
+    "no pilot": ({"pilot": False}, Mix(0.15), "No pilot"),
+    "no pool": ({"pool": (0, 0, 0)}, Mix(0.0), "no synthetic image"),
+    "set": ({"settings": {"synthetic_fraction": 0.2}}, Mix(0.2), "set by hand"),
+    "set to zero": ({"settings": {"synthetic_fraction": 0.0}}, Mix(0.0), "set by hand"),
     "set, though all are blind": (
         {"settings": {"synthetic_fraction": 0.2}, "blind_classes": ("a", "b", "c")},
-        SyntheticMix(0.2),
+        Mix(0.2),
         "set by hand",
     ),
-    "all are blind": ({"blind_classes": ("a", "b", "c")}, SyntheticMix(0.0), "Nothing shows"),
-    "those with images are blind": ({"blind_classes": ("b", "c")}, SyntheticMix(0.0), "Nothing shows"),
+    "all are blind": ({"blind_classes": ("a", "b", "c")}, Mix(0.0), "Nothing shows"),
+    "those with images are blind": ({"blind_classes": ("b", "c")}, Mix(0.0), "Nothing shows"),
     "real arms only": (
         {"settings": {"arms": ("real only", "synthetic only", "best real + synthetic"), "quick": True}},
-        SyntheticMix(0.15),
+        Mix(0.15),
         "first answer",
     ),
 }
@@ -208,6 +211,50 @@ def test_blind_classes_get_no_synthetic_image_in_any_training(make):
     done = trainings.experiment.classifier.done
     assert any(training.is_synthetic.any() for training in done)
     assert all(1 not in training.images.labels[training.is_synthetic] for training in done)
+
+
+@pytest.mark.parametrize(("blind", "excluded"), [((), ()), (("b",), ("b",)), (("c",), ("c",))])
+def test_a_class_that_is_blind_in_the_pilot_only_gets_the_images_that_the_pool_confirms(make, blind, excluded):
+    trainings = make(by_share(5, 2, 2, 2), blind_classes=blind, pool=(30, 30, 30))
+    trainings.experiment = replace(
+        trainings.experiment, pilot=replace(trainings.experiment.pilot, blind_classes=("b",))
+    )
+    chosen = choose_mix(trainings, REAL, GRID)
+    assert chosen.mix.excluded_classes == excluded
+    assert chosen.measured_mix == replace(chosen.mix, excluded_classes=tuple(sorted({*blind, "b"})))
+    assert ("without b" in chosen.reason) == ("b" not in blind)
+    done = trainings.experiment.classifier.done
+    assert all(1 not in training.images.labels[training.is_synthetic] for training in done)
+    choice = choice_of(REAL, chosen)
+    assert sum(map(choice.is_of, choice.mixtures)) == 1
+
+
+def with_folds(in_folds, judged):
+    """Errs by how classes are drawn, in cross-validation and, with and without synthetic images, on judged images."""
+
+    def errors(training):
+        equally = bool(draws_classes_equally(training))
+        is_fold = any(classifier.ranks[image.tobytes()] % 3 == 0 for image in training.images.pixels[:30])
+        return in_folds[equally] if is_fold else judged[equally][bool(training.is_synthetic.any())]
+
+    return (classifier := Scripted(TRAIN, errors))
+
+
+@pytest.mark.parametrize(("in_folds", "draw"), [((2, 6), "images"), ((6, 2), "classes")])
+def test_bases_are_compared_by_cross_validation_and_what_is_added_on_judged_images(make, in_folds, draw):
+    """On judged images alone equal draws look better, with and without synthetic images."""
+    trainings = make(with_folds(in_folds, ((5, 3), (2, 1))))
+    chosen = choose_mix(trainings, replace(REAL, num_folds=3), GRID)
+    assert chosen.arm.draw == draw and not chosen.mix.is_zero
+    (alone,) = [one for one in chosen.mixtures if one.mix.is_zero and "equally" in one.how]
+    folds, judged = cross_validation(trainings)[0], on_judged_images(trainings, trainings.experiment.pilot)
+    (plain, equal) = map(Option, bases(REAL))
+    behind = folds.recall_differences(equal, plain).balanced()
+    assert alone.gain == pytest.approx(min(behind.mean, 0.0))
+    (mixed,) = [one for one in chosen.mixtures if "equally" in one.how and one.mix.fraction == 0.3]
+    added = judged.recall_differences(Option(equal.arm, mixed.mix), equal).balanced()
+    assert mixed.gain == pytest.approx(alone.gain + added.mean)
+    assert mixed.standard_error**2 == pytest.approx(alone.standard_error**2 + added.variance)
 
 
 FEATURES = replace(ARMS["pretrained features"], regularization=2.0)

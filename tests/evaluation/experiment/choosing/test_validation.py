@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffaug.evaluation.experiment.arms import ARMS
-from diffaug.evaluation.experiment.choice import SyntheticMix
+from diffaug.evaluation.experiment.choice import Mix
 from diffaug.evaluation.experiment.choosing.validation import (
     Option,
     Part,
@@ -40,7 +40,7 @@ def validation_of(shares, parts):
 
 
 def options(count):
-    return [Option(REAL, SyntheticMix(number / 100)) for number in range(count)]
+    return [Option(REAL, Mix(number / 100)) for number in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_the_pilot_has_not_seen_is_judged_with_its_images_and_never_trained
     trainings = make()
     experiment = trainings.experiment
     validation = on_judged_images(trainings, experiment.pilot)
-    validation.correct([Option(REAL, SyntheticMix(0.3))])
+    validation.correct([Option(REAL, Mix(0.3))])
     unseen = {name for name, judged in zip(experiment.train.ids, experiment.pilot.judged, strict=True) if judged}
     assert len(validation.parts) == len({part.seed for part in validation.parts}) == 3
     for training in experiment.classifier.done:

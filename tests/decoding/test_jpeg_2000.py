@@ -1,0 +1,115 @@
+"""Large JPEG 2000 files are decoded at a lower resolution, and what their header promises is bounded."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffaug.decoding.decode import decode
+from diffaug.decoding.formats import jpeg_2000
+from diffaug.decoding.limits import MAX_MEMORY
+from diffaug.decoding.object_masks import read_mask
+from diffaug.decoding.result import RejectedError
+from tests.decoding.odd_files import saved
+
+SMOOTH = np.asarray(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((149, 121), 3)
+)
+
+
+def segment(marker: int, *content: bytes) -> bytes:
+    return struct.pack(">HH", marker, 2 + sum(map(len, content))) + b"".join(content)
+
+
+def stream(
+    side: int, tile: int, block: int = 6, levels: int = 5, precincts: bytes = b"", of_tile: bytes = b""
+) -> bytes:
+    """A code stream of three components without any data."""
+    size = struct.pack(">H8IH", 0, side, side, 0, 0, tile, tile, 0, 0, 3) + bytes([7, 1, 1]) * 3
+    coding = bytes([bool(precincts), 0, 0, 1, 0, levels, block - 2, block - 2, 0, 1]) + precincts
+    steps = b"\x40" + b"\x48" * (3 * levels + 1)
+    head = b"\xff\x4f" + segment(0xFF51, size) + segment(0xFF52, coding) + segment(0xFF5C, steps)
+    data = of_tile + b"\xff\x93" + bytes(64)
+    return head + segment(0xFF90, struct.pack(">HIBB", 0, 12 + len(data), 0, 1)) + data + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+@pytest.mark.parametrize("options", [{}, {"no_jp2": True}, {"tile_size": (64, 64)}, {"num_resolutions": 2}])
+def test_a_large_image_is_decoded_smaller(tmp_path, monkeypatch, mode, options) -> None:
+    image = Image.fromarray(SMOOTH[..., 0].astype(np.uint16) * 200 if mode == "I;16" else SMOOTH)
+    file = tmp_path / "a.jp2"
+    file.write_bytes(saved(image if mode == "I;16" else image.convert(mode), "JPEG2000", **options))
+    whole = decode(file)
+    monkeypatch.setattr(jpeg_2000, "MAX_MEMORY", 149 * 121 * 20 / 4)
+    found = decode(file)
+    assert (found.status, found.width, found.height, found.mode) == ("ok", 149, 121, whole.mode)
+    assert found.pixels.size < whole.pixels.size and found.pixels.shape[0] in (61, 31, 16)
+    same_size = np.asarray(
+        Image.fromarray(whole.pixels.squeeze()).resize(found.pixels.shape[1::-1], Image.Resampling.BOX)
+    )
+    # The wavelets keep every second pixel, so what is left lies half a pixel beside the mean of two.
+    assert np.abs(same_size.astype(int) - found.pixels.squeeze()).mean() < 8
+
+
+def test_sides_are_rounded_up_at_each_level() -> None:
+    image = Image.open(io.BytesIO(saved(Image.fromarray(SMOOTH), "JPEG2000")))
+    promise = jpeg_2000.promise_of(image, image.fp)
+    jpeg_2000.leave_out(image, promise, 2)  # both sides are 1 above a multiple of 4
+    image.load()
+    assert (promise.size(2), image.size, promise.levels) == ((38, 31), (38, 31), 5)
+
+
+def promised(content: bytes) -> jpeg_2000.Promise:
+    return jpeg_2000.promise_of(Image.open(io.BytesIO(content)), io.BytesIO(content))
+
+
+def test_blocks_and_tiles_are_counted() -> None:
+    one = promised(stream(1024, 1024, levels=0))
+    assert one.blocks * 1024**2 == pytest.approx(3 * (1024 / 64) ** 2)
+    cut = promised(stream(1024, 1024, block=6, levels=1, precincts=bytes([0x44, 0x55])))
+    assert cut.blocks * 1024**2 == pytest.approx(3 * (512**2 / 8**2 + 1024**2 / 16**2))
+    assert promised(stream(1024, 100)).tiles == 11**2
+    tiny = bytes([0, 0, 0, 1, 0, 3, 0, 0, 0, 1])
+    in_tile = promised(stream(1024, 1024, of_tile=segment(0xFF52, tiny)))
+    assert in_tile.levels == 3 and in_tile.blocks > 3 / 16
+    of_one = promised(stream(1024, 1024, of_tile=segment(0xFF53, b"\2", tiny[:1], tiny[5:])))
+    assert of_one == in_tile
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (stream(3400, 3400, block=2), "too large"),
+        (stream(3400, 3400, levels=1, precincts=b"\x11\x11"), "too large"),
+        (stream(1020, 4), "too large"),
+        (stream(40_000, 40_000, levels=1), "too large"),
+        (stream(64, 64)[:-30], "truncated"),
+        (stream(64, 64)[:99], "truncated"),
+        (stream(64, 0), "truncated"),
+    ],
+)
+def test_a_small_file_that_promises_much_is_refused_before_memory_is_taken(
+    tmp_path, monkeypatch, content, status
+) -> None:
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    (tmp_path / "a.j2k").write_bytes(content)
+    assert decode(tmp_path / "a.j2k").status == status
+
+
+def test_a_header_of_two_sizes_is_refused(tmp_path) -> None:
+    content = saved(Image.new("RGB", (64, 64)), "JPEG2000")
+    place = content.index(b"ihdr") + 4
+    (tmp_path / "a.jp2").write_bytes(content[:place] + struct.pack(">II", 32, 32) + content[place + 8 :])
+    assert decode(tmp_path / "a.jp2").status == "truncated"
+
+
+def test_a_mask_is_never_reduced(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.jp2").write_bytes(saved(Image.fromarray(SMOOTH), "JPEG2000"))
+    assert read_mask(tmp_path / "a.jp2").shape == (121, 149)
+    content = stream(4000, 4000)
+    (tmp_path / "b.j2k").write_bytes(content)
+    assert promised(content).left_out(20) == 1 and MAX_MEMORY < 4000**2 * 20
+    with pytest.raises(RejectedError, match="at most"):
+        read_mask(tmp_path / "b.j2k")
