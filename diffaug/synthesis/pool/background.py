@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,13 +116,18 @@ def try_on_background(maker: ChunkMaker, progress: Progress = lambda done, total
 def transplant_strengths(maker: ChunkMaker) -> tuple[Strength, ...]:
     """What is tried, from new objects to real ones that are moved and changed as variations are.
 
-    A network often paints no object where nothing around the mask asks for one. What the background shows itself is
+    A network often paints no object where nothing around the mask asks for one. Between two usual strengths their mean
+    is tried, too: of made stains too many were new at one and copies at the next. What the background shows itself is
     painted over with new objects only.
     """
     assert maker.backgrounds is not None
     own = maker.positions[maker.backgrounds.class_index]
     covered = maker.backgrounds.own_masks([maker.sources.ids[one] for one in own.tolist()], maker.generator.image_size)
-    return (NEW,) if covered.any() else (NEW, *reversed(maker.generator.usual.strengths))
+    if covered.any():
+        return (NEW,)
+    usual = maker.generator.usual.strengths
+    between = [tuple(np.mean(pair, axis=0).round(3).tolist()) for pair in pairwise(usual)]
+    return (NEW, *sorted((*usual, *between), key=sum, reverse=True))
 
 
 def crossed_strengths(usual: Usual) -> tuple[Strength, ...]:

@@ -206,7 +206,7 @@ def tried(painting, monkeypatch, seen, **settings) -> tuple[dict[str, OnBackgrou
     draw = type(maker.generator).draw
 
     def watched(self, drawing):
-        filters.strength = -drawing.strength if drawing.masks is not None else drawing.strength
+        filters.strength = round(drawing.strength, 4)
         return draw(self, drawing)
 
     monkeypatch.setattr(type(maker.generator), "draw", watched)
@@ -237,17 +237,17 @@ def test_crossed_variations_are_as_weak_as_shows_the_class(painting, monkeypatch
     assert maker.counts(2)["crossed"] == 0
 
 
-LADDER = (NEW, *reversed(OF_NETWORKS.strengths))
-PAINTED = [-sum(strength) / 2 for strength in LADDER]
+LADDER = (NEW, (0.6, 0.85), (0.5, 0.775), (0.4, 0.7), (0.3, 0.55), (0.2, 0.4))
+PAINTED = [round(sum(strength) / 2, 4) for strength in LADDER]
 
 
 @pytest.mark.parametrize(
     ("seen", "chosen"),
     [
-        ((0.5, 1, 1, 1), LADDER[0]),
-        ((0.3, 0.5, 1, 1), LADDER[1]),
-        ((0, 0.3, 0.3, 0.5), LADDER[3]),
-        ((0, 0, 0.3, 0.3), None),
+        ((0.5, 1, 1, 1, 1, 1), LADDER[0]),
+        ((0.3, 0.5, 1, 1, 1, 1), LADDER[1]),
+        ((0, 0, 0, 0.3, 0.5, 0.3), LADDER[4]),
+        ((0, 0.3, 0.3, 0.3, 0.3, 0.3), None),
     ],
 )
 def test_transplants_are_as_new_as_the_filters_still_see_the_class(painting, monkeypatch, seen, chosen) -> None:
