@@ -102,9 +102,11 @@ def tell_power(job: Job, power: PoolPower) -> None:
 def tell_power_of_pilot(job: Job, power: PoolPower) -> None:
     """Warns of what the evaluation leaves out because of the pilot's pool, on which it chooses."""
     reasons = {name: one.blind for name, one in power.classes.items() if one.blind}
-    if power.unlearned:
+    if power.unlearned or len(reasons) == len(power.classes):
+        why = f"the pilot has not learned the images yet: {'; '.join(power.unlearned)}"
+        why = why if power.unlearned else "nothing shows that the pilot's images of any class belong to it"
         job.narrator.warn(
-            f"the pilot has not learned the images yet: {'; '.join(power.unlearned)}. So no amount of synthetic images "
+            f"{why}. So no amount of synthetic images "
             f"can be chosen, and none is used. Train longer: {longer_training(job)}"
         )
     elif reasons:
