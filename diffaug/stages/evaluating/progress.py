@@ -1,5 +1,7 @@
 """What an evaluation tells on the console: how long it takes, how far it is, and what was chosen."""
 
+from collections.abc import Collection
+
 from diffaug.configuration.arms import ARM_ROLES
 from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
@@ -63,16 +65,18 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
         found = sorted((one.mix.fraction, one.mean) for one in choice.mixtures if (one.arm, one.how) == (arm, how))
         figures = ", ".join(f"{fraction:.0%} {mean:.3f}" for fraction, mean in found)
         narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
+    blind = {name for one in choice.mixtures for name in one.mix.excluded_classes}  # in every mix
     for one in choice.refinements:
-        narrator.say(f"{_refinement(one.mix)}: {one.mean:.3f}, {'used' if choice.is_of(one) else 'no better'}")
+        narrator.say(f"{_refinement(one.mix, blind)}: {one.mean:.3f}, {'used' if choice.is_of(one) else 'no better'}")
     amount = f"{choice.mix.fraction:.0%} of each batch, added to '{choice.base}'"
     narrator.say(f"synthetic images: {'none' if choice.mix.is_zero else amount}. {choice.reason}")
 
 
-def _refinement(mix: Mix) -> str:
+def _refinement(mix: Mix, blind: Collection[str]) -> str:
+    """How a mix differs from those on the curve, which leave out the blind classes."""
     if mix.excluded_origins:
         return f"without synthetic images of the origin {', '.join(mix.excluded_origins)}"
-    if mix.excluded_classes:
-        return f"without synthetic images of {', '.join(mix.excluded_classes)}"
+    if worse := [name for name in mix.excluded_classes if name not in blind]:
+        return f"without synthetic images of {', '.join(worse)}"
     limit = "" if mix.max_per_real is None else f", at most {mix.max_per_real:g} per real image of each class"
     return f"{mix.fraction:.0%} with loss weight {mix.loss_weight:g}{limit}"

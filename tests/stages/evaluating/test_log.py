@@ -160,4 +160,12 @@ def test_the_mix_is_told_by_base_with_what_was_refined():
         "without synthetic images of b: 0.750, no better",
         "synthetic images: 15% of each batch, added to 'real only'. Because.",
     ]
+    blind = [replace(one, mix=replace(one.mix, excluded_classes=("c",))) for one in found[:1]]
+    refined = [MeasuredMix("a", Mix(0.15, **change), 0.75, 0.0) for change in (
+        {"excluded_classes": ("b", "c")}, {"excluded_classes": ("c",), "loss_weight": 0.5})]  # fmt: skip
+    say_mix(narrator, Choice("real only", mix, (), tuple(blind), tuple(refined), judged_images=9))
+    assert narrator.said[5:7] == [
+        "without synthetic images of b: 0.750, no better",
+        "15% with loss weight 0.5: 0.750, no better",
+    ]
     assert not re.search(r"\ba class\b", " ".join(narrator.said))

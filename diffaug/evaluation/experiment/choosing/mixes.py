@@ -28,6 +28,8 @@ REFINED_MAX_PER_REAL = 3.0
 HOPELESS = 0.05
 """A network this far below the best real arm is not tried: no published gain of synthetic images is as large."""
 
+_NOT_IN_PILOT = "Nothing shows that the pilot's synthetic images belong to their class where the pool's do."
+
 
 @dataclass(frozen=True)
 class ChosenMix:
@@ -61,7 +63,9 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     adding = [Mix(one, excluded_classes=blind) for one in wanted if one]
     reason = _why_not_measured(experiment, real, adding)
     if reason or experiment.pilot is None:
-        return ChosenMix(real.best, adding[0] if _can_add(experiment, adding) else NO_SYNTHETIC, reason)
+        unmeasured = _as_in_pool(experiment, adding[0] if adding else NO_SYNTHETIC)
+        is_usable = reason != _NOT_IN_PILOT and _can_add(experiment, unmeasured)
+        return ChosenMix(real.best, unmeasured if is_usable else NO_SYNTHETIC, reason)
     contest = _contest(trainings, real, experiment.pilot)
     options = _options(contest, real, adding, quick=experiment.settings.quick)
     measured = contest.measured(options)
@@ -72,8 +76,9 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     refinements = contest.measured(refined)
     choices = [(measured[best], options[best]), *zip(refinements, refined, strict=True)]
     one, option = max(choices, key=lambda choice: choice[0].score_gain)
-    late = tuple(name for name in blind if name not in experiment.blind_classes)
-    mix = replace(option.mix, excluded_classes=tuple(n for n in option.mix.excluded_classes if n not in late))
+    added = {name for pool in experiment.pools for name in pool.classes if pool.counts_by_name[name]}
+    late = tuple(name for name in blind if name in added and name not in experiment.blind_classes)
+    mix = _as_in_pool(experiment, option.mix)
     return ChosenMix(option.arm, mix, _reason(one, judged, late), option.mix, measured, refinements, judged)
 
 
@@ -81,6 +86,12 @@ def _blind_classes(experiment: Experiment) -> tuple[str, ...]:
     """Classes on whose synthetic images nothing can be chosen, in the order of the classes."""
     blind = {*experiment.blind_classes, *(experiment.pilot.blind_classes if experiment.pilot else ())}
     return tuple(name for name in experiment.train.classes if name in blind)
+
+
+def _as_in_pool(experiment: Experiment, mix: Mix) -> Mix:
+    """The mix with the classes that are left out only because they are blind in the pilot."""
+    late = {*(experiment.pilot.blind_classes if experiment.pilot else ())} - {*experiment.blind_classes}
+    return replace(mix, excluded_classes=tuple(name for name in mix.excluded_classes if name not in late))
 
 
 def _contest(trainings: Trainings, real: RealArms, pilot: PilotImages) -> Contest:
@@ -119,7 +130,8 @@ def _options(contest: Contest, real: RealArms, adding: Sequence[Mix], *, quick: 
 def _refinements(validation: Validation, chosen: Option, experiment: Experiment) -> list[Option]:
     mix, worse = chosen.mix, _worse_classes(validation, chosen, experiment.train.classes)
     without = tuple(name for name in experiment.train.classes if name in {*worse, *mix.excluded_classes})
-    mixes = [replace(mix, excluded_classes=without)] if worse and len(without) < len(experiment.train.classes) else []
+    is_new = len(mix.excluded_classes) < len(without) < len(experiment.train.classes)
+    mixes = [replace(mix, excluded_classes=without)] if is_new else []
     mixes += [replace(mix, excluded_origins=(origin,)) for origin in _on_backgrounds(experiment, mix)]
     if experiment.settings.thorough:
         mixes += [replace(mix, loss_weight=mix.loss_weight / 2), replace(mix, max_per_real=REFINED_MAX_PER_REAL)]
@@ -143,24 +155,29 @@ def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str
     return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
 
 
-def _can_add(experiment: Experiment, adding: Sequence[Mix]) -> bool:
-    usable = set(experiment.train.classes) - set(adding[0].excluded_classes) if adding else set()
+def _can_add(experiment: Experiment, mix: Mix) -> bool:
+    usable = set(experiment.train.classes) - set(mix.excluded_classes)
     return any(pool.counts_by_name[name] for pool in experiment.pools for name in usable)
 
 
 def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[Mix]) -> str:
     """Why the mix is not chosen by measurement, in a sentence; empty if it is."""
     pilot = experiment.pilot
-    is_useless = pilot is None or not pilot.judged.any() or not len(pilot.images)
-    whose = "pilot's " if pilot is not None and set(experiment.train.classes) <= set(pilot.blind_classes) else ""
+    first = adding[0] if adding else NO_SYNTHETIC
+    has_images = pilot is not None and len(allowed_positions(experiment.train, pilot.images, first))
     reasons = {
         "There is no synthetic image.": not any(map(len, experiment.pools)),
         "The synthetic fraction was set by hand.": experiment.settings.synthetic_fraction is not None,
         "The grid holds no fraction but zero.": not adding,
-        f"Nothing shows that the {whose}synthetic images of any class belong to it.": not _can_add(experiment, adding),
+        "Nothing shows that the synthetic images of any class belong to it.": not _can_add(
+            experiment, _as_in_pool(experiment, first)
+        ),
         "No arm uses synthetic images.": not any(arm.depends_on_mix for arm in experiment.arms),
+        _NOT_IN_PILOT: not _can_add(experiment, first),
         "A first answer takes the smallest fraction.": experiment.settings.quick and real.best.learner != "features",
-        "No pilot could be trained on a part of the images, so the smallest fraction is taken.": is_useless,
+        "No pilot could be trained on a part of the images, so the smallest fraction is taken.": pilot is None
+        or not pilot.judged.any(),
+        "The pilot has no image that can be used, so the smallest fraction is taken.": not has_images,
     }
     return next((reason for reason, applies in reasons.items() if applies), "")
 
@@ -172,5 +189,5 @@ def _reason(chosen: MeasuredMix, judged: int, late: Sequence[str] = ()) -> str:
     gain = f"{100 * chosen.score_gain:+.1f} points, standard error {100 * chosen.score_error:.1f}"
     reason = f"The best fraction {on}, in probability of the true class: {gain}."
     if late:
-        reason += f" Measured without {', '.join(late)}: its images are confirmed in the pool, not in the pilot's."
+        reason += f" Measured without {', '.join(late)}, whose images are confirmed in the pool, not in the pilot's."
     return reason

@@ -197,11 +197,48 @@ def test_what_is_not_measured_is_fixed_and_says_why(make, case):
     assert trainings.experiment.classifier.done == []
 
 
-def test_the_reason_names_the_pilot_where_its_images_are_the_ones_that_nothing_confirms(make):
-    trainings = make(blind_classes=("a", "b", "c"))
-    pilot = replace(trainings.experiment.pilot, blind_classes=("a", "b", "c"))
-    trainings.experiment = replace(trainings.experiment, pilot=pilot)
-    assert "that the pilot's synthetic images" in choose_mix(trainings, REAL, GRID).reason
+def blind(trainings, in_pool=(), in_pilot=(), **changes):
+    """The trainings, with classes that the filters of the pool and of the pilot's pool do not know."""
+    pilot = replace(trainings.experiment.pilot, blind_classes=in_pilot, **changes)
+    trainings.experiment = replace(trainings.experiment, blind_classes=in_pool, pilot=pilot)
+    return trainings
+
+
+@pytest.mark.parametrize(
+    ("in_pool", "in_pilot", "reason"),
+    [
+        ((), ("a", "b", "c"), "that the pilot's synthetic images"),
+        (("b",), ("c",), "that the pilot's synthetic images"),  # "a" has none
+        (("b", "c"), ("a",), "that the synthetic images of any class"),
+    ],
+)
+def test_the_reason_names_the_pilot_where_the_pool_has_images_that_are_confirmed(make, in_pool, in_pilot, reason):
+    chosen = choose_mix(blind(make(), in_pool, in_pilot), REAL, GRID)
+    assert chosen.mix.is_zero and reason in chosen.reason
+
+
+def test_a_fraction_that_is_not_measured_is_of_all_classes_that_the_pool_confirms(make):
+    quick = blind(make(settings={"quick": True}), ("b",), ("a", "b"))
+    assert choose_mix(quick, REAL, GRID).mix == Mix(0.15, excluded_classes=("b",))
+    none_judged = np.zeros(len(TRAIN), np.bool_)
+    useless = blind(make(), (), ("b",), judged=none_judged)
+    assert choose_mix(useless, REAL, GRID).mix == Mix(0.15)
+
+
+def test_nothing_is_measured_without_an_image_of_the_pilot_that_may_be_used(make):
+    trainings = blind(make(pool=(30, 30, 30)), (), ("b", "c"), images=drawn((0, 30, 30), 3, "pilot"))
+    chosen = choose_mix(trainings, REAL, GRID)
+    assert (chosen.mix, chosen.judged_images, chosen.mixtures) == (Mix(0.15), 0, ())
+    assert "The pilot has no image that can be used" in chosen.reason
+    assert trainings.experiment.classifier.done == []
+
+
+def test_a_class_without_synthetic_images_that_became_worse_is_not_left_out_once_more(make):
+    """Synthetic images of "c" mend "c", and "b", which has none, pays for it."""
+    scripted = Scripted(TRAIN, lambda t: [0, 8, 0] if t.is_synthetic.any() else [0, 0, 10])
+    chosen = choose_mix(blind(make(scripted), (), ("b",)), REAL, GRID)
+    assert chosen.refinements == ()
+    assert sum(map(choice_of(REAL, chosen).is_of, chosen.mixtures)) == 1
 
 
 def test_blind_classes_get_no_synthetic_image_in_any_training(make):
