@@ -72,9 +72,7 @@ def resolve(
         merged |= values
         origins |= dict.fromkeys(values, origin)
     config = _validate(merged, origins)
-    values = dict(
-        _flatten(config.model_dump(mode="json"))
-    )  # numbers in lists of a file are texts above
+    values = dict(_flatten(config.model_dump(mode="json")))  # numbers in lists of a file are texts above
     told = {key: origin for key, origin in origins.items() if origin != "study" or values[key] != defaults[key]}
     return Resolved(config, told, warnings)
 
