@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 ENVIRONMENT = {"NO_ALBUMENTATIONS_UPDATE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 EXTRAS = r"albumentations|dask|datasets|diffaug\.integrations|imblearn|mlflow|timm"
 OF_EXTRAS = re.compile(rf"^(?:import|from) (?:{EXTRAS})\b", re.MULTILINE)
-MLFLOW = "mlflow<3.8"  # the lowest: without this, uv settles on newer versions of mlflow, datasets and pyarrow
+MLFLOW = ("mlflow<3.8", "sqlalchemy<2.1")  # uv would settle on a newer MLflow; 3.7 fails with SQLAlchemy 2.1
 TOOLS = ("hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6")
 
 
@@ -27,7 +27,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def lowest(session: nox.Session) -> None:
     """The fast tests with the lowest dependencies that pyproject.toml allows, with all extras."""
-    session.install("--resolution", "lowest-direct", "-e", ".[dev]", MLFLOW)
+    session.install("--resolution", "lowest-direct", "-e", ".[dev]", *MLFLOW)
     _test(session, "-m", "fast")
 
 

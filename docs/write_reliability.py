@@ -58,8 +58,8 @@ parameters and the names of tags.
 
 Each mutant is one small change to one function: an operator, a constant, an argument, a condition. It is noticed if a
 test fails. Tests that train networks or start processes are not used, so that more may be noticed than stands here.
-Sentences of messages and values outside of functions are left unchanged. The figures are those of
-`tests/faults/mutation.py`, which says how to make them.
+Sentences of messages and values outside of functions are left unchanged. Modules that are not in the table were not
+tried. The figures are those of `tests/faults/mutation.py`, which says how to make them.
 
 {mutants}
 

@@ -47,10 +47,7 @@ SYNTHESIS = (
     *("synthesis.sampling_strategy", "synthesis.guidance_scale", "synthesis.num_inference_steps"),
     "synthesis.mask_from",
 )
-EVALUATION = (
-    *("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier"),
-    "evaluation.drop_leaked",
-)
+EVALUATION = ("evaluation.num_seeds", "evaluation.max_steps", "evaluation.classifier", "evaluation.drop_leaked")
 
 
 def _augmenter(study: Path | None, options: Mapping[str, Any]) -> DiffusionAugmenter:
@@ -119,12 +116,15 @@ def inspect(data: Path, study: Path | None, html: Path | None, **options: Any) -
     if len(unusable):
         augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
     results = {**results_of(catalog), "page": _write_page(html, augmenter, catalog)}
-    next_step = _run_without_leaks(catalog, in_study("run", data, study, options))
+    next_step = _after_inspect(catalog, data, study, options)
     print_result("inspect", study=augmenter.study.path, results=results, next_step=next_step)
 
 
-def _run_without_leaks(catalog: Catalog, command: str) -> str:
-    """The command with the groups that file names and near-duplicates agree on, and without leaked test images."""
+def _after_inspect(catalog: Catalog, data: Path, study: Path | None, options: Mapping[str, Any]) -> str:
+    """The run with groups that are confirmed and without leaks; while a class has no test image, another look."""
+    if not catalog.counts()["test"].all():
+        return in_study("inspect", data, study, options)
+    command = in_study("run", data, study, options)
     if catalog.proposal and catalog.proposal.confirmed:
         command += f" --group-by {shlex.quote(catalog.proposal.pattern)}"
     return command + (" --drop-leaked" if catalog.leaks else "")
@@ -227,6 +227,7 @@ def generate(study: Path, more: tuple[tuple[str, int], ...], shard: tuple[int, i
 
 @click.command()
 @click.argument("study", type=PATH, required=False, metavar="[STUDY | DATA]")
+@click.option("--study", "place", type=PATH, help="Folder of the study, if DATA is given.  [default: runs/NAME]")
 @settings_options(*EVALUATION)
 @evaluation_options
 @click.option(
@@ -234,7 +235,9 @@ def generate(study: Path, more: tuple[tuple[str, int], ...], shard: tuple[int, i
     type=PATH,
     help="Evaluate this CSV (columns file_name, arm, role, predicted) instead of training classifiers.",
 )
-def evaluate(study: Path | None, predictions: Path | None, fail_under: float | None, **options: Any) -> None:
+def evaluate(
+    study: Path | None, place: Path | None, predictions: Path | None, fail_under: float | None, **options: Any
+) -> None:
     """Train classifiers with and without the pool of STUDY and compare them on real test images.
 
     For DATA, a folder of images without a study, or a STUDY without a pool, the ways to train on real images alone are
@@ -247,12 +250,14 @@ def evaluate(study: Path | None, predictions: Path | None, fail_under: float | N
     unused = [key for key in given_settings(options) if predictions and key.startswith("evaluation.")]
     if unused:
         raise UsageError(f"--predictions trains no classifiers and ignores: {', '.join(unused)}", fix="omit them")
+    is_data = study is not None and study.is_dir() and not ((study / RECORD).exists() or Study(study).has_results)
+    if place and (predictions or not is_data):
+        raise UsageError("--study names the study of a folder of images, and none is given", fix="omit --study")
     if predictions is None:
         if study is None:
             raise UsageError("give a STUDY, DATA or --predictions CSV", fix="diffaug evaluate runs/data")
-        is_data = study.is_dir() and not ((study / RECORD).exists() or Study(study).has_results)
-        augmenter = _augmenter(None, options).attach(study) if is_data else _opened(study, options)
-        _finish("evaluate", augmenter.evaluate(), augmenter, fail_under=fail_under)
+        augmenter = _augmenter(place, options).attach(study) if is_data else _opened(study, options)
+        _finish("evaluate", augmenter.evaluate(), augmenter, study=place, fail_under=fail_under)
     elif study is None:
         _finish("evaluate", evaluate_predictions(predictions), fail_under=fail_under)
     else:
@@ -272,8 +277,9 @@ def _finish(
     results: dict[str, Any] = result.to_dict()
     sentences, next_step = [], ""
     if augmenter is not None and not augmenter.study.report.exists():
-        study, next_step = augmenter.study.path, f"diffaug run {quoted(augmenter.study.record.data)}"
-        sentences = augmenter.trackers_
+        named = f" --study {quoted(study)}" if study else ""
+        next_step = f"diffaug run {quoted(augmenter.study.record.data)}{named}"
+        study, sentences = augmenter.study.path, augmenter.trackers_
     elif augmenter is not None:
         study, report = augmenter.study.path, augmenter.study.report
         results |= {"report": str(report), "trackers": augmenter.runs_}

@@ -54,7 +54,10 @@ def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[L
         *_leaks(leaks),
         *_crossing_groups(ok),
         *tally(f"classes with under {FEW_TRAINING_IMAGES} training images, which a generator may copy", few),
-        *tally("classes without a test image, which prevents an evaluation", untested),
+        *tally(
+            "classes without a test image, which prevents an evaluation (add some, or remove the class)",
+            untested,
+        ),
     ]
 
 
@@ -94,7 +97,9 @@ def require_training_images(
     removal = "" if len(classes) - len(short) < 2 else ", or remove the class"
     unusable = _unusable(table[table["label"].isin(short.index)])
     hint = f" ({'; '.join(unusable)})" if unusable else ""
-    what = f"too few training images: {', '.join(f'{name} has {count}' for name, count in short.items())}{hint}"
+    held = {} if test_was_given else dict(counts["test"])
+    beside = {name: f" beside {held[name]} held out" if held.get(name) else "" for name in short.index}
+    what = f"too few training images: {', '.join(f'{name} has {n}{beside[name]}' for name, n in short.items())}{hint}"
     raise DataError(what, where=root, fix=f"{needed}; add images{removal}")
 
 
@@ -147,7 +152,7 @@ def _of_one_picture(ok: pd.DataFrame) -> list[str]:
     pairs = zip(largest.index, largest, total[largest.index], strict=True)
     names = [f"{name} {alike} of {count}" for name, alike, count in pairs if alike >= max(MANY_ALIKE, count / 2)]
     what = "classes of which most images show nearly the same picture and are not split"
-    return tally(f"{what} (data.near_duplicates=false, if what differs is what matters)", names)
+    return tally(f"{what} (--set data.near_duplicates=false, if what differs is what matters)", names)
 
 
 def _of_same_pixels(ok: pd.DataFrame) -> list[str]:

@@ -208,8 +208,8 @@ def _unlabeled(catalog: Catalog) -> list[str]:
         return []
     told = ""
     if found.measured_by:
-        lighter = f", {found.weighed_down:,} of them count less because they look less like the labeled ones"
-        told = f"{lighter if found.weighed_down else ''}; {found.foreign:,} foreign ones are left out"
+        lighter = f", {found.weighed_down:,} of them with less weight, being less like the labeled ones"
+        told = f"{lighter if found.weighed_down else ''}; left out as foreign: {found.foreign:,}"
         told += f" (measured by {found.measured_by})"
     return [f"{number:,} unlabeled images are used{told}"]
 

@@ -33,6 +33,16 @@ def test_images_of_which_no_job_is_possible(fails, tmp_path, make_classes, run_o
     assert not (tmp_path / "study" / "generator").exists()
 
 
+def test_inspect_names_no_run_that_would_be_refused(answer, fails, tmp_path, make_classes, run_options):
+    make_classes(tmp_path / "data", {"train/dark": 9, "train/bright": 9, "test/dark": 4})
+    assert answer("inspect", "data", *run_options)["next"].startswith("diffaug inspect data")
+    code, message = fails("evaluate", "data", *run_options)
+    assert code == 3 and "no test image of: bright" in message
+    assert not (tmp_path / "runs").exists()
+    make_classes(tmp_path / "data", {"test/bright": 4})
+    assert answer("inspect", "data", *run_options)["next"].startswith("diffaug run data")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -44,6 +54,7 @@ def test_images_of_which_no_job_is_possible(fails, tmp_path, make_classes, run_o
         ("generate images", "not a study"),
         ("report images", "not a study"),
         ("evaluate", "--predictions"),
+        ("evaluate study --study other", "omit --study"),
         ("generate study --more dark=0", "--more defect=500"),
         *((f"evaluate study --fail-under={points}", "--fail-under") for points in ("nan", "101", "-101", "inf")),
     ],

@@ -84,3 +84,10 @@ def test_the_advice_for_too_few_training_images_can_be_followed(splits, what, fi
     with pytest.raises(DataError, match=what) as caught:
         require_training_images(table, ["cat"], DataSettings(), test_was_given=True, root=Path("here"))
     assert re.search(fix, str(caught.value.fix)) and caught.value.where == "here"
+
+
+def test_a_class_that_is_short_because_one_image_was_held_out_says_so() -> None:
+    table = table_of(("0", "ok", ""), ("1", "ok", "")).assign(split=["train", "test"])
+    with pytest.raises(DataError, match="too few training images: cat has 1 beside 1 held out") as caught:
+        require_training_images(table, ["cat"], DataSettings(), test_was_given=False, root=Path("here"))
+    assert "that is 3 images in all" in str(caught.value.fix)

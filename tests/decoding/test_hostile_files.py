@@ -18,6 +18,7 @@ from diffaug.decoding.limits import MAX_FILE_BYTES
 from diffaug.decoding.object_masks import read_mask
 from diffaug.decoding.result import RejectedError
 from tests.decoding.odd_files import COLOR, RAMP_8, png, png_header, ppm, saved, tiff, tiff_page
+from tests.decoding.test_jpeg_2000 import stream
 from tests.decoding.test_mutations import memory
 
 
@@ -81,6 +82,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "largest.gif": (lambda: blank(3900, 4000, "L", "GIF"), "ok"),
     "screen.gif": (lambda: b"GIF89a" + b"\xff" * 4 + saved(RAMP_8, "GIF")[10:], "too large"),
     "largest.jp2": (lambda: blank(3400, 3500, "RGB", "JPEG2000"), "ok"),
+    "large.jp2": (lambda: blank(7000, 7000, "RGB", "JPEG2000"), "ok"),
+    "blocks.j2k": (lambda: stream(3400, 3400, block=2), "too large"),
+    "precincts.j2k": (lambda: stream(3400, 3400, levels=1, precincts=b"\x11\x11"), "too large"),
+    "tiles.j2k": (lambda: stream(1020, 4), "too large"),
+    "largest.tif": (lambda: blank(8900, 8900, "RGB", "TIFF", compression="tiff_adobe_deflate"), "ok"),
+    "one-strip.tif": (lambda: blank(5800, 5800, "RGB", "TIFF", compression="tiff_lzw", tiffinfo={278: 5800}), "ok"),
     "largest-float.tif": (lambda: blank(5100, 5200, "F", "TIFF"), "ok"),
     "scans.jpg": (jpeg_of_many_scans, "too large"),
     "tags.tif": (tiff_of_many_tags, "truncated"),

@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from diffaug.decoding import limits
 from diffaug.decoding.decode import decode
@@ -13,7 +13,7 @@ from diffaug.decoding.formats import jpeg_2000
 from diffaug.decoding.limits import MAX_MEMORY
 from diffaug.decoding.object_masks import read_mask
 from diffaug.decoding.result import RejectedError
-from tests.decoding.odd_files import saved
+from tests.decoding.odd_files import dicom, saved
 
 SMOOTH = np.asarray(
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((149, 121), 3)
@@ -116,7 +116,7 @@ def test_blocks_and_tiles_are_counted() -> None:
 def test_a_small_file_that_promises_much_is_refused_before_memory_is_taken(
     tmp_path, monkeypatch, content, status
 ) -> None:
-    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     (tmp_path / "a.j2k").write_bytes(content)
     assert decode(tmp_path / "a.j2k").status == status
 
@@ -136,3 +136,33 @@ def test_a_mask_is_never_reduced(tmp_path, monkeypatch) -> None:
     assert promised(content).left_out(20) == 1 and MAX_MEMORY < 4000**2 * 20
     with pytest.raises(RejectedError, match="at most"):
         read_mask(tmp_path / "b.j2k")
+
+
+def compressed_dicom(frame: bytes, syntax: str, side: int) -> bytes:
+    """A DICOM file of one compressed frame."""
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    dataset = pydicom.dcmread(io.BytesIO(dicom(np.zeros((side, side), np.uint8))))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "syntax"), [("JPEG2000", "1.2.840.10008.1.2.4.90"), ("JPEG", "1.2.840.10008.1.2.4.50")]
+)
+def test_a_frame_of_dicom_is_bounded_too(tmp_path, monkeypatch, kind, syntax) -> None:
+    pytest.importorskip("pydicom")
+    file, frame = tmp_path / "a.dcm", saved(Image.new("L", (64, 64), 99), kind)
+    file.write_bytes(compressed_dicom(frame, syntax, 64))
+    assert decode(file).status == "ok" and (decode(file).pixels == 99).all()
+    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    file.write_bytes(compressed_dicom(frame, syntax, 65))
+    assert "another size" in decode(file).note
+    if kind == "JPEG2000":
+        file.write_bytes(compressed_dicom(stream(3400, 3400, levels=1, precincts=b"\x11\x11"), syntax, 3400))
+        assert decode(file).status == "too large"

@@ -139,3 +139,13 @@ def test_images_of_ordinary_size_are_not_cut(tmp_path) -> None:
     Image.new("L", (4000, 4000)).save(tmp_path / "a.png")
     with (tmp_path / "a.png").open("rb") as file:
         assert pillow_files.bands_of(Image.open(file), file) is None
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (64, 40)), (6, (40, 64))])
+def test_the_size_of_a_reduced_jpeg_is_that_of_the_whole(tmp_path, made_large, orientation, size) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (64, 40)).save(tmp_path / "a.jpg", exif=exif)
+    made_large()
+    found = decode(tmp_path / "a.jpg")
+    assert (found.width, found.height) == size and found.pixels.shape[1::-1] == (size[0] // 8, size[1] // 8)

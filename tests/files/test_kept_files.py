@@ -72,6 +72,7 @@ def test_lines_are_appended_and_the_folder_is_synced_once(tmp_path: Path, monkey
     monkeypatch.setattr(storage, "sync_directory", synced.append)
     file = tmp_path / "new" / "folders" / "journal"
     storage.append_lines(file, ["a", "b"])
+    assert synced == [file.parent]
     storage.append_lines(file, ["c"])
     assert (file.read_bytes(), synced) == (b"a\nb\nc\n", [file.parent])
     file.write_bytes(b"a\nb\ncut")
@@ -137,16 +138,17 @@ def test_a_known_file_is_hashed_again_only_to_verify(folder: Path, monkeypatch: 
     monkeypatch.setattr(storage, "require_unchanged", lambda *_, hash_all, unhashed: asked.append(hash_all))
     storage.committed_metadata(folder)
     storage.committed_metadata(folder, verify=True)
-    assert asked == [False, True]
+    assert storage.is_damaged(folder) is False
+    assert asked == [False, True, True]
 
 
 def test_a_copy_has_neither_caches_nor_notes(folder: Path, tmp_path: Path) -> None:
     storage.write_bytes(folder / storage.CACHE / "x", b"")
     (folder / VERIFIED).write_bytes(b"{}")
-    storage.copy_directory(folder, tmp_path / "deep" / "copy")
-    names = {path.name for path in (tmp_path / "deep" / "copy").rglob("*")}
+    storage.copy_directory(folder, tmp_path / "deep" / "er" / "copy")
+    names = {path.name for path in (tmp_path / "deep" / "er" / "copy").rglob("*")}
     assert names == {"a", "sub", "b", storage.DONE}
-    assert storage.committed_metadata(tmp_path / "deep" / "copy") == {"x": 1}
+    assert storage.committed_metadata(tmp_path / "deep" / "er" / "copy") == {"x": 1}
 
 
 def test_clearing_keeps_folders_by_name_but_no_file(folder: Path) -> None:

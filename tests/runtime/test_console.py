@@ -76,7 +76,7 @@ def test_a_line_shows_fraction_elapsed_and_left(capsys, clock, reports, shown):
 
 def test_sentences_are_printed_literally_on_one_line(capsys):
     narrator = ConsoleNarrator()
-    for text in [*TRICKY, "long " * 60]:
+    for text in [*TRICKY, "long " * 60 + "end"]:
         narrator.say(text)
         narrator.warn(text)
         assert lines(capsys) == [text, f"warning: {text}"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from diffaug.decoding.formats.deep import require_finite
-from diffaug.decoding.formats.pillow_files import MAX_PAGES
+from diffaug.decoding.formats.pillow_files import MAX_PAGES, require_decodable
 from diffaug.decoding.limits import require_size
 from diffaug.decoding.result import Header, RejectedError, Samples, Values
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 _EXTENSIONS = (".dcm", ".dicom", ".ima")  # of files that may lack the preamble
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0")
 _BYTES_PER_SAMPLE = 12
+_BYTES_BEFORE_FRAMES = 12  # tag, kind and length
 _DEFLATED, _META_BYTES = b"1.2.840.10008.1.2.1.99", 2**20
 
 
@@ -109,6 +113,7 @@ def _pixel_values(file: BinaryIO, dataset: Dataset, page: int) -> Values:
             available = False
         if not available:
             raise _not_decompressed(syntax, dataset)
+        _require_honest_frame(file, page)
     file.seek(0)
     if file.read(132)[128:] != b"DICM":
         return _bare_values(file, syntax, page)
@@ -119,6 +124,22 @@ def _pixel_values(file: BinaryIO, dataset: Dataset, page: int) -> Values:
         if syntax.is_compressed and "does not support" in str(error):
             raise _not_decompressed(syntax, dataset) from error
         raise
+
+
+def _require_honest_frame(file: BinaryIO, page: int) -> None:
+    """A RejectedError if a compressed frame is a JPEG or JPEG 2000 that takes more than the size in the file says."""
+    from pydicom.encaps import get_frame
+
+    dataset = _dataset(file)  # and the file is where the pixels begin
+    file.seek(_BYTES_BEFORE_FRAMES, os.SEEK_CUR)
+    frame = io.BytesIO(get_frame(file, page, number_of_frames=int(dataset.get("NumberOfFrames") or 1)))
+    try:
+        image = Image.open(frame, formats=["JPEG", "JPEG2000"])
+    except UnidentifiedImageError:
+        return
+    if image.size != _size(dataset):
+        raise RejectedError("truncated", "a frame has another size than the file says", _size(dataset), image.mode)
+    require_decodable(image, frame, whole=True)
 
 
 def _not_decompressed(syntax: Any, dataset: Dataset) -> RejectedError:

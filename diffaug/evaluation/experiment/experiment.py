@@ -265,7 +265,7 @@ def require_every_class(counts: Mapping[str, int], split: str, where: Path | Non
         raise DataError(
             f"no {split} image of: {', '.join(missing)}",
             where=where,
-            fix="add images of these classes that differ from those there are, remove the classes, or remove the test "
-            "split so that diffaug makes one; if their images only look alike, as diffaug inspect says, set "
-            "data.near_duplicates=false",
+            fix="add images of these classes that differ from those there are, or remove the classes from the data; if "
+            "the data has a test split, removing it makes diffaug choose one; if images only look alike, as diffaug "
+            "inspect says, --set data.near_duplicates=false",
         )

@@ -93,7 +93,7 @@ def require_unseen(test: LabeledImages, leaks: Sequence[Leak], *, drop: bool) ->
             f"{len(leaked)} of {len(test)} test images show what a training image shows, which would bias the result: "
             f"{named}",
             fix="leave them out of the test with --drop-leaked, in Python evaluate(drop_leaked=True); diffaug inspect "
-            "shows them side by side: if they only look alike, set data.near_duplicates=false",
+            "shows them side by side: if they only look alike, --set data.near_duplicates=false",
         )
     rest = test.select(np.flatnonzero(~np.isin(test.ids, list(leaked))))
     lost = [name for name, count in rest.counts_by_name.items() if not count and test.counts_by_name[name]]

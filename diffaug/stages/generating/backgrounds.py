@@ -27,7 +27,7 @@ from diffaug.synthesis.pool.background import (
     with_background_choices,
 )
 from diffaug.synthesis.pool.drawn_masks import box_masks, difference_masks, some_of
-from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.making import NEW, ChunkMaker
 from diffaug.synthesis.pool.transplants import Backgrounds
 
 SETTING = "advanced.background_class"
@@ -99,7 +99,7 @@ def fingerprint_of(maker: ChunkMaker) -> dict[str, object]:
         return {}
     masks = maker.backgrounds.masks
     hashes = [(name, storage.sha256_bytes(mask.tobytes())) for name, mask in zip(masks.ids, masks.pixels, strict=True)]
-    chosen = [dict(sorted(maker.crossed.items())), maker.not_transplanted]
+    chosen = [dict(sorted(maker.crossed.items())), dict(sorted(maker.transplanted.items()))]
     return {"backgrounds": [maker.backgrounds.class_index, storage.fingerprint(hashes), *chosen]}
 
 
@@ -134,10 +134,15 @@ def _tell(job: Job, maker: ChunkMaker, tried: dict[str, OnBackground]) -> None:
     """Says what is painted into which class, and for which classes the filters do not see it."""
     assert maker.backgrounds is not None
     background = maker.generator.classes[maker.backgrounds.class_index]
-    tries = {name: one.transplants for name, one in tried.items() if one.transplants}
-    seen = [f"{name} (seen in {one.seen.count} of {one.seen.total})" for name, one in tries.items() if one.is_good]
-    if seen:
-        job.narrator.say(f"transplants into real images of '{background}': {', '.join(seen)}")
+    tries = {name: one.transplants[-1] for name, one in tried.items() if one.transplants}
+    good = {name: one for name, one in tries.items() if one.is_good}
+    new = [_seen(name, one) for name, one in good.items() if one.strength == NEW]
+    changed = [_seen(name, one) for name, one in good.items() if one.strength != NEW]
+    if new:
+        job.narrator.say(f"transplants into real images of '{background}': {', '.join(new)}")
+    if changed:
+        why = f"real images of '{background}', since new ones are not seen or are unlike real ones"
+        job.narrator.say(f"transplants of real objects, moved and changed, into {why}: {', '.join(changed)}")
     for name, one in tries.items():
         if not one.is_good:
             job.narrator.say(f"no transplants of '{name}': {_why_not(job, one)}")
@@ -147,6 +152,10 @@ def _tell(job: Job, maker: ChunkMaker, tried: dict[str, OnBackground]) -> None:
         job.narrator.say(f"crossed variations of real images of '{background}': {', '.join(crossed)}")
     if lost:
         job.narrator.say(f"no crossed variations, since the filters do not see the class in them: {', '.join(lost)}")
+
+
+def _seen(name: str, tried: TriedOnBackground) -> str:
+    return f"{name} (seen in {tried.seen.count} of {tried.seen.total})"
 
 
 def _why_not(job: Job, tried: TriedOnBackground) -> str:

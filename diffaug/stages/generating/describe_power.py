@@ -9,7 +9,6 @@ from diffaug.diffusion.generator.files import read_record
 from diffaug.files import storage
 from diffaug.files.records import write_record
 from diffaug.similarity.intervals import Share
-from diffaug.stages.fitting.plan import read_plan
 from diffaug.stages.job import GENERATE_RUN, Job
 from diffaug.synthesis.audit.power import measure_power
 from diffaug.synthesis.filters.power import POOL_POWER, PoolPower
@@ -129,8 +128,9 @@ def _warn_of_blind_classes(job: Job, power: PoolPower) -> None:
 def longer_training(job: Job) -> str:
     """The commands that train the generator of the study longer and fill the pool anew."""
     study, data = shlex.quote(str(job.study.path)), shlex.quote(str(job.study.record.data))
-    seen = read_plan(job.study.generator).images_seen
-    images = max(LONGER * seen, LEAST_VIEWS * sum(read_record(job.study.generator).train_counts.values()))
+    record = read_record(job.study.generator)  # the pilot has one, too, but no plan
+    seen = int(record.training.get("images seen", 0))
+    images = max(LONGER * seen, LEAST_VIEWS * sum(record.train_counts.values()))
     fit = f"diffaug fit {data} --study {study} --images-seen {images} --overwrite"
     return f"{fit}, then diffaug generate {study} --overwrite"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from diffaug.similarity.intervals import Share
 from diffaug.synthesis.filters.objects import is_blind
 from diffaug.synthesis.filters.power import UNKNOWN
 from diffaug.synthesis.filters.scores import COPY, UNLIKE_OBJECTS, WRONG_CLASS
-from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.making import NEW, ChunkMaker
 from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin, Part, plan_chunk
 from diffaug.synthesis.pool.strengths import MOST_COPIES, TRIED_IMAGES
 
@@ -39,7 +40,7 @@ class TriedOnBackground:
             object is not unlike real ones.
         recognized: The held-out real images of the class that are.
         copies: Those that are copies of training images.
-        strength: Of crossed variations; None for transplants.
+        strength: Tried.
         unlike: Transplants whose object is unlike real ones.
         objects_told: Real objects with shuffled pixels that the check of objects tells from real ones, see
             `ObjectCheck`; None where nothing asks for the check.
@@ -48,7 +49,7 @@ class TriedOnBackground:
     seen: Share
     recognized: Share
     copies: Share
-    strength: Strength | None = None
+    strength: Strength
     unlike: Share = UNKNOWN
     objects_told: Share | None = None
 
@@ -69,12 +70,18 @@ class OnBackground:
     """What a class gets of the background class, and what was tried.
 
     Attributes:
-        transplants: None: none were to be made, or nothing could be measured.
+        transplants: From new objects on to real ones that are changed less and less; empty where none were to be made,
+            or nothing could be measured.
         crossed: From the weakest strength on.
     """
 
-    transplants: TriedOnBackground | None = None
+    transplants: tuple[TriedOnBackground, ...] = ()
     crossed: tuple[TriedOnBackground, ...] = ()
+
+    @property
+    def transplant_strength(self) -> Strength | None:
+        """The strongest that is good; None: the class gets no transplants."""
+        return next((one.strength for one in self.transplants if one.is_good), None)
 
     @property
     def crossed_strength(self) -> Strength | None:
@@ -92,23 +99,35 @@ def try_on_background(maker: ChunkMaker, progress: Progress = lambda done, total
     """
     if maker.backgrounds is None:
         return {}
-    strengths = crossed_strengths(maker.generator.usual)
     wide = replace(maker, crossed=dict.fromkeys(maker.generator.classes, FORGETFUL))
     tried = {}
     for index, name in enumerate(maker.generator.classes):
         progress(index, len(maker.generator.classes))
         counts = wide.counts(index)
         judged = WRONG_CLASS in maker.settings.filters
-        transplants = _try(wide, index, TRANSPLANT, None) if counts[TRANSPLANT] and judged else None
-        crossed: list[TriedOnBackground] = []
-        for strength in strengths if counts[CROSSED] else ():
-            crossed.append(_try(wide, index, CROSSED, strength))
-            if crossed[-1].is_good:
-                break
+        transplants = _try_until_good(wide, index, TRANSPLANT) if counts[TRANSPLANT] and judged else ()
+        crossed = _try_until_good(wide, index, CROSSED) if counts[CROSSED] else ()
         if transplants or crossed:
-            tried[name] = OnBackground(transplants, tuple(crossed))
+            tried[name] = OnBackground(transplants, crossed)
     progress(1, 1)
     return tried
+
+
+def transplant_strengths(maker: ChunkMaker) -> tuple[Strength, ...]:
+    """What is tried, from new objects to real ones that are moved and changed as variations are.
+
+    A network often paints no object where nothing around the mask asks for one. Between two usual strengths their mean
+    is tried, too: of made stains too many were new at one and copies at the next. What the background shows itself is
+    painted over with new objects only.
+    """
+    assert maker.backgrounds is not None
+    own = maker.positions[maker.backgrounds.class_index]
+    covered = maker.backgrounds.own_masks([maker.sources.ids[one] for one in own.tolist()], maker.generator.image_size)
+    if covered.any():
+        return (NEW,)
+    usual = maker.generator.usual.strengths
+    between = [tuple(np.mean(pair, axis=0).round(3).tolist()) for pair in pairwise(usual)]
+    return (NEW, *sorted((*usual, *between), key=sum, reverse=True))
 
 
 def crossed_strengths(usual: Usual) -> tuple[Strength, ...]:
@@ -123,11 +142,21 @@ def crossed_strengths(usual: Usual) -> tuple[Strength, ...]:
 def with_background_choices(maker: ChunkMaker, tried: Mapping[str, OnBackground]) -> ChunkMaker:
     """The maker that makes only what was found good."""
     crossed = {name: one.crossed_strength for name, one in tried.items() if one.crossed_strength}
-    lost = tuple(name for name, one in tried.items() if one.transplants and not one.transplants.is_good)
-    return replace(maker, crossed=crossed, not_transplanted=lost)
+    transplanted = {name: one.transplant_strength for name, one in tried.items() if one.transplants}
+    return replace(maker, crossed=crossed, transplanted=transplanted)
 
 
-def _try(maker: ChunkMaker, class_index: int, origin: Origin, strength: Strength | None) -> TriedOnBackground:
+def _try_until_good(maker: ChunkMaker, class_index: int, origin: Origin) -> tuple[TriedOnBackground, ...]:
+    strengths = transplant_strengths(maker) if origin == TRANSPLANT else crossed_strengths(maker.generator.usual)
+    tried: list[TriedOnBackground] = []
+    for strength in strengths:
+        tried.append(_try(maker, class_index, origin, strength))
+        if tried[-1].is_good or tried[-1].is_blind:
+            break
+    return tuple(tried)
+
+
+def _try(maker: ChunkMaker, class_index: int, origin: Origin, strength: Strength) -> TriedOnBackground:
     settings, material = maker.settings, maker.material(class_index)
     alone = {"variation_fraction": 0.0, "transplant_fraction": 0.0, "crossed_fraction": 0.0, f"{origin}_fraction": 1.0}
     plan = plan_chunk(
@@ -138,7 +167,7 @@ def _try(maker: ChunkMaker, class_index: int, origin: Origin, strength: Strength
         class_index=class_index,
         number=0,
     )
-    part: Part = replace(plan.part(origin), strength=sum(strength) / 2 if strength else 0.0)
+    part: Part = replace(plan.part(origin), strength=sum(strength) / 2)
     made = maker.draw(class_index, part, maker.sampling(settings.typical_guidance))
     sources = [maker.sources.ids[position] for position in maker.source_positions(class_index, part)]
     seen = maker.filters.assigned(made.images.pixels, sources) == class_index

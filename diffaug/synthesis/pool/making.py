@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,7 +38,10 @@ from diffaug.synthesis.pool.origins import (
 from diffaug.synthesis.pool.transplants import Backgrounds, ClassObjects, Masks
 
 RESAMPLINGS = 4
-"""How often each step of painting is repeated, so that the object fits in: as for `Generator.inpaint`."""
+"""How often each step of painting is repeated, so that a new object fits in: as for `Generator.inpaint`."""
+
+NEW: Strength = (1.0, 1.0)
+"""Strength of transplants whose objects come from noise; the others begin from a real object that was moved."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class ChunkMaker:
             named has the generator's usual one.
         backgrounds: Real images to paint into; None: there are no transplants and no crossed variations.
         crossed: Strength of the crossed variations of each class by name; a class that is not named gets none.
-        not_transplanted: Names of the classes that get no transplants.
+        transplanted: Strength of the transplants of each class by name, None for a class without; a class that is not
+            named gets new objects, see `NEW`.
     """
 
     generator: Generator
@@ -70,7 +74,7 @@ class ChunkMaker:
     strengths: Mapping[str, Strength | None] = field(default_factory=dict)
     backgrounds: Backgrounds | None = None
     crossed: Mapping[str, Strength] = field(default_factory=dict)
-    not_transplanted: tuple[str, ...] = ()
+    transplanted: Mapping[str, Strength | None] = field(default_factory=dict)
 
     def material(self, class_index: int) -> Material:
         """What there is of a class to make images of."""
@@ -80,7 +84,7 @@ class ChunkMaker:
         if self.backgrounds is None or class_index == self.backgrounds.class_index:
             return Material(images, varied, only_varied=only_varied)
         backgrounds = len(self.positions[self.backgrounds.class_index])
-        masks = 0 if name in self.not_transplanted else len(self.objects[class_index])
+        masks = len(self.objects[class_index]) if self.transplanted.get(name, NEW) else 0
         crossed = backgrounds if name in self.crossed else 0
         return Material(images, varied, masks, backgrounds, crossed, only_varied)
 
@@ -95,7 +99,6 @@ class ChunkMaker:
         """
         name = self.generator.classes[class_index]
         usual = self.generator.usual.strength
-        strengths = {VARIATION: self._strength(class_index) or usual}
         plan = plan_chunk(
             self.settings,
             self.material(class_index),
@@ -103,7 +106,11 @@ class ChunkMaker:
             seed=self.seed,
             class_index=class_index,
             number=number,
-            strengths={**strengths, CROSSED: self.crossed.get(name, usual)},
+            strengths={
+                VARIATION: self._strength(class_index) or usual,
+                CROSSED: self.crossed.get(name, usual),
+                TRANSPLANT: self.transplanted.get(name) or NEW,
+            },
         )
         tables = [self._table(class_index, plan, part) for part in plan.parts]
         return pd.concat(tables).sort_values("index", ignore_index=True)
@@ -118,7 +125,11 @@ class ChunkMaker:
             return Made(self.generator.draw(drawing.varying(chosen.pixels, part.strength, chosen.boxes)))
         objects = self.objects[class_index]
         masks = objects.placed(part.masks) | self.backgrounds.own_masks(chosen.ids, self.generator.image_size)
-        made = self.generator.draw(drawing.painting(chosen.pixels, masks, RESAMPLINGS))
+        if part.strength == 1:
+            made = self.generator.draw(drawing.painting(chosen.pixels, masks, RESAMPLINGS))
+        else:
+            begun = objects.moved_onto(chosen.pixels, part.masks)
+            made = self.generator.draw(replace(drawing.painting(begun, masks, 0), strength=part.strength))
         pixels = np.where(masks[..., None], made.pixels, chosen.pixels)
         return Made(Decoded(pixels, made.finite), objects.outlines(part.masks))
 

@@ -103,7 +103,7 @@ class Part:
             background class for transplants and crossed variations; empty for samples.
         masks: For each transplant the mask whose shape it has and the mask whose place, by position among those of the
             class.
-        strength: Of variations, else 0.
+        strength: Of variations and transplants, else 0; 1 makes the objects of transplants from noise.
     """
 
     origin: Origin
@@ -145,6 +145,7 @@ def plan_chunk(
     strengths = strengths or {}
     drawn = {origin: _uniform(strengths.get(origin, USUAL.strength), random) for origin in (VARIATION, CROSSED)}
     guidance_scale = _uniform(settings.guidance_range, random)
+    drawn[TRANSPLANT] = _uniform(strengths.get(TRANSPLANT, (1.0, 1.0)), random)
     available = {VARIATION: material.varied, TRANSPLANT: material.backgrounds, CROSSED: material.crossed}
     parts = []
     for origin, indices in _spread(counts, number * chunk_size).items():

@@ -22,6 +22,9 @@ Masks = NDArray[np.bool_]
 MARGIN = 1
 """Pixels around a mask that are painted, too, so that the object fits in. Set by hand."""
 
+GROUND = 3
+"""Pixels around what is painted that say how bright the ground is. By hand, as the ring of `objects`."""
+
 CUT_OUT_SIDE = 16  # px; what is compared of an object
 CUT_OUT_MARGIN = 0.25  # of the longer side of an object, on each side of a cut-out; 0 did as well on made marks
 FEWEST_COMPARED = 3  # objects of a class, below which the threshold of copies can't be calibrated
@@ -61,6 +64,24 @@ class ClassObjects:
     def placed(self, chosen: Sequence[tuple[int, int]]) -> Masks:
         """The masks to paint in, bool (N, H, W): the outlines with their margin."""
         return np.stack([with_margin(outline) for outline in self.outlines(chosen)])
+
+    def moved_onto(self, images: NDArray[np.uint8], chosen: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        """Images (N, H, W, C) on which the real object of each shape lies at its place, as bright above the ground."""
+        onto = zip(images, chosen, strict=True)
+        return np.stack([self._moved_onto(image, shape, self._mask(place)) for image, (shape, place) in onto])
+
+    def _moved_onto(self, image: NDArray[np.uint8], shape: int, place: Mask) -> NDArray[np.uint8]:
+        mask, real = self._mask(shape), np.asarray(self.images.pixels[self.positions[shape]])
+        outline = moved(mask, place)
+        painted = with_margin(outline)
+        from_box, to_box = bounding_box(mask), bounding_box(outline)
+        rows, columns = np.nonzero(painted)
+        rows_there = np.clip(rows + from_box[0].start - to_box[0].start, 0, mask.shape[0] - 1)
+        columns_there = np.clip(columns + from_box[1].start - to_box[1].start, 0, mask.shape[1] - 1)
+        object_above = real[rows_there, columns_there] - _ground(real, with_margin(mask))
+        result = image.copy()
+        result[painted] = np.rint(object_above + _ground(image, painted)).clip(0, 255)
+        return result
 
     def copied(self, painted: NDArray[np.uint8], outlines: Masks) -> tuple[Matches, float]:
         """Which of these objects each of N painted ones is most like, and the ratio below which it is a copy.
@@ -172,6 +193,13 @@ def cut_outs(images: Iterable[NDArray[np.uint8]], masks: Iterable[Mask]) -> NDAr
         canvas[shown] = image[mask]
         cut.append(fit_to_size(canvas, size))
     return np.stack(cut)
+
+
+def _ground(image: NDArray[np.uint8], painted: Mask) -> NDArray[np.float64]:
+    """The median color (C,) around what is painted; of the whole image where nothing is left around it."""
+    around = grown(painted, GROUND) & ~painted
+    shown = image[around] if around.any() else image.reshape(-1, image.shape[2])
+    return np.asarray(np.median(shown, axis=0))
 
 
 def _start(own: slice, other: slice, length: int) -> int:

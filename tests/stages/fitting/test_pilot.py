@@ -18,7 +18,9 @@ from diffaug.files.records import read_signed_record
 from diffaug.stages.evaluating.pilot import pilot_pool
 from diffaug.stages.fitting import judged, measured_lengths, running
 from diffaug.stages.fitting.judged import in_turn_by_class, judged_images, possible_pilot
+from diffaug.stages.fitting.pilot import pilot_study
 from diffaug.stages.fitting.plan import plan_training
+from diffaug.stages.generating.describe_power import longer_training
 from diffaug.stages.job import Job
 from diffaug.study import Study
 from tests.conftest import SMALL, write_classes
@@ -222,6 +224,15 @@ def test_the_pool_of_the_pilot_knows_nothing_of_the_judged_images(tmp_path, fitt
         again = pilot_pool(with_changes(augmenter.job, seed=1), catalog)  # an evaluation with another seed
     assert again is not None
     assert (again.judged == found.judged).all()
+
+
+def test_advice_to_train_longer_needs_no_plan_which_a_pilot_lacks(fitted) -> None:
+    augmenter = DiffusionAugmenter.open(fitted, verbose=False)
+    own = augmenter.job
+    pilots = replace(own, study=pilot_study(own.study))
+    assert not (pilots.study.generator / "plan.json").exists()
+    assert "--images-seen 2200 " in longer_training(own)  # 40 times each of 55 images
+    assert "--images-seen 1520 " in longer_training(pilots)  # 40 times each of 38 images
 
 
 def test_a_pilot_whose_samples_fail_the_filters_ends_no_evaluation(tmp_path, fitted, capsys) -> None:

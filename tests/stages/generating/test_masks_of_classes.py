@@ -72,7 +72,7 @@ def test_masks_are_not_copied_on_their_way_to_the_chunks() -> None:
     tracemalloc.start()
     backgrounds = Backgrounds(0, choose_masks(job(), catalog).masks, np.arange(200))
     objects = [backgrounds.objects(images, np.flatnonzero(images.labels == label)) for label in (0, 1)]
-    fingerprint_of(SimpleNamespace(backgrounds=backgrounds, crossed={}, not_transplanted=()))
+    fingerprint_of(SimpleNamespace(backgrounds=backgrounds, crossed={}, transplanted={}))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [len(one) for one in objects] == [100, 100]

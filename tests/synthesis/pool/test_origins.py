@@ -89,7 +89,7 @@ def test_a_chunk_is_its_indices_and_origins_are_evenly_spread(number: int, image
         assert all(0 <= source < limits[part.origin] for source in part.sources)
         assert len(part.masks) == (len(part.indices) if part.origin == TRANSPLANT else 0)
         assert all(0 <= mask < masks for pair in part.masks for mask in pair)
-        assert (part.strength > 0) == (part.origin in (VARIATION, CROSSED))
+        assert (part.strength > 0) == (part.origin != SAMPLED) and (part.strength == 1) == (part.origin == TRANSPLANT)
     assert plan == make()
 
 

@@ -14,16 +14,18 @@ from diffaug.data.images import LabeledImages, ObjectMasks
 from diffaug.diffusion.generator.usual import USUAL as OF_NETWORKS
 from diffaug.diffusion.generator.usual import Usual
 from diffaug.diffusion.process.normalization import Decoded
+from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.similarity.intervals import Share
 from diffaug.synthesis.filters.objects import FEWEST_GROUPS
 from diffaug.synthesis.pool.background import (
     OnBackground,
     TriedOnBackground,
     crossed_strengths,
+    transplant_strengths,
     try_on_background,
     with_background_choices,
 )
-from diffaug.synthesis.pool.making import ChunkMaker, Made
+from diffaug.synthesis.pool.making import NEW, ChunkMaker, Made
 from diffaug.synthesis.pool.origins import Part
 from diffaug.synthesis.pool.strengths import TRIED_IMAGES
 from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
@@ -82,7 +84,7 @@ def test_half_of_a_chunk_is_painted_into_real_images_and_nothing_changes_around(
     chunk = painting.make(0, 0)
     assert chunk["origin"].tolist() == ["sampled", "transplant"] * 2
     assert chunk["index"].tolist() == [0, 1, 2, 3]
-    assert (chunk["label"] == "a").all() and (chunk["strength"] == 0).all()
+    assert (chunk["label"] == "a").all() and chunk["strength"].tolist() == [0, 1] * 2
     painted = chunk[1::2]
     assert set(painted["source"]) <= set(sources.ids[3:])
     assert set(painted["mask_source"]) | set(painted["mask_place"]) <= {sources.ids[0], sources.ids[2]}  # one is empty
@@ -107,7 +109,7 @@ def test_a_chunk_with_transplants_is_the_same_each_time(painting) -> None:
 def test_the_background_class_and_classes_without_masks_get_none(painting, backgrounds) -> None:
     assert painting.make(1, 0)["origin"].eq("sampled").all()
     assert painting.make(2, 0)["origin"].eq("sampled").all()
-    refused = replace(painting, not_transplanted=("a",))
+    refused = replace(painting, transplanted={"a": None})
     assert refused.make(0, 0)["origin"].eq("sampled").all()
 
 
@@ -204,7 +206,7 @@ def tried(painting, monkeypatch, seen, **settings) -> tuple[dict[str, OnBackgrou
     draw = type(maker.generator).draw
 
     def watched(self, drawing):
-        filters.strength = 0.0 if drawing.masks is not None else drawing.strength
+        filters.strength = round(drawing.strength, 4)
         return draw(self, drawing)
 
     monkeypatch.setattr(type(maker.generator), "draw", watched)
@@ -228,23 +230,78 @@ def test_crossed_variations_are_as_weak_as_shows_the_class(painting, monkeypatch
     found, maker = tried(painting, monkeypatch, seen, crossed_fraction=0.5)
     assert found.keys() == {"a", "c/d"}  # each but the background
     assert found["a"].crossed_strength == chosen
-    assert found["a"].transplants is None
+    assert found["a"].transplants == ()
     maker = with_background_choices(maker, {"a": found["a"]})
     assert maker.crossed == ({"a": chosen} if chosen else {})
     assert maker.counts(0)["crossed"] == (2 if chosen else 0)
     assert maker.counts(2)["crossed"] == 0
 
 
-@pytest.mark.parametrize(("share", "makes"), [(0.5, True), (0.3, False), (0.0, False)])
-def test_transplants_are_made_where_the_filters_see_the_class(painting, monkeypatch, share, makes) -> None:
-    found, maker = tried(painting, monkeypatch, {0.0: share}, transplant_fraction=0.5)
-    assert found.keys() == {"a"}
-    assert found["a"].transplants.seen == Share(round(TRIED_IMAGES * share), TRIED_IMAGES)
-    assert with_background_choices(maker, found).counts(0)["transplant"] == (2 if makes else 0)
+LADDER = (NEW, (0.6, 0.85), (0.5, 0.775), (0.4, 0.7), (0.3, 0.55), (0.2, 0.4))
+PAINTED = [round(sum(strength) / 2, 4) for strength in LADDER]
+
+
+@pytest.mark.parametrize(
+    ("seen", "chosen"),
+    [
+        ((0.5, 1, 1, 1, 1, 1), LADDER[0]),
+        ((0.3, 0.5, 1, 1, 1, 1), LADDER[1]),
+        ((0, 0, 0, 0.3, 0.5, 0.3), LADDER[4]),
+        ((0, 0.3, 0.3, 0.3, 0.3, 0.3), None),
+    ],
+)
+def test_transplants_are_as_new_as_the_filters_still_see_the_class(painting, monkeypatch, seen, chosen) -> None:
+    found, maker = tried(painting, monkeypatch, dict(zip(PAINTED, seen, strict=True)), transplant_fraction=0.5)
+    assert found.keys() == {"a"} and found["a"].transplant_strength == chosen
+    tries = found["a"].transplants
+    assert [one.strength for one in tries] == list(LADDER[: len(tries)])
+    assert [one.seen.count for one in tries] == [round(TRIED_IMAGES * share) for share in seen[: len(tries)]]
+    chosen_maker = with_background_choices(maker, found)
+    assert chosen_maker.transplanted == {"a": chosen}
+    assert chosen_maker.counts(0)["transplant"] == (2 if chosen else 0)
+
+
+def test_only_new_objects_are_painted_over_what_the_background_itself_shows(painting, monkeypatch, sources) -> None:
+    own = ObjectMasks(sources.ids, np.stack([*painting.backgrounds.masks.pixels, *[rectangle(2, 2, 4, 3, (5, 6))] * 5]))
+    maker = replace(painting, backgrounds=replace(painting.backgrounds, masks=own))
+    assert transplant_strengths(maker) == (NEW,)
+
+
+def test_a_transplant_below_full_strength_begins_from_a_real_object(painting, sources, backgrounds, generator) -> None:
+    maker = replace(painting, transplanted={"a": (0.4, 0.4)})
+    painted = maker.make(0, 0)[1::2]
+    assert painted["strength"].tolist() == [0.4, 0.4]
+    objects = backgrounds.objects(sources, painting.positions[0])
+    pairs = [
+        tuple(map(objects.ids.index, pair)) for pair in zip(painted["mask_source"], painted["mask_place"], strict=True)
+    ]
+    real = sources.pixels[[sources.ids.index(name) for name in painted["source"]]]
+    begun, masks = objects.moved_onto(real, pairs), objects.placed(pairs)
+    plan = Drawing(0, painted["index"].tolist(), maker.sampling(float(painted["guidance_scale"].iloc[0])), maker.seed)
+    expected = generator.draw(replace(plan.painting(begun, masks, 0), strength=0.4)).pixels
+    np.testing.assert_array_equal(pixels_of(painted), np.where(masks[..., None], expected, real))
+
+
+def test_a_moved_object_keeps_its_pixels_above_the_ground() -> None:
+    random = np.random.default_rng(0)
+    image = np.full((20, 20, 2), 50, np.uint8)
+    mask = rectangle(4, 5, 8, 11, (20, 20))
+    image[mask] = random.integers(60, 120, (mask.sum(), 2))
+    labeled = LabeledImages(np.stack([image, image]), np.zeros(2, np.int64), ("x", "y"), ("0", "1"))
+    place = rectangle(16, 0, 20, 6, (20, 20))  # in the corner, so that nothing is around it on two sides
+    objects = Backgrounds(1, ObjectMasks(labeled.ids, np.stack([mask, place])), np.arange(2)).objects(
+        labeled, np.arange(2)
+    )
+    ground = np.full((1, 20, 20, 2), (90, 30), np.uint8)
+    (made,) = objects.moved_onto(ground, [(0, 1)])
+    np.testing.assert_array_equal(made[place].astype(int) - (90, 30), image[mask].astype(int) - 50)
+    np.testing.assert_array_equal(made[~place], ground[0][~place])
+    (bright,) = objects.moved_onto(np.full((1, 20, 20, 2), 250, np.uint8), [(0, 1)])
+    assert bright[place].max() == 255 and bright[place].min() >= 250
 
 
 def test_transplants_are_not_judged_where_no_filter_asks_for_the_class(painting, monkeypatch) -> None:
-    found, maker = tried(painting, monkeypatch, {0.0: 0.0}, transplant_fraction=0.5, filters=("copy",))
+    found, maker = tried(painting, monkeypatch, {}, transplant_fraction=0.5, filters=("copy",))
     assert found == {}
     assert with_background_choices(maker, found).counts(0)["transplant"] == 2
 
@@ -258,7 +315,7 @@ def test_a_class_gets_transplants_only_if_what_is_painted_looks_like_its_objects
 ) -> None:
     """The filters see the class in all of them, as they do in noise of the shape of a scratch."""
     found, maker = tried_on_marks(monkeypatch, paints, num_objects=12)
-    transplants = found[SCRATCH].transplants
+    transplants = found[SCRATCH].transplants[-1]
     assert abs(transplants.seen.count - seen) <= 2 and abs(transplants.unlike.count - unlike) <= 2
     assert transplants.objects_told.value > 0.9
     assert (maker.counts(1)["transplant"] > 0) == (paints == "scratches")
@@ -266,10 +323,11 @@ def test_a_class_gets_transplants_only_if_what_is_painted_looks_like_its_objects
 
 def test_a_class_with_too_few_objects_to_tell_them_from_noise_gets_no_transplants(monkeypatch) -> None:
     found, maker = tried_on_marks(monkeypatch, "scratches", num_objects=FEWEST_GROUPS - 1)
-    assert found[SCRATCH].transplants.is_blind and found[SCRATCH].transplants.unlike.count == 0
+    (blind,) = found[SCRATCH].transplants  # no strength would help
+    assert blind.is_blind and blind.unlike.count == 0
     assert maker.counts(1)["transplant"] == 0
     unasked, maker = tried_on_marks(monkeypatch, "noise", num_objects=FEWEST_GROUPS - 1, filters=("wrong class",))
-    assert unasked[SCRATCH].transplants.is_good and maker.counts(1)["transplant"] > 0
+    assert unasked[SCRATCH].transplants[0].is_good and maker.counts(1)["transplant"] > 0
 
 
 class Judged:
@@ -300,7 +358,7 @@ def tried_on_marks(monkeypatch, paints: str, num_objects: int, filters=("wrong c
     labels = np.repeat([0, 1], (8, num_objects))
     images = LabeledImages(np.stack([one.pixels[..., None] for one in real]), labels, (CLEAN, SCRATCH), ids)
     backgrounds = Backgrounds(0, ObjectMasks(ids[8:], np.stack([one.mask for one in real[8:]])), np.arange(len(real)))
-    judges = SeesAt({0.0: 1.0})
+    judges = SeesAt({})
     judges.assigned = lambda pixels, sources: np.ones(len(pixels), int)
     settings = ALONE.model_copy(update={"filters": filters})
     maker = ChunkMaker(Judged(), judges, images, settings, 4, 0, backgrounds=backgrounds)
@@ -309,7 +367,7 @@ def tried_on_marks(monkeypatch, paints: str, num_objects: int, filters=("wrong c
 
 
 def test_copies_and_unrecognized_classes_speak_against_real_backgrounds() -> None:
-    good = TriedOnBackground(Share(8, 16), Share(9, 10), Share(0, 16))
+    good = TriedOnBackground(Share(8, 16), Share(9, 10), Share(0, 16), NEW)
     assert good.is_good
     assert not replace(good, copies=Share(9, 16)).is_good
     assert not replace(good, recognized=Share(0, 10)).is_good
@@ -318,7 +376,7 @@ def test_copies_and_unrecognized_classes_speak_against_real_backgrounds() -> Non
 
 def test_crossed_variations_begin_from_the_background_class(painting, sources, generator) -> None:
     settings = SynthesisSettings(num_inference_steps=2, crossed_fraction=1.0, variation_fraction=0.0)
-    maker = replace(painting, settings=settings, crossed={"a": OF_NETWORKS.strength}, not_transplanted=("a",))
+    maker = replace(painting, settings=settings, crossed={"a": OF_NETWORKS.strength}, transplanted={"a": None})
     chunk = maker.make(0, 2)
     assert chunk["origin"].eq("crossed").all() and chunk["label"].eq("a").all()
     assert set(chunk["source"]) <= set(sources.ids[3:]) and chunk["mask_source"].eq("").all()

@@ -63,8 +63,9 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     adding = [Mix(one, excluded_classes=blind) for one in wanted if one]
     reason = _why_not_measured(experiment, real, adding)
     if reason or experiment.pilot is None:
-        can_add = reason != _NOT_IN_PILOT and _can_add(experiment, _as_in_pool(experiment, adding))
-        return ChosenMix(real.best, *_as_in_pool(experiment, adding[:1] if can_add else [NO_SYNTHETIC]), reason)
+        unmeasured = _as_in_pool(experiment, adding[0] if adding else NO_SYNTHETIC)
+        is_usable = reason != _NOT_IN_PILOT and _can_add(experiment, unmeasured)
+        return ChosenMix(real.best, unmeasured if is_usable else NO_SYNTHETIC, reason)
     contest = _contest(trainings, real, experiment.pilot)
     options = _options(contest, real, adding, quick=experiment.settings.quick)
     measured = contest.measured(options)
@@ -77,7 +78,7 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     one, option = max(choices, key=lambda choice: choice[0].score_gain)
     added = {name for pool in experiment.pools for name in pool.classes if pool.counts_by_name[name]}
     late = tuple(name for name in blind if name in added and name not in experiment.blind_classes)
-    (mix,) = _as_in_pool(experiment, [option.mix])
+    mix = _as_in_pool(experiment, option.mix)
     return ChosenMix(option.arm, mix, _reason(one, judged, late), option.mix, measured, refinements, judged)
 
 
@@ -87,12 +88,10 @@ def _blind_classes(experiment: Experiment) -> tuple[str, ...]:
     return tuple(name for name in experiment.train.classes if name in blind)
 
 
-def _as_in_pool(experiment: Experiment, mixes: Sequence[Mix]) -> list[Mix]:
-    """Mixes that leave no class out because it is blind in the pilot only."""
+def _as_in_pool(experiment: Experiment, mix: Mix) -> Mix:
+    """The mix with the classes that are left out only because they are blind in the pilot."""
     late = {*(experiment.pilot.blind_classes if experiment.pilot else ())} - {*experiment.blind_classes}
-    return [
-        replace(mix, excluded_classes=tuple(name for name in mix.excluded_classes if name not in late)) for mix in mixes
-    ]
+    return replace(mix, excluded_classes=tuple(name for name in mix.excluded_classes if name not in late))
 
 
 def _contest(trainings: Trainings, real: RealArms, pilot: PilotImages) -> Contest:
@@ -156,24 +155,25 @@ def _worse_classes(validation: Validation, chosen: Option, classes: Sequence[str
     return [classes[label] for label, falls in zip(judged, fell, strict=True) if falls]
 
 
-def _can_add(experiment: Experiment, adding: Sequence[Mix]) -> bool:
-    usable = set(experiment.train.classes) - set(adding[0].excluded_classes) if adding else set()
+def _can_add(experiment: Experiment, mix: Mix) -> bool:
+    usable = set(experiment.train.classes) - set(mix.excluded_classes)
     return any(pool.counts_by_name[name] for pool in experiment.pools for name in usable)
 
 
 def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[Mix]) -> str:
     """Why the mix is not chosen by measurement, in a sentence; empty if it is."""
     pilot = experiment.pilot
-    has_images = pilot is not None and adding and len(allowed_positions(experiment.train, pilot.images, adding[0]))
+    first = adding[0] if adding else NO_SYNTHETIC
+    has_images = pilot is not None and len(allowed_positions(experiment.train, pilot.images, first))
     reasons = {
         "There is no synthetic image.": not any(map(len, experiment.pools)),
         "The synthetic fraction was set by hand.": experiment.settings.synthetic_fraction is not None,
         "The grid holds no fraction but zero.": not adding,
         "Nothing shows that the synthetic images of any class belong to it.": not _can_add(
-            experiment, _as_in_pool(experiment, adding)
+            experiment, _as_in_pool(experiment, first)
         ),
         "No arm uses synthetic images.": not any(arm.depends_on_mix for arm in experiment.arms),
-        _NOT_IN_PILOT: not _can_add(experiment, adding),
+        _NOT_IN_PILOT: not _can_add(experiment, first),
         "A first answer takes the smallest fraction.": experiment.settings.quick and real.best.learner != "features",
         "No pilot could be trained on a part of the images, so the smallest fraction is taken.": pilot is None
         or not pilot.judged.any(),
