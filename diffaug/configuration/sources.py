@@ -17,6 +17,7 @@ from diffaug.configuration.yaml_files import load_recipe, parse_value, read_yaml
 from diffaug.errors import UsageError
 
 ENVIRONMENT_PREFIX = "DIFFAUG_"
+_COUNTS = ("evaluation.num_seeds", "evaluation.num_generators")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def resolve(
         file: A YAML file of nested sections.
         recipe: Name or path of a recipe.
         base: Nested values: those saved in the study.
-        without: Keys that are left out wherever they are set.
+        without: Keys that are left out wherever they are set. With `evaluation.quick` go the numbers of seeds and
+            generators that are set with it or over it.
 
     Raises:
         UsageError: A key is unknown (the error suggests the nearest one) or a value is out of range.
@@ -62,10 +64,12 @@ def resolve(
     ]
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    left_out = set(without)
     for origin, given in sources:
         for key in given:
             _require_known(key, origin)
-        values = {key: value for key, value in given.items() if key not in without}
+        left_out = _left_out(given, without, left_out)
+        values = {key: value for key, value in given.items() if key not in left_out}
         for other in _overruled(values):
             merged.pop(other, None)
             origins.pop(other, None)
@@ -127,7 +131,14 @@ def _overruled(values: Mapping[str, Any]) -> Iterator[str]:
             yield other
     for key, other in itertools.permutations(("evaluation.thorough", "evaluation.quick")):
         if values.get(key):
-            yield from (other, "evaluation.arms", "evaluation.num_seeds", "evaluation.num_generators")
+            yield from (other, "evaluation.arms", *_COUNTS)
+
+
+def _left_out(values: Mapping[str, Any], without: Collection[str], so_far: set[str]) -> set[str]:
+    """The keys to leave out of a source and of stronger ones; `so_far` are those of weaker ones."""
+    if "evaluation.quick" not in without or not values.keys() & {"evaluation.quick", "evaluation.thorough"}:
+        return so_far
+    return {*without, *(_COUNTS if values.get("evaluation.quick") else ())}
 
 
 def _require_known(key: str, origin: str) -> None:

@@ -125,6 +125,22 @@ def test_what_is_of_one_call_is_left_out_with_all_that_it_overrules() -> None:
     assert resolve(environment={}, base=content).config == kept
 
 
+@pytest.mark.parametrize(
+    ("environment", "flags", "seeds"),
+    [
+        ({}, {"evaluation.quick": True, "evaluation.num_seeds": 1}, None),
+        ({"DIFFAUG_EVALUATION__QUICK": "true"}, {"evaluation.num_seeds": 1}, None),
+        ({"DIFFAUG_EVALUATION__NUM_SEEDS": "20"}, {"evaluation.quick": True}, 20),
+        ({"DIFFAUG_EVALUATION__QUICK": "true"}, {"evaluation.quick": False, "evaluation.num_seeds": 20}, 20),
+    ],
+)
+def test_numbers_for_a_first_answer_are_left_out_with_it(environment, flags, seeds) -> None:
+    saved = {"evaluation": {"thorough": True}}  # with two generators, for which one seed is too few
+    resolve(flags, environment=environment, base=saved)
+    kept = resolve(flags, environment=environment, base=saved, without=OF_ONE_CALL).config.evaluation
+    assert (kept.thorough, kept.num_seeds, kept.quick) == (True, seeds, False)
+
+
 @pytest.mark.parametrize("dropped", [MINUTES, IMAGES_SEEN])
 def test_yaml_reads_back_from_study_and_file(tmp_path, dropped):
     left_out = dropped, "evaluation.quick", "synthesis.crossed_fraction"  # three fractions would be above 1 together

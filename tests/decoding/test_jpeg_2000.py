@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from diffaug.decoding import limits
 from diffaug.decoding.decode import decode
 from diffaug.decoding.formats import jpeg_2000
 from diffaug.decoding.limits import MAX_MEMORY
@@ -51,6 +52,28 @@ def test_a_large_image_is_decoded_smaller(tmp_path, monkeypatch, mode, options) 
     )
     # The wavelets keep every second pixel, so what is left lies half a pixel beside the mean of two.
     assert np.abs(same_size.astype(int) - found.pixels.squeeze()).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("options", "levels"),
+    [
+        ({"tile_size": (64, 64)}, 5),
+        ({"tile_size": (256, 256), "offset": (6, 0), "tile_offset": (0, 0)}, 0),
+        ({"tile_size": (64, 64), "offset": (8, 16), "tile_offset": (8, 16)}, 0),
+        ({"tile_size": (49, 64)}, 2),  # the last column of tiles has 2 px, 147 and 148
+        ({"tile_size": (256, 40)}, 3),  # the last row has 1 px, 120
+    ],
+)
+def test_no_level_is_left_out_that_pillow_cannot_decode_without(tmp_path, monkeypatch, options, levels) -> None:
+    file = tmp_path / "a.jp2"
+    file.write_bytes(saved(Image.fromarray(SMOOTH), "JPEG2000", **options))
+    assert promised(file.read_bytes()).levels == levels
+    image = Image.open(file)
+    jpeg_2000.leave_out(image, promised(file.read_bytes()), levels)
+    image.load()
+    for module in (jpeg_2000, limits):
+        monkeypatch.setattr(module, "MAX_MEMORY", 149 * 121 * 20 / 4**5)
+    assert decode(file).status == "too large"
 
 
 def test_sides_are_rounded_up_at_each_level() -> None:

@@ -16,7 +16,7 @@ from diffaug.decoding.limits import MAX_MEMORY
 from diffaug.decoding.result import RejectedError
 
 _BEGIN, _SIZE, _CODING, _CODING_OF_ONE, _TILE, _DATA = 0xFF4F, 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
-_MOST_MARKERS = 2**16
+_MOST_MARKERS, _MOST_LEVELS = 2**16, 32
 _BYTES_PER_BLOCK, _BYTES_PER_TILE = 600, 12_000  # of OpenJPEG 2.5, by the peaks of processes that decode one file
 
 
@@ -79,13 +79,26 @@ def _promise(image: Image.Image, file: BinaryIO) -> Promise:
         raise RejectedError("truncated", "its header says two sizes", image.size, image.mode)
     tiles = -(-(right - tiles_left) // width) * -(-(bottom - tiles_top) // height)
     index = 2 if components > 256 else 1  # bytes of the number of a component
-    levels, blocks = 32, 0.0
+    levels, blocks = _most_levels((left, top, right, bottom), (width, height)), 0.0
     for code, content in segments:
         if code in (_CODING, _CODING_OF_ONE):
             flags, own = (content[0], content[5:]) if code == _CODING else (content[index], content[index + 1 :])
             levels = min(levels, own[0])
             blocks = max(blocks, components * _blocks_per_pixel(own, own[5:] if flags & 1 else b""))
     return Promise((left, top, right, bottom), tiles, levels, blocks)
+
+
+def _most_levels(corners: tuple[int, int, int, int], tile: tuple[int, int]) -> int:
+    """How many levels Pillow can leave out: none of an image with an offset, and none that empties a tile."""
+    if corners[0] or corners[1]:
+        return 0
+    most = _MOST_LEVELS
+    for side, end in zip(tile, corners[2:], strict=True):
+        last = (end - 1) // side * side  # where the last tile begins
+        steps = [2**level for level in range(1, most + 1)]
+        is_whole = [last == 0 or (step <= side and -(-last // step) < -(-end // step)) for step in steps]
+        most = next((level for level, whole in enumerate(is_whole) if not whole), most)
+    return most
 
 
 def _blocks_per_pixel(coding: bytes, precincts: bytes) -> float:

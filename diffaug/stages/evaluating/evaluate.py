@@ -277,4 +277,5 @@ def _say_what_is_left(job: Job, pools: Sequence[Pool]) -> None:
         why = "reviewers reject all of its images" if len(pools[0].whole) else why
         job.narrator.say(f"the pool holds no image, so real images alone were compared: {why}")
     if job.config.evaluation.quick:
-        job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study}")
+        still = " --no-quick" if job.resolved.origins.get("evaluation.quick") == "environment" else ""
+        job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study}{still}")
