@@ -24,6 +24,7 @@ from diffaug.cli.options import (
     quoted,
     settings_options,
     study_argument,
+    to_look_at,
 )
 from diffaug.cli.verdict import print_verdict
 from diffaug.errors import QualityGateError, UsageError
@@ -283,7 +284,7 @@ def _finish(
     elif augmenter is not None:
         study, report = augmenter.study.path, augmenter.study.report
         results |= {"report": str(report), "trackers": augmenter.runs_}
-        sentences, next_step = [f"report: {report}", *augmenter.trackers_], f"open {quoted(report)}"
+        sentences, next_step = [f"report: {report}", *augmenter.trackers_], to_look_at(report)
     if not answers_in_json():
         print_verdict(result)
         for line in "\n".join(sentences).splitlines():

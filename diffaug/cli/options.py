@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -187,6 +188,12 @@ def _typed_settings(values: Mapping[str, Any]) -> Iterator[str]:
         yield from [f"--{name}", str(values[name])] if values[name] else []
     for key, value in values["assignments"]:
         yield from ["--set", f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"]
+
+
+def to_look_at(page: Path) -> str:
+    """The command that opens a page, or what to do where there is none."""
+    command = "open" if sys.platform == "darwin" else "xdg-open"
+    return f"{command} {quoted(page)}" if shutil.which(command) else f"look at {quoted(page)} in a browser"
 
 
 def print_result(command: str, *, study: Path | None, results: Mapping[str, Any], next_step: str = "") -> None:

@@ -16,6 +16,7 @@ from diffaug.cli.options import (
     quiet_option,
     quoted,
     study_argument,
+    to_look_at,
 )
 from diffaug.errors import DamagedError
 
@@ -47,7 +48,7 @@ def report(study: Path) -> None:
     from diffaug.augmenter import DiffusionAugmenter
 
     path = DiffusionAugmenter.open(study, **narration()).report()
-    print_result("report", study=study, results={"report": str(path)}, next_step=f"open {quoted(path)}")
+    print_result("report", study=study, results={"report": str(path)}, next_step=to_look_at(path))
 
 
 @click.command()

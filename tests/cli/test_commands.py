@@ -5,13 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from diffaug.cli import main
+from diffaug.cli import main, options
 from diffaug.cli.job import fit, run
-from diffaug.cli.options import augmenter_arguments
+from diffaug.cli.options import augmenter_arguments, to_look_at
 from diffaug.configuration.arms import Resources, default_arms
 from diffaug.configuration.sources import resolve
 
@@ -29,11 +31,25 @@ def test_each_command_does_its_part_and_names_the_next(job) -> None:
         "plan": f"diffaug fit {images} --study {study}",
         "fit": f"diffaug generate {study}",
         "generate": f"diffaug evaluate {study}",
-        "evaluate": f"open '{job.study}/report.html'",
-        "report": f"open '{job.study}/report.html'",
+        "evaluate": to_look_at(job.study / "report.html"),
+        "report": to_look_at(job.study / "report.html"),
     }
     keys = {"schema_version", "command", "status", "study", "results", "next"}
     assert all(set(one) == keys and one["status"] == "ok" for one in answers.values())
+
+
+@pytest.mark.parametrize(
+    ("platform", "installed", "expected"),
+    [
+        ("darwin", "open", "open 'a b.html'"),
+        ("linux", "xdg-open", "xdg-open 'a b.html'"),
+        ("linux", "open", "look at 'a b.html' in a browser"),
+    ],
+)
+def test_a_page_is_opened_by_a_command_that_is_there(monkeypatch, platform, installed, expected) -> None:
+    monkeypatch.setattr(options, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(options.shutil, "which", lambda name: name if name == installed else None)
+    assert options.to_look_at(Path("a b.html")) == expected
 
 
 def test_a_command_that_only_looks_names_the_next_one_with_the_same_settings(answer, images) -> None:

@@ -21,7 +21,9 @@ WHAT_TO_DO = (
     "(--set evaluation.max_steps=N), use larger images (--set data.image_size=N), or collect more of them."
 )
 
-TEST_A_FRACTION = "To test a fraction all the same: --set evaluation.synthetic_fraction=0.15."
+TEST_A_FRACTION = (
+    "To test a fraction all the same: diffaug evaluate STUDY --set evaluation.synthetic_fraction=0.15 --overwrite."
+)
 FIRST_ANSWER = "This is a first answer, from few arms and short trainings. The same without --quick gives the full one."
 
 
