@@ -209,7 +209,7 @@ class Pool(ShowsImages):
 
     @cached_property
     def image_keys(self) -> tuple[ImageKey, ...]:
-        """File and sha256 of every image, which tell it from all others, also when positions change."""
+        """File and sha256 of every image, which identify it, also when positions change."""
         return tuple(zip(self.files, self._entries["sha256"].tolist(), strict=True))
 
     def indices_of(self, class_index: int) -> NDArray[np.int64]:
@@ -232,8 +232,7 @@ class Pool(ShowsImages):
         pixels = np.empty((len(self), *shape), np.uint8)
         for index in range(len(self)):
             pixels[index] = self.read(index) if index else first[0]
-        origins = tuple(self.manifest["origin"])
-        return LabeledImages(pixels, self.labels, self.classes, self.files, origins=origins)
+        return LabeledImages(pixels, self.labels, self.classes, self.files, origins=tuple(self.manifest["origin"]))
 
 
 def pool_facts(root: Path) -> PoolFacts:

@@ -19,15 +19,15 @@ class Contest:
 
     A gain is a sum of two paired differences. What images add to a base is measured on the images that the generator
     has not seen. What the base alone is ahead of the best one is measured by cross-validation, since it needs no
-    generator, and all images tell it better than the few judged ones.
+    generator, and all images measure it more exactly than the few judged ones.
 
     Attributes:
         judged: Options on the images that the generator has not seen.
-        folds: Cross-validation over all images; None: the bases are compared on the judged images, too.
         reference: The best base, alone.
     """
 
     def __init__(self, judged: Validation, folds: Validation | None, bases: Sequence[Arm]) -> None:
+        """Without folds of a cross-validation the bases are compared on the judged images, too."""
         self.judged, self._of_bases = judged, folds or judged
         self.reference = self._of_bases.best([Option(arm) for arm in bases])
 
