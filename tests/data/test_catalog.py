@@ -242,7 +242,7 @@ def test_too_few_training_images(build, make_folder) -> None:
     root = make_folder({"cat": 20, "dog": 2, "emu": 1, "fox": 5})
     (root / "emu" / "broken.png").write_text("no")
     with pytest.raises(
-        DataError, match=r"dog has 1, emu has 1 \(files that are not PNG.*: 1 \(emu/broken.png\)\)"
+        DataError, match=r"dog has 1 beside 1 held out, emu has 1 \(files that are not PNG.*: 1 \(emu/broken.png\)\)"
     ) as caught:
         build(root)
     assert "2 for training, that is 3 images in all with 20% held out" in str(caught.value.fix)
