@@ -100,3 +100,16 @@ def test_other_gpus_than_this_process_s_are_never_seeded(monkeypatch: pytest.Mon
     with torch_global_seed(0, "test"):
         pass
     assert seeded == []
+
+
+def test_a_block_draws_what_a_generator_of_its_purpose_draws() -> None:
+    with torch_global_seed(3, "dropout", 7):
+        drawn_inside = torch.rand(4)
+    assert torch.equal(drawn_inside, torch.rand(4, generator=torch_generator(3, "dropout", 7)))
+
+
+def test_a_worker_takes_the_lower_32_bits_of_torch_s_seed() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2**40 + 5_000_000_007)
+        seed_worker(0)
+    assert np.random.randint(2**31) == np.random.RandomState((2**40 + 5_000_000_007) % 2**32).randint(2**31)  # noqa: NPY002
