@@ -1,4 +1,4 @@
-"""What is kept in single files reads back, and what is kept in a finished directory is told from what is not."""
+"""Single files read back as written, and a finished directory differs from one that is not."""
 
 import io
 import os
