@@ -27,7 +27,8 @@ from diffaug.synthesis.pool.background import (
     with_background_choices,
 )
 from diffaug.synthesis.pool.drawn_masks import box_masks, difference_masks, some_of
-from diffaug.synthesis.pool.making import NEW, ChunkMaker
+from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.origins import NEW
 from diffaug.synthesis.pool.transplants import Backgrounds
 
 SETTING = "advanced.background_class"

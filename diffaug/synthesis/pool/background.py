@@ -20,8 +20,8 @@ from diffaug.similarity.intervals import Share
 from diffaug.synthesis.filters.objects import is_blind
 from diffaug.synthesis.filters.power import UNKNOWN
 from diffaug.synthesis.filters.scores import COPY, UNLIKE_OBJECTS, WRONG_CLASS
-from diffaug.synthesis.pool.making import NEW, ChunkMaker
-from diffaug.synthesis.pool.origins import CROSSED, TRANSPLANT, Origin, Part, plan_chunk
+from diffaug.synthesis.pool.making import ChunkMaker
+from diffaug.synthesis.pool.origins import CROSSED, NEW, TRANSPLANT, Origin, Part, plan_chunk
 from diffaug.synthesis.pool.strengths import MOST_COPIES, TRIED_IMAGES
 
 FORGETFUL: Strength = (0.8, 0.95)
@@ -117,7 +117,7 @@ def transplant_strengths(maker: ChunkMaker) -> tuple[Strength, ...]:
     """What is tried, from new objects to real ones that are moved and changed as variations are.
 
     A network often paints no object where nothing around the mask asks for one. Between two usual strengths their mean
-    is tried, too: of made stains too many were new at one and copies at the next. What the background shows itself is
+    is tried, too: of made stains most were copies at one and not seen at the next. What the background shows itself is
     painted over with new objects only.
     """
     assert maker.backgrounds is not None

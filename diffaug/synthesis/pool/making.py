@@ -24,6 +24,7 @@ from diffaug.synthesis.filters.objects import ObjectCheck, calibrated_checks
 from diffaug.synthesis.pool.chunks import DESCRIPTOR, PNG, REASON
 from diffaug.synthesis.pool.origins import (
     CROSSED,
+    NEW,
     SAMPLED,
     TRANSPLANT,
     VARIATION,
@@ -39,9 +40,6 @@ from diffaug.synthesis.pool.transplants import Backgrounds, ClassObjects, Masks
 
 RESAMPLINGS = 4
 """How often each step of painting is repeated, so that a new object fits in: as for `Generator.inpaint`."""
-
-NEW: Strength = (1.0, 1.0)
-"""Strength of transplants whose objects come from noise; the others begin from a real object that was moved."""
 
 
 @dataclass(frozen=True)

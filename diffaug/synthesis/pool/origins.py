@@ -18,6 +18,9 @@ real image of the background class. crossed: a variation of such an image under 
 
 SAMPLED, VARIATION, TRANSPLANT, CROSSED = ORIGINS = get_args(Origin)
 
+NEW: Strength = (1.0, 1.0)
+"""Strength of transplants whose objects come from noise; the others begin from a real object that was moved."""
+
 VARIATION_FRACTION = 0.25
 TRANSPLANT_FRACTION = 0.5  # set by hand; the choice of the mix may leave transplants out
 RARE_IMAGES, COMMON_IMAGES = 50, 200  # training images of a class
@@ -145,7 +148,7 @@ def plan_chunk(
     strengths = strengths or {}
     drawn = {origin: _uniform(strengths.get(origin, USUAL.strength), random) for origin in (VARIATION, CROSSED)}
     guidance_scale = _uniform(settings.guidance_range, random)
-    drawn[TRANSPLANT] = _uniform(strengths.get(TRANSPLANT, (1.0, 1.0)), random)
+    drawn[TRANSPLANT] = _uniform(strengths.get(TRANSPLANT, NEW), random)
     available = {VARIATION: material.varied, TRANSPLANT: material.backgrounds, CROSSED: material.crossed}
     parts = []
     for origin, indices in _spread(counts, number * chunk_size).items():

@@ -25,8 +25,8 @@ from diffaug.synthesis.pool.background import (
     try_on_background,
     with_background_choices,
 )
-from diffaug.synthesis.pool.making import NEW, ChunkMaker, Made
-from diffaug.synthesis.pool.origins import Part
+from diffaug.synthesis.pool.making import ChunkMaker, Made
+from diffaug.synthesis.pool.origins import NEW, Part
 from diffaug.synthesis.pool.strengths import TRIED_IMAGES
 from diffaug.synthesis.pool.transplants import Backgrounds, bounding_box, cut_outs, moved, with_margin
 
