@@ -21,7 +21,7 @@ def hold_lock(path: Path, is_held) -> None:
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / ".lock"
+    return tmp_path / "deep" / "study" / ".lock"
 
 
 @pytest.fixture
