@@ -110,6 +110,17 @@ def test_a_claim_is_given_once_and_leaves_no_file(tmp_path):
     assert not path.exists()
 
 
+def test_a_claim_whose_file_is_open_elsewhere_on_windows_is_left_there(path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    for _ in range(2):
+        with locks.claim(path) as mine:
+            assert mine
+    assert path.exists()
+
+
 def test_a_lock_whose_folder_is_removed_by_its_holder_still_shuts_others_out(tmp_path, monkeypatch):
     """Whoever had opened the file before must not take a lock that nobody else can see."""
     path, acquire, removals = tmp_path / "study" / ".lock", locks._acquire, []

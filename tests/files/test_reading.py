@@ -162,7 +162,7 @@ def test_a_table_has_the_columns_and_texts_that_are_asked_for(tmp_path: Path) ->
     for columns, options, what in (
         (["name", "x", "y"], {}, "the table lacks the column 'x'"),
         (["name", "x", "y"], {"only": True}, "the table lacks the column 'x'"),
-        (["x"], {"texts": ["hole"]}, "the table lacks the column 'x'"),
+        (["x"], {"texts": ["x", "hole"]}, "the table lacks the column 'x'"),
         (["name"], {"texts": ["name", "number"]}, "the table has no texts in the column 'number'"),
         ([], {"texts": ["hole"]}, "the table has no texts in the column 'hole'"),
     ):
