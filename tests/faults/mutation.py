@@ -6,8 +6,8 @@
 
 mutmut's own runner leaves out decorated functions and imports everything again per mutant. Here the tests run once,
 which tells the functions that each of them calls. Then a fork of this process gets the code of one changed function and
-runs only the tests that call it, the quickest first. Sentences of messages and values outside of functions are left
-unchanged.
+runs only the tests that call it, the one that noticed the last change first, then the quickest. Sentences of messages
+and values outside of functions are left unchanged.
 """
 
 import ast
@@ -36,8 +36,9 @@ from mutmut.mutation.file_mutation import MutationVisitor
 from mutmut.mutation.mutators import mutation_operators
 from mutmut.mutation.pragma_handling import IgnoredCode
 
-CPU_FACTOR, CPU_SECONDS, WALL_SECONDS = 10, 5, 300
+CPU_FACTOR, CPU_SECONDS, WALL_SECONDS = 4, 4, 300
 SURVIVED, NOTICED, INVALID = 0, 1, 3
+BY_FIRST_TEST, BY_LAST_TEST = 10, 255  # exit codes
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,11 @@ def first_run(items: Sequence[pytest.Item], functions: dict[str, list[Function]]
     return callers
 
 
-def outcome_of(mutant: Mutant, file: Path, callers: Sequence[tuple[float, pytest.Item]]) -> int:
-    """What becomes of the tests in a fork with the changed function; one that takes too long counts as noticed."""
+def outcome_of(mutant: Mutant, file: Path, callers: list[tuple[float, pytest.Item]]) -> int:
+    """What becomes of the tests in a fork with the changed function; one that takes too long counts as noticed.
+
+    The test that notices the change comes first in `callers` from then on.
+    """
     if not callers:
         return SURVIVED
     seconds = int(CPU_SECONDS + CPU_FACTOR * sum(cost for cost, _ in callers))
@@ -172,7 +176,10 @@ def outcome_of(mutant: Mutant, file: Path, callers: Sequence[tuple[float, pytest
     if not select.select([ended], [], [], WALL_SECONDS)[0]:
         os.kill(process, signal.SIGKILL)
     os.close(ended)
-    return {SURVIVED: SURVIVED, INVALID: INVALID}.get(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), NOTICED)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if BY_FIRST_TEST <= code < BY_LAST_TEST:
+        callers.insert(0, callers.pop(code - BY_FIRST_TEST))
+    return code if code in (SURVIVED, INVALID) else NOTICED
 
 
 def _run_changed(mutant: Mutant, file: Path, items: Sequence[pytest.Item]) -> int:
@@ -190,12 +197,10 @@ def _run_changed(mutant: Mutant, file: Path, items: Sequence[pytest.Item]) -> in
     except BaseException:
         return INVALID
     try:
-        failed = (
-            item.nodeid
-            for item, following in zip(items, [*items[1:], None], strict=True)
-            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
-        )
-        return NOTICED if next(failed, None) else SURVIVED
+        for number, (item, following) in enumerate(zip(items, [*items[1:], None], strict=True)):
+            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
+                return min(BY_FIRST_TEST + number, BY_LAST_TEST)
+        return SURVIVED
     except BaseException:
         return NOTICED
 
