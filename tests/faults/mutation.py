@@ -23,7 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -65,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutate", action="append", default=[], help="a module to change, once or more")
     parser.addoption("--again", action="store_true", help="try only those that survived before, such as with new tests")
     parser.addoption("--at-most", type=float, default=0.3, help="CPU seconds of tests for a mutant, the quickest first")
+    parser.addoption("--one-in", type=int, default=1, help="try every change, or one in so many, evenly spread")
     parser.addoption("--scores", type=Path, help="JSON that keeps the scores of all modules tried")
 
 
@@ -80,9 +81,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     assert outcome_of(no_change, files[0], list(unique.values())) == SURVIVED, "tests fail in a fork without any change"
     for file in files:
         score = Score(file, session.config.getoption("scores"), again=session.config.getoption("again"))
-        for mutant in filter(score.is_wanted, mutants_of(file.read_text(), functions[str(file.resolve())])):
+        one_in = 1 if score.former else session.config.getoption("one_in")
+        mutants = islice(mutants_of(file.read_text(), functions[str(file.resolve())]), 0, None, one_in)
+        for mutant in filter(score.is_wanted, mutants):
             score.add(mutant, outcome_of(mutant, file, callers[str(file.resolve()), mutant.function]))
-        score.write()
+        score.write(one_in)
     return True
 
 
@@ -236,15 +239,15 @@ class Score:
             self.survivors.append({**described, "why": self.reasons.get(_key(described), "")})
             print(f"survived {self.file}:{mutant.line}: {mutant.before!r} -> {mutant.after!r}", flush=True)
 
-    def write(self) -> None:
+    def write(self, one_in: int) -> None:
         noticed, mutants = self.counts[NOTICED], self.counts[NOTICED] + self.counts[SURVIVED]
         if self.former is not None:
-            mutants = self.former["mutants"]
+            mutants, one_in = self.former["mutants"], self.former["one_in"]
             noticed = mutants - len(self.survivors)
         print(f"{self.file}: {noticed} of {mutants} noticed, {self.counts[INVALID]} are no code", flush=True)
         if self.scores is not None:
             kept = json.loads(self.scores.read_text()) if self.scores.is_file() else {}
-            kept[self.file] = {"mutants": mutants, "noticed": noticed, "survivors": self.survivors}
+            kept[self.file] = {"mutants": mutants, "one_in": one_in, "noticed": noticed, "survivors": self.survivors}
             self.scores.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
 
 
