@@ -53,7 +53,7 @@ def write_folder(root: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The data folder and the folder of its catalog."""
     folder = tmp_path_factory.mktemp("built")
@@ -62,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, directory
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def catalog(built: tuple[Path, Path]) -> Catalog:
     return Catalog.load(built[1])
 

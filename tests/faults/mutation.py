@@ -131,10 +131,13 @@ Callers = dict[tuple[str, Function], list[tuple[float, pytest.Item]]]
 
 
 def first_run(items: Sequence[pytest.Item], functions: dict[str, list[Function]], at_most: float) -> Callers:
-    """The quickest tests that pass, with their seconds, in all about `at_most`, by what they call."""
+    """The quickest tests that pass, with their seconds, in all about `at_most`, by what they call.
+
+    What the session shares is kept for the forks.
+    """
     callers: Callers = defaultdict(list)
     begun = time.monotonic()
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip(items, [*items[1:], items[0]], strict=True):
         called = set[tuple[str, int]]()
 
         def note(frame: Any, event: str, _: Any, called: set[tuple[str, int]] = called) -> None:

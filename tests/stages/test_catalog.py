@@ -204,7 +204,7 @@ def test_what_looks_for_foreign_images_is_told_first(job, monkeypatch) -> None:
     assert looking.narrator.said == ["looking for foreign images among the unlabeled ones ..."]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     folder = tmp_path_factory.mktemp("catalog")
     return stage.prepare_catalog(new_job(folder, data=write_images(folder / "data")))

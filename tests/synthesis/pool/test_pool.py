@@ -131,7 +131,7 @@ LABELS = (0, 2, 0, 1, 2, 0)
 CLASSES = ("cat", "a dog", "emu", "none")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kept(tmp_path_factory) -> Pool:
     """Six images, of which image i has the value 10 i in its corner."""
     pixels = [np.full((2, 3, 3), 1, np.uint8) for _ in LABELS]
@@ -225,6 +225,7 @@ def test_what_is_recorded_beside_the_images_reads_back_or_is_absent(small) -> No
     assert (facts.classes, facts.image_size, facts.channels, facts.targets) == (CLASSES, (2, 3), 3, {})
     (full.root / full.files[0]).unlink()
     assert pool_facts(full.root) == facts
+    assert len(Pool.open(full.root)) == 6  # images are looked at when they are read
 
 
 @pytest.mark.parametrize(
