@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 
 from diffaug.decoding import limits, reading
-from diffaug.decoding.decode import content_sha256, decode, peek, pixel_sha256, strict_pillow
+from diffaug.decoding.decode import content_sha256, decode, decode_image, peek, pixel_sha256, strict_pillow
+from diffaug.decoding.formats.orientation import orientation_of, upright_size
+from diffaug.decoding.intensity import IntensityRange
 from diffaug.decoding.reading import hash_of_file
-from diffaug.decoding.result import Decoded
+from diffaug.decoding.result import Decoded, RejectedError
 from diffaug.files.storage import sha256_bytes
 from tests.decoding.odd_files import png_header
 
@@ -262,3 +265,58 @@ def test_a_want_of_the_machine_is_not_blamed_on_the_file(read, file, monkeypatch
     monkeypatch.setattr(Path, "open", Mock(side_effect=OSError(number, "want")))
     with pytest.raises(OSError, match="want"):
         decode(file)
+
+
+@pytest.mark.parametrize(("stored", "orientation"), [(0, 1), (1, 1), (6, 6), (8, 8), (9, 1)])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_an_orientation_is_one_of_eight_and_no_pixels_are_needed_to_know_it(encoded, file_format, stored, orientation):
+    exif = Image.Exif()
+    exif[274] = stored
+    image = Image.open(io.BytesIO(encoded(ASYMMETRIC, file_format, exif=exif)))
+    image.load = lambda: pytest.fail("the image was decoded")
+    assert orientation_of(image) == orientation
+    if file_format != "TIFF":  # Pillow turns the sides of a TIFF itself
+        assert upright_size(image) == ((5, 9) if orientation >= 5 else (9, 5))
+
+
+def test_open_images_are_decoded_as_files_are(file, read) -> None:
+    deep = Image.fromarray(GRAY.astype(np.uint16) * 257)
+    for image in (Image.fromarray(COLOR), Image.fromarray(GRAY), deep, Image.fromarray(COLOR).convert("CMYK")):
+        expected, result = read(image, "TIFF"), decode_image(image)
+        assert (result.status, result.sha256, expected.sha256) == ("ok", "", sha256_bytes(file.read_bytes()))
+        assert replace(result, pixels=None) == replace(expected, pixels=None, sha256="")
+        np.testing.assert_array_equal(result.pixels, expected.pixels)
+    ranged = decode_image(deep, IntensityRange(0, 25700, ""))
+    assert np.abs(ranged.pixels[..., 0] - np.minimum(GRAY, 100) * 2.55).max() <= 0.51
+    refused = decode_image(Image.fromarray(GRAY.astype(np.float32)))
+    assert (refused.status, refused.pixels) == ("unsupported mode", None) and "data.intensity_range" in refused.note
+
+
+def test_a_file_that_can_not_be_decoded_is_known_by_its_hash_all_the_same(file, read) -> None:
+    for content in (b"text", png_header(30_000, 30_000), b""):
+        result = read(content)
+        assert (result.sha256, result.pixels, result.pixel_sha256) == (sha256_bytes(content), None, "")
+    assert decode(file.with_name("missing.png")).sha256 == ""
+
+
+def test_a_hash_of_pixels_is_that_of_shape_and_values() -> None:
+    assert pixel_sha256(COLOR) == pixel_sha256(np.asfortranarray(COLOR)) != pixel_sha256(COLOR[::-1])
+    assert pixel_sha256(COLOR) != pixel_sha256(COLOR.reshape(20, 24, 3))
+    assert pixel_sha256(np.zeros((1, 1, 1), np.uint8)) == sha256_bytes(b"(1, 1, 1)\0")
+
+
+@pytest.mark.parametrize("size", [reading.SMALL_FILE - 1, reading.SMALL_FILE, reading.SMALL_FILE + 1])
+def test_small_and_large_files_are_hashed_whole_and_read_from_their_beginning(file, size) -> None:
+    content = RANDOM.bytes(size)
+    file.write_bytes(content)
+    with file.open("rb") as opened:
+        sha256, again = reading.hash_and_file(opened)
+        assert (sha256, again.read()) == (sha256_bytes(content), content)
+    assert content_sha256(file) == sha256_bytes(content)
+
+
+def test_a_disk_that_fails_is_a_reason_in_words() -> None:
+    for error, note in ((OSError(errno.EIO, "Input/output ERROR"), "input/output error"), (OSError("Odd"), "odd")):
+        with pytest.raises(RejectedError) as caught:
+            reading.hash_and_file(Mock(read=Mock(side_effect=error)))
+        assert (caught.value.result.status, caught.value.result.note) == ("unreadable", note)
