@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from diffaug.data.catalog import (
     PICTURES,
     PIXELS,
     TABLE,
+    About,
     Catalog,
     in_order_of_use,
     indices_of,
     require_fitting,
+    save_catalog,
 )
-from diffaug.data.images import NO_LABEL
+from diffaug.data.images import NO_LABEL, ObjectMasks
 from diffaug.data.reading.pictures import MAX_AREA
 from diffaug.data.resize import boxes_of
 from diffaug.decoding.decode import decode
@@ -114,6 +116,34 @@ def test_images_pictures_and_boxes_are_those_of_the_rows_of_each_split(built, ca
     np.testing.assert_array_equal(seen.pixels[6:], catalog.unlabeled()[0])
     assert len(seen.groups) == 8 and len(catalog.seen_groups(unlabeled=False)) == 6
     assert replace(catalog, resize=replace(catalog.resize, resize="squeeze")).images("train").boxes is None
+
+
+def test_a_catalog_is_saved_and_loaded_whole(built, catalog, tmp_path) -> None:
+    loaded = Catalog.load(built[1])
+    pd.testing.assert_frame_equal(loaded.table, catalog.table)
+    np.testing.assert_array_equal(loaded.pixels, catalog.pixels)
+    assert all(map(np.array_equal, loaded.pictures, catalog.pictures)) and len(loaded.pictures) == 10
+    assert len(loaded.masks()) == len(loaded.object_masks) == 0 and loaded.object_masks.pixels.shape == (0, 8, 8)
+    counts = {"train": {"cat": 3, "dog": 3}, "val": {"cat": 0, "dog": 0}, "test": {"cat": 1, "dog": 1}}
+    assert loaded.counts().to_dict() == counts
+    save_catalog(tmp_path, About(**{field.name: getattr(loaded, field.name) for field in fields(About)}), loaded.table)
+    for name in (ABOUT, TABLE):
+        assert (tmp_path / name).read_bytes() == (built[1] / name).read_bytes()
+
+
+def test_masks_follow_the_images_of_train(catalog) -> None:
+    ids = ("train/dog/2.png", "train/cat/1.png", "test/cat/0.png")
+    kept = ObjectMasks(ids, np.arange(3 * 64).reshape(3, 8, 8) % 5 == 0)
+    masks = replace(catalog, object_masks=kept).masks()
+    assert masks.ids == ("train/cat/1.png", "train/dog/2.png")
+    np.testing.assert_array_equal(masks.pixels, kept.pixels[[1, 0]])
+
+
+def test_what_is_left_out_twice_is_left_out_once(catalog) -> None:
+    rest = catalog.without(np.arange(6) == 0).without(np.arange(5) == 1)
+    expected = np.delete(catalog.images("train").pixels, [0, 2], axis=0)
+    np.testing.assert_array_equal(rest.images("train").pixels, expected)
+    assert rest.images("train").ids == ("train/cat/1.png", *(f"train/dog/{n}.png" for n in range(3)))
 
 
 def test_pixels_of_a_split_stay_on_the_disk(catalog) -> None:

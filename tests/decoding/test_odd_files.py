@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from diffaug.decoding.decode import decode, peek
 from diffaug.decoding.intensity import IntensityRange
+from diffaug.decoding.result import Decoded, DecodeStatus, Header
 from tests.decoding.odd_files import (
     COLOR,
     COLOR_16,
@@ -289,6 +290,17 @@ ODD = [
         "f64-cut.tif", lambda: tiff((UNIT.astype("<f8").tobytes()[:-8], tiff_page(UNIT.astype(float))[1])), "truncated"
     ),
     Odd("f64-bomb.tif", lambda: tiff_of(UNIT.astype(float), t256=65535, t257=65535), "too large"),
+    Odd("f64-no-page.tif", lambda: tiff_of(UNIT.astype(float)), "truncated", note="there is no page 1", page=1),
+    Odd("f64-lzw.tif", lambda: tiff_of(UNIT.astype(float), t259=5), "unsupported mode", note="save it uncompressed"),
+    Odd("f64-predictor.tif", lambda: tiff_of(UNIT.astype(float), t317=9), "unsupported mode", note="uncompressed"),
+    Odd(
+        "f64-huge-tiles.tif",
+        lambda: tiff((UNIT.astype("<f8").tobytes(), {**tiff_page(UNIT.astype(float))[1], 322: 65535, 323: 65535})),
+        "truncated",
+        note="tiles of 65535 x 65535 px",
+    ),
+    Odd("f64-no-rows.tif", lambda: tiff_of(UNIT.astype(float), t278=0), "truncated", note="tiles of 5 x 0 px"),
+    Odd("five-of-f64.tif", lambda: tiff_of(np.dstack([UNIT.astype(float)] * 5)), "unsupported mode", note="unusual"),
     Odd(
         "f64-pages.tif",
         lambda: tiff(*[tiff_page(UNIT.astype(float))] * 2),
@@ -602,6 +614,15 @@ ODD = [
 ]
 
 
+def require_plausible(result: Decoded, header: Header | None) -> None:
+    """What is told of a file fits together, also of one that is refused."""
+    assert result.status in get_args(DecodeStatus) and isinstance(result.mode, str)
+    assert (result.width and result.height) or not result.mode  # both are known from the header on
+    assert type(result.width) is type(result.height) is int and min(result.width, result.height) >= 0
+    if header is not None and result.width and result.status != "ok":
+        assert {result.width, result.height} == {header.width, header.height}
+
+
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.name)
 def test_odd_files(tmp_path: Path, odd: Odd) -> None:
     if odd.needs:
@@ -613,7 +634,8 @@ def test_odd_files(tmp_path: Path, odd: Odd) -> None:
         header = peek(file)
         result = decode(file, page=odd.page, intensity=IntensityRange(*odd.intensity, "") if odd.intensity else None)
     assert (result.status, result.note) == (odd.status, result.note)
-    assert odd.note in result.note
+    assert odd.note in result.note and "None" not in result.note
+    require_plausible(result, header)
     needs_range = odd.status == "ok" and odd.bits > 8 and odd.page == 0
     assert result.is_deep or not (needs_range or "data.intensity_range" in result.note)
     if odd.status != "ok":
