@@ -81,7 +81,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     assert outcome_of(no_change, files[0], list(unique.values())) == SURVIVED, "tests fail in a fork without any change"
     for file in files:
         score = Score(file, session.config.getoption("scores"), again=session.config.getoption("again"))
-        one_in = 1 if score.former else session.config.getoption("one_in")
+        one_in = score.former["one_in"] if score.former else session.config.getoption("one_in")
         mutants = islice(mutants_of(file.read_text(), functions[str(file.resolve())]), 0, None, one_in)
         for mutant in filter(score.is_wanted, mutants):
             score.add(mutant, outcome_of(mutant, file, callers[str(file.resolve()), mutant.function]))

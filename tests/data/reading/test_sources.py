@@ -92,3 +92,32 @@ def test_changes_of_a_folder_are_found_without_reading_the_rest(build, make_fold
     (root / "cat" / "1.png").write_bytes((root / "dog" / "1.png").read_bytes())
     assert describe_changes(catalog, root, DataSettings(), directory).endswith(": 1 changed (cat/1.png)")
     assert hashed[12:] == ["1.png"]
+
+
+def test_stamps_are_those_of_the_system_and_young_ones_are_not_trusted(root) -> None:
+    of_a = (root / "a").stat()
+    stamps = sources.stamps_of(root, ["a", "absent", "nul\0"])
+    assert stamps.dtype == np.int64
+    assert stamps.tolist() == [[1, of_a.st_mtime_ns, of_a.st_ctime_ns], [0, 0, 0], [0, 0, 0]]
+    assert sources.stamps_of(root, []).shape == (0, 3)
+    began, ns = 1000.0, int((1000 - CLOCK_SECONDS) * 1e9)
+    for stamp, is_old in (((ns, ns - 1, ns - 1), True), ((1, ns, 5), False), ((1, 5, ns), False), ((1, 5, 5), True)):
+        assert sources.is_trusted(stamp, began) is is_old
+        kept = sources.trusted(np.array([stamp], np.int64), began)
+        assert kept.tolist() == [list(stamp) if is_old else [0, 0, 0]]
+    assert sources.trusted(np.zeros((0, 3), np.int64), began).shape == (0, 3)
+
+
+def test_stamps_replace_whatever_is_in_their_place(tmp_path) -> None:
+    (tmp_path / "stamps.npy" / "folder").mkdir(parents=True)
+    assert not load_stamps(tmp_path / "stamps.npy", 2).any()
+    stamps = np.arange(1, 7).reshape(2, 3)
+    for _ in range(2):
+        save_stamps(tmp_path / "stamps.npy", stamps)
+        assert (load_stamps(tmp_path / "stamps.npy", 2) == stamps).all()
+    for other in (load_stamps(tmp_path / "stamps.npy", 3), load_stamps(tmp_path / "absent", 3)):
+        assert (other.shape, other.dtype, other.any()) == ((3, 3), np.int64, False)
+    save_stamps(tmp_path / "stamps.npy", stamps.astype(np.int32))
+    assert (
+        load_stamps(tmp_path / "stamps.npy", 2).dtype == np.int64 and not load_stamps(tmp_path / "stamps.npy", 2).any()
+    )
