@@ -58,8 +58,9 @@ parameters and the names of tags.
 
 Each mutant is one small change to one function: an operator, a constant, an argument, a condition. It is noticed if a
 test fails. Tests that train networks or start processes are not used, so that more may be noticed than stands here.
-Sentences of messages and values outside of functions are left unchanged. Modules that are not in the table were not
-tried. The figures are those of `tests/faults/mutation.py`, which says how to make them.
+Sentences of messages and values outside of functions are left unchanged. Of large modules only one change in so many
+was tried, evenly spread. Modules that are not in the table were not tried. The figures are those of
+`tests/faults/mutation.py`, which says how to make them.
 
 {mutants}
 
@@ -111,17 +112,18 @@ def _mutants(scores: dict[str, Any]) -> str:
     for file, score in scores.items():
         unexplained = sum(not one["why"] for one in score["survivors"])
         share = score["noticed"] / score["mutants"]
-        rows.append((f"`{file}`", score["mutants"], score["noticed"], f"{share:.0%}", unexplained))
+        tried = "all" if score["one_in"] == 1 else f"one in {score['one_in']}"
+        rows.append((f"`{file}`", tried, score["mutants"], score["noticed"], f"{share:.0%}", unexplained))
         for one in score["survivors"]:
             if one["why"]:
                 places = reasons.setdefault(one["why"], {})
                 place = f"{Path(file).stem}.{one['function']}"
                 places[place] = places.get(place, 0) + 1
     mutants, noticed = (sum(score[name] for score in scores.values()) for name in ("mutants", "noticed"))
-    rows.append(("all of them", mutants, noticed, f"{noticed / mutants:.0%}", sum(int(str(row[4])) for row in rows)))
-    table = "| module | mutants | noticed | share | survivors without a reason |\n|---|---|---|---|---|\n" + _table(
-        rows
-    )
+    unexplained = sum(int(str(row[-1])) for row in rows)
+    rows.append(("all of them", "", mutants, noticed, f"{noticed / mutants:.0%}", unexplained))
+    head = "| module | tried | mutants | noticed | share | survivors without a reason |\n|---|---|---|---|---|---|\n"
+    table = head + _table(rows)
     listed = [
         f"- {why}: {', '.join(f'{place} ({n})' for place, n in sorted(of.items()))}" for why, of in reasons.items()
     ]
