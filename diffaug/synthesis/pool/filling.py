@@ -55,6 +55,7 @@ def fill_pool(store: ChunkStore, maker: ChunkMaker, merges: Sequence[ClassMerge]
         if idle:  # other processes compute all that is needed
             time.sleep(POLL_SECONDS)
             advance_all(merges, store, maker.filters)
+            yield _progress(merges)
 
 
 def fill_shard(

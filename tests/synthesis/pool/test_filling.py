@@ -109,6 +109,68 @@ def test_a_larger_target_or_shards_without_locks_end_in_the_pool_of_one_process(
     assert digests(complete(tmp_path / "sharded", maker, LARGER)) == alone
 
 
+def test_a_shard_computes_its_chunks_once_up_to_its_share(tmp_path, maker, monkeypatch) -> None:
+    store, made, make = ChunkStore(tmp_path), [], ChunkMaker.make
+    monkeypatch.setattr(ChunkMaker, "make", lambda self, *of: made.append(of) or make(self, *of))
+    for _ in range(2):
+        steps = list(fill_shard(store, maker, class_merges(maker, {"a": 3, "b": 7}), shard=2, shards=2))
+        assert [number % 2 for _, number in made] == [1] * len(made)
+        assert len(set(made)) == len(made) == len(steps)
+    reasons = {of: store.read(*of)["reason"] for of in made}
+    passed = {label: [int((reasons[of] == "").sum()) for of in made if of[0] == label] for label in (0, 1)}
+    for label, share in ((0, 2), (1, 4)):
+        assert sum(passed[label]) >= share > sum(passed[label][:-1])
+    assert steps[-1] == PoolProgress(2 + 4, 2 + 4, sum(int((of != "").sum()) for of in reasons.values()))
+    of_a = len(passed[0])
+    assert [step.accepted for step in steps[:of_a]] == [min(2, sum(passed[0][: n + 1])) for n in range(of_a)]
+    assert all(step.accepted >= 2 for step in steps[of_a:])
+    assert [step.rejected for step in steps] == sorted(step.rejected for step in steps)
+
+
+def test_a_hopeless_class_of_a_shard_ends_at_its_attempts(tmp_path, maker, generator) -> None:
+    generator.denoiser.broken_below = np.inf
+    *_, last = fill_shard(ChunkStore(tmp_path), maker, class_merges(maker, {"b": 4}), shard=1, shards=2)
+    assert last == PoolProgress(0, 2, 16)  # 8 attempts for each of 4 images, half of them in this shard
+    assert ChunkStore(tmp_path).finished(1) == {0, 2, 4, 6}
+
+
+def test_merges_begin_with_what_the_settings_allow(maker) -> None:
+    merges = class_merges(maker, {"c/d": 3, "a": 5})
+    assert [(one.label, one.class_index, one.target, one.most_chunks) for one in merges] == [
+        ("c/d", 2, 3, 6),
+        ("a", 0, 5, 10),
+    ]
+
+
+def test_the_progress_of_a_pool_ends_with_what_is_in_it(tmp_path, maker) -> None:
+    targets = {"a": 2, "b": 5}
+    steps = list(fill(tmp_path, maker, targets))
+    assert steps[0] == PoolProgress(0, 7, 0) and steps[-1].accepted == steps[-1].wanted == 7
+    merges = class_merges(maker, targets)
+    for merge in merges:
+        merge.advance(ChunkStore(tmp_path), maker.filters)
+        assert ChunkStore(tmp_path).finished(merge.class_index) == set(range(merge.decided))
+    assert steps[-1].rejected == sum(sum(merge.rejected.values()) for merge in merges) > 0
+    assert len(steps) == 1 + sum(merge.decided for merge in merges)
+    assert list(fill(tmp_path, maker, targets)) == [steps[-1]]
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_chunk_that_another_process_computes_is_waited_for_and_told(tmp_path, maker, monkeypatch) -> None:
+    store, waits = ChunkStore(tmp_path), []
+    with store.claim(1, 0) as mine, monkeypatch.context() as patch:
+        assert mine
+
+        def other_ends(seconds: float) -> None:
+            assert seconds > 0 and store.finished(1) == {1}  # what is left to do meanwhile
+            waits.append(seconds)
+            store.write(1, 0, maker.make(1, 0))
+
+        patch.setattr(time, "sleep", other_ends)
+        steps = list(fill(tmp_path, maker, {"b": 5}))
+    assert len(waits) == 1 and steps[-1].accepted == 5
+
+
 @pytest.mark.e2e
 def test_one_process_computes_no_chunk_too_many_and_none_again(tmp_path, maker, monkeypatch) -> None:
     list(fill(tmp_path, maker, LARGER))
