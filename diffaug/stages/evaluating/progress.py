@@ -64,7 +64,8 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
     for arm, how in dict.fromkeys((one.arm, one.how) for one in choice.mixtures):
         found = sorted((one.mix.fraction, one.mean) for one in choice.mixtures if (one.arm, one.how) == (arm, how))
         figures = ", ".join(f"{fraction:.0%} {mean:.3f}" for fraction, mean in found)
-        narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
+        added = f"with what synthetic images add on {choice.judged_images} images left out"
+        narrator.say(f"'{arm}' ({how}) {added}: {figures}")
     blind = {name for one in choice.mixtures for name in one.mix.excluded_classes}  # in every mix
     for one in choice.refinements:
         narrator.say(f"{_refinement(one.mix, blind)}: {one.mean:.3f}, {'used' if choice.is_of(one) else 'no better'}")
