@@ -28,8 +28,6 @@ REFINED_MAX_PER_REAL = 3.0
 HOPELESS = 0.05
 """A network this far below the best real arm is not tried: no published gain of synthetic images is as large."""
 
-_NOT_IN_PILOT = "Nothing shows that the pilot's synthetic images belong to their class where the pool's do."
-
 
 @dataclass(frozen=True)
 class ChosenMix:
@@ -65,7 +63,7 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     reason = _why_not_measured(experiment, real, adding)
     if reason or experiment.pilot is None:
         unmeasured = _as_in_pool(experiment, adding[0] if adding else NO_SYNTHETIC)
-        is_usable = reason != _NOT_IN_PILOT and _can_add(experiment, unmeasured)
+        is_usable = _can_add(experiment, unmeasured)
         return ChosenMix(real.best, unmeasured if is_usable else NO_SYNTHETIC, reason)
     contest = _contest(trainings, real, experiment.pilot)
     options = _options(contest, real, adding, quick=experiment.settings.quick)
@@ -174,7 +172,8 @@ def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[M
             experiment, _as_in_pool(experiment, first)
         ),
         "No arm uses synthetic images.": not any(arm.depends_on_mix for arm in experiment.arms),
-        _NOT_IN_PILOT: not _can_add(experiment, first),
+        "Nothing shows that the pilot's images belong to their class, so the smallest fraction of the pool's is "
+        "taken.": not _can_add(experiment, first),
         "A first answer takes the smallest fraction.": experiment.settings.quick and real.best.learner != "features",
         "No pilot could be trained on a part of the images, so the smallest fraction is taken.": pilot is None
         or not pilot.judged.any(),

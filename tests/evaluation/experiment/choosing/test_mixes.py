@@ -215,16 +215,18 @@ def blind(trainings, in_pool=(), in_pilot=(), **changes):
 
 
 @pytest.mark.parametrize(
-    ("in_pool", "in_pilot", "reason"),
+    ("in_pool", "in_pilot", "mix", "reason"),
     [
-        ((), ("a", "b", "c"), "that the pilot's synthetic images"),
-        (("b",), ("c",), "that the pilot's synthetic images"),  # "a" has none
-        (("b", "c"), ("a",), "that the synthetic images of any class"),
+        ((), ("a", "b", "c"), Mix(0.15), "that the pilot's images"),
+        (("b",), ("c",), Mix(0.15, excluded_classes=("b",)), "that the pilot's images"),  # "a" has none
+        (("b", "c"), ("a",), Mix(0.0), "that the synthetic images of any class"),
     ],
 )
-def test_the_reason_names_the_pilot_where_the_pool_has_images_that_are_confirmed(make, in_pool, in_pilot, reason):
+def test_the_smallest_fraction_is_tested_where_the_pool_alone_has_images_that_are_confirmed(
+    make, in_pool, in_pilot, mix, reason
+):
     chosen = choose_mix(blind(make(), in_pool, in_pilot), REAL, GRID)
-    assert chosen.mix.is_zero and reason in chosen.reason
+    assert (chosen.mix, chosen.judged_images) == (mix, 0) and reason in chosen.reason
 
 
 def test_a_fraction_that_is_not_measured_is_of_all_classes_that_the_pool_confirms(make):
