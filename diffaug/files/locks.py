@@ -39,13 +39,14 @@ def _locked(path: Path, *, flags: LockFlags, optional: bool = False) -> Iterator
             if file is None or (is_mine and not _is_at(file, path)):
                 continue  # whoever had the lock before removed the file
             if not is_mine:
-                raise UsageError(
-                    "another diffaug process is using this study",
-                    where=path.parent,
-                    fix="wait for it, stop it, or use another study",
-                )
+                break
             yield
             return
+    raise UsageError(
+        "another diffaug process is using this study",
+        where=path.parent,
+        fix="wait for it, stop it, or use another study",
+    )
 
 
 exclusive_lock = partial(_locked, flags=_ALONE_AT_ONCE)

@@ -83,12 +83,15 @@ def parse_json(content: bytes, *, where: Path) -> Any:
 @naming_its_file
 def read_array(path: Path, *, mapped: bool = False) -> np.ndarray[Any, Any]:
     """Reads a .npy file, or maps it into memory; raises DamagedError if it holds something else."""
+    from tokenize import TokenError
+
     import numpy as np
 
     require_file(path)
+    damage = (ValueError, EOFError, OverflowError, MemoryError, RecursionError, SyntaxError, TokenError)
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError, OverflowError, MemoryError, RecursionError) as error:
+    except damage as error:  # numpy parses the header as Python
         raise DamagedError(f"not an array ({error})", where=path, fix=REPAIR_HINT) from error
     if not isinstance(array, np.ndarray):  # an archive of arrays
         raise DamagedError("not an array", where=path, fix=REPAIR_HINT)

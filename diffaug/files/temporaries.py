@@ -66,10 +66,11 @@ def scratch_folder() -> TemporaryDirectory[str]:
 
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
     """Removes a file, a link or a whole directory."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=ignore_errors)
-    else:
-        path.unlink(missing_ok=True)
+    with suppress(*([OSError] if ignore_errors else [])):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def swap(first: Path, second: Path) -> None:

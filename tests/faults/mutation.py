@@ -6,8 +6,8 @@
 
 mutmut's own runner leaves out decorated functions and imports everything again per mutant. Here the tests run once,
 which tells the functions that each of them calls. Then a fork of this process gets the code of one changed function and
-runs only the tests that call it, the quickest first. Sentences of messages and values outside of functions are left
-unchanged.
+runs only the tests that call it, the one that noticed the last change first, then the quickest. Sentences of messages
+and values outside of functions are left unchanged.
 """
 
 import ast
@@ -23,7 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -36,8 +36,9 @@ from mutmut.mutation.file_mutation import MutationVisitor
 from mutmut.mutation.mutators import mutation_operators
 from mutmut.mutation.pragma_handling import IgnoredCode
 
-CPU_FACTOR, CPU_SECONDS, WALL_SECONDS = 10, 5, 300
+CPU_FACTOR, CPU_SECONDS, WALL_SECONDS = 4, 4, 300
 SURVIVED, NOTICED, INVALID = 0, 1, 3
+BY_FIRST_TEST, BY_LAST_TEST = 10, 255  # exit codes
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--mutate", action="append", default=[], help="a module to change, once or more")
     parser.addoption("--again", action="store_true", help="try only those that survived before, such as with new tests")
     parser.addoption("--at-most", type=float, default=0.3, help="CPU seconds of tests for a mutant, the quickest first")
+    parser.addoption("--one-in", type=int, default=1, help="try every change, or one in so many, evenly spread")
     parser.addoption("--scores", type=Path, help="JSON that keeps the scores of all modules tried")
 
 
@@ -79,9 +81,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     assert outcome_of(no_change, files[0], list(unique.values())) == SURVIVED, "tests fail in a fork without any change"
     for file in files:
         score = Score(file, session.config.getoption("scores"), again=session.config.getoption("again"))
-        for mutant in filter(score.is_wanted, mutants_of(file.read_text(), functions[str(file.resolve())])):
+        one_in = 1 if score.former else session.config.getoption("one_in")
+        mutants = islice(mutants_of(file.read_text(), functions[str(file.resolve())]), 0, None, one_in)
+        for mutant in filter(score.is_wanted, mutants):
             score.add(mutant, outcome_of(mutant, file, callers[str(file.resolve()), mutant.function]))
-        score.write()
+        score.write(one_in)
     return True
 
 
@@ -159,8 +163,11 @@ def first_run(items: Sequence[pytest.Item], functions: dict[str, list[Function]]
     return callers
 
 
-def outcome_of(mutant: Mutant, file: Path, callers: Sequence[tuple[float, pytest.Item]]) -> int:
-    """What becomes of the tests in a fork with the changed function; one that takes too long counts as noticed."""
+def outcome_of(mutant: Mutant, file: Path, callers: list[tuple[float, pytest.Item]]) -> int:
+    """What becomes of the tests in a fork with the changed function; one that takes too long counts as noticed.
+
+    The test that notices the change comes first in `callers` from then on.
+    """
     if not callers:
         return SURVIVED
     seconds = int(CPU_SECONDS + CPU_FACTOR * sum(cost for cost, _ in callers))
@@ -172,7 +179,10 @@ def outcome_of(mutant: Mutant, file: Path, callers: Sequence[tuple[float, pytest
     if not select.select([ended], [], [], WALL_SECONDS)[0]:
         os.kill(process, signal.SIGKILL)
     os.close(ended)
-    return {SURVIVED: SURVIVED, INVALID: INVALID}.get(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), NOTICED)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if BY_FIRST_TEST <= code < BY_LAST_TEST:
+        callers.insert(0, callers.pop(code - BY_FIRST_TEST))
+    return code if code in (SURVIVED, INVALID) else NOTICED
 
 
 def _run_changed(mutant: Mutant, file: Path, items: Sequence[pytest.Item]) -> int:
@@ -190,12 +200,10 @@ def _run_changed(mutant: Mutant, file: Path, items: Sequence[pytest.Item]) -> in
     except BaseException:
         return INVALID
     try:
-        failed = (
-            item.nodeid
-            for item, following in zip(items, [*items[1:], None], strict=True)
-            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
-        )
-        return NOTICED if next(failed, None) else SURVIVED
+        for number, (item, following) in enumerate(zip(items, [*items[1:], None], strict=True)):
+            if any(report.failed for report in runtestprotocol(item, log=False, nextitem=following)):
+                return min(BY_FIRST_TEST + number, BY_LAST_TEST)
+        return SURVIVED
     except BaseException:
         return NOTICED
 
@@ -231,15 +239,15 @@ class Score:
             self.survivors.append({**described, "why": self.reasons.get(_key(described), "")})
             print(f"survived {self.file}:{mutant.line}: {mutant.before!r} -> {mutant.after!r}", flush=True)
 
-    def write(self) -> None:
+    def write(self, one_in: int) -> None:
         noticed, mutants = self.counts[NOTICED], self.counts[NOTICED] + self.counts[SURVIVED]
         if self.former is not None:
-            mutants = self.former["mutants"]
+            mutants, one_in = self.former["mutants"], self.former["one_in"]
             noticed = mutants - len(self.survivors)
         print(f"{self.file}: {noticed} of {mutants} noticed, {self.counts[INVALID]} are no code", flush=True)
         if self.scores is not None:
             kept = json.loads(self.scores.read_text()) if self.scores.is_file() else {}
-            kept[self.file] = {"mutants": mutants, "noticed": noticed, "survivors": self.survivors}
+            kept[self.file] = {"mutants": mutants, "one_in": one_in, "noticed": noticed, "survivors": self.survivors}
             self.scores.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
 
 

@@ -29,6 +29,7 @@ def test_a_file_named_by_its_hash_reads_back_and_no_other(tmp_path: Path) -> Non
     file.write_bytes(b"abd")
     with pytest.raises(DamagedError) as caught:
         storage.read_hashed(file)
+    assert caught.value.what == "a file was changed after it was written"
     assert (caught.value.where, caught.value.fix) == (str(file), storage.REPAIR_HINT)
 
 

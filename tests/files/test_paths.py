@@ -112,6 +112,10 @@ def test_a_label_that_spells_the_file_name_of_another_keeps_it():
     assert safe_names(["a/b", taken])["a/b"] not in ("a/b", taken)
 
 
+def test_a_cleaned_label_is_still_legible() -> None:
+    assert re.fullmatch(r"a_b__\(1\) x-[0-9a-f]{8}", safe_names([" a/b:?(1) x."])[" a/b:?(1) x."])
+
+
 @pytest.mark.parametrize("name", ["con", "NUL", "aux.png", "Com1"])
 def test_names_of_windows_devices_are_marked(name):
     assert re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}", safe_names([name])[name])

@@ -81,7 +81,71 @@ def test_a_folder_is_not_opened_on_windows_and_a_file_for_writing(windows, monke
     assert storage.committed_metadata(tmp_path / "folder", verify=True) == {}
 
 
+def test_another_reason_why_a_process_can_not_be_opened_on_windows_means_that_it_is_gone(windows, monkeypatch):
+    monkeypatch.setattr(ctypes, "get_last_error", lambda: 87)
+    assert not platform.is_running(9)
+    windows.GetExitCodeProcess = lambda *_: 0
+    assert not platform.is_running(7) and windows.closed == [7]
+
+
+def test_whether_a_process_runs_elsewhere(monkeypatch):
+    assert platform.is_running(os.getpid())
+    for error, expected in ((PermissionError, True), (ProcessLookupError, False), (OverflowError, False)):
+        asked = []
+
+        def kill(process, signal, asked=asked, error=error):
+            asked.append((process, signal))
+            raise error
+
+        monkeypatch.setattr(os, "kill", kill)
+        assert platform.is_running(7) is expected
+        assert asked == [(7, 0)]
+
+
+def test_files_and_folders_are_synced_and_what_can_not_be_is_named(monkeypatch, tmp_path):
+    names, real = [tmp_path / "a", tmp_path / "b"], os.fsync
+    for name in names:
+        name.write_bytes(b"x")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino) or real(descriptor))
+    platform.sync_files(names)
+    platform.sync_directory(tmp_path)
+    assert sorted(synced[:2]) == sorted(name.stat().st_ino for name in names)
+    assert synced[2:] == [tmp_path.stat().st_ino]
+    opened = os.open(tmp_path, os.O_RDONLY)
+    os.close(opened)
+
+    def broken(_):
+        raise OSError(5, "broken")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    for sync, path in ((lambda path: platform.sync_files([path]), names[1]), (platform.sync_directory, tmp_path)):
+        with pytest.raises(OSError, match="broken") as caught:
+            sync(path)
+        assert caught.value.filename == str(path)
+    now_opened = os.open(tmp_path, os.O_RDONLY)
+    os.close(now_opened)
+    assert now_opened == opened  # nothing was left open
+    monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError))
+    platform.sync_directory(tmp_path)  # a folder that may be written in but not read
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux")
+def test_directories_change_places_in_one_step_or_not_at_all(monkeypatch, tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert platform.swap_in_one_step(tmp_path / "one", tmp_path / "other")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["other"]
+    assert not platform.swap_in_one_step(tmp_path / "one", tmp_path / "absent")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # a C library without that call
+    assert not platform.swap_in_one_step(tmp_path / "one", tmp_path / "other")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["other"]
+
+
 @pytest.mark.parametrize("system", ["win32", "darwin"])
 def test_directories_are_swapped_in_one_step_on_linux_only(monkeypatch, tmp_path, system):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
     monkeypatch.setattr(platform, "sys", SimpleNamespace(platform=system))
-    assert not platform.swap_in_one_step(tmp_path, tmp_path)
+    assert not platform.swap_in_one_step(tmp_path / "a", tmp_path / "b")

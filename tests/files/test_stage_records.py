@@ -96,6 +96,47 @@ def test_a_damaged_stage_is_refused_and_can_be_overwritten(stage, damage, finish
     assert files(stage) == [records.BEGUN]
 
 
+def test_what_a_stage_would_be_is_told_without_a_change(stage):
+    assert records.stage_state(stage, SETTINGS, INPUTS) == "new" and not stage.exists()
+    left_by_a_run(stage, finished=True)
+    before = {path: path.read_bytes() for path in stage.iterdir()}
+    assert records.stage_state(stage, SETTINGS, INPUTS) == "finished"
+    assert records.stage_state(stage, SETTINGS, {}) == records.stage_state(stage, {}, INPUTS, overwrite=True) == "new"
+    with pytest.raises(UsageError, match="made with other settings"):
+        records.stage_state(stage, {}, INPUTS)
+    assert {path: path.read_bytes() for path in stage.iterdir()} == before
+
+
+def test_every_byte_is_looked_at_only_to_overwrite(stage, monkeypatch):
+    left_by_a_run(stage, finished=True)
+    asked, look = [], storage.committed_metadata
+    monkeypatch.setattr(storage, "committed_metadata", lambda path, verify: asked.append(verify) or look(path))
+    for overwrite in (False, True):
+        records.stage_state(stage, SETTINGS, INPUTS, overwrite=overwrite)
+        records.is_finished(stage, overwrite=overwrite)
+        extended(stage, SETTINGS, overwrite=overwrite)
+    assert asked == [False] * 3 + [True] * 3
+
+
+def test_folders_that_are_no_part_of_a_stage_are_not_recorded(stage):
+    left_by_a_run(stage, finished=False)
+    storage.write_text(stage / "checkpoints" / "1", "x")
+    records.finish_stage(stage, without=["checkpoints"])
+    assert set(storage.recorded_files(stage)) == {records.BEGUN, "work"}
+
+
+def test_what_a_finished_stage_was_begun_with_is_required_without_a_look_at_its_files(stage):
+    left_by_a_run(stage, finished=True)
+    (stage / "work").unlink()
+    assert records.required_record(stage) == records.StageRecord(SETTINGS, INPUTS)
+    (stage / records.BEGUN).unlink()
+    storage.commit_directory(stage, {"settings": {}})
+    for read in (records.required_record, lambda folder: records.stage_state(folder, {}, {})):
+        with pytest.raises(DamagedError) as caught:
+            read(stage)
+        assert caught.value.where == str(stage / storage.DONE)
+
+
 def test_opening_a_stage_looks_at_no_file_but_its_record(stage, monkeypatch):
     assert records.stage_record(stage) is None
     left_by_a_run(stage, finished=True)

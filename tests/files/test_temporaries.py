@@ -1,4 +1,5 @@
 import ctypes
+import errno
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ from diffaug.files.temporaries import (
     FOREIGN_SECONDS,
     host,
     is_temporary,
+    remove,
     remove_all_leftovers,
     remove_leftovers,
     scratch_folder,
@@ -95,6 +97,44 @@ def test_scratch_folders_end_with_their_block_and_those_of_dead_processes_with_t
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+def test_a_scratch_folder_that_a_killed_process_left_is_removed_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        kept = scratch_folder()
+        os._exit(0 if Path(kept.name).is_dir() else 1)
+    assert os.waitpid(child, 0)[1] == 0 and len(list(tmp_path.iterdir())) == 1
+    with scratch_folder() as folder:
+        assert list(tmp_path.iterdir()) == [Path(folder)]
+
+
+@pytest.mark.parametrize("call", ["rmdir", "unlink"])
+def test_what_can_not_be_removed_is_left_where_nobody_needs_it_gone(tmp_path, monkeypatch, call):
+    """Such as what another user left in a folder of both."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ending = f"{host()}.{dead_process()}.tmp"
+    left = [tmp_path / f".folder.{ending}", tmp_path / f".file.{ending}", tmp_path / f".diffaug-1.{ending}"]
+    for path in (left[0], left[2]):
+        (path / "inside").mkdir(parents=True)
+        (path / "inside" / "file").touch()
+    left[1].touch()
+
+    def busy(path, *_, **__):
+        raise OSError(errno.EBUSY, "busy", path)
+
+    monkeypatch.setattr(os, call, busy)
+    remove_leftovers(left)
+    with scratch_folder() as folder:
+        (Path(folder) / "file").touch()
+    for path in left[:2] if call == "unlink" else left[:1]:
+        assert path.exists()
+        with pytest.raises(OSError, match="busy"):
+            remove(path)
+    monkeypatch.undo()
+    remove_leftovers(left)
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize("number", ["own", "dead"])
 def test_what_another_host_left_is_removed_when_it_is_a_day_old(tmp_path, number):
     process = os.getpid() if number == "own" else dead_process()
@@ -104,6 +144,17 @@ def test_what_another_host_left_is_removed_when_it_is_a_day_old(tmp_path, number
     os.utime(old, (0, time.time() - FOREIGN_SECONDS - 60))
     remove_leftovers([old, young, tmp_path / f".gone.0123abcd.{process}.tmp"])
     assert list(tmp_path.iterdir()) == [young]
+
+
+def test_a_system_without_containers_has_a_name_for_the_machine(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    in_container = host()
+    monkeypatch.setattr(Path, "stat", absent)
+    host.cache_clear()
+    assert len(host()) == 8 and host() != in_container
+    host.cache_clear()
 
 
 def test_processes_of_one_number_in_two_containers_share_no_name(tmp_path, monkeypatch):
