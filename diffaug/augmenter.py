@@ -132,7 +132,8 @@ class DiffusionAugmenter(SessionAttributes, Sampler):
             DataError: As of `fit`; a class has no test image, or training images show test images.
         """
         self.attach(data, unlabeled)
-        require_evaluable(self.job, self.inspect())
+        with self._session.looking():
+            require_evaluable(self.job, self._session.prepare_catalog())
         self._fit().generate()
         return self.evaluate()
 
@@ -159,9 +160,12 @@ class DiffusionAugmenter(SessionAttributes, Sampler):
             return plan_job(self.job, catalog, renew=not self.study.has_begun)
 
     def inspect(self) -> Catalog:
-        """Reads the images; the catalog holds counts, statuses of files and problems found. No study begins."""
+        """Reads the images; the catalog holds counts, statuses of files and problems found. No study begins.
+
+        Its `refusal` says why nothing can be trained on the images, and what to do; None if they can be used.
+        """
         with self._session.looking():
-            return self._session.prepare_catalog()
+            return self._session.prepare_catalog(refuse=False)
 
     def generate(
         self,

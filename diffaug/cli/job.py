@@ -117,6 +117,10 @@ def inspect(data: Path, study: Path | None, html: Path | None, **options: Any) -
     if len(unusable):
         augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
     results = {**results_of(catalog), "page": _write_page(html, augmenter, catalog)}
+    if catalog.refusal is not None:
+        error = catalog.refusal.error()
+        error.results = results
+        raise error
     next_step = _after_inspect(catalog, data, study, options)
     print_result("inspect", study=augmenter.study.path, results=results, next_step=next_step)
 

@@ -1,6 +1,7 @@
 """What a person should know about a data set before training on it, in plain sentences."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,20 @@ from diffaug.errors import DataError
 
 FEW_TRAINING_IMAGES = 8  # below it a generator mostly repeats what it was shown
 MANY_ALIKE = 8  # images of one picture; a series of one object is mostly shorter
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a generator can't be trained on the images, in the words of a DataError."""
+
+    what: str
+    where: str | None
+    fix: str | None
+
+    def error(self) -> DataError:
+        """What to raise."""
+        return DataError(self.what, where=self.where, fix=self.fix)
+
 
 _MEANING: dict[DecodeStatus, str] = {
     "not an image": f"that are not {READ} images",
