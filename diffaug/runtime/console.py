@@ -196,6 +196,11 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
 
 
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction for people, as every accuracy is told: 96.3 %."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: 42 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)

@@ -171,7 +171,8 @@ def test_the_first_sentence_is_about_the_best_arm_without_synthetic_images(resul
     lead = result.lead.difference
     assert (result.lead.arm, result.lead.baseline) == (best.name, plain.name)
     assert lead.mean == pytest.approx(best.mean() - plain.mean())
-    for part in (f"'{best.name}', {best.mean():.3f}", f"{plain.mean():.3f}, {100 * lead.mean:.1f} points lower"):
+    shown, lower = (f"{100 * arm.mean():.1f} %" for arm in (best, plain))
+    for part in (f"'{best.name}', {shown} balanced", f"{lower}, {100 * lead.mean:.1f} points lower"):
         assert part in result.best_real
     assert best.accuracy.low < best.mean() < best.accuracy.high
 
