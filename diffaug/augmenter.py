@@ -21,6 +21,7 @@ from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.console import narrator_of
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, given_flags, opened, study_of
+from diffaug.stages.catalog import findings_first
 from diffaug.stages.costs import plan_job
 from diffaug.stages.evaluating.checks import require_accepted_later, require_evaluable
 from diffaug.stages.evaluating.evaluate import evaluate_study, own_pool, read_evaluation
@@ -133,7 +134,9 @@ class DiffusionAugmenter(SessionAttributes, Sampler):
         """
         self.attach(data, unlabeled)
         with self._session.looking():
-            require_evaluable(self.job, self._session.prepare_catalog())
+            catalog = self._session.prepare_catalog()
+            with findings_first(self.job, catalog):
+                require_evaluable(self.job, catalog)
         self._fit().generate()
         return self.evaluate()
 

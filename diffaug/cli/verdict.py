@@ -23,9 +23,9 @@ def print_verdict(result: EvaluationResult) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     table = Table(title="Test results in percent, mean over seeds (SD)", title_justify="left", title_style="bold")
     table.add_column("arm", no_wrap=True)
-    table.add_column("role", no_wrap=True)
+    table.add_column("role", overflow="fold")
     for heading in COLUMNS.values():
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     arms = [arm for arm in result.arms if arm.role != "candidate" or not result.has_no_pool]
     for arm in sorted(arms, key=lambda arm: -arm.mean()):
         figures = [arm.metrics[name] for name in COLUMNS]

@@ -138,7 +138,7 @@ class ConsoleNarrator(LogNarrator):
         super().table(title, columns, rows)
         table = Table(title=printable(title) or None, title_justify="left", title_style="bold")
         for number, column in enumerate(columns):
-            table.add_column(printable(column), justify="right" if number else "left")
+            table.add_column(printable(column), justify="right" if number else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(printable, row))
         self._console.print(table)

@@ -15,7 +15,6 @@ from diffaug.diffusion.generator.generator import Generator
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.experiment import require_every_class
 from diffaug.files import storage
-from diffaug.stages.catalog import findings_first
 from diffaug.stages.generating.backgrounds import background_class
 from diffaug.stages.generating.request import requested_targets
 from diffaug.stages.job import Job
@@ -50,10 +49,9 @@ def require_accepted_later(job: Job, catalog: Catalog) -> None:
 def require_evaluable(job: Job, catalog: Catalog) -> None:
     """Raises, before a generator is trained, what `evaluate` would raise after it."""
     require_known_classifier(job)
-    with findings_first(job, catalog):
-        require_test_images(catalog)
-        if storage.recorded_metadata(job.study.generator) is None:
-            require_unseen(catalog.images("test"), list(catalog.leaks), drop=job.config.evaluation.drop_leaked)
+    require_test_images(catalog)
+    if storage.recorded_metadata(job.study.generator) is None:
+        require_unseen(catalog.images("test"), list(catalog.leaks), drop=job.config.evaluation.drop_leaked)
 
 
 def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
