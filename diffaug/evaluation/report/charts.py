@@ -70,7 +70,7 @@ def rows_chart(name: str, description: str, axis: str, rows: Sequence[Row], refe
 
 
 def mix_chart(choice: Choice) -> Markup:
-    """Balanced accuracy on validation images over the synthetic fraction, a line per real arm, the chosen in color."""
+    """Balanced accuracy to expect over the synthetic fraction, a line per real arm, the chosen in color."""
     lines = curves(choice)
     main = (choice.base, choice.base_arm.how)
 
@@ -95,7 +95,7 @@ def mix_chart(choice: Choice) -> Markup:
         axes.set_ylabel(ACCURACY)
         axes.margins(x=0.05)
 
-    description = "Balanced accuracy on validation images over the synthetic fraction of each batch"
+    description = "Balanced accuracy to expect over the synthetic fraction of each batch"
     return both_widths("mix", description, (MIX_PX, MIX_PX), draw)
 
 

@@ -65,7 +65,8 @@ def say_mix(narrator: Narrator, choice: Choice) -> None:
             f"{percent(mean)} {f'with {percent(fraction, 0)} of each batch' if fraction else 'without'}"
             for fraction, mean in found
         )
-        narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
+        added = f"with what synthetic images add on {choice.judged_images} images left out"
+        narrator.say(f"'{arm}' ({how}) {added}: {figures}")
     blind = {name for one in choice.mixtures for name in one.mix.excluded_classes}  # in every mix
     for one in choice.refinements:
         is_used = "used" if choice.is_of(one) else "no better"

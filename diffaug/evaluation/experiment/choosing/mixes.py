@@ -49,7 +49,8 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
 
     1. Each base, see `bases`, is trained without and with the middle fraction of synthetic images.
     2. The base of the best of these mixtures is trained with the other fractions too.
-    3. The one with the largest gain, see `Contest`, on a curve over the fractions is taken, see `choose_option`.
+    3. The one with the largest gain, see `Contest`, on a curve over the fractions is taken; see `choose_option` for
+       what is taken if none gains.
     4. Classes that became worse get no synthetic images if that raises the score; nor are images on real backgrounds
        used if that does. A thorough evaluation also tries half the loss weight, and at most three synthetic images per
        real image of a class.
@@ -184,10 +185,12 @@ def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[M
 
 def _reason(chosen: MeasuredMix, judged: int, late: Sequence[str] = ()) -> str:
     on = f"on {judged} training images that neither classifier nor generator had seen"
+    gain = f"{100 * chosen.score_gain:+z.1f} points, standard error {100 * chosen.score_error:.1f}"
     if chosen.mix.is_zero:
-        return f"No synthetic fraction did better than none {on}."
-    gain = f"{100 * chosen.score_gain:+.1f} points, standard error {100 * chosen.score_error:.1f}"
-    reason = f"The best fraction {on}, in probability of the true class: {gain}."
+        return f"No synthetic fraction did better than none {on}, and the smallest did worse."
+    reason = f"Its gain {on}, in probability of the true class: {gain}."
+    if chosen.score_gain <= 0:
+        reason += " That does not rule a gain out, so the test decides."
     if late:
         reason += f" Measured without {', '.join(late)}, whose images are confirmed in the pool, not in the pilot's."
     return reason
