@@ -156,7 +156,8 @@ def test_the_mix_is_told_by_base_with_what_was_refined():
     refined = MeasuredMix("a", fewer, 0.75, 0.0)
     say_mix(narrator, Choice("real only", mix, (), tuple(found), (refined,), judged_images=9, reason="Because."))
     assert narrator.said == [
-        "'a' (as found) with what synthetic images add on 9 images left out: 70.0 % without, 80.0 % with 30 % of each batch",
+        "'a' (as found) with what synthetic images add on 9 images left out: "
+        "70.0 % without, 80.0 % with 30 % of each batch",
         "'c' (as found) with what synthetic images add on 9 images left out: 60.0 % without",
         "without synthetic images of b: 75.0 %, no better",
         "synthetic images: 15 % of each batch, added to 'real only'. Because.",
