@@ -93,7 +93,7 @@ def test_a_saved_result_is_loaded_as_it_was(trials, tmp_path):
     ):
         result = summarize(chosen, **{**FACTS, **facts})
         result.save(tmp_path / "result.json")
-        assert EvaluationResult.load(tmp_path / "result.json") == result
+        assert EvaluationResult.load(str(tmp_path / "result.json")) == result
         assert json.loads((tmp_path / "result.json").read_text()) == result.to_dict()
 
 
