@@ -1,9 +1,12 @@
 """What a command can't do ends with the documented exit code, and with what is wrong, where, and how to fix it."""
 
+import shlex
+
 import numpy as np
 import pytest
 
 from diffaug.cli import main
+from diffaug.files import storage
 
 pytestmark = pytest.mark.e2e
 
@@ -74,6 +77,18 @@ def test_a_refused_mask_hides_no_finding_and_is_read_again(fails, answer, tmp_pa
     assert code == 3 and shown.index("working size") < shown.index("the mask has 7 x 5 px")
     mask.write_bytes(encoded(np.eye(8, dtype=np.uint8) * 255))
     assert answer("inspect", "data")["results"]["masks"] == 1
+
+
+def test_a_catalog_of_another_form_is_made_anew_as_the_error_advises(fails, answer, tmp_path, make_classes) -> None:
+    make_classes(tmp_path / "data", {"dark": 6, "bright": 6})
+    answer("inspect", "data")
+    catalog = tmp_path / "runs" / "data" / "catalog"
+    about = catalog / "catalog.json"
+    about.write_text(about.read_text().replace('"problems"', '"troubles"'))
+    storage.commit_directory(catalog, storage.recorded_metadata(catalog))
+    code, message = fails("inspect", "data")
+    assert code == 3
+    assert answer(*shlex.split(message.partition("make it anew: diffaug ")[2]))["status"] == "ok"
 
 
 @pytest.mark.parametrize(
