@@ -180,7 +180,7 @@ def _of_same_pixels(ok: pd.DataFrame) -> list[str]:
 
 def _leaks(leaks: Sequence[Leak]) -> list[str]:
     near = {f"{leak.test_id} = {leak.seen_id}" for leak in leaks if leak.how != "same group"}
-    what = "test images that show what a training image shows, which an evaluation refuses (leakage)"
+    what = "test images that show what a training image shows, which an evaluation refuses without --drop-leaked"
     return tally(what, near)
 
 
