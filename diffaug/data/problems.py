@@ -1,8 +1,9 @@
 """What a person should know about a data set before training on it, in plain sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,9 +27,11 @@ class Refusal:
     where: str | None
     fix: str | None
 
-    def error(self) -> DataError:
-        """What to raise."""
-        return DataError(self.what, where=self.where, fix=self.fix)
+    def error(self, results: Mapping[str, Any] | None = None) -> DataError:
+        """What to raise, with what was found all the same."""
+        error = DataError(self.what, where=self.where, fix=self.fix)
+        error.results = results
+        return error
 
 
 _MEANING: dict[DecodeStatus, str] = {

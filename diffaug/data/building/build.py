@@ -84,11 +84,9 @@ def build_catalog(
         size = layout.choose_size(found.classes, measure)
         domain = layout.settle_unlabeled(describe)
         table = layout.finish(staging / PICTURES)
-        given = layout.test_was_given
-        refusal, masks, reader = None, MaskFiles(), MaskReader(root, layout.image_size, layout.resize)
+        masks, refusal = MaskFiles(), None
         try:
-            problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
-            masks = write_masks(staging, root, _mask_sources(table), settings, reader)
+            masks = _masks_if_trainable(staging, root, found, layout, table, settings=settings)
         except DataError as error:
             if not keep_refused:
                 raise
@@ -140,6 +138,16 @@ def _read(root: Path, found: Scan, settings: DataSettings, parts: Path, progress
         read = first_pass(reader, sources, parts, progress)
     table = _with_scan(read.table, entries)
     return _Images(table, read.pictures(), reader, remarks)
+
+
+def _masks_if_trainable(
+    staging: Path, root: Path, found: Scan, layout: Layout, table: pd.DataFrame, *, settings: DataSettings
+) -> MaskFiles:
+    """Writes the masks of images that can be trained on, else raises DataError."""
+    given = layout.test_was_given
+    problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
+    reader = MaskReader(root, layout.image_size, layout.resize)
+    return write_masks(staging, root, _mask_sources(table), settings, reader)
 
 
 def _about(
