@@ -79,11 +79,11 @@ def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[L
     ]
 
 
-def require_two_classes(classes: Sequence[str], root: Path) -> None:
+def require_two_classes(classes: Sequence[str], root: Path, reading: str) -> None:
     """Raises DataError when there is nothing to tell apart."""
     if len(classes) < 2:
         fix = "give the folder that holds the folders of all classes"
-        raise DataError(f"there is only one class: {listed(classes)}", where=root, fix=fix)
+        raise DataError(f"there is only one class: {listed(classes)} ({reading})", where=root, fix=fix)
 
 
 def require_images(table: pd.DataFrame, root: Path) -> None:

@@ -66,7 +66,7 @@ def build_catalog(
             read stays beside it, so that reading it again takes little time.
     """
     found = scan_of_real_images(root, settings)
-    problems.require_two_classes(found.classes, root)
+    problems.require_two_classes(found.classes, root, found.reading)
     named = _Named(scan_fingerprint(found), rule_of_names(found.entries) if settings.near_duplicates else None)
     parts = directory.with_name(f"{directory.name}-parts")
     images = _read(root, found, settings, parts, progress or (lambda done, total: None))
