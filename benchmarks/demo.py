@@ -1,70 +1,90 @@
-"""How much the demo's synthetic images help, and how long the whole job takes.
+"""Whether the demo's answer depends on how long its generator may train, and how long the whole job takes.
 
-    python benchmarks/demo.py [--quick] [--json FILE]
+    python benchmarks/demo.py [--budgets 40000 100000 200000 400000] [--seeds 0] [--work FOLDER] [--quick] [--json FILE]
 
-Runs the job of `diffaug demo` with several seeds, each with its own generator, pool and classifiers.
+Does the job of `diffaug demo` once per seed and budget, the most images that the generator and its pilot may see; first
+with the two minutes of the demo itself. Each is a study in the work folder, and a later run goes on where this one
+stopped. Copies are counted among all candidates of classes of ten or more images.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import diffaug
 from diffaug.data.demo import write_long_tailed_digits
+from diffaug.diffusion.generator.files import read_record as read_generator
+from diffaug.files.records import read_record
+from diffaug.synthesis.audit.memorization import POOL_AUDIT
+from diffaug.synthesis.pool.pool import AUDIT
 
-from measuring import machine, versions
+from measuring import write_report
+
+ENOUGH_IMAGES = 10
 
 
 def main() -> None:
     """Runs the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 12 seconds of training")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[40_000, 100_000, 200_000, 400_000])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/demo-budgets"), help="where studies are kept")
+    parser.add_argument("--quick", action="store_true", help="one budget of 600 images, 30 updates")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        data = write_long_tailed_digits(Path(folder) / "images")
-        for seed in range(1 if arguments.quick else 3):
-            row = run(data, Path(folder) / f"study-{seed}", seed, minutes=0.2 if arguments.quick else 2.0)
-            rows.append(row)
-            print(json.dumps(row))
-    summary = {
-        "gain_over_best_real": statistics.mean(row["gain"] for row in rows),
-        "balanced_accuracy": statistics.mean(row["best synthetic"] for row in rows),
-        "seconds": statistics.median(row["seconds"] for row in rows),
-    }
-    print(json.dumps(summary, indent=2))
-    if arguments.json:
-        content = {"summary": summary, "rows": rows, "machine": machine(), "versions": versions()}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    budgets = [600] if arguments.quick else [None, *arguments.budgets]
+    rows: list[dict[str, Any]] = []
+    for seed, budget in product(arguments.seeds, budgets):
+        rows.append(run(arguments.work, seed, budget, quick=arguments.quick))
+        print(rows[-1], flush=True)
+        write_report(arguments.json, summarize(rows), rows)
 
 
-def run(data: Path, study: Path, seed: int, minutes: float) -> dict[str, Any]:
-    """The whole job once; balanced accuracy of each arm, and the gain over the best real arm."""
+def run(work: Path, seed: int, budget: int | None, *, quick: bool) -> dict[str, Any]:
+    """The whole job once."""
     began = time.monotonic()
-    settings = {"tracking.mlflow": False}
+    settings: dict[str, Any] = {"tracking.mlflow": False, "seed": seed, "diffusion.images_seen": budget}
+    if quick:
+        settings |= {"advanced.base_channels": 16, "evaluation.max_steps": 30}
     augmenter = diffaug.DiffusionAugmenter(
-        time_budget=minutes, study=study, seed=seed, settings=settings, verbose=False
-    ).fit(data)
-    augmenter.generate()
-    result = augmenter.evaluate()
-    accuracy = {arm.name: arm.mean() for arm in result.arms}
-    best = max(result.comparisons, key=lambda comparison: comparison.difference.mean)
+        study=work / f"{budget or 'default'}-{seed}", recipe="demo", settings=settings, verbose=False
+    )
+    result = augmenter.run(write_long_tailed_digits(work / "images"))
+    training = read_generator(augmenter.study.generator).training
+    compared = result.compared
     return {
+        "budget": budget,
         "seed": seed,
-        **{name: round(value, 4) for name, value in accuracy.items()},
-        "best synthetic": accuracy[best.arm],
-        "gain": best.difference.mean,
-        "low": best.difference.low,
-        "high": best.difference.high,
+        "images_seen": training["images seen"],
+        "copies": _copy_share(augmenter),
+        "best_real": result.arm(compared.baseline).mean(),
+        "gain": compared.difference.mean,
+        "ci_low": compared.difference.low,
+        "ci_high": compared.difference.high,
         "verdict": result.verdict.decision,
         "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _copy_share(augmenter: diffaug.DiffusionAugmenter) -> float:
+    real = augmenter.inspect().images("train").counts_by_name
+    audits = read_record(augmenter.study.pool_report / AUDIT, POOL_AUDIT).classes
+    shares = [audit.copies for name, audit in audits.items() if real[name] >= ENOUGH_IMAGES]
+    return sum(share.count for share in shares) / max(sum(share.total for share in shares), 1)
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The worst share of copies, the verdicts found, and the time of the demo as it is."""
+    return {
+        "verdicts": sorted({row["verdict"] for row in rows}),
+        "copies": max(row["copies"] for row in rows),
+        "gain_low": min(row["gain"] for row in rows),
+        "gain_high": max(row["gain"] for row in rows),
+        "seconds": next((row["seconds"] for row in rows if row["budget"] is None), None),
     }
 
 

@@ -21,6 +21,7 @@ from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.runtime.console import narrator_of
 from diffaug.runtime.distributed import current
 from diffaug.stages.arguments import Strategy, given_flags, opened, study_of
+from diffaug.stages.catalog import findings_first
 from diffaug.stages.costs import plan_job
 from diffaug.stages.evaluating.checks import require_accepted_later, require_evaluable
 from diffaug.stages.evaluating.evaluate import evaluate_study, own_pool, read_evaluation
@@ -132,7 +133,10 @@ class DiffusionAugmenter(SessionAttributes, Sampler):
             DataError: As of `fit`; a class has no test image, or training images show test images.
         """
         self.attach(data, unlabeled)
-        require_evaluable(self.job, self.inspect())
+        with self._session.looking():
+            catalog = self._session.prepare_catalog()
+            with findings_first(self.job, catalog):
+                require_evaluable(self.job, catalog)
         self._fit().generate()
         return self.evaluate()
 
@@ -159,9 +163,12 @@ class DiffusionAugmenter(SessionAttributes, Sampler):
             return plan_job(self.job, catalog, renew=not self.study.has_begun)
 
     def inspect(self) -> Catalog:
-        """Reads the images; the catalog holds counts, statuses of files and problems found. No study begins."""
+        """Reads the images; the catalog holds counts, statuses of files and problems found. No study begins.
+
+        Its `refusal` says why nothing can be trained on the images, and what to do; None if they can be used.
+        """
         with self._session.looking():
-            return self._session.prepare_catalog()
+            return self._session.prepare_catalog(refuse=False)
 
     def generate(
         self,

@@ -122,12 +122,13 @@ def gain() -> str:
 
 def gain_row(name: str, of: Mapping[str, Any]) -> list[str]:
     """One set; without synthetic images the candidate is the real arm itself, whatever another draw of it gave."""
-    best = f"{of['best_real_arm']}, {of['best_real']:.3f}"
+    best = f"{of['best_real_arm']}, {100 * of['best_real']:.1f}"
+    plain = f"{100 * of['plain']:.1f}"
     if not of["mix"]["fraction"]:
-        return [SETS.get(name, name), f"{of['plain']:.3f}", best, NEVER_CHOSEN, "0", of["verdict"]]
-    added = f"{of['balanced_accuracy']:.3f}: {of['mix']['fraction']:.0%} on {of['base']}"
+        return [SETS.get(name, name), plain, best, NEVER_CHOSEN, "0", of["verdict"]]
+    added = f"{100 * of['balanced_accuracy']:.1f}: {of['mix']['fraction']:.0%} on {of['base']}"
     change = f"{of['gain'] * 100:+.1f} ({of['ci_low'] * 100:.1f} to {of['ci_high'] * 100:.1f})"
-    return [SETS.get(name, name), f"{of['plain']:.3f}", best, added, change, of["verdict"]]
+    return [SETS.get(name, name), plain, best, added, change, of["verdict"]]
 
 
 def speed() -> str:

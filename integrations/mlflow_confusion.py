@@ -32,8 +32,8 @@ def confusion_png(counts: Sequence[Sequence[float]], classes: Sequence[str]) -> 
     figure = Figure(figsize=(side + 0.6, side), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class")
+    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="images of the true class, %")
     _label(axes, classes)
     if len(classes) <= CLASSES_WITH_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
@@ -59,5 +59,5 @@ def _label(axes: Axes, classes: Sequence[str]) -> None:
     short = [name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…" for name in printable]
     axes.set_xticks(range(len(short)), short, rotation=90, fontsize=8)
     axes.set_yticks(range(len(short)), short, fontsize=8)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")

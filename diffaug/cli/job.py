@@ -117,6 +117,8 @@ def inspect(data: Path, study: Path | None, html: Path | None, **options: Any) -
     if len(unusable):
         augmenter.job.narrator.table("Unusable files", list(unusable.columns), unusable.to_numpy().tolist())
     results = {**results_of(catalog), "page": _write_page(html, augmenter, catalog)}
+    if catalog.refusal is not None:
+        raise catalog.refusal.error(results)
     next_step = _after_inspect(catalog, data, study, options)
     print_result("inspect", study=augmenter.study.path, results=results, next_step=next_step)
 
@@ -158,8 +160,7 @@ def plan(data: Path, study: Path | None, **options: Any) -> None:
     augmenter = _augmenter(study, options).attach(data)
     training = augmenter.plan()
     results = {**asdict(training), "expected_seconds": training.expected_seconds}
-    next_step = in_study("fit", data, study, options)
-    print_result("plan", study=augmenter.study.path, results=results, next_step=next_step)
+    print_result("plan", study=augmenter.study.path, results=results, next_step=in_study("fit", data, study, options))
 
 
 @click.command()

@@ -19,6 +19,7 @@ from diffaug.data.images import NO_LABEL, LabeledImages, ObjectMasks, SeenImages
 from diffaug.data.layouts.entries import ALL_SPLITS, SPLITS, Split
 from diffaug.data.leaks import Leak
 from diffaug.data.masks.reading import load_masks
+from diffaug.data.problems import Refusal
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.resize import ResizeChoice, SizeChoice, boxes_of
 from diffaug.data.splits import units_of
@@ -65,6 +66,7 @@ class About:
     leaks: tuple[Leak, ...]  # test images that show a training image
     domain: DomainReport  # how far unlabeled images look like the labeled ones
     problems: list[str]  # what a person should know, in sentences
+    refusal: Refusal | None  # why nothing can be trained on the images
     fingerprint: str  # changes with any file, label, split, and the working size
     scan_fingerprint: str  # changes with any path, label, group, mask or given split
 

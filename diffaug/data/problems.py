@@ -1,7 +1,9 @@
 """What a person should know about a data set before training on it, in plain sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +17,22 @@ from diffaug.errors import DataError
 
 FEW_TRAINING_IMAGES = 8  # below it a generator mostly repeats what it was shown
 MANY_ALIKE = 8  # images of one picture; a series of one object is mostly shorter
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a generator can't be trained on the images, in the words of a DataError."""
+
+    what: str
+    where: str | None
+    fix: str | None
+
+    def error(self, results: Mapping[str, Any] | None = None) -> DataError:
+        """What to raise, with what was found all the same."""
+        error = DataError(self.what, where=self.where, fix=self.fix)
+        error.results = results
+        return error
+
 
 _MEANING: dict[DecodeStatus, str] = {
     "not an image": f"that are not {READ} images",
@@ -61,11 +79,11 @@ def find_problems(table: pd.DataFrame, classes: Sequence[str], leaks: Sequence[L
     ]
 
 
-def require_two_classes(classes: Sequence[str], root: Path) -> None:
+def require_two_classes(classes: Sequence[str], root: Path, reading: str) -> None:
     """Raises DataError when there is nothing to tell apart."""
     if len(classes) < 2:
         fix = "give the folder that holds the folders of all classes"
-        raise DataError(f"there is only one class: {listed(classes)}", where=root, fix=fix)
+        raise DataError(f"there is only one class: {listed(classes)} ({reading})", where=root, fix=fix)
 
 
 def require_images(table: pd.DataFrame, root: Path) -> None:
@@ -165,7 +183,7 @@ def _of_same_pixels(ok: pd.DataFrame) -> list[str]:
 
 def _leaks(leaks: Sequence[Leak]) -> list[str]:
     near = {f"{leak.test_id} = {leak.seen_id}" for leak in leaks if leak.how != "same group"}
-    what = "test images that show what a training image shows, which an evaluation refuses (leakage)"
+    what = "test images that show what a training image shows, which an evaluation refuses without --drop-leaked"
     return tally(what, near)
 
 

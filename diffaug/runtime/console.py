@@ -138,7 +138,7 @@ class ConsoleNarrator(LogNarrator):
         super().table(title, columns, rows)
         table = Table(title=printable(title) or None, title_justify="left", title_style="bold")
         for number, column in enumerate(columns):
-            table.add_column(printable(column), justify="right" if number else "left")
+            table.add_column(printable(column), justify="right" if number else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(printable, row))
         self._console.print(table)
@@ -194,6 +194,11 @@ def printable(text: str, *, keep: str = "") -> str:
     Names of classes, arms and files may hold any character, and must neither steer the terminal nor forge a line.
     """
     return "".join(char if char.isprintable() or char in keep else ascii(char)[1:-1] for char in text)
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction for people, as every accuracy is told: 96.3 %."""
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,15 +21,38 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.domain import Describe, Shown
 from diffaug.data.layouts.entries import ALL_SPLITS
 from diffaug.data.resize import SizeChoice
-from diffaug.errors import DamagedError, Interrupted, UsageError
+from diffaug.errors import DamagedError, DataError, Interrupted, UsageError
 from diffaug.files.stage_records import finished_record, require_same_settings
 from diffaug.stages.job import Job
 
 MAX_LISTED_PROBLEMS = 8
 
 
-def prepare_catalog(job: Job) -> Catalog:
-    """The study's catalog, made or brought up to date, unless the images changed under a trained generator."""
+def prepare_catalog(job: Job, *, refuse: bool = True) -> Catalog:
+    """The study's catalog, made or brought up to date, unless the images changed under a trained generator.
+
+    Raises:
+        DataError: The images can't be read or, unless `refuse` is false, trained on.
+    """
+    catalog = _prepared(job)
+    if refuse and catalog.refusal is not None:
+        with findings_first(job, catalog):
+            raise catalog.refusal.error()
+    return catalog
+
+
+@contextmanager
+def findings_first(job: Job, catalog: Catalog) -> Iterator[None]:
+    """If the block refuses the images, shows first what was found in them."""
+    try:
+        yield
+    except DataError as error:
+        show_catalog(job, catalog)
+        error.results = error.results or results_of(catalog)
+        raise
+
+
+def _prepared(job: Job) -> Catalog:
     folder, settings = job.study.catalog, _catalog_settings(job.config)
     root = job.study.record.data
     _require_study_apart(job)
@@ -41,13 +66,12 @@ def prepare_catalog(job: Job) -> Catalog:
         made = None  # other images were looked at under this name
     if made is not None and not job.overwrite and _is_trained(job):
         require_same_settings(folder, made.settings, settings)
-    if made is not None and made.settings == settings:
-        catalog = Catalog.load(folder)
+    if made is not None and made.settings == settings and (catalog := _kept(job)) is not None:
         if missing := next((folder for folder in _folders(job, root) if not folder.is_dir()), None):
             job.narrator.warn(f"the folder {missing} is missing; using the copy of its images in the study")
             return catalog
         changes = describe_changes(catalog, root, job.config.data, folder)
-        if not changes:
+        if not changes and catalog.refusal is None:
             return catalog
         if _is_trained(job) and not job.overwrite:
             raise UsageError(
@@ -55,9 +79,19 @@ def prepare_catalog(job: Job) -> Catalog:
                 where=root,
                 fix="add --overwrite to start again with the new images, or use another study",
             )
-        if not job.overwrite:
+        if changes and not job.overwrite:
             job.narrator.say(f"the images changed, reading them again: {changes}")
     return _build(job, root)
+
+
+def _kept(job: Job) -> Catalog | None:
+    """The catalog in the study; None if it is damaged and may be made anew."""
+    try:
+        return Catalog.load(job.study.catalog)
+    except DamagedError:
+        if job.overwrite:
+            return None
+        raise
 
 
 def _folders(job: Job, root: Path) -> list[Path]:
@@ -88,7 +122,8 @@ def show_catalog(job: Job, catalog: Catalog) -> None:
     for sentence in facts_of(catalog):
         say(sentence)
     if catalog.size and catalog.size.scores:
-        job.narrator.table("Working size", ["short side", "balanced accuracy", "standard error"], _scores(catalog.size))
+        columns = ["short side", "balanced accuracy, %", "standard error, points"]
+        job.narrator.table("Working size", columns, _scores(catalog.size))
     for problem in catalog.problems[:MAX_LISTED_PROBLEMS]:
         warn(problem)
     more = len(catalog.problems) - MAX_LISTED_PROBLEMS
@@ -97,7 +132,10 @@ def show_catalog(job: Job, catalog: Catalog) -> None:
 
 
 def _scores(size: SizeChoice) -> list[list[str]]:
-    return [[f"{one.side} px", f"{one.balanced_accuracy:.3f}", f"{one.standard_error:.3f}"] for one in size.scores]
+    return [
+        [f"{one.side} px", f"{100 * one.balanced_accuracy:.1f}", f"{100 * one.standard_error:.1f}"]
+        for one in size.scores
+    ]
 
 
 def _build(job: Job, root: Path) -> Catalog:
@@ -119,6 +157,7 @@ def _build(job: Job, root: Path) -> Catalog:
             measure=choose_working_size,
             describe=partial(_describe, job),
             device=job.device,
+            keep_refused=not _is_trained(job),
         )
     except KeyboardInterrupt as stop:
         done = f"{read['done']:,} of {read['total']:,} files were read and are kept"

@@ -21,11 +21,12 @@ from diffaug.data.splits import FOLDS
 from diffaug.diffusion.planning.costs import Costs, RouteOption, Seconds
 from diffaug.diffusion.planning.planning import Plan
 from diffaug.diffusion.sampling.drawing import Drawing
-from diffaug.errors import DiffaugError
+from diffaug.errors import DataError, DiffaugError
 from diffaug.evaluation.experiment.arms import ARMS, Arm
 from diffaug.evaluation.experiment.choosing.choose import count_trainings
 from diffaug.runtime.console import duration
 from diffaug.runtime.parallel import MAX_WORKERS, one_thread_each
+from diffaug.stages.evaluating.checks import require_evaluable
 from diffaug.stages.evaluating.experiment import wants_pilot
 from diffaug.stages.fitting.plan import plan_of_route, plan_training
 from diffaug.stages.fitting.routes.by_name import all_routes, route_by_name
@@ -52,6 +53,10 @@ def plan_job(job: Job, catalog: Catalog, *, renew: bool) -> Plan:
     assert plan.costs is not None
     show_routes(job, plan)
     job.narrator.say(plan.costs.sentence())
+    try:
+        require_evaluable(job, catalog)
+    except DataError as error:
+        job.narrator.warn(f"evaluate would refuse these images: {error.what}; to prevent this: {error.fix}")
     return plan
 
 

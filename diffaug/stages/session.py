@@ -85,10 +85,10 @@ class Session:
         with telling_remedies(study), current().main_first():
             self._job = self.open_job(study, self.narrator, flags=self.flags)
 
-    def prepare_catalog(self) -> Catalog:
+    def prepare_catalog(self, *, refuse: bool = True) -> Catalog:
         """The catalog, made or brought up to date; see `stages.catalog.prepare_catalog`."""
         with current().main_first():
-            self._catalog = prepare_catalog(self.job)
+            self._catalog = prepare_catalog(self.job, refuse=refuse)
         return self._catalog
 
     def prepare_named_catalog(self) -> Catalog:

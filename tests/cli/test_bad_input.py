@@ -1,8 +1,12 @@
 """What a command can't do ends with the documented exit code, and with what is wrong, where, and how to fix it."""
 
+import shlex
+
+import numpy as np
 import pytest
 
 from diffaug.cli import main
+from diffaug.files import storage
 
 pytestmark = pytest.mark.e2e
 
@@ -41,6 +45,50 @@ def test_inspect_names_no_run_that_would_be_refused(answer, fails, tmp_path, mak
     assert not (tmp_path / "runs").exists()
     make_classes(tmp_path / "data", {"test/bright": 4})
     assert answer("inspect", "data", *run_options)["next"].startswith("diffaug run data")
+
+
+@pytest.mark.parametrize(
+    ("counts", "commands", "refused"),
+    [
+        ({"many": 9, "single": 1, "void": 0}, ("fit", "inspect"), "single has 1, void has 0"),
+        ({"train/dark": 9, "train/bright": 9, "test/dark": 4}, ("evaluate", "run"), "no test image of: bright"),
+    ],
+)
+def test_what_was_found_is_shown_before_images_are_refused(
+    fails, answer, tmp_path, make_classes, set_options, counts, commands, refused
+) -> None:
+    (tmp_path / "data").mkdir()
+    make_classes(tmp_path / "data", counts)
+    for command in commands:
+        code, shown = fails(command, "data", "--study", "study", *set_options)
+        assert code == 3 and shown.count("working size") == 1
+        found, _, error = shown.partition("error:")
+        assert "\nImages\n" in found and refused in error and "next:" not in shown
+    results = answer(command, "data", "--study", "study", "--quiet", *set_options)["results"]
+    assert sum(results["images_by_split"].values()) == sum(counts.values())
+
+
+def test_a_refused_mask_hides_no_finding_and_is_read_again(fails, answer, tmp_path, make_classes, encoded) -> None:
+    images = make_classes(tmp_path / "data", {"train/dark": 9, "train/bright": 9, "test/dark": 4, "test/bright": 4})
+    mask = images / "masks" / "train" / "dark" / next((images / "train" / "dark").iterdir()).name
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(encoded(np.zeros((5, 7), np.uint8)))
+    code, shown = fails("inspect", "data")
+    assert code == 3 and shown.index("working size") < shown.index("the mask has 7 x 5 px")
+    mask.write_bytes(encoded(np.eye(8, dtype=np.uint8) * 255))
+    assert answer("inspect", "data")["results"]["masks"] == 1
+
+
+def test_a_catalog_of_another_form_is_made_anew_as_the_error_advises(fails, answer, tmp_path, make_classes) -> None:
+    make_classes(tmp_path / "data", {"dark": 6, "bright": 6})
+    answer("inspect", "data")
+    catalog = tmp_path / "runs" / "data" / "catalog"
+    about = catalog / "catalog.json"
+    about.write_text(about.read_text().replace('"problems"', '"troubles"'))
+    storage.commit_directory(catalog, storage.recorded_metadata(catalog))
+    code, message = fails("inspect", "data")
+    assert code == 3
+    assert answer(*shlex.split(message.partition("make it anew: diffaug ")[2]))["status"] == "ok"
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,9 @@ def test_the_gate_is_open_or_exits_with_5_and_says_what_was_reached(capsys, answ
     file = predictions(tmp_path / "mine.csv", {"plain": 0.7, "with synthetic": 0.85})
     main(["evaluate", "--predictions", str(file), "--fail-under", "5"])
     out = capsys.readouterr().out
-    assert out.startswith("Best without synthetic images: 'plain', 0.642") and "verdict: use" in out
-    assert "Classes that gain: " in out and "next: " in out
+    assert out.startswith("Best without synthetic images: 'plain', 64.2 % balanced accuracy") and "verdict: use" in out
+    assert "Classes that gain: " in out and "what would help:\n- " in out
+    assert "next:" not in out  # a line that one command ends with
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "--predictions", str(file), "--fail-under", "20"])
     assert stop.value.code == 5

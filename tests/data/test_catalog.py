@@ -115,7 +115,7 @@ def test_images_in_two_given_splits_stay_there_and_are_reported(build, make_fold
     copy(root, "test/cat/2.png", "train/dog/0.png")
     catalog = build(root)
     pairs = "(test/cat/1.png = train/cat/0.png, test/cat/2.png = train/dog/0.png)"
-    assert problem(catalog, "test images that show").endswith(f"(leakage): 2 {pairs}")
+    assert problem(catalog, "test images that show").endswith(f"--drop-leaked: 2 {pairs}")
     assert catalog.counts()["train"].to_dict() == {"cat": 12, "dog": 12}
     assert [(leak.test_id, leak.how) for leak in catalog.leaks] == [
         ("test/cat/1.png", "same pixels"),

@@ -27,18 +27,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--figures", type=Path, default=None, help="JSON file for the figures.")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--figures") and not hasattr(config, "workerinput"):  # one process counts for all workers
+        config.pluginmanager.register(KeptFigures(config))
+
+
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     reports = [one for outcome in ("passed", "failed") for one in terminalreporter.stats.get(outcome, [])]
-    figures = collected(report for report in reports if report.when == "call")
+    figures = collected(reports)
     if not figures:
         return
     terminalreporter.section("faults")
     terminalreporter.write_line(f"{'':22}{'tries':>8}{'struck':>8}{'failed':>8}")
     for kind, numbers in totals(figures).items():
         terminalreporter.write_line(f"{kind:22}" + "".join(f"{number:8d}" for number in numbers.values()))
-    if config.getoption("--figures"):
+
+
+class KeptFigures:
+    """Keeps the figures in their file as they come, so that a run that is cut short has them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._file, self._reports = config.getoption("--figures"), list[pytest.TestReport]()
         machine = {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
-        write_json(config.getoption("--figures"), figures, {**machine, "share": config.getoption("--share")})
+        self._machine = {**machine, "share": config.getoption("--share")}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._reports.append(report)
+        write_json(self._file, collected(self._reports), self._machine)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,8 @@ class Figures:
 
 
 def collected(reports: Iterable[Any]) -> list[Figures]:
-    values = [value for report in reports for name, value in report.user_properties if name == PROPERTY]
+    calls = [report for report in reports if report.when == "call"]
+    values = [value for report in calls for name, value in report.user_properties if name == PROPERTY]
     return sorted((Figures(**value) for value in values), key=lambda one: (KINDS.index(one.kind), one.subject))
 
 

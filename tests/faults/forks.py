@@ -191,7 +191,7 @@ def _decide_without_page() -> None:
     from diffaug.stages import review
 
     def decide(under_review, **_) -> None:
-        for number, decision in enumerate(("reject", "accept", "reject")):
+        for number, decision in ((0, "reject"), (1, "accept"), (1, "reject")):
             under_review.decide(number, "anna", decision)
         under_review.undo(0, "anna")
 

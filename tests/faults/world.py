@@ -159,11 +159,13 @@ class World:
         if name not in self._ends:
             aside = self.folder.with_name("aside")
             self.folder.rename(aside)
-            first, second = self._undisturbed(name), self._undisturbed(name)
-            assert first.files == second.files, f"not the same twice: {first.files.items() ^ second.files.items()}"
-            self._ends[name] = second
-            shutil.rmtree(self.folder)
-            aside.rename(self.folder)
+            try:
+                first, second = self._undisturbed(name), self._undisturbed(name)
+                assert first.files == second.files, f"not the same twice: {first.files.items() ^ second.files.items()}"
+                self._ends[name] = second
+            finally:
+                shutil.rmtree(self.folder)
+                aside.rename(self.folder)
         return self._ends[name]
 
     def _undisturbed(self, name: str) -> End:

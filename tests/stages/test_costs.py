@@ -85,3 +85,16 @@ def test_the_costs_read_as_a_sentence() -> None:
         "fit takes 1 min 00 s to 4 min 00 s, generate about 20 s, evaluate about 1 min 40 s to 1 h 23 min; "
         "together 3 min 00 s to 1 h 27 min"
     )
+
+
+def test_a_plan_warns_of_what_an_evaluation_would_refuse(make_classes, tmp_path, monkeypatch) -> None:
+    data = make_classes(tmp_path / "data", {"train/dark": 6, "train/bright": 6, "test/dark": 2})
+    augmenter = DiffusionAugmenter(study=tmp_path / "study", settings=SMALL, verbose=False).attach(data)
+    planned = PixelRoute().plan(augmenter.job, augmenter.inspect().images("train"))
+    monkeypatch.setattr(costs, "plan_training", lambda *_, **__: planned)
+    monkeypatch.setattr(costs, "compare_routes", lambda *_: ())
+    monkeypatch.setattr(costs, "estimate_costs", lambda *_: Costs(Seconds(1, 1), Seconds(1, 1), Seconds(1, 1)))
+    warnings = []
+    monkeypatch.setattr(augmenter.job.narrator, "warn", warnings.append)
+    augmenter.plan()
+    assert warnings[-1].startswith("evaluate would refuse these images: no test image of: bright; to prevent")

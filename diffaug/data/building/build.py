@@ -23,12 +23,14 @@ from diffaug.data.layouts.entries import Entry
 from diffaug.data.layouts.groups import GroupRule
 from diffaug.data.layouts.scan import Scan
 from diffaug.data.masks.reading import MaskFiles, MaskReader, MaskSource, write_masks
+from diffaug.data.problems import Refusal
 from diffaug.data.reading.first_pass import STAMP, first_pass
 from diffaug.data.reading.headers import all_pages, file_of, find_intensity
 from diffaug.data.reading.parts import Reader, Source
 from diffaug.data.reading.pictures import Pictures
 from diffaug.data.reading.sources import save_stamps
 from diffaug.data.resize import MeasureSize, SizeChoice, choose_resize
+from diffaug.errors import DataError
 from diffaug.files import storage
 from diffaug.files.temporaries import remove
 from diffaug.runtime.parallel import Progress
@@ -46,6 +48,7 @@ def build_catalog(
     measure: MeasureSize | None = None,
     describe: MakeDescription | None = None,
     device: str = "cpu",
+    keep_refused: bool = False,
 ) -> Catalog:
     """Reads a data folder in one of the layouts of `scan`, and saves its catalog.
 
@@ -58,10 +61,12 @@ def build_catalog(
 
     Raises:
         UsageError: `root` is missing or a file.
-        DataError: No layout fits, one class only, no usable image, or classes with too few training images.
+        DataError: No layout fits, one class only, or no usable image. Unless `keep_refused` is set, also classes with
+            too few training images, or masks that can't be used; else the catalog's `refusal` says so, and what was
+            read stays beside it, so that reading it again takes little time.
     """
     found = scan_of_real_images(root, settings)
-    problems.require_two_classes(found.classes, root)
+    problems.require_two_classes(found.classes, root, found.reading)
     named = _Named(scan_fingerprint(found), rule_of_names(found.entries) if settings.near_duplicates else None)
     parts = directory.with_name(f"{directory.name}-parts")
     images = _read(root, found, settings, parts, progress or (lambda done, total: None))
@@ -79,20 +84,24 @@ def build_catalog(
         size = layout.choose_size(found.classes, measure)
         domain = layout.settle_unlabeled(describe)
         table = layout.finish(staging / PICTURES)
-        given = layout.test_was_given
-        problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
-        masks = write_masks(
-            staging, root, _mask_sources(table), settings, MaskReader(root, layout.image_size, layout.resize)
-        )
+        masks, refusal = MaskFiles(), None
+        try:
+            masks = _masks_if_trainable(staging, root, found, layout, table, settings=settings)
+        except DataError as error:
+            if not keep_refused:
+                raise
+            refusal = Refusal(error.what, error.where, error.fix)
         about = _about(
             found, named, images, layout, table, settings=settings, root=root, size=size, domain=domain, masks=masks
         )
+        about = replace(about, refusal=refusal)
         save_catalog(staging, about, table[list(COLUMNS)])
         metadata["fingerprint"] = about.fingerprint
         stamps_beside(directory).unlink(missing_ok=True)  # it belongs to the catalog that is replaced now
     of_masks = np.zeros((len(masks.files), stamps.shape[1]), np.int64)  # unknown until they are looked at again
     save_stamps(stamps_beside(directory), np.concatenate([stamps, of_masks]))
-    remove(parts)
+    if refusal is None:
+        remove(parts)
     del images, layout, table  # before the same is read from the disk
     return Catalog.load(directory)
 
@@ -131,6 +140,16 @@ def _read(root: Path, found: Scan, settings: DataSettings, parts: Path, progress
     return _Images(table, read.pictures(), reader, remarks)
 
 
+def _masks_if_trainable(
+    staging: Path, root: Path, found: Scan, layout: Layout, table: pd.DataFrame, *, settings: DataSettings
+) -> MaskFiles:
+    """Writes the masks of images that can be trained on, else raises DataError."""
+    given = layout.test_was_given
+    problems.require_training_images(table, found.classes, settings, test_was_given=given, root=root)
+    reader = MaskReader(root, layout.image_size, layout.resize)
+    return write_masks(staging, root, _mask_sources(table), settings, reader)
+
+
 def _about(
     found: Scan,
     named: _Named,
@@ -157,6 +176,7 @@ def _about(
         leaks=layout.leaks,
         domain=domain,
         problems=[*found.remarks, *images.remarks, *problems.find_problems(table, found.classes, layout.leaks)],
+        refusal=None,
         fingerprint=_fingerprint(table, layout, images.reader, masks),
         scan_fingerprint=named.fingerprint,
     )

@@ -16,6 +16,7 @@ from diffaug.data.splits import ALWAYS_TRAINED_ON, assign_folds
 from diffaug.diffusion.latent.cache import LatentCache
 from diffaug.diffusion.planning.length import class_balanced_mean
 from diffaug.errors import DataError
+from diffaug.runtime.console import percent
 from diffaug.runtime.parallel import Progress
 from diffaug.runtime.seeding import numpy_generator
 
@@ -66,11 +67,11 @@ class Reconstruction:
         return self.psnr < self.flat_psnr
 
     def __str__(self) -> str:
+        lost = f"{percent(self.loss)} ± {percent(self.standard_error)} are lost"
         return (
             f"of {self.images} training images that it was not trained on, a classifier of real images "
-            f"({self.classifier}) gets {self.real:.1%} right, and {self.reconstructed:.1%} once the autoencoder has "
-            f"reconstructed them (balanced accuracy; {self.loss:.1%} +- {self.standard_error:.1%} are lost, "
-            f"PSNR {self.psnr:.1f} dB)"
+            f"({self.classifier}) gets {percent(self.real)} right, and {percent(self.reconstructed)} once the "
+            f"autoencoder has reconstructed them (balanced accuracy; {lost}, PSNR {self.psnr:.1f} dB)"
         )
 
 

@@ -32,11 +32,11 @@ class Mix:
 
 @dataclass(frozen=True)
 class MeasuredMix:
-    """Balanced accuracy of a real arm with a mix, on images that neither classifier nor generator has seen."""
+    """A real arm with a mix, measured on images that neither classifier nor generator has seen."""
 
     arm: str
     mix: Mix
-    mean: float
+    mean: float  # balanced accuracy to expect: that of the best arm without synthetic images, and the gain
     sd: float  # over seeds
     how: str = ""  # what was chosen in the arm, in words
     gain: float = 0.0  # over the best arm without synthetic images, from paired differences; see `Contest`

@@ -117,13 +117,18 @@ def _labeled(task: TrainingTask, images: Subset, answer: NDArray[Any], likeness:
     return replace(task, pseudo=PseudoLabeledSubset(images, replace(given, weights=given.weights * likeness)))
 
 
-def run_experiment(experiment: Experiment, choice: Choice, finished: Finished = ignore) -> Iterator[Trial]:
+def run_experiment(
+    experiment: Experiment,
+    choice: Choice,
+    finished: Finished = ignore,
+    expect: Callable[[int], None] = lambda left: None,
+) -> Iterator[Trial]:
     """Trains every arm as chosen with every seed and yields each trial once it is on disk.
 
     Seeds are the outer loop, so everything finished is paired. All arms of a seed share initial weights, random draws
     and shifts. A trial on disk with the same fingerprint is read instead of trained. Arms with identical trainings, as
     all have at a mix of zero, are trained once, and what has no random draw is trained once for all seeds. `finished`
-    is called after each training.
+    is called after each training, and `expect` before the first one with the number of networks to train.
     """
     keys = [(number, arm.name) for number in range(experiment.settings.repetitions) for arm in experiment.arms]
     given = [_test_task(experiment, choice, *key) for key in keys]
@@ -132,6 +137,7 @@ def run_experiment(experiment: Experiment, choice: Choice, finished: Finished = 
     read = {key: read_trial(experiment.directory, key[1], key[0], name) for key, name in inputs.items()}
     trials = {key: trial for key, trial in read.items() if trial is not None}
     missing = {inputs[key]: task for key, task in tasks.items() if key not in trials}
+    expect(sum(task.resolved.learner != "features" for task in missing.values()))
     with closing(experiment.run(missing)) as outcomes:
         for key in tasks:
             while key not in trials:

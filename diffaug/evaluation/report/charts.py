@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+ACCURACY = "balanced accuracy, %"
 LABEL_PX, LABEL_COLUMNS, NARROW_LABEL_COLUMNS = 230, 30, 44
 ROW_PX, NARROW_ROW_PX = 30, 46
-AXIS_PX, EDGE_PX = 26, 14
+AXIS_PX, SCALE_PX, EDGE_PX = 44, 60, 14  # below a chart, left of it, and where no axis is
 MIX_PX, SIZE_PX = 270, 220
 MARKERS = {  # shape, color and color inside
     "baseline": ("o", "real", "real"),
@@ -38,8 +39,11 @@ class Row:
     role: str = ""
 
 
-def rows_chart(name: str, description: str, rows: Sequence[Row], reference: float | None = None) -> Markup:
-    """A chart of at least one row: bars of gains from zero, or markers of arms with a dashed line at a reference."""
+def rows_chart(name: str, description: str, axis: str, rows: Sequence[Row], reference: float | None = None) -> Markup:
+    """A chart of at least one row: bars of gains from zero, or markers of arms with a dashed line at a reference.
+
+    `axis` says what the figures are, and in which unit.
+    """
 
     def draw(figure: Figure, wide: bool) -> None:
         axes = _axes(figure, wide, left=LABEL_PX if wide else EDGE_PX, bottom=AXIS_PX)
@@ -57,6 +61,7 @@ def rows_chart(name: str, description: str, rows: Sequence[Row], reference: floa
                 annotation_clip=False,
             )
         style = "-" if reference is None else "--"
+        axes.set_xlabel(axis)
         axes.axvline(100 * (reference or 0), color=COLORS["soft"], linewidth=1, linestyle=style)
         axes.margins(x=0.04)
 
@@ -65,12 +70,12 @@ def rows_chart(name: str, description: str, rows: Sequence[Row], reference: floa
 
 
 def mix_chart(choice: Choice) -> Markup:
-    """Balanced accuracy on validation images over the synthetic fraction, a line per real arm, the chosen in color."""
+    """Balanced accuracy to expect over the synthetic fraction, a line per real arm, the chosen in color."""
     lines = curves(choice)
     main = (choice.base, choice.base_arm.how)
 
     def draw(figure: Figure, wide: bool) -> None:
-        axes = _axes(figure, wide, left=46, bottom=44)
+        axes = _axes(figure, wide, left=SCALE_PX, bottom=AXIS_PX)
         axes.grid(axis="y")
         for key, line in sorted(lines.items(), key=lambda item: item[0] == main):
             axes.errorbar(
@@ -86,10 +91,11 @@ def mix_chart(choice: Choice) -> Markup:
             place = (100 * point.mix.fraction, 100 * point.mean)
             axes.plot(*place, "o", markersize=15, markerfacecolor="none", markeredgecolor=COLORS["ink"])
         axes.set_xticks(sorted({100 * point.mix.fraction for line in lines.values() for point in line}))
-        axes.set_xlabel("% of each batch synthetic")
+        axes.set_xlabel("synthetic images in each batch, %")
+        axes.set_ylabel(ACCURACY)
         axes.margins(x=0.05)
 
-    description = "Balanced accuracy on validation images over the synthetic fraction of each batch"
+    description = "Balanced accuracy to expect over the synthetic fraction of each batch"
     return both_widths("mix", description, (MIX_PX, MIX_PX), draw)
 
 
@@ -99,7 +105,7 @@ def size_chart(choice: SizeChoice) -> Markup:
     means = [100 * score.balanced_accuracy for score in choice.scores]
 
     def draw(figure: Figure, wide: bool) -> None:
-        axes = _axes(figure, wide, left=46, bottom=44)
+        axes = _axes(figure, wide, left=SCALE_PX, bottom=AXIS_PX)
         axes.grid(axis="y")
         errors = [100 * score.standard_error for score in choice.scores]
         axes.errorbar(range(len(sides)), means, errors, color=COLORS["real"], marker="o", elinewidth=1)
@@ -108,7 +114,8 @@ def size_chart(choice: SizeChoice) -> Markup:
             axes.plot(place, means[place], "o", markersize=15, markerfacecolor="none", markeredgecolor=COLORS["ink"])
         axes.set_xticks(range(len(sides)), [str(side) for side in sides])
         axes.set_ylim(top=min(axes.get_ylim()[1], 101))
-        axes.set_xlabel("short side in px")
+        axes.set_xlabel("short side, px")
+        axes.set_ylabel(ACCURACY)
         axes.margins(x=0.05)
 
     description = "Cross-validated balanced accuracy in percent over the short side of the images in px"

@@ -97,7 +97,7 @@ def _tiles(catalog: Catalog, name: str, seed: int) -> list[Tile]:
     """Images of a class in random order, those of the train split first."""
     usable = catalog.usable.reset_index(drop=True)
     own = usable[(usable["label"] == name) & usable["split"].isin(ALL_SPLITS)]
-    order = numpy_generator(seed, "contact sheet", name).permutation(own.index.to_numpy())
+    order = numpy_generator(seed, "contact sheet", name).permutation(own.index.to_numpy(copy=True))
     trained = (usable["split"][order] == "train").to_numpy()
     chosen = np.concatenate([order[trained], order[~trained]])[:IMAGES_PER_CLASS]
     return [_tile(catalog, usable.loc[position], int(position)) for position in chosen]

@@ -8,6 +8,7 @@ from diffaug.evaluation.verdict.advice import ClassAdvice, ClassRecall, NextStep
 from diffaug.evaluation.verdict.arm_summary import ArmSummary
 from diffaug.evaluation.verdict.decide import Outcome
 from diffaug.evaluation.verdict.wording import digits_of, ends_in_words, gain_in_words, interval_in_words, points
+from diffaug.runtime.console import percent
 
 MAX_NAMED_CLASSES = 3
 
@@ -17,7 +18,7 @@ def best_real_in_words(best: ArmSummary, plain: ArmSummary | None, lead: Change 
 
     `plain` is None if plain training was not run, `lead` also if it is the best.
     """
-    found = f"Best without synthetic images: '{best.name}', {best.mean():.3f} balanced accuracy"
+    found = f"Best without synthetic images: '{best.name}', {percent(best.mean())} balanced accuracy"
     if plain is None:
         return f"{found}."
     if lead is None:
@@ -25,7 +26,7 @@ def best_real_in_words(best: ArmSummary, plain: ArmSummary | None, lead: Change 
     size, certain = points(abs(lead.difference.mean), digits_of(lead.difference)).lstrip("+"), lead.difference.low > 0
     interval = f"95 % interval {ends_in_words(lead.difference)}"
     doubt = "" if certain else ", so the lead may be chance"
-    return f"{found} (plain training: {plain.mean():.3f}, {size} points lower, {interval}{doubt})."
+    return f"{found} (plain training: {percent(plain.mean())}, {size} points lower, {interval}{doubt})."
 
 
 def advice_in_words(advice: Sequence[ClassAdvice], outcome: Outcome) -> list[str]:
@@ -100,7 +101,7 @@ def _changes(advice: Sequence[ClassAdvice], verb: str) -> str:
 
 def _recall(one: ClassRecall) -> str:
     images = "" if one.train_images is None else f", {_number(one.train_images, 'training image')}"
-    return f"{one.name} ({100 * one.recall:.0f} %{images})"
+    return f"{one.name} ({percent(one.recall, 0)}{images})"
 
 
 def _named(parts: Sequence[str]) -> str:

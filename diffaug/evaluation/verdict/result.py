@@ -149,9 +149,9 @@ class EvaluationResult:
         write_record(path, _RESULT, self)
 
     @classmethod
-    def load(cls, path: Path) -> EvaluationResult:
-        """Reads what `save` wrote; anything else is a DamagedError."""
-        return read_record(path, _RESULT)
+    def load(cls, path: str | Path) -> EvaluationResult:
+        """Reads what `save` wrote, such as `runs/data/evaluation/result.json`; anything else is a DamagedError."""
+        return read_record(Path(path), _RESULT)
 
     def plot(self) -> NotebookFigure:
         """A figure of each arm's balanced accuracy with its 95 % interval, under the verdict."""

@@ -34,7 +34,7 @@ def result_figure(arms: Sequence[ArmSummary], verdict: Verdict) -> NotebookFigur
     best = next(arm for arm in arms if arm.name == verdict.baseline)
     axes.axvline(100 * best.accuracy.mean, color="gray", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(ordered)), [printable(arm.name) for arm in ordered], parse_math=False)
-    axes.set_xlabel("balanced accuracy on test images in %, with 95 % interval")
+    axes.set_xlabel("balanced accuracy on test images, %, with 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     title = "\n".join(wrap(printable(verdict.headline), TITLE_COLUMNS))
     figure.suptitle(title, fontsize="medium", parse_math=False)
@@ -44,7 +44,7 @@ def result_figure(arms: Sequence[ArmSummary], verdict: Verdict) -> NotebookFigur
 def result_html(arms: Sequence[ArmSummary], comparisons: Sequence[Comparison], verdict: Verdict) -> str:
     """The verdict and a row per arm, the best first, for a notebook."""
     changes = {one.arm: change_in_words(one.difference) for one in comparisons}
-    columns = ["arm", "role", "seeds", "balanced accuracy in %", f"points more than {verdict.baseline}"]
+    columns = ["arm", "role", "seeds", "balanced accuracy, %", f"points more than {verdict.baseline}"]
     rows = [
         [arm.name, arm.role, arm.seeds, f"{100 * arm.accuracy.mean:.1f}", changes.get(arm.name, "")]
         for arm in sorted(arms, key=lambda arm: -arm.accuracy.mean)

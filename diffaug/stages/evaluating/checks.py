@@ -48,11 +48,10 @@ def require_accepted_later(job: Job, catalog: Catalog) -> None:
 
 def require_evaluable(job: Job, catalog: Catalog) -> None:
     """Raises, before a generator is trained, what `evaluate` would raise after it."""
-    require_test_images(catalog)
-    settings = job.config.evaluation
     require_known_classifier(job)
+    require_test_images(catalog)
     if storage.recorded_metadata(job.study.generator) is None:
-        require_unseen(catalog.images("test"), list(catalog.leaks), drop=settings.drop_leaked)
+        require_unseen(catalog.images("test"), list(catalog.leaks), drop=job.config.evaluation.drop_leaked)
 
 
 def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:

@@ -12,7 +12,7 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import count_by_name
 from diffaug.errors import Interrupted, UsageError
 from diffaug.evaluation.experiment.choice import Choice
-from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real, planned_tests, planned_trainings
+from diffaug.evaluation.experiment.choosing.choose import choice_of, choose_real, planned_trainings
 from diffaug.evaluation.experiment.choosing.mixes import choose_mix
 from diffaug.evaluation.experiment.experiment import Experiment, runs_here
 from diffaug.evaluation.experiment.training_task import TrainFunction
@@ -33,6 +33,7 @@ from diffaug.files.stage_records import (
     required_record,
     stage_settings,
 )
+from diffaug.stages.catalog import findings_first
 from diffaug.stages.evaluating.checks import (
     report_leaks,
     require_known_classifier,
@@ -73,10 +74,11 @@ def evaluate_study(
         return finished
     if not job.overwrite:
         require_extension(job.study.evaluation, stored, _inputs(catalog, own), _extendable(job, stored))
-    require_test_images(catalog)
     require_known_classifier(job)
     leaks = seen_test_images(job, catalog)
-    test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
+    with findings_first(job, catalog):
+        require_test_images(catalog)
+        test = require_unseen(catalog.images("test"), leaks, drop=job.config.evaluation.drop_leaked)
     pools = prepare_replicates(job, catalog) if own is not None else []
     _begin(job, catalog, stored, pools)
     report_leaks(job, leaks)
@@ -185,7 +187,7 @@ def _train_all(job: Job, experiment: Experiment, pools: Sequence[Pool]) -> tuple
 
     The last trials are those of the best real arm on fewer images.
     """
-    progress = EvaluationProgress(job.narrator, planned_trainings(experiment), experiment.num_workers)
+    progress = EvaluationProgress(job.narrator, planned_trainings(experiment))
     trials: list[Trial] = []
     try:
         trainings = Trainings(experiment, progress)
@@ -194,8 +196,7 @@ def _train_all(job: Job, experiment: Experiment, pools: Sequence[Pool]) -> tuple
         chosen = choose_mix(trainings, real, job.config.advanced.synthetic_fraction_grid)
         choice = choice_of(real, chosen, is_quick=experiment.settings.quick)
         say_mix(job.narrator, choice)
-        progress.expect(planned_tests(experiment))
-        for trial in run_experiment(experiment, choice, progress):
+        for trial in run_experiment(experiment, choice, progress, progress.expect):
             trials.append(trial)
             log_trial(job, trial, choice, experiment, pools)
         fewer = run_on_fewer_images(experiment, choice, progress)

@@ -62,7 +62,7 @@ def class_rows(trial: Trial, classes: Sequence[str]) -> list[dict[str, object]]:
     for position, (name, counts) in enumerate(zip(classes, trial.confusion, strict=True)):
         wrong = [0 if other == position else count for other, count in enumerate(counts)]
         confused = classes[wrong.index(max(wrong))] if any(wrong) else ""
-        recall = trial.recall[position]
+        recall = round(trial.recall[position], DIGITS)
         rows.append({"class": name, "test images": sum(counts), "recall": recall, "most confused with": confused})
     return rows
 
@@ -79,7 +79,7 @@ def log_result(
     gone = {name: math.nan for name in job.journal.results(STUDY_RUN) if name.startswith((GAIN, ACCURACY))}
     job.journal.log_metrics(STUDY_RUN, gone | study_figures(result))
     job.journal.log_params(STUDY_RUN, study_params(result))
-    job.journal.log_table(STUDY_RUN, "arms.json", result.table())
+    job.journal.log_table(STUDY_RUN, "arms.json", result.table().round(DIGITS))
     rows = len(experiment.train) + len(experiment.test)
     job.journal.log_dataset(STUDY_RUN, job.study.catalog / TABLE, "images", "evaluation", rows=rows)
     for pool in pools[:1]:
@@ -137,9 +137,10 @@ def describe(result: EvaluationResult) -> str:
         "",
         *(f"- {in_markdown(detail)}" for detail in verdict.details),
         "",
-        *(f"- Next: {in_markdown(step)}" for step in result.advice),
+        *(["What would help:", ""] if result.advice else []),
+        *(f"- {in_markdown(step)}" for step in result.advice),
         "",
-        "| arm | balanced accuracy | SD | gain over the best baseline, 95 % interval |",
+        "| arm | balanced accuracy, % | SD, points | gain over the best baseline, 95 % interval |",
         "|---|---|---|---|",
     ]
     gains = {comparison.arm: comparison.difference for comparison in result.comparisons if result.has_synthetic}
@@ -148,8 +149,8 @@ def describe(result: EvaluationResult) -> str:
             continue
         measured, gain = arm.metrics[PRIMARY_METRIC], gains.get(arm.name)
         interval = "" if gain is None else gain_in_words(gain)
-        sd = "" if measured.sd is None else f"{measured.sd:.3f}"
-        lines.append(f"| {in_markdown(arm.name)} | {measured.mean:.3f} | {sd} | {interval} |")
+        sd = "" if measured.sd is None else f"{100 * measured.sd:.1f}"
+        lines.append(f"| {in_markdown(arm.name)} | {100 * measured.mean:.1f} | {sd} | {interval} |")
     return "\n".join(lines)
 
 

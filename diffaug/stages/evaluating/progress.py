@@ -6,22 +6,23 @@ from diffaug.configuration.arms import ARM_ROLES
 from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.experiment.choosing.real_arms import RealArms
 from diffaug.evaluation.experiment.training_task import Outcome, TrainingTask
-from diffaug.runtime.console import Narrator, duration
-from diffaug.runtime.parallel import usual_workers
+from diffaug.runtime.console import Narrator, percent
 
 STAGE, PLAIN = "evaluating", "real only"
 
 
 class EvaluationProgress:
-    """Counts trainings of networks; regressions on features take no time worth counting.
+    """Counts trainings of networks, of which about so many are planned.
 
-    About so many are planned, and so many run at a time; None: as many as usual.
+    Regressions on features take no time worth counting. How long the rest takes is told from the second training on,
+    since the first one waits for workers to start and may be of another kind.
     """
 
-    def __init__(self, narrator: Narrator, planned: int, workers: int | None) -> None:
+    def __init__(self, narrator: Narrator, planned: int) -> None:
         self._narrator, self._planned = narrator, planned
-        self._workers = workers or usual_workers()
         self._done = 0
+        if planned:
+            narrator.say(f"evaluation: about {planned} trainings")
 
     def __call__(self, task: TrainingTask, outcome: Outcome | None) -> None:
         """Notes that a training is finished; without an outcome, that it was before."""
@@ -30,15 +31,12 @@ class EvaluationProgress:
         if outcome is None:
             self._planned -= 1
             return
-        if not self._done:
-            about = outcome.seconds * self._planned / self._workers
-            self._narrator.say(f"evaluation: about {self._planned} trainings, about {duration(about)}")
         self._done += 1
         detail = task.arm.name if task.arm.name in ARM_ROLES else ""
         self._narrator.progress(STAGE, self._done, max(self._planned, self._done + 1), detail)
 
     def expect(self, more: int) -> None:
-        """Corrects the plan: so many trainings are left."""
+        """Corrects the plan: exactly so many trainings are left."""
         self._planned = self._done + more
 
     def end(self) -> None:
@@ -52,23 +50,28 @@ def say_real(narrator: Narrator, real: RealArms) -> None:
     if not real.measured:
         return
     best, plain = real.measured[0], next((one for one in real.measured if one.arm == PLAIN), None)
-    sentence = f"best without synthetic images: '{best.arm}' ({best.how}), {best.mean:.3f} in cross-validation"
+    sentence = f"best without synthetic images: '{best.arm}' ({best.how}), {percent(best.mean)} in cross-validation"
     if plain is not None and plain.arm != best.arm:
-        sentence += f"; plain training: {plain.mean:.3f}"
+        sentence += f"; plain training: {percent(plain.mean)}"
     narrator.say(sentence)
-    narrator.say("in cross-validation: " + ", ".join(f"{one.arm} {one.mean:.3f}" for one in real.measured))
+    narrator.say("in cross-validation: " + ", ".join(f"{one.arm} {percent(one.mean)}" for one in real.measured))
 
 
 def say_mix(narrator: Narrator, choice: Choice) -> None:
     """What synthetic images are added to, how many, and why."""
     for arm, how in dict.fromkeys((one.arm, one.how) for one in choice.mixtures):
         found = sorted((one.mix.fraction, one.mean) for one in choice.mixtures if (one.arm, one.how) == (arm, how))
-        figures = ", ".join(f"{fraction:.0%} {mean:.3f}" for fraction, mean in found)
-        narrator.say(f"'{arm}' ({how}) with synthetic images, on {choice.judged_images} images left out: {figures}")
+        figures = ", ".join(
+            f"{percent(mean)} {f'with {percent(fraction, 0)} of each batch' if fraction else 'without'}"
+            for fraction, mean in found
+        )
+        added = f"with what synthetic images add on {choice.judged_images} images left out"
+        narrator.say(f"'{arm}' ({how}) {added}: {figures}")
     blind = {name for one in choice.mixtures for name in one.mix.excluded_classes}  # in every mix
     for one in choice.refinements:
-        narrator.say(f"{_refinement(one.mix, blind)}: {one.mean:.3f}, {'used' if choice.is_of(one) else 'no better'}")
-    amount = f"{choice.mix.fraction:.0%} of each batch, added to '{choice.base}'"
+        is_used = "used" if choice.is_of(one) else "no better"
+        narrator.say(f"{_refinement(one.mix, blind)}: {percent(one.mean)}, {is_used}")
+    amount = f"{percent(choice.mix.fraction, 0)} of each batch, added to '{choice.base}'"
     narrator.say(f"synthetic images: {'none' if choice.mix.is_zero else amount}. {choice.reason}")
 
 
@@ -79,4 +82,4 @@ def _refinement(mix: Mix, blind: Collection[str]) -> str:
     if worse := [name for name in mix.excluded_classes if name not in blind]:
         return f"without synthetic images of {', '.join(worse)}"
     limit = "" if mix.max_per_real is None else f", at most {mix.max_per_real:g} per real image of each class"
-    return f"{mix.fraction:.0%} with loss weight {mix.loss_weight:g}{limit}"
+    return f"{percent(mix.fraction, 0)} with loss weight {mix.loss_weight:g}{limit}"

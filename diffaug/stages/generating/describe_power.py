@@ -106,8 +106,8 @@ def tell_power_of_pilot(job: Job, power: PoolPower) -> None:
         why = f"the pilot has not learned the images yet: {'; '.join(power.unlearned)}"
         why = why if power.unlearned else "nothing shows that the pilot's images of any class belong to it"
         job.narrator.warn(
-            f"{why}. So no amount of synthetic images "
-            f"can be chosen, and none is used. Train longer: {longer_training(job)}"
+            f"{why}. So the amount of synthetic images can't be chosen, and the smallest is tested with those that are "
+            f"confirmed in the pool. To have it chosen, train longer: {longer_training(job)}"
         )
     elif reasons:
         job.narrator.warn(

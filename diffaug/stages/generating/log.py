@@ -54,6 +54,7 @@ def start_log(job: Job, state: StageState, filling: PoolFilling) -> None:
 def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
     """Logs the finished pool, and warns of classes that could not be filled, with advice unless it is the pilot's."""
     rejected: Counter[str] = Counter()
+    short: dict[str, list[str]] = {}  # classes by advice, which is long and mostly the same for all
     metrics = {"accepted": float(len(pool))}
     for label, summary in pool.summaries.items():
         rejected.update(summary.rejected)
@@ -64,10 +65,10 @@ def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
                 f"the images and only varies them. {_fine_tuning(job)}"
             )
         elif summary.accepted < summary.wanted:
-            job.narrator.warn(
-                f"class '{label}': only {summary.accepted} of {summary.wanted} images passed the filters "
-                f"({_by_reason(summary.rejected)}){f'. {_advice(job, summary.rejected)}' if advised else ''}"
-            )
+            found = f"{label} {summary.accepted} of {summary.wanted} ({_by_reason(summary.rejected)})"
+            short.setdefault(f". {_advice(job, summary.rejected)}" if advised else "", []).append(found)
+    for advice, classes in short.items():
+        job.narrator.warn(f"too few images passed the filters: {', '.join(classes)}{advice}")
     metrics |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
     job.journal.log_metrics(GENERATE_RUN, metrics | system_metrics())
     job.journal.log_dataset(GENERATE_RUN, pool.root / MANIFEST, "pool", "synthetic")
@@ -95,7 +96,7 @@ def _advice(job: Job, rejected: Mapping[str, int]) -> str:
     study = shlex.quote(str(job.study.path))
     if reason == COPY:
         return (
-            "The generator repeats training images of the class, which happens with few of them; ask for fewer: "
+            "The generator repeats training images, which happens with few of them; ask for fewer: "
             f"diffaug generate {study} --set synthesis.max_synthetic_ratio=1 --overwrite"
         )
     if reason == DUPLICATE:
@@ -104,7 +105,7 @@ def _advice(job: Job, rejected: Mapping[str, int]) -> str:
             f"diffaug generate {study} --set synthesis.max_synthetic_ratio=1 --overwrite"
         )
     causes = {
-        WRONG_CLASS: "The generator mixes the class up with others, probably because it was trained too briefly",
+        WRONG_CLASS: "The generator mixes up classes, probably because it was trained too briefly",
         OUT_OF_DISTRIBUTION: "The images are unlike real ones, probably because the generator was trained too briefly",
     }
     cause = causes.get(reason, "The generator has not learned to make images, probably for want of training")

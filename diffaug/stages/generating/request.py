@@ -23,6 +23,7 @@ from diffaug.files import storage
 from diffaug.files.records import find_signed_record, write_signed_record
 from diffaug.files.stage_records import required_record
 from diffaug.files.temporaries import is_temporary, remove, remove_leftovers
+from diffaug.runtime.console import percent
 from diffaug.stages.job import Job
 from diffaug.synthesis.filters.calibrated import CalibratedFilters
 from diffaug.synthesis.filters.preparing import prepare_filters
@@ -245,8 +246,8 @@ def _tell_choice(job: Job, filters: CalibratedFilters) -> None:
     kinds = {"networks trained on the images": found.networks, "features of a pretrained encoder": found.encoder}
     known = {kind: value for kind, value in kinds.items() if value is not None}
     (best, value), *others = sorted(known.items(), key=lambda item: -item[1])
-    instead = "".join(f"; {kind}: {other:.0%}" for kind, other in others)
+    instead = "".join(f"; {kind}: {percent(other, 0)}" for kind, other in others)
     job.narrator.say(
-        f"the filters judge by {best}, which recognize {value:.0%} of the held-out real images of a class on average"
-        f"{instead}"
+        f"the filters judge by {best}, which recognize {percent(value, 0)} of the held-out real images of a class on "
+        f"average{instead}"
     )

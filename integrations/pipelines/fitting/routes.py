@@ -59,7 +59,7 @@ class PipelineRoute:
         if config.pipeline is None:
             return (
                 "no pretrained pipeline is named, and none is downloaded; give the folder of one that you have with "
-                "--set diffusion.pipeline=FOLDER"
+                "--pipeline FOLDER"
             )
         missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
         if missing:

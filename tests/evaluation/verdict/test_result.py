@@ -93,7 +93,7 @@ def test_a_saved_result_is_loaded_as_it_was(trials, tmp_path):
     ):
         result = summarize(chosen, **{**FACTS, **facts})
         result.save(tmp_path / "result.json")
-        assert EvaluationResult.load(tmp_path / "result.json") == result
+        assert EvaluationResult.load(str(tmp_path / "result.json")) == result
         assert json.loads((tmp_path / "result.json").read_text()) == result.to_dict()
 
 
@@ -171,7 +171,8 @@ def test_the_first_sentence_is_about_the_best_arm_without_synthetic_images(resul
     lead = result.lead.difference
     assert (result.lead.arm, result.lead.baseline) == (best.name, plain.name)
     assert lead.mean == pytest.approx(best.mean() - plain.mean())
-    for part in (f"'{best.name}', {best.mean():.3f}", f"{plain.mean():.3f}, {100 * lead.mean:.1f} points lower"):
+    shown, lower = (f"{100 * arm.mean():.1f} %" for arm in (best, plain))
+    for part in (f"'{best.name}', {shown} balanced", f"{lower}, {100 * lead.mean:.1f} points lower"):
         assert part in result.best_real
     assert best.accuracy.low < best.mean() < best.accuracy.high
 

@@ -8,7 +8,7 @@ from diffaug.stages.generating.describe_power import tell_power_of_pilot
 
 @pytest.mark.parametrize(
     ("blind", "told"),
-    [(("a",), "chosen without them. The pool's images"), (("a", "b"), "can be chosen, and none is used. Train longer")],
+    [(("a",), "chosen without them. The pool's images"), (("a", "b"), "the smallest is tested")],
 )
 def test_what_a_pilot_that_nothing_confirms_means_is_told(monkeypatch, blind, told) -> None:
     monkeypatch.setattr(describe_power, "longer_training", lambda job: "diffaug fit")

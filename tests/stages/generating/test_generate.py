@@ -365,13 +365,18 @@ def test_noise_is_called_unlearned_with_the_commands_that_help(study: Path, warn
 
 @pytest.mark.parametrize("reason", [*FILTER_NAMES, "non-finite"])
 def test_few_images_come_with_a_cause_and_a_command(study: Path, pool: Path, warned, reason) -> None:
-    summaries = {"bright": ClassSummary(wanted=10, accepted=1, candidates=40, rejected={reason: 38, "constant": 1})}
+    short = ClassSummary(wanted=10, accepted=1, candidates=40, rejected={reason: 38, "constant": 1})
+    summaries = {
+        "bright": short,
+        "dark": short,
+        "middle": ClassSummary(wanted=3, accepted=3, candidates=3, rejected={}),
+    }
     made = diffaug.Pool.open(pool)
     write_record(pool / "summary.json", SUMMARIES, summaries)
     job = opened(study).job
     job.start_run("generate", "new", name="generate", kind="generate", params={})
     finish_log(job, made)
     [text] = warned
-    assert "only 1 of 10 images passed the filters" in text
+    assert "bright 1 of 10 (" in text and "dark 1 of 10 (" in text and "middle" not in text
     command = "max_synthetic_ratio=1" if reason in {"copy", "duplicate"} else "--images-seen 1240"
     assert command in text

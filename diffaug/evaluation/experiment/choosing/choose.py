@@ -75,18 +75,13 @@ def count_trainings(arms: Sequence[Arm], settings: EvaluationSettings, *, has_en
     test = settings.repetitions * len(networks)
     if not _needs_choice(arms):
         return test
-    if settings.quick:
-        return test + (len(networks) if has_encoder else 0)
     tuned = {"tuned augmentation"} & names
     measured = {arm.name for arm in networks if arm.role == "baseline" and arm.control == "none"} - tuned
+    if settings.quick:
+        return test + (len(measured | tuned) if has_encoder else 0)
     folds = 3 * len(measured | set(DRAWS if tuned else ())) + TUNING * len(tuned)
     mixed = JUDGED_SEEDS * 7 if has_pilot and any(arm.depends_on_mix for arm in arms) else 0
     return folds + mixed + test
-
-
-def planned_tests(experiment: Experiment) -> int:
-    """About how many trainings of networks the test takes."""
-    return experiment.settings.repetitions * len(_networks(experiment.arms))
 
 
 def _networks(arms: Sequence[Arm]) -> list[Arm]:

@@ -28,8 +28,6 @@ REFINED_MAX_PER_REAL = 3.0
 HOPELESS = 0.05
 """A network this far below the best real arm is not tried: no published gain of synthetic images is as large."""
 
-_NOT_IN_PILOT = "Nothing shows that the pilot's synthetic images belong to their class where the pool's do."
-
 
 @dataclass(frozen=True)
 class ChosenMix:
@@ -49,7 +47,8 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
 
     1. Each base, see `bases`, is trained without and with the middle fraction of synthetic images.
     2. The base of the best of these mixtures is trained with the other fractions too.
-    3. The one with the largest gain, see `Contest`, on a curve over the fractions is taken, see `choose_option`.
+    3. The one with the largest gain, see `Contest`, on a curve over the fractions is taken; see `choose_option` for
+       what is taken if none gains.
     4. Classes that became worse get no synthetic images if that raises the score; nor are images on real backgrounds
        used if that does. A thorough evaluation also tries half the loss weight, and at most three synthetic images per
        real image of a class.
@@ -64,7 +63,7 @@ def choose_mix(trainings: Trainings, real: RealArms, fractions: Sequence[float])
     reason = _why_not_measured(experiment, real, adding)
     if reason or experiment.pilot is None:
         unmeasured = _as_in_pool(experiment, adding[0] if adding else NO_SYNTHETIC)
-        is_usable = reason != _NOT_IN_PILOT and _can_add(experiment, unmeasured)
+        is_usable = _can_add(experiment, unmeasured)
         return ChosenMix(real.best, unmeasured if is_usable else NO_SYNTHETIC, reason)
     contest = _contest(trainings, real, experiment.pilot)
     options = _options(contest, real, adding, quick=experiment.settings.quick)
@@ -173,7 +172,8 @@ def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[M
             experiment, _as_in_pool(experiment, first)
         ),
         "No arm uses synthetic images.": not any(arm.depends_on_mix for arm in experiment.arms),
-        _NOT_IN_PILOT: not _can_add(experiment, first),
+        "Nothing shows that the pilot's images belong to their class, so the smallest fraction of the pool's is "
+        "taken.": not _can_add(experiment, first),
         "A first answer takes the smallest fraction.": experiment.settings.quick and real.best.learner != "features",
         "No pilot could be trained on a part of the images, so the smallest fraction is taken.": pilot is None
         or not pilot.judged.any(),
@@ -184,10 +184,12 @@ def _why_not_measured(experiment: Experiment, real: RealArms, adding: Sequence[M
 
 def _reason(chosen: MeasuredMix, judged: int, late: Sequence[str] = ()) -> str:
     on = f"on {judged} training images that neither classifier nor generator had seen"
+    gain = f"{100 * chosen.score_gain:+z.1f} points, standard error {100 * chosen.score_error:.1f}"
     if chosen.mix.is_zero:
-        return f"No synthetic fraction did better than none {on}."
-    gain = f"{100 * chosen.score_gain:+.1f} points, standard error {100 * chosen.score_error:.1f}"
-    reason = f"The best fraction {on}, in probability of the true class: {gain}."
+        return f"No synthetic fraction did better than none {on}, and the smallest did worse."
+    reason = f"Its gain {on}, in probability of the true class: {gain}."
+    if chosen.score_gain <= 0:
+        reason += " That does not rule a gain out, so the test decides."
     if late:
         reason += f" Measured without {', '.join(late)}, whose images are confirmed in the pool, not in the pilot's."
     return reason

@@ -37,7 +37,7 @@ def by_share(*errors, equal_draws=9):
         ((5, 2, 4, 8), 0.15),
         ((5, 9, 4, 9), 0.0),  # a single one that is better by chance
         ((2, 5, 5, 5), 0.0),
-        ((2, 2, 2, 2), 0.0),  # no gain at all
+        ((2, 2, 2, 2), 0.15),  # the test decides
         ((8, 7, 5, 1), 0.5),  # far better than any smaller one
     ],
 )
@@ -80,19 +80,29 @@ def test_the_curve_of_each_arm_begins_at_the_arm_alone_and_smooths_its_own_gains
 
 def test_the_choice_by_the_curve_costs_less_than_by_the_best_measured_gain() -> None:
     random, fractions = np.random.default_rng(0), np.array(GRID[1:])
-    lost = []
+    lost, noise = [], 0.02
     for _ in range(1500):
-        height, peak = random.normal(0, 0.01), random.uniform(0.1, 0.9)
+        height, peak = random.normal(0.003, 0.01), random.uniform(0.1, 0.9)
         truth = np.r_[0, height * (1 - (fractions / peak - 1) ** 2)]
-        seen = np.r_[0, truth[1:] + random.normal(0, 0.0085, 3) - random.normal(0, 0.0085)]
-        chosen = choose_option([mixture(one, 0.8 + gain, gain) for one, gain in zip(GRID, seen, strict=True)])
+        seen = np.r_[0, truth[1:] + random.normal(0, noise, 3) - random.normal(0, noise)]
+        measured = [mixture(one, 0.8, gain, noise * 2**0.5) for one, gain in zip(GRID, seen, strict=True)]
+        chosen = choose_option(measured)
         lost.append(truth.max() - truth[[chosen, int(seen.argmax())]])
     by_curve, by_best = np.mean(lost, axis=0)
     assert by_curve < 0.95 * by_best
 
 
+@pytest.mark.parametrize(("gain", "tested"), [(-0.02, 0.0), (-0.011, 0.0), (-0.01, 0.15), (0.0, 0.15)])
+def test_the_smallest_fraction_is_tested_unless_it_is_clearly_worse_than_none(gain, tested):
+    measured = [mixture(one, 0.8, gain if one else 0.0) for one in GRID]
+    assert measured[choose_option(measured)].mix.fraction == tested
+
+
 def test_without_synthetic_images_the_best_real_arm_stays_though_another_base_alone_did_better(make):
-    trainings = make(by_share(5, 9, 9, 9, equal_draws=2))
+    def errors(training):
+        return 9 if training.is_synthetic.any() else 2 if draws_classes_equally(training) else 5
+
+    trainings = make(Scripted(TRAIN, errors))
     chosen = choose_mix(trainings, REAL, GRID)
     assert chosen.mix.is_zero
     assert chosen.arm == REAL.best
@@ -205,16 +215,18 @@ def blind(trainings, in_pool=(), in_pilot=(), **changes):
 
 
 @pytest.mark.parametrize(
-    ("in_pool", "in_pilot", "reason"),
+    ("in_pool", "in_pilot", "mix", "reason"),
     [
-        ((), ("a", "b", "c"), "that the pilot's synthetic images"),
-        (("b",), ("c",), "that the pilot's synthetic images"),  # "a" has none
-        (("b", "c"), ("a",), "that the synthetic images of any class"),
+        ((), ("a", "b", "c"), Mix(0.15), "that the pilot's images"),
+        (("b",), ("c",), Mix(0.15, excluded_classes=("b",)), "that the pilot's images"),  # "a" has none
+        (("b", "c"), ("a",), Mix(0.0), "that the synthetic images of any class"),
     ],
 )
-def test_the_reason_names_the_pilot_where_the_pool_has_images_that_are_confirmed(make, in_pool, in_pilot, reason):
+def test_the_smallest_fraction_is_tested_where_the_pool_alone_has_images_that_are_confirmed(
+    make, in_pool, in_pilot, mix, reason
+):
     chosen = choose_mix(blind(make(), in_pool, in_pilot), REAL, GRID)
-    assert chosen.mix.is_zero and reason in chosen.reason
+    assert (chosen.mix, chosen.judged_images) == (mix, 0) and reason in chosen.reason
 
 
 def test_a_fraction_that_is_not_measured_is_of_all_classes_that_the_pool_confirms(make):
