@@ -366,7 +366,11 @@ def test_noise_is_called_unlearned_with_the_commands_that_help(study: Path, warn
 @pytest.mark.parametrize("reason", [*FILTER_NAMES, "non-finite"])
 def test_few_images_come_with_a_cause_and_a_command(study: Path, pool: Path, warned, reason) -> None:
     short = ClassSummary(wanted=10, accepted=1, candidates=40, rejected={reason: 38, "constant": 1})
-    summaries = {"bright": short, "dark": short, "middle": ClassSummary(wanted=3, accepted=3, candidates=3, rejected={})}
+    summaries = {
+        "bright": short,
+        "dark": short,
+        "middle": ClassSummary(wanted=3, accepted=3, candidates=3, rejected={}),
+    }
     made = diffaug.Pool.open(pool)
     write_record(pool / "summary.json", SUMMARIES, summaries)
     job = opened(study).job
