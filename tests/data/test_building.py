@@ -134,7 +134,7 @@ def test_ctrl_c_says_what_was_kept_and_how_to_go_on(tmp_path, monkeypatch) -> No
 
     class Job:
         config, narrator, device, command = Config(), Silent(), "cpu", "diffaug fit data"
-        study = type("Study", (), {"catalog": tmp_path / "catalog", "path": tmp_path})()
+        study = type("Study", (), {"catalog": tmp_path / "catalog", "path": tmp_path, "has_training": False})()
 
     monkeypatch.setattr(stage, "build_catalog", stopped)
     with pytest.raises(Interrupted, match="512 of 2,000 files were read") as caught:

@@ -82,6 +82,14 @@ def test_sentences_are_printed_literally_on_one_line(capsys):
         assert lines(capsys) == [text, f"warning: {text}"]
 
 
+def test_a_narrow_table_cuts_no_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    option = "--set diffusion.autoencoder=FOLDER"
+    ConsoleNarrator().table("", ["route", "trained at", "why not"], [["latent", "64 x 64 px", option]])
+    cells = [line.split("│")[3].strip() for line in capsys.readouterr().err.splitlines() if line.count("│") == 4]
+    assert "".join(cells) == option.replace(" ", "")
+
+
 def test_tables_print_markup_literally(capsys):
     ConsoleNarrator().table("[b]counts[/b]", ["class [x]", "images"], [[name, "7"] for name in TRICKY])
     title, *rest = lines(capsys)

@@ -226,8 +226,8 @@ def test_counts_sizes_and_the_first_problems_are_shown(catalog) -> None:
     assert seen.said == [catalog.reading, *stage.facts_of(plain)]
     size = SizeChoice(16, (SizeScore(8, 0.51234, 0.01), SizeScore(16, 0.75, 0.0456)), 8, "16 px is enough")
     seen = shown(replace(plain, size=size, root=Path("my data")))
-    columns = ["short side", "balanced accuracy", "standard error"]
-    assert seen.tables[1:] == [("Working size", columns, [["8 px", "0.512", "0.010"], ["16 px", "0.750", "0.046"]])]
+    columns = ["short side", "balanced accuracy, %", "standard error, points"]
+    assert seen.tables[1:] == [("Working size", columns, [["8 px", "51.2", "1.0"], ["16 px", "75.0", "4.6"]])]
     numbers = [str(number) for number in range(11)]
     assert shown(replace(plain, problems=numbers[:8])).warned == numbers[:8]
     more = "and 3 more problems: diffaug inspect 'my data' --json"

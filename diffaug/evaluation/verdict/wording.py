@@ -8,6 +8,7 @@ from diffaug.evaluation.experiment.choice import Choice, Mix
 from diffaug.evaluation.statistics.comparison import Comparison, Control
 from diffaug.evaluation.statistics.crossed import Estimate
 from diffaug.evaluation.verdict.decide import RELEVANT_GAIN, Decision, Evidence, Outcome
+from diffaug.runtime.console import percent
 
 ENOUGH_SEEDS = 3
 MOST_DIGITS = 4
@@ -57,7 +58,7 @@ def in_words(decision: Decision, evidence: Evidence, per_class: Sequence[str] = 
 
 def mix_in_words(mix: Mix) -> str:
     """A mix that is not zero."""
-    parts = [f"{100 * mix.fraction:.0f} % of each batch"]
+    parts = [f"{percent(mix.fraction, 0)} of each batch"]
     if mix.loss_weight != 1:
         parts.append(f"loss weight {mix.loss_weight:g}")
     if mix.max_per_real is not None:
@@ -126,8 +127,8 @@ def _headline(decision: Decision, evidence: Evidence) -> str:
         "gain": f"Use them: {change}.",
         "no gain": f"Do not use them: {change}, so a gain of {100 * RELEVANT_GAIN:.0f} point is ruled out.",
         "wide interval": f"Not decidable with this test set: {change}.",
-        "nothing learned": f"Not decidable: no arm learned the task. The best has {best:.3f} balanced accuracy, and "
-        f"guessing has {evidence.chance:.3f}.",
+        "nothing learned": f"Not decidable: no arm learned the task. The best has {percent(best)} balanced accuracy, "
+        f"and guessing has {percent(evidence.chance)}.",
         "no synthetic images": "Nothing to use: there are no synthetic images.",
         "none used": "Do not use them: no synthetic image was used.",
         "no better mix": f"Do not use them: on {judged} that the pilot generator had not seen, no synthetic "

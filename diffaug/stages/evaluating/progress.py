@@ -15,7 +15,7 @@ class EvaluationProgress:
     """Counts trainings of networks, of which about so many are planned.
 
     Regressions on features take no time worth counting. How long the rest takes is told from the second training on,
-    since the first one waits for workers to start and may be of another kind.
+    since the first one takes two or three times as long, in workers that have just started.
     """
 
     def __init__(self, narrator: Narrator, planned: int) -> None:

@@ -227,7 +227,7 @@ def test_the_best_real_arm_is_told_before_any_synthetic_image_is_trained_on(augm
     diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=training, synthetic_fraction=0.3)
     assert told == [6]
     assert all(call.synthetic == 0 for call in training.calls[:6])
-    assert "best without synthetic images: 'real only' (as found), 1.000" in " ".join(capsys.readouterr().err.split())
+    assert "best without synthetic images: 'real only' (as found), 100.0 %" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_network_of_ones_own_is_trained(augmenter) -> None:
@@ -343,7 +343,7 @@ def test_excluded_classes_are_reported_and_recorded(augmenter, monkeypatch, caps
     monkeypatch.setattr(evaluate, "choose_mix", lambda trainings, real, grid: chosen)
     diffaug.DiffusionAugmenter.open(augmenter.study.path).evaluate(train_fn=Training())
     output = " ".join(capsys.readouterr().err.split())
-    assert f"without synthetic images of bright: 0.750, {'used' if used else 'no better'}" in output
+    assert f"without synthetic images of bright: 75.0 %, {'used' if used else 'no better'}" in output
     params = [e["data"]["params"] for e in events_of(augmenter) if e["kind"] == "params" and "best real" in e["key"]]
     assert {one["excluded_classes"] for one in params if "excluded_classes" in one} == ({"bright"} if used else set())
 
