@@ -15,7 +15,7 @@ import pandas as pd
 from diffaug.classifiers.encoders.domain import describe_by
 from diffaug.classifiers.working_size import choose_working_size
 from diffaug.configuration.settings import Config
-from diffaug.data.building.build import build_catalog
+from diffaug.data.building.build import build_catalog, parts_beside
 from diffaug.data.building.changes import describe_changes
 from diffaug.data.catalog import Catalog
 from diffaug.data.domain import Describe, Shown
@@ -23,6 +23,7 @@ from diffaug.data.layouts.entries import ALL_SPLITS
 from diffaug.data.resize import SizeChoice
 from diffaug.errors import DamagedError, DataError, Interrupted, UsageError
 from diffaug.files.stage_records import finished_record, require_same_settings
+from diffaug.files.temporaries import remove
 from diffaug.stages.job import Job
 
 MAX_LISTED_PROBLEMS = 8
@@ -72,6 +73,7 @@ def _prepared(job: Job) -> Catalog:
             return catalog
         changes = describe_changes(catalog, root, job.config.data, folder)
         if not changes and catalog.refusal is None:
+            remove(parts_beside(folder), ignore_errors=True)  # left by a process that was killed when it was done
             return catalog
         if _is_trained(job) and not job.overwrite:
             raise UsageError(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from diffaug.data.catalog import Catalog
 from diffaug.errors import MissingExtraError
+from diffaug.files.temporaries import remove_leftovers
 from diffaug.stages.job import Job
 from diffaug.stages.remedies import telling_remedies
 from diffaug.study import Study
@@ -38,6 +39,7 @@ def review_study(study: Study, *, port: int | None, browser: bool, say: Callable
     """
     page = _page()
     with telling_remedies(study):
+        remove_leftovers(study.path.glob(".*.tmp"))
         review = Review.of(study.name, _user(), Catalog.load(study.catalog), Pool.open(study.pool))
     page(review, port=port, browser=browser, say=say)
     return review.summary()

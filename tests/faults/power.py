@@ -102,9 +102,11 @@ class Disk:
         return {path: node if node is None else self._content(node, kept, source) for path, node in reached.items()}
 
     def _content(self, node: File, kept: str, source: random.Random) -> bytes:
-        if kept != "part" or source.random() < 0.5:
+        if kept != "part" or node.content == node.synced or source.random() < 0.5:
             return node.synced
-        return bytes(node.content[: source.randint(0, len(node.content))])
+        pairs = zip(node.content, node.synced, strict=False)
+        unchanged = next((place for place, (new, old) in enumerate(pairs) if new != old), len(node.synced))
+        return bytes(node.content[: source.randint(min(unchanged, len(node.content)), len(node.content))])
 
     def _is_reached(self, path: str, names: Names) -> bool:
         parents = [str(parent) for parent in Path(path).parents if parent.is_relative_to(self._folder)][:-1]

@@ -75,11 +75,11 @@ def known(tries: Mapping[str, int]) -> list[Any]:
 
 WARM_UP = [COMMANDS[name].arguments for name in COMMANDS if name not in ("run", "evaluate again", "fit anew", "review")]
 
-IGNORED = (".lock", ".turn.lock", ".verified.json", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
+IGNORED = (".lock", ".turn.lock", ".verified.json", "catalog-stamps.npy", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm")
 """Ends of names of files that hold no results: locks, what was hashed when, and what is made from the journal."""
 TIMES = re.compile(rb'(seconds(?:"?: "?|</dt><dd>))[-+.e0-9]+')
 SIGNATURE = re.compile(rb'"fingerprint": "\w+"')
-OF_TIMES = ("journal.jsonl", "catalog-stamps.npy", "review.csv")
+OF_TIMES = ("journal.jsonl", "review.csv")
 """Ends of names of files that hold times, and after an interruption one more run, or a decision once more: only their
 presence is compared."""
 

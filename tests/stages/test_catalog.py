@@ -13,6 +13,7 @@ from PIL import Image
 
 from diffaug.configuration.settings import Config, DataSettings
 from diffaug.configuration.sources import Resolved
+from diffaug.data.building.build import parts_beside
 from diffaug.data.catalog import Catalog, GroupProposal
 from diffaug.data.domain import DomainReport
 from diffaug.data.resize import SizeChoice, SizeScore
@@ -109,6 +110,15 @@ def test_images_are_read_once_and_again_only_if_they_changed(job, root, monkeypa
     assert counts(stage.prepare_catalog(moved)) == {"cat": 3, "dog": 5}
     changes = "files since the catalog was made: 1 added (dog/4.png), 1 removed (cat/3.png)"
     assert moved.narrator.said == [f"the images changed, reading them again: {changes}"]
+
+
+def test_what_a_reader_that_was_killed_when_it_was_done_left_is_removed(job) -> None:
+    first = job()
+    stage.prepare_catalog(first)
+    left = parts_beside(first.study.catalog)
+    storage.write_text(left / "of an earlier reader" / "000000.json", "{}")
+    stage.prepare_catalog(job())
+    assert not left.exists()
 
 
 def test_other_settings_read_the_images_again_unless_they_trained_a_generator(job) -> None:

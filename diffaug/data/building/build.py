@@ -68,7 +68,7 @@ def build_catalog(
     found = scan_of_real_images(root, settings)
     problems.require_two_classes(found.classes, root, found.reading)
     named = _Named(scan_fingerprint(found), rule_of_names(found.entries) if settings.near_duplicates else None)
-    parts = directory.with_name(f"{directory.name}-parts")
+    parts = parts_beside(directory)
     images = _read(root, found, settings, parts, progress or (lambda done, total: None))
     found = replace(found, entries=())  # the table holds them in less memory
     problems.require_images(images.table, root)
@@ -120,6 +120,11 @@ class _Images:
     pictures: Pictures
     reader: Reader
     remarks: list[str]
+
+
+def parts_beside(directory: Path) -> Path:
+    """The folder of what is read already, beside a catalog that is being made."""
+    return directory.with_name(f"{directory.name}-parts")
 
 
 def _read(root: Path, found: Scan, settings: DataSettings, parts: Path, progress: Progress) -> _Images:
