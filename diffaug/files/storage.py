@@ -26,7 +26,7 @@ from diffaug.files.encoding import sha256_file as sha256_file  # noqa: PLC0414
 from diffaug.files.naming import naming, naming_its_file
 from diffaug.files.paths import safe_join as safe_join  # noqa: PLC0414
 from diffaug.files.paths import safe_names as safe_names  # noqa: PLC0414
-from diffaug.files.platform import sync_directory, sync_files
+from diffaug.files.platform import make_folder, sync_directory, sync_files
 from diffaug.files.reading import REPAIR_HINT as REPAIR_HINT  # noqa: PLC0414
 from diffaug.files.reading import decode_png as decode_png  # noqa: PLC0414
 from diffaug.files.reading import is_regular as is_regular  # noqa: PLC0414
@@ -55,7 +55,7 @@ CACHE = ".cache"  # a folder in a finished directory, of what can be made again:
 @naming_its_file
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically and durably, making its folder when needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
@@ -96,7 +96,7 @@ def write_json(path: Path, content: Any) -> None:
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Appends lines durably, in place of a last line that was cut short; readers must ignore one without a newline."""
     is_new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab+") as file:
         _drop_cut_line(file)
         file.write("".join(f"{line}\n" for line in lines).encode())
@@ -229,7 +229,7 @@ def new_directory(target: Path, metadata: Mapping[str, Any]) -> Iterator[Path]:
 
     The older directory stays until the new one is whole, and both change places in one step.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     staging = _free_temporary(target)
     staging.mkdir()
     try:

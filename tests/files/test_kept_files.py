@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffaug.errors import DamagedError
-from diffaug.files import storage
+from diffaug.files import platform, storage
 from diffaug.files.temporaries import host
 from diffaug.files.verification import VERIFIED
 
@@ -68,14 +68,16 @@ def test_an_array_is_written_part_by_part(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "a.npy")
 
 
-def test_lines_are_appended_and_the_folder_is_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_appended_and_new_folders_are_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(storage, "sync_directory", synced.append)
+    for module in (storage, platform):
+        monkeypatch.setattr(module, "sync_directory", synced.append)
     file = tmp_path / "new" / "folders" / "journal"
     storage.append_lines(file, ["a", "b"])
-    assert synced == [file.parent]
+    names = [tmp_path / "new", tmp_path, file.parent]  # of both new folders, and of the file
+    assert synced == names
     storage.append_lines(file, ["c"])
-    assert (file.read_bytes(), synced) == (b"a\nb\nc\n", [file.parent])
+    assert (file.read_bytes(), synced) == (b"a\nb\nc\n", names)
     file.write_bytes(b"a\nb\ncut")
     storage.append_lines(file, ["d"])
     assert file.read_bytes() == b"a\nb\nd\n"
