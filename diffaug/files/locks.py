@@ -13,6 +13,7 @@ import portalocker
 from portalocker import LockFlags
 
 from diffaug.errors import DamagedError, UsageError
+from diffaug.files.platform import make_folder
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 ATTEMPTS = 100  # to open a lock file that others remove
@@ -61,7 +62,7 @@ def claim(path: Path) -> Iterator[bool]:
     Whoever gets the lock must check whether the work that it protects has been done meanwhile: another process may
     have opened the file before it was removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a") as file:
         if not _acquire(file, _ALONE_AT_ONCE):
             yield False
@@ -90,8 +91,8 @@ def _acquire(file: IO[str], flags: LockFlags) -> bool:
 @contextmanager
 def _opened(path: Path, attempts_left: int) -> Iterator[IO[str] | None]:
     """The open lock file, made with its folder; None if another process removes the folder meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        make_folder(path.parent)
         file = path.open("a")
     except FileNotFoundError:
         if not attempts_left:
