@@ -256,6 +256,7 @@ def discard_directory(directory: Path) -> None:
     if directory.exists():
         aside = _free_temporary(directory)
         directory.replace(aside)
+        sync_directory(directory.parent)
         remove(aside)
 
 
