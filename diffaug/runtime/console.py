@@ -197,7 +197,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction for people, as every accuracy is told: 96.3 %."""
+    """A fraction for people, as every accuracy is shown: 96.3 %."""
     return f"{100 * fraction:.{digits}f} %"
 
 

@@ -615,7 +615,7 @@ ODD = [
 
 
 def require_plausible(result: Decoded, header: Header | None) -> None:
-    """What is told of a file fits together, also of one that is refused."""
+    """What is recorded of a file fits together, also of one that is refused."""
     assert result.status in get_args(DecodeStatus) and isinstance(result.mode, str)
     assert (result.width and result.height) or not result.mode  # both are known from the header on
     assert type(result.width) is type(result.height) is int and min(result.width, result.height) >= 0

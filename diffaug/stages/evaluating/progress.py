@@ -14,7 +14,7 @@ STAGE, PLAIN = "evaluating", "real only"
 class EvaluationProgress:
     """Counts trainings of networks, of which about so many are planned.
 
-    Regressions on features take no time worth counting. How long the rest takes is told from the second training on,
+    Regressions on features take no time worth counting. The time left is shown from the second training on,
     since the first one takes two or three times as long, in workers that have just started.
     """
 
