@@ -77,8 +77,12 @@ def _is_running_on_windows(process: int) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, durably."""
+    """Makes a folder and those above it, durably; errors name the folder that is made, not the one above it."""
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in missing:
-        sync_directory(one.parent)
+        try:
+            sync_directory(one.parent)
+        except OSError as error:
+            error.filename = os.fspath(one)
+            raise
