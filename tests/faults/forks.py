@@ -118,6 +118,7 @@ def _warm_up(commands: list[list[str]], folder: Path) -> list[dict]:
     from diffaug.cli import main
 
     torch.set_num_threads(1)
+    _draw_no_charts()
     os.chdir(folder)
     for arguments in commands:
         with (folder / "warm-up.log").open("a") as log:
@@ -196,6 +197,13 @@ def _decide_without_page() -> None:
         under_review.undo(0, "anna")
 
     review._page = lambda: decide
+
+
+def _draw_no_charts() -> None:
+    """Leaves the charts of reports empty: they take much of the time and touch no file."""
+    from diffaug.evaluation.report import charts
+
+    charts.both_widths = lambda *_: ""
 
 
 NEW_MOUNTS, PRIVATE_FROM_HERE = 0x20000, 0x44000  # CLONE_NEWNS; MS_PRIVATE | MS_REC

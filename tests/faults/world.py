@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,8 @@ class World:
             shutil.copytree(self.folder, self._kept / name, symlinks=True)
 
     def restore(self, state: str) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.copytree(self._kept / state, self.folder, symlinks=True)
+        subprocess.run(["rm", "-rf", str(self.folder)], check=True)  # several times as fast as shutil
+        subprocess.run(["cp", "-a", str(self._kept / state), str(self.folder)], check=True)
 
     def attempt(self, command: Command, **disturbance) -> Try:
         return Try(command.arguments, str(self.folder), **disturbance)
