@@ -7,12 +7,12 @@ import pytest
 from tests.faults.world import COMMANDS, known
 
 KILLS = {
-    **{"fit": 100, "generate": 90, "evaluate": 90, "report": 20, "export": 60},
-    **{"second generator": 90, "run": 50, "fit anew": 30, "review": 10},
+    **{"fit": 110, "generate": 100, "evaluate": 100, "report": 20, "export": 110},
+    **{"second generator": 35, "run": 20, "fit anew": 25, "review": 10},
 }
 FAILURES = {
-    **{"fit": 85, "generate": 75, "evaluate": 75, "report": 20, "export": 45},
-    **{"second generator": 60, "run": 40, "fit anew": 20, "review": 5},
+    **{"fit": 85, "generate": 80, "evaluate": 80, "report": 20, "export": 75},
+    **{"second generator": 30, "run": 15, "fit anew": 15, "review": 5},
 }
 ERRORS = {
     "ENOSPC": {"error": errno.ENOSPC, "lasting": True},

@@ -20,7 +20,7 @@ from tests.faults.forks import Forks, Outcome, Try
 
 SETTINGS = {
     "data.image_size": "8",
-    "diffusion.images_seen": "32",
+    "diffusion.images_seen": "16",
     "diffusion.batch_size": "8",
     "advanced.base_channels": "16",
     "advanced.pilot": "false",

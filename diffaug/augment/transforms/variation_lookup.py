@@ -7,11 +7,10 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from diffaug.augment.lookup import OnProblem, PoolLookup
-from diffaug.diffusion.generator.files import ROWS, read_rows
+from diffaug.diffusion.generator.files import read_rows
 from diffaug.errors import UsageError
 from diffaug.synthesis.pool.origins import VARIATION
 
@@ -67,8 +66,7 @@ class VariationLookup(PoolLookup):
     @cached_property
     def _seen(self) -> list[str] | None:
         """The images that the generator of the study has seen or held out; None if the pool lies in no study."""
-        folder = self.pool.root.parent / "generator"
-        rows: pd.DataFrame | None = read_rows(folder) if (folder / ROWS).is_file() else None
+        rows = read_rows(self.pool.root.parent / "generator")
         return None if rows is None else sorted(map(str, rows["id"]))
 
     @cached_property

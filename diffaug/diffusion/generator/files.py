@@ -95,9 +95,15 @@ def read_record(folder: Path) -> GeneratorRecord:
     return typed(content, _RECORD, where=folder / CONFIG)
 
 
-def read_rows(folder: Path) -> pd.DataFrame:
-    """The rows that `write_generator` was given; a DamagedError if they are not as it wrote them."""
-    return storage.read_parquet(folder / ROWS, ROWS_COLUMNS)
+def read_rows(folder: Path) -> pd.DataFrame | None:
+    """The rows that `write_generator` was given, None if there were none; a DamagedError if they were changed."""
+    return storage.read_parquet(folder / ROWS, ROWS_COLUMNS) if (folder / ROWS).is_file() else None
+
+
+def require_finished(folder: Path) -> None:
+    """Raises a UsageError unless there is a finished generator in the folder."""
+    if storage.committed_metadata(folder) is None:
+        raise UsageError("there is no finished generator here", where=folder, fix="diffaug fit DATA")
 
 
 def _model_card(record: GeneratorRecord) -> str:

@@ -18,14 +18,13 @@ from diffaug.configuration.sampling import Sampling, SamplingOptions
 from diffaug.data.images import LabeledImages
 from diffaug.data.labels import class_of
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record, read_rows
+from diffaug.diffusion.generator.files import GeneratorRecord, read_record, read_rows, require_finished
 from diffaug.diffusion.generator.usual import USUAL, Usual
 from diffaug.diffusion.process.boxes import ClassBoxes
 from diffaug.diffusion.process.normalization import Decoded
 from diffaug.diffusion.sampling.drawing import Drawing
 from diffaug.diffusion.sampling.editing import require_images, require_masks
 from diffaug.errors import DiffaugError, UsageError
-from diffaug.files import storage
 
 ENTRY_POINT_GROUP = "diffaug.generators"
 
@@ -70,8 +69,7 @@ class Generator(ABC):
         """
         path = Path(path)
         folder = path / "generator" if (path / "generator").is_dir() else path
-        if storage.committed_metadata(folder) is None:
-            raise UsageError("there is no finished generator here", where=path, fix="diffaug fit DATA")
+        require_finished(folder)
         record = read_record(folder)
         with torch.random.fork_rng(devices=[]):  # networks are made with random weights before theirs are read
             return generator_kind(record.kind, folder).open(folder, record, device)
@@ -118,9 +116,7 @@ class Generator(ABC):
 
     def rows(self) -> pd.DataFrame | None:
         """What it was trained on and what was held out, see `ROWS_COLUMNS`. None if that was not recorded."""
-        if self.folder is None or not (self.folder / ROWS).is_file():
-            return None
-        return read_rows(self.folder)
+        return None if self.folder is None else read_rows(self.folder)
 
     def class_of(self, label: Any) -> str:
         """The class that a label means, see `diffaug.data.labels.class_of`; a UsageError if there is none."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffaug.decoding.intensity import IntensityRange
-from diffaug.diffusion.generator.files import ROWS, GeneratorRecord, read_record, read_rows
+from diffaug.diffusion.generator.files import GeneratorRecord, read_record, read_rows
 from diffaug.diffusion.generator.network_files import WEIGHTS, NetworkRecord, read_network_record
 from diffaug.diffusion.network.denoiser import Denoiser
 from diffaug.diffusion.network.unet import NetworkConfig
@@ -54,7 +54,8 @@ class EarlierGenerator:
         if storage.committed_metadata(folder) is None:
             fix = "give the folder of a study whose fit has ended, or of its generator"
             raise UsageError("--init: there is no finished generator here", where=path, fix=fix)
-        if not (folder / ROWS).is_file():
+        rows = read_rows(folder)
+        if rows is None:
             what = "--init: the generator does not say which images it has seen, so that test images may be among them"
             raise UsageError(what, where=folder, fix="continue from one that diffaug fit has trained")
         record = read_record(folder)
@@ -62,7 +63,7 @@ class EarlierGenerator:
             what = f"--init: no training can begin with weights of the kind '{record.kind}'"
             raise UsageError(what, where=folder, fix="continue from one that was trained from scratch in pixels")
         sha256 = storage.sha256_file(folder / WEIGHTS)
-        return cls(folder, record, read_network_record(folder), sha256, read_rows(folder))
+        return cls(folder, record, read_network_record(folder), sha256, rows)
 
     @property
     def classes(self) -> tuple[str, ...]:

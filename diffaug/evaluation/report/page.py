@@ -55,12 +55,14 @@ def write_report(
     command: str,
     not_repeated: Sequence[str] = (),
     review: str | None = None,
+    why_no_images: str = "",
 ) -> None:
     """Writes the report and, beside it, the same as `.json`, where images are named by their ids.
 
     The training images are `real`, those of the pool `synthetic`; the seed decides which of them are shown. `facts` is
     the provenance by name, `problems` are sentences about the data. The shell command repeats the job with the same
     settings, except for what is `not_repeated`. The shell command `review` opens the pool's page for a look by hand.
+    `why_no_images` says why there are no synthetic images, if there are none.
     """
     budget = max(0, IMAGE_BYTES - TEXT_BYTES_PER_CLASS * len(real.classes))
     shown = images.choose_images(real, synthetic, seed, int((SHARE_OF_IMAGES if pool else 1.0) * budget))
@@ -77,6 +79,7 @@ def write_report(
         "command": command,
         "not_repeated": list(not_repeated),
         "review": review,
+        "why_no_images": why_no_images,
     }
     page = environment().get_template("page.html.j2")
     html = page.render(

@@ -11,7 +11,7 @@ from diffaug.data.catalog import Catalog
 from diffaug.data.images import LabeledImages
 from diffaug.data.layouts.entries import listed
 from diffaug.data.leaks import Leak
-from diffaug.diffusion.generator.generator import Generator
+from diffaug.diffusion.generator.files import read_rows, require_finished
 from diffaug.errors import DataError
 from diffaug.evaluation.experiment.experiment import require_every_class
 from diffaug.files import storage
@@ -59,7 +59,8 @@ def seen_test_images(job: Job, catalog: Catalog) -> list[Leak]:
     leaks, tested = list(catalog.leaks), catalog.rows("test")
     if not job.study.generator.exists():
         return leaks
-    rows = Generator.load(job.study.generator, device="cpu").rows()
+    require_finished(job.study.generator)
+    rows = read_rows(job.study.generator)
     if rows is not None:
         leaks += same_pixels(tested["path"].tolist(), tested["pixel_sha256"].tolist(), rows)
     return leaks
@@ -75,7 +76,7 @@ def report_leaks(job: Job, leaks: Sequence[Leak]) -> None:
 
 
 def same_pixels(test_ids: Sequence[str], test_hashes: Sequence[str], rows: pd.DataFrame) -> list[Leak]:
-    """Test images, with their `pixel_sha256`, whose pixels are among the seen ones, the rows of `Generator.rows`."""
+    """Test images, with their `pixel_sha256`, whose pixels are among the seen ones, the rows of a generator."""
     seen = dict(zip(rows["pixel_sha256"], rows["id"], strict=True))
     pairs = zip(test_ids, test_hashes, strict=True)
     return [Leak(name, seen[sha256], "same pixels") for name, sha256 in pairs if sha256 in seen]

@@ -45,7 +45,7 @@ from diffaug.stages.evaluating.experiment import Learners, experiment_of, learne
 from diffaug.stages.evaluating.log import RESULT, log_result, log_trial
 from diffaug.stages.evaluating.pilot import finished_pools, prepare_replicates
 from diffaug.stages.evaluating.progress import EvaluationProgress, say_mix, say_real
-from diffaug.stages.generating.describe_power import longer_training
+from diffaug.stages.generating.describe_shortage import why_no_images
 from diffaug.stages.job import Job
 from diffaug.stages.review import tell_review
 from diffaug.stages.signals import stop_requests
@@ -265,18 +265,8 @@ def _further(pools: Sequence[Pool]) -> dict[str, Any]:
 def _say_what_is_left(job: Job, pools: Sequence[Pool]) -> None:
     """What a further command would add."""
     study = shlex.quote(str(job.study.path))
-    if not pools:
-        run = f"run {shlex.quote(str(job.study.record.data))} --study"
-        command = "generate" if storage.recorded_metadata(job.study.generator) else run
-        job.narrator.say(
-            "there are no synthetic images yet, so real images alone were compared; to get some: "
-            f"diffaug {command} {study}"
-        )
-    elif not len(pools[0]):
-        failed = any(summary.wanted for summary in pools[0].summaries.values())
-        why = f"none passed the filters; train longer: {longer_training(job)}" if failed else "none was asked for"
-        why = "reviewers reject all of its images" if len(pools[0].whole) else why
-        job.narrator.say(f"the pool holds no image, so real images alone were compared: {why}")
+    if why := why_no_images(job, pools[0] if pools else None):
+        job.narrator.say(f"only real images were compared. {why}")
     if job.config.evaluation.quick:
         still = " --no-quick" if job.resolved.origins.get("evaluation.quick") == "environment" else ""
         job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study}{still}")

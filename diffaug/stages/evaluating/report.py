@@ -14,6 +14,7 @@ from diffaug.evaluation.verdict.result import EvaluationResult
 from diffaug.files import storage
 from diffaug.files.stage_records import required_record
 from diffaug.stages.evaluating.pilot import planned_settings
+from diffaug.stages.generating.describe_shortage import why_no_images
 from diffaug.stages.job import STUDY_RUN, Job, settings_text
 from diffaug.synthesis.pool.pool import MANIFEST, Pool, pool_facts
 from diffaug.synthesis.pool.targets import resolve_targets
@@ -38,6 +39,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: Ev
         config_yaml=settings_text(job.study.config_file),
         facts=_facts(job, catalog, pool, result),
         problems=catalog.problems,
+        why_no_images=why_no_images(job, pool),
         seed=job.config.seed,
         command=_repeat_command(job, pool, result),
         not_repeated=_not_repeated(job, catalog, pool),

@@ -1,15 +1,13 @@
 """Narrates and logs how a pool is filled."""
 
-import shlex
 from collections import Counter
-from collections.abc import Mapping
 
 from diffaug.data.catalog import Catalog
 from diffaug.files.stage_records import StageState
-from diffaug.stages.generating.describe_power import longer_training
+from diffaug.stages.generating.describe_shortage import by_reason, fine_tuning, what_helps
 from diffaug.stages.generating.preparing import PoolFilling
 from diffaug.stages.job import GENERATE_RUN, Job
-from diffaug.synthesis.filters.scores import COPY, DUPLICATE, OUT_OF_DISTRIBUTION, WRONG_CLASS
+from diffaug.synthesis.filters.scores import OUT_OF_DISTRIBUTION, WRONG_CLASS
 from diffaug.synthesis.pool.origins import CROSSED, SAMPLED, TRANSPLANT, VARIATION, Origin, expected_origins
 from diffaug.synthesis.pool.pool import MANIFEST, SUMMARY, Pool
 from diffaug.tracking.system import system_metrics
@@ -62,11 +60,11 @@ def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
         if summary.wanted and not summary.candidates:
             job.narrator.warn(
                 f"class '{label}': none of {summary.wanted} images was made, since the generator was not trained on "
-                f"the images and only varies them. {_fine_tuning(job)}"
+                f"the images and only varies them. {fine_tuning(job)}"
             )
         elif summary.accepted < summary.wanted:
-            found = f"{label} {summary.accepted} of {summary.wanted} ({_by_reason(summary.rejected)})"
-            short.setdefault(f". {_advice(job, summary.rejected)}" if advised else "", []).append(found)
+            found = f"{label} {summary.accepted} of {summary.wanted} ({by_reason(summary.rejected)})"
+            short.setdefault(f". {what_helps(job, summary.rejected)}" if advised else "", []).append(found)
     for advice, classes in short.items():
         job.narrator.warn(f"too few images passed the filters: {', '.join(classes)}{advice}")
     metrics |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
@@ -75,7 +73,7 @@ def finish_log(job: Job, pool: Pool, *, advised: bool = True) -> None:
     job.journal.log_artifact(GENERATE_RUN, pool.root / MANIFEST)
     job.journal.log_artifact(GENERATE_RUN, pool.root / SUMMARY)
     job.journal.end_run(GENERATE_RUN)
-    rejections = f", {sum(rejected.values())} rejected ({_by_reason(rejected)})" if rejected else ""
+    rejections = f", {sum(rejected.values())} rejected ({by_reason(rejected)})" if rejected else ""
     job.narrator.say(f"pool of {len(pool)} images written to {pool.root}{rejections}")
 
 
@@ -88,36 +86,3 @@ def warn_uncalibrated(job: Job, filling: PoolFilling) -> None:
             f"the filters '{WRONG_CLASS}' and '{OUT_OF_DISTRIBUTION}' were not applied to these classes, which have "
             f"no training image that could be left out for calibration: {', '.join(names)}"
         )
-
-
-def _advice(job: Job, rejected: Mapping[str, int]) -> str:
-    """Why the filter that rejected most did so, probably, and what to do."""
-    reason = max(rejected, key=lambda name: rejected[name], default="")
-    study = shlex.quote(str(job.study.path))
-    if reason == COPY:
-        return (
-            "The generator repeats training images, which happens with few of them; ask for fewer: "
-            f"diffaug generate {study} --set synthesis.max_synthetic_ratio=1 --overwrite"
-        )
-    if reason == DUPLICATE:
-        return (
-            "The generator makes the same image again and again; ask for fewer: "
-            f"diffaug generate {study} --set synthesis.max_synthetic_ratio=1 --overwrite"
-        )
-    causes = {
-        WRONG_CLASS: "The generator mixes up classes, probably because it was trained too briefly",
-        OUT_OF_DISTRIBUTION: "The images are unlike real ones, probably because the generator was trained too briefly",
-    }
-    cause = causes.get(reason, "The generator has not learned to make images, probably for want of training")
-    return f"{cause}; train longer: {longer_training(job)}"
-
-
-def _fine_tuning(job: Job) -> str:
-    """The commands that train the generator on the images."""
-    study, data = shlex.quote(str(job.study.path)), shlex.quote(str(job.study.record.data))
-    fit = f"diffaug fit {data} --study {study} --route pipeline --overwrite"
-    return f"Fine-tune it: {fit}, then diffaug generate {study} --overwrite"
-
-
-def _by_reason(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "none was generated"

@@ -112,7 +112,8 @@ def test_without_a_pool_the_real_arms_alone_are_compared(augmenter, capsys) -> N
     result = shown.evaluate(train_fn=training)
     assert {call.synthetic for call in training.new_calls()} == {0}
     assert (result.verdict.decision, set(result.synthetic_counts.values())) == ("do not use", {0})
-    assert "real images alone were compared; to get some: diffaug generate" in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert "only real images were compared. There are no synthetic images yet. To get some: diffaug generate" in told
     again = shown.evaluate(train_fn=training)
     assert (again, training.new_calls()) == (result, [])
     shown.generate()
@@ -133,9 +134,11 @@ def test_an_empty_pool_is_no_reason_to_generate_again(augmenter, capsys, asked) 
     told = " ".join(capsys.readouterr().err.split())
     assert "the pool holds no image" in told
     assert ("train longer: diffaug fit" in told, "none was asked for" in told) == (asked, not asked)
-    assert "to get some" not in told
+    assert "to get some" not in told.lower()
     assert shown.evaluate(train_fn=Training()) == result
-    assert shown.report().is_file()
+    why = json.loads(shown.report().with_suffix(".json").read_text())["why_no_images"]
+    assert ("out of distribution" in why, "none was asked for" in why) == (asked, not asked)
+    assert why in told
 
 
 def test_a_changed_review_trains_anew_without_the_rejected_images(augmenter, capsys) -> None:
