@@ -26,6 +26,10 @@ QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    # Memory is not given back, which would cost each fork page faults.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(1 << 26),
 }
 
 

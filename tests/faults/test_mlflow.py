@@ -13,7 +13,7 @@ import pytest
 from tests.faults.world import COMMANDS
 from tests.integrations.test_mlflow_server import Server
 
-KILLS, FAILURES, OUTAGES = 30, 10, 4
+KILLS, FAILURES, OUTAGES = 20, 10, 4
 SYNC = COMMANDS["sync"]
 QUERIES = (
     "select name, status from runs",

@@ -132,7 +132,7 @@ def test_an_empty_pool_is_no_reason_to_generate_again(augmenter, capsys, asked) 
     result = shown.evaluate(train_fn=Training())
     assert result.verdict.headline == "Nothing to use: there are no synthetic images."
     told = " ".join(capsys.readouterr().err.split())
-    assert "the pool holds no image" in told
+    assert "The pool holds no image" in told
     assert ("train longer: diffaug fit" in told, "none was asked for" in told) == (asked, not asked)
     assert "to get some" not in told.lower()
     assert shown.evaluate(train_fn=Training()) == result
