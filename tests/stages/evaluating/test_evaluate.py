@@ -169,7 +169,7 @@ def test_a_changed_review_trains_anew_without_the_rejected_images(augmenter, cap
         review.add("anna", key, "reject")
     capsys.readouterr()
     evaluated()
-    assert "reviewers reject all of its images" in " ".join(capsys.readouterr().err.split())
+    assert "Reviewers reject all images of the pool" in " ".join(capsys.readouterr().err.split())
 
 
 def test_images_are_evaluated_before_there_is_a_study(images, small, tmp_path, capsys) -> None:
@@ -179,7 +179,7 @@ def test_images_are_evaluated_before_there_is_a_study(images, small, tmp_path, c
     assert sum(result.synthetic_counts.values()) == 0
     assert augmenter.study.has_begun and not augmenter.study.generator.exists()
     output = " ".join(capsys.readouterr().err.split())
-    assert f"to get some: diffaug run {images} --study {tmp_path / 'study'}" in output
+    assert f"To get some: diffaug run {images} --study {tmp_path / 'study'}" in output
     with pytest.raises(UsageError) as refused:
         augmenter.generate()
     assert refused.value.fix == f"diffaug fit {images} --study {tmp_path / 'study'}"
