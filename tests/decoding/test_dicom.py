@@ -8,7 +8,7 @@ import pytest
 
 from diffaug.decoding import limits
 from diffaug.decoding.result import RejectedError, Samples
-from tests.decoding.odd_files import COLOR, H, RAMP_8, RAMP_16, W, dicom
+from tests.decoding.odd_files import COLOR, RAMP_8, RAMP_16, H, W, dicom
 from tests.decoding.test_jpeg_2000 import compressed_dicom
 
 pydicom = pytest.importorskip("pydicom")
