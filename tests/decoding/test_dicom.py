@@ -2,13 +2,14 @@
 
 import io
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from diffaug.decoding import limits
 from diffaug.decoding.result import RejectedError, Samples
-from tests.decoding.odd_files import COLOR, RAMP_8, RAMP_16, H, W, dicom
+from tests.decoding.odd_files import COLOR, RAMP_8, RAMP_16, H, W, dicom, saved
 from tests.decoding.test_jpeg_2000 import compressed_dicom
 
 pydicom = pytest.importorskip("pydicom")
@@ -41,22 +42,36 @@ def refusal(content: bytes, page: int = 0) -> tuple[Any, ...]:
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_a_refusal_names_reason_size_and_kind() -> None:
-    kind = ((W, H), "MONOCHROME2")
-    assert refusal(dicom(RAMP_8), 1) == ("truncated", "there is no frame 1", *kind)
-    assert refusal(dicom(TWO), 2) == ("truncated", "there is no frame 2", *kind)
-    note = "its values contain NaN or infinity"
-    assert refusal(dicom(RAMP_8, RescaleSlope="1e300", RescaleIntercept=0)) == ("unsupported mode", note, *kind)
+@pytest.mark.parametrize(
+    ("values", "attributes", "page", "status", "note"),
+    [
+        (RAMP_8, {}, 1, "truncated", "there is no frame 1"),
+        (TWO, {}, 2, "truncated", "there is no frame 2"),
+        (RAMP_8, {"RescaleSlope": "1e300"}, 0, "unsupported mode", "its values contain NaN or infinity"),
+    ],
+)
+def test_a_refusal_names_reason_size_and_kind(values, attributes, page, status, note) -> None:
+    assert refusal(dicom(values, **attributes), page) == (status, note, (W, H), "MONOCHROME2")
+
+
+def test_a_deflated_file_is_refused() -> None:
     note = "deflated DICOM: decompress it, such as with dcmconv"
     assert refusal(dicom(RAMP_8, deflated=True)) == ("unsupported format", note, (0, 0), "")
+
+
+def test_what_nothing_decompresses_is_named() -> None:
     status, note, *size_and_mode = refusal(compressed_dicom(b"\0\0", MPEG_2, 6))
     assert (status, size_and_mode) == ("unsupported format", [(6, 6), "MONOCHROME2"])
     assert note.startswith("DICOM compressed as MPEG2 Main") and "gdcmconv" in note
 
 
-def test_a_frame_of_another_size_is_refused() -> None:
-    from tests.decoding.odd_files import saved
+def test_what_a_decoder_does_not_support_is_named(monkeypatch) -> None:
+    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", Mock(side_effect=RuntimeError("it does not support this")))
+    content = compressed_dicom(saved(RAMP_8[:5], "JPEG"), JPEG, 5)
+    assert refusal(content)[1].startswith("DICOM compressed as JPEG Baseline")
 
+
+def test_a_frame_of_another_size_is_refused() -> None:
     note = "a frame has another size than the file says"
     assert refusal(compressed_dicom(saved(RAMP_8, "JPEG"), JPEG, 6)) == ("truncated", note, (6, 6), "L")
 

@@ -10,12 +10,32 @@ import pytest
 from PIL import Image, ImageCms
 
 from diffaug.decoding import result
-from diffaug.decoding.formats import deep, netpbm, pillow_files, raw_tiff, tiff_bands
-from diffaug.decoding.formats.color import BECAME_BLACK, is_white_alone, read_color, without_needless_color
+from diffaug.decoding.formats import deep, netpbm, pillow_files, raw_tiff, reduced, tiff_bands
+from diffaug.decoding.formats.color import (
+    BECAME_BLACK,
+    BECAME_WHITE,
+    is_white_alone,
+    read_color,
+    without_needless_color,
+)
 from diffaug.decoding.formats.png_bands import PngBands
 from diffaug.decoding.formats.reduced import block_means, opened, read_reduced
 from diffaug.decoding.result import STRIP_BYTES, RejectedError
-from tests.decoding.odd_files import COLOR, RAMP_8, RAMP_16, H, W, png, png_of, ppm, saved, tiff, tiff_of, tiff_page
+from tests.decoding.odd_files import (
+    COLOR,
+    RAMP_8,
+    RAMP_16,
+    H,
+    W,
+    png,
+    png_of,
+    ppm,
+    saved,
+    tiff,
+    tiff_of,
+    tiff_page,
+    tiled,
+)
 from tests.decoding.test_large_tiff import DEEP, bands, in_strips
 from tests.decoding.test_odd_files import ALPHA, UNIT, planes
 
@@ -101,9 +121,14 @@ def test_a_tiff_may_be_large_and_leave_out_what_has_a_default() -> None:
 
 
 def test_integers_of_a_raw_tiff_have_a_white_and_floats_an_opacity() -> None:
-    assert raw(planes(np.dstack([RAMP_16] * 3))).white == 65535
+    found = raw(planes(np.dstack([RAMP_16] * 3)))
+    assert (found.white, found.mode) == (65535, "3 x uint16")
     found = raw(tiff_of(np.dstack([UNIT, UNIT[::-1]]), t338=2))
     np.testing.assert_array_equal(found.alpha, np.rint(UNIT[::-1] * 255))
+
+
+def test_tiles_of_a_raw_tiff_reach_over_its_edges() -> None:
+    np.testing.assert_array_equal(raw(tiled(UNIT.astype(float)[..., None])).values[..., 0], UNIT.astype(float))
 
 
 def test_a_refused_raw_tiff_is_named() -> None:
@@ -176,6 +201,10 @@ def test_numbers_as_text_are_bounded(monkeypatch) -> None:
         "truncated",
         "a value is outside 0 to 100",
     )
+    assert refusal(netpbm.read_samples, io.BytesIO(b"P2\n5 6\n100\n0 8"), content)[:2] == (
+        "truncated",
+        "2 of 30 values are there",
+    )
     monkeypatch.setattr(netpbm, "_LONGEST_TEXT", 20)
     assert refusal(netpbm.read_samples, io.BytesIO(content), content)[0] == "too large"
 
@@ -189,6 +218,14 @@ def test_what_is_white_alone_is_seen_in_a_reduced_image(monkeypatch) -> None:
         file = io.BytesIO(png_of(values, kind, bits=8 * values.itemsize))
         found = read_reduced(Image.open(file), PngBands.of(file))
         assert found.notes == note and found.values.shape == (3, 3, 1)
+
+
+def test_what_is_white_in_one_band_alone_becomes_white(monkeypatch) -> None:
+    monkeypatch.setattr(pillow_files, "LARGE", 29)
+    monkeypatch.setattr(reduced, "STRIP_BYTES", 1)
+    white = np.dstack([RAMP_8 * 0 + 255, ALPHA]).repeat(2, axis=0)
+    file = io.BytesIO(png_of(np.concatenate([white, white * np.uint8([0, 1])]), 4, bits=8))
+    assert read_reduced(Image.open(file), PngBands.of(file)).notes == (BECAME_WHITE,)
 
 
 def test_a_band_is_not_taller_than_memory_allows() -> None:
