@@ -249,7 +249,8 @@ def test_what_is_cut_or_no_tiff_has_no_tags(content) -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(
-    "exif", [{270: "a picture"}, {274: 0}, {274: 9}, {274: 1}, None, b"Exif\0\0MM\0*\0\0\0\x08\xff"]
+    "exif",
+    [{270: "a picture"}, {274: 0}, {274: 9}, {274: 1}, None, b"Exif\0\0no tags at all", b"Exif\0\0MM\0*\0\0\0\x08\xff"],
 )
 def test_without_a_known_orientation_an_image_is_upright(file_format, exif) -> None:
     known = Image.Exif()
