@@ -101,6 +101,68 @@ def test_blocks_and_tiles_are_counted() -> None:
     assert of_one == in_tile
 
 
+@pytest.mark.parametrize("precincts", [b"\x11\x11", b"\0\x11"])
+def test_the_least_precinct_is_one_sample(precincts) -> None:
+    assert promised(stream(64, 64, levels=1, precincts=precincts)).blocks == 3 * (1 + 1 / 4)
+
+
+def test_an_offset_is_no_part_of_the_size() -> None:
+    assert jpeg_2000.Promise((6, 3, 155, 124), 1, 0, 0).size() == (149, 121)
+
+
+def test_a_lower_resolution_is_that_of_pillow() -> None:
+    content = saved(Image.fromarray(SMOOTH[:64, :32]), "JPEG2000")
+    image, oracle = Image.open(io.BytesIO(content)), Image.open(io.BytesIO(content))
+    jpeg_2000.leave_out(image, promised(content), 2)
+    oracle.reduce = 2
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(oracle))
+    assert image.size == (8, 16)
+
+
+def test_all_segments_of_a_tile_are_read() -> None:
+    coding = segment(0xFF52, bytes([1, 0, 0, 1, 0, 1, 4, 4, 0, 1]) + b"\x11\x11")
+    found = promised(stream(64, 64, of_tile=segment(0xFF64, b"a comment") + coding))
+    assert (found.levels, found.blocks) == (1, 3 * (1 + 1 / 4))
+
+
+def box(kind: bytes, content: bytes, *, extended: bool) -> bytes:
+    length = 8 + 8 * extended + len(content)
+    return struct.pack(">I4s", 1 if extended else length, kind) + struct.pack(">Q", length) * extended + content
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_code_stream_is_found_in_boxes_of_any_length(extended) -> None:
+    content, image = stream(64, 32), Image.new("RGB", (64, 64))
+    boxed = box(b"free", b"nothing", extended=extended) + box(b"jp2c", content, extended=extended)
+    file = io.BytesIO(boxed)
+    file.seek(5)
+    assert jpeg_2000.promise_of(image, file) == promised(content)
+    assert file.tell() == 5
+
+
+def test_components_of_large_numbers_have_two_bytes() -> None:
+    content = bytearray(stream(64, 64, of_tile=segment(0xFF53, b"\0\2\0", bytes([2, 4, 4, 0, 1]))))
+    content[40:42] = struct.pack(">H", 257)
+    found = jpeg_2000.promise_of(Image.new("RGB", (64, 64)), io.BytesIO(content))
+    assert found.levels == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "note", "size", "mode"),
+    [
+        (stream(64, 64)[:2] + segment(0xFF64, b"x") + stream(64, 64)[2:], "the size is missing", (32, 32), "RGB"),
+        (stream(64, 64), "its header says two sizes", (32, 32), "RGB"),
+        (struct.pack(">I4s", 4, b"free") + bytes(99), "there is no code stream", (0, 0), ""),
+        (struct.pack(">I4s", 0, b"free") + bytes(99), "there is no code stream", (0, 0), ""),
+    ],
+)
+def test_a_contradiction_is_named(content, note, size, mode) -> None:
+    with pytest.raises(RejectedError) as raised:
+        jpeg_2000.promise_of(Image.new("RGB", (32, 32)), io.BytesIO(content))
+    found = raised.value.result
+    assert (found.status, found.note, (found.width, found.height), found.mode) == ("truncated", note, size, mode)
+
+
 @pytest.mark.parametrize(
     ("content", "status"),
     [

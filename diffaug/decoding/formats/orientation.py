@@ -46,8 +46,7 @@ def orientation_of(image: Image.Image) -> int:
         return 1
     try:
         # The method of PNG images would load the image to see whether EXIF follows the pixels.
-        exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
-        value = exif.get(ExifTags.Base.Orientation, 1)
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except Exception:  # damaged metadata must not cost a good picture
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
