@@ -157,3 +157,17 @@ def test_a_note_says_what_a_range_loses(values, white, notes) -> None:
     found = Samples(np.array([values], np.uint16)[..., None], "I;16", (len(values), 1), white=white)
     show(found, IntensityRange(0, 500 if FLATTENED not in notes else 60000, "", white=500))
     assert found.notes == notes
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("opacity", [None, 255, 51, 0])
+def test_pixels_are_turned_over_first_and_then_shown_over_white(inverted, opacity) -> None:
+    alpha = None if opacity is None else np.full((8, 8), opacity, np.uint8)
+    found = samples(0, 630, white=1020, inverted=inverted, alpha=alpha)
+    gray = found.values / 4.0
+    gray = np.rint(255 - gray if inverted else gray)
+    share = 1 if opacity is None else opacity / 255
+    expected = share * gray + (1 - share) * 255
+    assert np.abs(show(found, None) - expected).max() <= 1
+    shallow = Samples(np.arange(64, dtype=np.uint8).reshape(8, 8, 1), "L", (8, 8), inverted=inverted)
+    np.testing.assert_array_equal(show(shallow, None), 255 - shallow.values if inverted else shallow.values)
