@@ -171,3 +171,18 @@ def test_pixels_are_turned_over_first_and_then_shown_over_white(inverted, opacit
     assert np.abs(show(found, None) - expected).max() <= 1
     shallow = Samples(np.arange(64, dtype=np.uint8).reshape(8, 8, 1), "L", (8, 8), inverted=inverted)
     np.testing.assert_array_equal(show(shallow, None), 255 - shallow.values if inverted else shallow.values)
+
+
+def test_values_of_a_kind_that_the_range_is_not_for_are_rejected() -> None:
+    with pytest.raises(RejectedError, match="float values, while those of the training images are integer") as caught:
+        show(samples(0, 1, np.float32), IntensityRange(0, 9, "", kinds=("integer",)))
+    found = caught.value.result
+    assert (found.width, found.height, found.mode, found.is_deep) == (8, 8, "I;16", True)
+
+
+def test_the_ends_of_a_range_are_black_and_white_and_not_lost() -> None:
+    intensity = IntensityRange(100, 100.5, "")
+    assert intensity.to_8_bit(np.array([-900, 100, 100.5, 900])).tolist() == [0, 0, 255, 255]
+    assert intensity.stored == (0.5 / 65535, 100)
+    white = Samples(np.full((8, 8, 1), 500, np.uint16), "I;16", (8, 8))
+    assert (show(white, IntensityRange(0, 500, "")) == 255).all() and white.notes == ()
