@@ -40,7 +40,7 @@ class IntensityRange:
         """The inverse of `to_8_bit`, of any shape; see `stored` for what the 16-bit values mean."""
         scale, offset = self.stored
         values = (self.low + pixels.astype(np.float64) * ((self.high - self.low) / 255) - offset) / scale
-        return np.asarray(np.rint(values.clip(0, _LARGEST_16_BIT)), np.uint16)
+        return np.asarray(np.rint(values), np.uint16)
 
     @property
     def stored(self) -> tuple[float, float]:

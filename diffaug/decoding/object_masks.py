@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from diffaug.decoding.formats.orientation import orientation_of, turn, upright
 from diffaug.decoding.formats.pillow_files import bands_of, open_page
 from diffaug.decoding.formats.reduced import opened, read_band
 from diffaug.decoding.limits import open_regular, require_size, shared
-from diffaug.decoding.reading import read_samples
+from diffaug.decoding.reading import read_samples, rejecting
 from diffaug.decoding.result import Pixels, RejectedError, Samples, strips
 
 Mask = NDArray[np.bool_]
@@ -30,25 +31,18 @@ def read_mask(path: Path) -> Mask:
     Indices of a palette count by their color, and transparent pixels as 0; where nothing but the transparency differs,
     it is the mask. Of a JPEG, which blurs edges, pixels of at least half the largest value count.
     """
-    with shared(), open_regular(path) as file:
-        try:
+    with shared(), open_regular(path) as file, rejecting(file):
+        with suppress(UnidentifiedImageError):  # then it is of a format that Pillow does not read
             image, _ = open_page(file, whole=True)
             if bands := bands_of(image, file):
                 require_size(image.size, _BYTES_OF_GRAY, f"{image.mode} mask")
-                return np.ascontiguousarray(
-                    turn(_drawn(image, opened(image, bands), (bands.height, bands.width)), bands.orientation)
-                )
+                drawn = _drawn(image, opened(image, bands), (bands.height, bands.width))
+                return np.ascontiguousarray(turn(drawn, bands.orientation))
             if not is_deep(image):
                 is_gray = image.mode in ("1", "L")
                 require_size(image.size, _BYTES_OF_GRAY if is_gray else _BYTES_OF_COLOR, f"{image.mode} mask")
                 image.load()
                 return np.ascontiguousarray(upright(image, _drawn(image, _strips_of(image), image.size[::-1])))
-        except RejectedError:
-            raise
-        except UnidentifiedImageError:
-            pass  # of a format that Pillow does not read
-        except Exception as error:  # parsers of damaged files raise OSError, SyntaxError, struct.error, ...
-            raise RejectedError("truncated", " ".join(str(error).split()) or "damaged") from error
         file.seek(0)
         return _not_0(read_samples(file, 0, path.name))
 

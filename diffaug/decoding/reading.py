@@ -72,7 +72,7 @@ def _hash_of_state(path: Path, _: tuple[int, ...]) -> str:
 
 def read_header(file: BinaryIO, name: str) -> Header:
     """The header of an open file; a RejectedError if it can't be used."""
-    with _reasons(file) as head:
+    with rejecting(file) as head:
         if netpbm.is_netpbm(head):
             return netpbm.read_header(head)
         if dicom.is_dicom(head, name):
@@ -88,7 +88,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
 
 def read_samples(file: BinaryIO, page: int, name: str) -> Samples:
     """The samples of one page of an open file; a RejectedError if it can't be used."""
-    with _reasons(file) as head:
+    with rejecting(file) as head:
         if netpbm.is_netpbm(head):
             return netpbm.read_samples(file, head)
         if dicom.is_dicom(head, name):
@@ -122,7 +122,7 @@ def _read_with_pillow(file: BinaryIO, page: int) -> Samples:
 
 
 @contextmanager
-def _reasons(file: BinaryIO) -> Iterator[bytes]:
+def rejecting(file: BinaryIO) -> Iterator[bytes]:
     """Gives the first bytes of a file, and turns whatever its parser raises into a RejectedError."""
     head = b""
     try:

@@ -10,7 +10,19 @@ import pytest
 from PIL import Image
 
 from diffaug.data.reading.parts import Reader, Source, whole_parts, write_part
-from diffaug.decoding.limits import MAX_MEMORY, PIECE, PIECES, UNCOUNTED, OfProcesses, OfThreads, reserve, shared
+from diffaug.decoding.limits import (
+    MAX_MEMORY,
+    PIECE,
+    PIECES,
+    UNCOUNTED,
+    OfProcesses,
+    OfThreads,
+    open_regular,
+    require_size,
+    reserve,
+    shared,
+)
+from diffaug.decoding.result import RejectedError
 
 LARGEST = -(-MAX_MEMORY // PIECE)
 
@@ -64,6 +76,35 @@ def test_only_what_is_asked_for_inside_of_a_block_is_held_and_growing_gives_back
         reserve(100 * PIECES * PIECE)
     reserve(MAX_MEMORY)
     assert budget.events == [2, -2, 3, -3, PIECES, -PIECES]
+
+
+def test_a_size_within_the_limits_takes_the_memory_of_its_pixels() -> None:
+    budget = Recorded()
+    with shared(budget):
+        require_size((10_000, 4_000), 4, "RGB")
+    assert budget.events == [5, -5] and PIECE == 32 * 10**6  # of 160 MB
+
+
+@pytest.mark.parametrize(
+    ("size", "status", "note"),
+    [
+        ((3, 5000), "too small", "3 x 5000 px; each side needs 4"),
+        ((10_000, 8_001), "too large", "10000 x 8001 px; of this kind at most 80 Mpx are read; save it smaller"),
+    ],
+)
+def test_a_size_outside_of_the_limits_is_rejected_by_its_figures(size, status, note) -> None:
+    with pytest.raises(RejectedError) as caught:
+        require_size(size, 3, "RGB")
+    found = caught.value.result
+    assert (found.status, found.note, (found.width, found.height), found.mode) == (status, note, size, "RGB")
+
+
+@pytest.mark.parametrize(("name", "note"), [("absent", "no such file or directory"), ("nul\0", "null")])
+def test_a_file_that_cannot_be_opened_is_rejected_in_plain_words(tmp_path, name, note) -> None:
+    with pytest.raises(RejectedError) as caught:
+        open_regular(tmp_path / name)
+    assert caught.value.result.status == "unreadable"
+    assert note in caught.value.result.note and str(tmp_path) not in caught.value.result.note
 
 
 @pytest.mark.parametrize(("side", "expected"), [(64, []), (1600, [1, -1])])

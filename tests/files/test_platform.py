@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -149,3 +150,12 @@ def test_directories_are_swapped_in_one_step_on_linux_only(monkeypatch, tmp_path
     (tmp_path / "b").mkdir()
     monkeypatch.setattr(platform, "sys", SimpleNamespace(platform=system))
     assert not platform.swap_in_one_step(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others cannot do so")
+def test_names_of_the_working_folder_are_swapped_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "other"):
+        (tmp_path / name / name).mkdir(parents=True)
+    assert platform.swap_in_one_step(Path("one"), Path("other"))
+    assert (tmp_path / "one" / "other").is_dir() and (tmp_path / "other" / "one").is_dir()

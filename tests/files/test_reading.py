@@ -248,3 +248,5 @@ def test_values_are_nested_at_most_fifty_deep() -> None:
     for content in (nested(reading.MOST_DEPTH), endless):
         with pytest.raises(ValueError, match=r"^it is nested too deeply$"):
             reading.require_few_values(content, sys.maxsize)
+    with pytest.raises(ValueError, match=r"^it is nested too deeply$"):  # of exactly as many values as may be
+        reading.require_few_values(nested(reading.MOST_DEPTH), reading.MOST_DEPTH + 1)

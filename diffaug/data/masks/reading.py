@@ -167,8 +167,7 @@ def _touched(mask: Mask, count: int, begin: float, end: float) -> Mask:
     edges = begin + np.arange(count + 1) * ((end - begin) / count)
     rows = np.empty((count, mask.shape[1]), np.bool_)
     for number, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        first = min(math.floor(low + _ROUNDING), len(mask) - 1)
-        rows[number] = mask[first : max(first + 1, math.ceil(high - _ROUNDING))].any(axis=0)
+        rows[number] = mask[math.floor(low + _ROUNDING) : math.ceil(high - _ROUNDING)].any(axis=0)
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def is_trusted(stamp: Stamp, began: float) -> bool:
 def trusted(stamps: Stamps, began: float) -> Stamps:
     """Stamps of files read after the time `began`; unknown where they can't be trusted."""
     latest = (began - CLOCK_SECONDS) * 1e9
-    return np.where((stamps[:, 1:].max(axis=1, initial=0) < latest)[:, None], stamps, 0)
+    return np.where((stamps[:, 1:].max(axis=1) < latest)[:, None], stamps, 0)
 
 
 def is_known(stamps: Stamps, known: Stamps) -> NDArray[np.bool_]:
@@ -76,9 +77,8 @@ def save_stamps(file: Path, stamps: Stamps) -> None:
 
 def load_stamps(file: Path, count: int) -> Stamps:
     """Reads what `save_stamps` wrote; all are unknown where the file is absent, damaged, or of other files."""
-    try:
+    with suppress(FileNotFoundError, DamagedError):
         stamps = storage.read_array(file)
-    except (FileNotFoundError, DamagedError):
-        stamps = np.zeros((0, 3), np.int64)
-    is_fitting = stamps.shape == (count, 3) and stamps.dtype == np.int64
-    return stamps if is_fitting else np.zeros((count, 3), np.int64)
+        if stamps.shape == (count, 3) and stamps.dtype == np.int64:
+            return stamps
+    return np.zeros((count, 3), np.int64)

@@ -29,6 +29,20 @@ def test_pictures_of_one_shape_are_gathered_from_all_files() -> None:
     assert mixed[1:].max_area == mixed.max_area and mixed.small().max_area == MAX_AREA
 
 
+def test_a_single_picture_is_gathered_and_one_with_long_columns_is_reduced() -> None:
+    values = np.arange(600 * 100, dtype=np.uint8)
+    alone = Pictures.in_one_file(values, np.array([(600, 100, 1)]))
+    np.testing.assert_array_equal(alone.gather(np.array([0, 0])), np.stack([values.reshape(600, 100, 1)] * 2))
+    assert alone[0].shape == (600, 100, 1)
+    assert alone.small()[0].shape == (*reduced_size(600, 100), 1)
+
+
+def test_every_pixel_counts_in_a_mean_of_many() -> None:
+    large = np.zeros((512, 512, 1), np.uint8)
+    large[::4, ::4] = 160
+    np.testing.assert_array_equal(reduced(large), np.full((128, 128, 1), 10))  # a sixteenth
+
+
 def test_a_picture_is_reduced_by_the_mean_of_its_areas() -> None:
     large = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     means = large.reshape(128, 2, 128, 2, 3).mean(axis=(1, 3))

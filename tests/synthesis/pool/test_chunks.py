@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -100,3 +101,15 @@ def test_a_claim_is_one_process_s_until_it_dies(tmp_path, maker) -> None:
     with store.claim(0, 0) as mine:
         assert not mine
     assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_damage_names_the_chunk_and_what_to_remove(tmp_path) -> None:
+    store = ChunkStore(tmp_path)
+    store.write(2, 5, pd.DataFrame({"index": [7]}))
+    (path,) = (file for file in tmp_path.rglob("*") if file.is_file())
+    content = b"no table"
+    for stored, removed in ((b"", f"rm {path}"), (hashlib.sha256(content).digest() + content, f"rm -r {tmp_path}")):
+        path.write_bytes(stored)
+        with pytest.raises(DamagedError) as caught:
+            store.read(2, 5)
+        assert caught.value.where == str(path) and caught.value.fix.endswith(removed)
