@@ -16,8 +16,8 @@ This page is written by `python docs/write_reliability.py` from the figures of t
 default tests:
 
 ```bash
-python -m pytest tests/faults -n 2 --dist worksteal --figures docs/reliability.json   # Linux, a C compiler; 20 minutes on two cores
-python -m pytest tests/faults --share 0.1                                              # every tenth try
+python -m pytest tests/faults -n 2 --dist worksteal --figures docs/reliability.json  # Linux, a C compiler
+python -m pytest tests/faults --share 0.1                                             # every tenth try
 ```
 
 ## What was tried

@@ -40,6 +40,7 @@ class Server:
         path = os.pathsep.join([str(Path(uvicorn.locate()).parent), os.environ["PATH"]])  # MLflow looks for it there
         environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
         environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{self._folder}/unused.db"
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes that these tests do not need
         with (self._folder / "log").open("a") as log:
             place = {"env": environment, "cwd": self._folder, "start_new_session": True}
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, **place)
