@@ -16,9 +16,11 @@ This page is written by `python docs/write_reliability.py` from the figures of t
 default tests:
 
 ```bash
-python -m pytest tests/faults -n 2 --dist worksteal --figures docs/reliability.json  # Linux, a C compiler
-python -m pytest tests/faults --share 0.1                                             # every tenth try
+python -m pytest tests/faults -n 2 --dist worksteal --figures docs/reliability.json
+python -m pytest tests/faults --share 0.1                                            # every tenth try
 ```
+
+It needs Linux and a C compiler. The first command took 30 minutes on two cores without other work.
 
 ## What was tried
 
