@@ -265,8 +265,8 @@ def _further(pools: Sequence[Pool]) -> dict[str, Any]:
 def _say_what_is_left(job: Job, pools: Sequence[Pool]) -> None:
     """What a further command would add."""
     study = shlex.quote(str(job.study.path))
-    if why := why_no_images(job, pools[0] if pools else None):
-        job.narrator.say(f"only real images were compared. {why}")
+    if not any(map(len, pools)):
+        job.narrator.say(f"only real images were compared. {why_no_images(job, pools[0] if pools else None)}")
     if job.config.evaluation.quick:
         still = " --no-quick" if job.resolved.origins.get("evaluation.quick") == "environment" else ""
         job.narrator.say(f"this is a first answer; the full one: diffaug evaluate {study}{still}")

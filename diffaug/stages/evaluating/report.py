@@ -39,7 +39,7 @@ def write_study_report(job: Job, catalog: Catalog, pool: Pool | None, result: Ev
         config_yaml=settings_text(job.study.config_file),
         facts=_facts(job, catalog, pool, result),
         problems=catalog.problems,
-        why_no_images=why_no_images(job, pool),
+        why_no_images=why_no_images(job, pool) if result.has_no_pool else "",
         seed=job.config.seed,
         command=_repeat_command(job, pool, result),
         not_repeated=_not_repeated(job, catalog, pool),

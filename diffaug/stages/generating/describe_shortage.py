@@ -12,14 +12,12 @@ from diffaug.synthesis.pool.pool import Pool
 
 
 def why_no_images(job: Job, pool: Pool | None) -> str:
-    """Why there are no synthetic images, with the command that helps; empty if there are some."""
+    """Why a pool has no images, or there is no pool, with the command that helps."""
     study = shlex.quote(str(job.study.path))
     if pool is None:
         run = f"run {shlex.quote(str(job.study.record.data))} --study"
         command = "generate" if storage.recorded_metadata(job.study.generator) else run
         return f"There are no synthetic images yet. To get some: diffaug {command} {study}"
-    if len(pool):
-        return ""
     if len(pool.whole):
         return f"Reviewers reject all images of the pool. To look again: diffaug review {study}"
     asked = [summary for summary in pool.summaries.values() if summary.wanted]
