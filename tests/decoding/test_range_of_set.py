@@ -110,9 +110,9 @@ def test_the_more_frequent_kind_counts_unless_spans_are_alike(range_of, integers
     assert found.high >= max(high for _, high in given)
 
 
-@pytest.mark.parametrize(("bits", "told"), [((8, 9), True), ((8, 8), False), ((9, 16), False)])
-def test_more_than_8_bits_are_deep(bits, told) -> None:
-    assert bool(depth_remarks(["a", "b"], bits)) is told
+@pytest.mark.parametrize(("bits", "differ"), [((8, 9), True), ((8, 8), False), ((9, 16), False)])
+def test_more_than_8_bits_are_deep(bits, differ) -> None:
+    assert bool(depth_remarks(["a", "b"], bits)) is differ
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_without_a_range_the_bit_depth_counts_or_the_file_is_rejected() -> None:
         ([300] * 10, 1000, ()),  # the white of the range is half of theirs, so they count as 150
         ([300] * 10, 250, (CLIPPED,)),
         ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 0, (FLATTENED,)),  # ten values become five levels or fewer
-        ([0, 100, 200], 0, ()),  # few values, all of which are told apart
+        ([0, 100, 200], 0, ()),  # few values, and all stay different
     ],
 )
 def test_a_note_says_what_a_range_loses(values, white, notes) -> None:
