@@ -48,7 +48,7 @@ def review(make_pool, tmp_path, monkeypatch) -> Review:
         tuple(f"{number}.png" for number in range(4)),
     )
     catalog = SimpleNamespace(images=lambda split: train, unlabeled=lambda: (train.pixels[:0], ()))
-    return Review.of("study", "anna", catalog, pool)
+    return Review.of("study", "anna", catalog, type(pool).open(pool.root))  # which has read no table yet
 
 
 @pytest.fixture
