@@ -78,6 +78,7 @@ def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
     else:
         options.add_argument(f"--window-size={width},{height}")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.implicitly_wait(10)  # s, for elements of a page that is still being loaded
     yield driver
     driver.quit()
 
