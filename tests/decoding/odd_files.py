@@ -169,7 +169,7 @@ def _pixel_data(values: np.ndarray) -> Any:
 def nifti(*, compressed: bool = False, big_endian: bool = False) -> bytes:
     """The header of a NIfTI-1 file and some samples."""
     content = struct.pack(">i" if big_endian else "<i", 348).ljust(344, b"\0") + b"n+1\0" + b"\0" * 1000
-    return gzip.compress(content) if compressed else content
+    return gzip.compress(content, mtime=0) if compressed else content
 
 
 def ppm(kind: int, values: np.ndarray, maximum: int | None = 255, comment: str = "") -> bytes:
