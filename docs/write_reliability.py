@@ -20,7 +20,7 @@ python -m pytest tests/faults -n 2 --dist worksteal --figures docs/reliability.j
 python -m pytest tests/faults --share 0.1                                            # every tenth try
 ```
 
-It needs Linux and a C compiler. The first command took 30 minutes on two cores without other work.
+It needs Linux and a C compiler.{time}
 
 ## What was tried
 
@@ -28,10 +28,11 @@ It needs Linux and a C compiler. The first command took 30 minutes on two cores 
 
 *struck* counts the tries in which the fault made the command end otherwise than with exit code 0.{share}
 
-- **kills**: `SIGKILL` before the N-th change of a file, or half-way through it. The same command then ends with exit
-  code 0 and the same bytes.
+- **kills**: `SIGKILL` before the N-th change of a file, or half-way through it. The same command is
+  then killed at a later change. The third time it ends with exit code 0 and the same bytes.
 - **failed operations**: the N-th change fails: with ENOSPC or EROFS from then on, with EIO, EACCES or ESTALE once. The
-  command ends with exit code 3 and without a traceback, or with 0. The same command then ends as above.
+  command ends with exit code 3 and without a traceback, or with 0. The same command then fails at a later change, and
+  the third time it ends as above.
 - **power cuts**: all operations are recorded and replayed up to one of them. What was not synced is lost: all of it,
   file contents only, or a part drawn at random. The same command then ends as above.
 - **flips**: one bit of one file of a finished stage. A command that uses the stage gives the same results, or an error
@@ -83,7 +84,7 @@ was tried, evenly spread. Modules that are not in the table were not tried. The 
 """
 
 NO_SCORES = "No module was tried yet."
-NO_FIGURES = {"summary": "No figures are kept yet; the commands above make them.", "rows": "", "share": ""}
+NO_FIGURES = {"summary": "No figures are kept yet; the commands above make them.", "rows": "", "share": "", "time": ""}
 
 
 def write() -> None:
@@ -105,6 +106,7 @@ def _tried(content: dict[str, Any]) -> dict[str, str]:
     return {
         "summary": "| kind | tries | struck | failed |\n|---|---|---|---|\n" + _table(kinds),
         "rows": "| kind | of | possible | tried | failed |\n|---|---|---|---|---|\n" + _table(rows),
+        "time": f" The first command took {machine['minutes']:.0f} minutes on {machine['cores']} cores.",
         "share": f" {machine['share']:.0%} of all tries were made, on {machine['system']}, Python {machine['python']}.",
     }
 

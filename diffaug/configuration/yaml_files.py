@@ -7,10 +7,9 @@ from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
-from yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from diffaug.errors import UsageError, did_you_mean
-from diffaug.files.reading import MOST_DEPTH, require_few_values, require_given_file
+from diffaug.files.reading import require_few_values, require_given_file
 
 MOST_BYTES, MOST_VALUES = 2**20, 100_000
 
@@ -48,20 +47,12 @@ class _Loader(yaml.SafeLoader):
 def parse_value(text: str, *, where: str | os.PathLike[str]) -> Any:
     """Parses YAML; `where` is the file, variable or option that an error names. Names stay text, see `_Loader`."""
     try:
-        _require_shallow(text)
         content = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
         require_few_values(content, MOST_VALUES)
         return content
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as an integer of thousands of digits
-        raise UsageError(f"not valid YAML: {error}", where=where, fix="write it as in the documentation") from error
-
-
-def _require_shallow(text: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MOST_DEPTH:
-            raise ValueError("it is nested too deeply")
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"not valid YAML: {what}", where=where, fix="write it as in the documentation") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

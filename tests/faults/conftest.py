@@ -50,10 +50,12 @@ class KeptFigures:
         self._file, self._reports = config.getoption("--figures"), list[pytest.TestReport]()
         machine = {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
         self._machine = {**machine, "share": config.getoption("--share")}
+        self._begin = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._reports.append(report)
-        write_json(self._file, collected(self._reports), self._machine)
+        minutes = round((time.monotonic() - self._begin) / 60, 1)
+        write_json(self._file, collected(self._reports), {**self._machine, "minutes": minutes})
 
 
 @pytest.fixture(scope="session")

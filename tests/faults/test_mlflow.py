@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.strikes import ERRORS, KILLS, strike_twice
 from tests.faults.world import COMMANDS
 from tests.integrations.test_mlflow_server import Server
 
-KILLS, FAILURES, OUTAGES = 20, 10, 4
+ROUNDS = {"kills": (9, KILLS), "failed operations": (5, {name: ERRORS[name] for name in ("ENOSPC", "EIO")})}
+OUTAGES = 3
 SYNC = COMMANDS["sync"]
 QUERIES = (
     "select name, status from runs",
@@ -44,18 +46,11 @@ def synced(world) -> tuple[int, list[list[tuple]]]:
     return outcome.count, content_of(world.folder / "study" / "mlflow.db")
 
 
-@pytest.mark.parametrize("kind", ["kills", "failed operations"])
-def test_a_struck_sync_is_finished_by_the_next(kind, world, synced, figures, sample):
-    count, wanted = synced
-    tried = figures(kind, "sync", count)
-    for turn, point in enumerate(sample(count, KILLS if kind == "kills" else FAILURES)):
-        world.restore(SYNC.before)
-        action = "fail" if kind != "kills" else ("kill", "halve")[turn % 2]
-        error = (28, 5)[turn % 2] if action == "fail" else 0
-        struck = world.run(SYNC, strike_at=point, action=action, error=error)
-        problem = "" if not struck.has_traceback else struck.output[-1500:]
-        problem = problem or problem_of(world, world.run(SYNC), wanted)
-        tried.add(f"{action} {error or ''} at operation {point}", problem, struck=struck.code != 0)
+@pytest.mark.parametrize("kind", ROUNDS)
+def test_a_sync_that_is_struck_twice_is_finished_by_the_next(kind, world, synced, figures, sample):
+    (count, wanted), (rounds, disturbances) = synced, ROUNDS[kind]
+    tried, points = figures(kind, "sync", count * len(disturbances)), sample(count, rounds)
+    strike_twice(world, "sync", points, count, disturbances, lambda last: problem_of(world, last, wanted), tried)
     tried.require_none()
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.power import Disk, read_log, write_disk
 from tests.faults.world import COMMANDS
 
-CUTS = {"fit": 50, "generate": 45, "evaluate": 45, "export": 25, "second generator": 45}
+CUTS = {"fit": 45, "generate": 45, "evaluate": 45, "export": 30, "second generator": 35}
 KEPT = ("nothing", "names", "part")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.world import COMMANDS, Command
 
-ROUNDS = {"fit": 6, "generate": 20, "evaluate": 8, "export": 4, "second generator": 4}
+ROUNDS = {"fit": 6, "generate": 12, "evaluate": 8, "export": 4, "second generator": 4}
 IN_USE = "another diffaug process is using this study"
 DAY = 86_400
 LIMITS = {
@@ -17,7 +17,7 @@ LIMITS = {
     "RLIMIT_AS": (2**20, 2**26, 2**30),
     "RLIMIT_NPROC": (0, 1, 4),
 }
-SHARED_MEMORY = (4096, 65536, 2**20)
+SHARED_MEMORY = (4096, 2**20)
 PARALLEL = ("evaluate", "study", "--quiet", "--set", "evaluation.workers=2")
 DONE_OR_REFUSED = (0, 3)
 

@@ -147,10 +147,10 @@ class World:
     def run(self, command: Command, **disturbance) -> Outcome:
         return self._forks.run(self.attempt(command, **disturbance))[0]
 
-    def again(self, name: str) -> Outcome:
+    def again(self, name: str, **disturbance) -> Outcome:
         """Repeats a command after a disturbance."""
         command = COMMANDS[name]
-        return self.run(Command(command.before, command.arguments + command.again))
+        return self.run(Command(command.before, command.arguments + command.again), **disturbance)
 
     def run_together(self, *tries: Try) -> list[Outcome]:
         return self._forks.run(*tries)
