@@ -10,8 +10,8 @@ import pytest
 from tests.faults.damage import KINDS, damage, files_below
 from tests.faults.world import COMMANDS, Command
 
-READERS = {"generate": 350, "evaluate": 250, "export": 700, "report": 500, "evaluate again": 200}
-OTHERS = {name: flips // 8 for name, flips in READERS.items()}
+READERS = {"generate": 350, "evaluate": 180, "export": 720, "report": 550, "evaluate again": 200}
+OTHERS = {name: flips // 12 for name, flips in READERS.items()}
 REFUSALS = (2, 3)  # config.yaml, which users may edit, is a matter of usage
 REMEDY = re.compile(r"(?:^|[:;] +)((?:diffaug|rm) .+)$", re.MULTILINE)
 REMEDIES_TRIED = 40

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.faults.damage import REMOVED, files_below, places_of, put, write_signed
 from tests.faults.world import COMMANDS, OPTIONS, Command
 
-READERS = {"generate": 200, "evaluate": 110, "export": 190, "report": 150}
-CONFIGS = 110
+READERS = {"generate": 160, "evaluate": 80, "export": 230, "report": 230}
+CONFIGS = 140
 CODES = (0, 2, 3)
 GIGABYTES = 4
 SECONDS = 120.0

@@ -14,8 +14,8 @@ from tests.faults.strikes import ERRORS, KILLS, strike_twice
 from tests.faults.world import COMMANDS
 from tests.integrations.test_mlflow_server import Server
 
-ROUNDS = {"kills": (9, KILLS), "failed operations": (5, {name: ERRORS[name] for name in ("ENOSPC", "EIO")})}
-OUTAGES = 3
+ROUNDS = {"kills": (6, KILLS), "failed operations": (3, {name: ERRORS[name] for name in ("ENOSPC", "EIO")})}
+OUTAGES = 2
 SYNC = COMMANDS["sync"]
 QUERIES = (
     "select name, status from runs",

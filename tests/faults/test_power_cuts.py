@@ -7,7 +7,7 @@ import pytest
 from tests.faults.power import Disk, read_log, write_disk
 from tests.faults.world import COMMANDS
 
-CUTS = {"fit": 45, "generate": 45, "evaluate": 45, "export": 30, "second generator": 35}
+CUTS = {"fit": 40, "generate": 45, "evaluate": 45, "export": 45, "second generator": 25}
 KEPT = ("nothing", "names", "part")
 
 

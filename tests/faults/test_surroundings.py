@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.world import COMMANDS, Command
 
-ROUNDS = {"fit": 6, "generate": 12, "evaluate": 8, "export": 4, "second generator": 4}
+ROUNDS = {"fit": 6, "generate": 8, "evaluate": 8, "export": 4, "second generator": 4}
 IN_USE = "another diffaug process is using this study"
 DAY = 86_400
 LIMITS = {

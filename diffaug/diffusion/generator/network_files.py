@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -101,9 +102,7 @@ def load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
     """Reads weights, for inference on `device`; a DamagedError if they belong to another network."""
     try:
         weights = read_weights(file)
-        with torch.device("meta"):  # takes no memory, however large the network is said to be
-            shapes = {name: tensor.shape for name, tensor in Denoiser(network).state_dict().items()}
-        if shapes != {name: tensor.shape for name, tensor in weights.items()}:
+        if _shapes_of(network) != {name: tensor.shape for name, tensor in weights.items()}:
             raise ValueError("other tensors")
         denoiser = Denoiser(network)
         denoiser.load_state_dict(weights)
@@ -111,6 +110,13 @@ def load_denoiser(network: NetworkConfig, file: Path, device: str) -> Denoiser:
         what = "the weights don't fit the configuration"
         raise DamagedError(what, where=file, fix=storage.REPAIR_HINT) from error
     return for_inference(denoiser, device)
+
+
+@lru_cache(maxsize=8)
+def _shapes_of(network: NetworkConfig) -> dict[str, torch.Size]:
+    """The shapes of all weights, found without memory, however large the network is said to be."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in Denoiser(network).state_dict().items()}
 
 
 def require_fitting(record: GeneratorRecord, network: NetworkConfig, folder: Path) -> None:
