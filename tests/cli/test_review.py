@@ -12,6 +12,7 @@ from http.cookiejar import CookieJar
 import pytest
 
 from diffaug.errors import MissingExtraError
+from diffaug.files.temporaries import host
 from diffaug.stages import review as stage
 
 pytestmark = pytest.mark.e2e
@@ -30,6 +31,14 @@ def test_the_answer_counts_decisions_and_names_the_next_command(answer, study, m
     assert ended["results"]["rejected"] == 1
     assert ended["next"] == f"diffaug evaluate {study}"
     assert answer("generate", str(study))["results"]["images"] == ended["results"]["images"] - 1
+
+
+def test_what_a_killed_reviewer_left_is_removed(answer, study, monkeypatch) -> None:
+    left = study / f".review.csv.{host()}.{2**22 + 1}.tmp"  # larger than any number of a process
+    left.write_text("half a line")
+    monkeypatch.setattr(stage, "_page", lambda: lambda *_, **__: None)
+    assert answer("review", str(study))["status"] == "ok"
+    assert not left.exists()
 
 
 def test_what_is_missing_is_said_with_what_helps(fails, study, tmp_path, monkeypatch) -> None:
