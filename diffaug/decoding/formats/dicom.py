@@ -174,7 +174,8 @@ def _rescaled(values: Values, dataset: Dataset, page: int) -> Values:
     slope, intercept = _slope_and_intercept(dataset, page)
     integral = slope.is_integer() and intercept.is_integer()
     result = values.astype(np.float64) * slope + intercept
-    return result.astype(np.int32 if integral and np.abs(result).max() < 2**31 else np.float32)
+    with np.errstate(over="ignore"):  # infinite values are refused where they are shown
+        return result.astype(np.int32 if integral and np.abs(result).max() < 2**31 else np.float32)
 
 
 def _outside(values: Values, dataset: Dataset) -> NDArray[np.bool_] | None:
