@@ -29,10 +29,10 @@ It needs Linux and a C compiler.{time}
 *struck* counts the tries in which the fault made the command end otherwise than with exit code 0.{share}
 
 - **kills**: `SIGKILL` before the N-th change of a file, or half-way through it. The same command is
-  then killed at a later change. The third time it ends with exit code 0 and the same bytes.
+  killed again while it recovers. The third time it ends with exit code 0 and the same bytes.
 - **failed operations**: the N-th change fails: with ENOSPC or EROFS from then on, with EIO, EACCES or ESTALE once. The
-  command ends with exit code 3 and without a traceback, or with 0. The same command then fails at a later change, and
-  the third time it ends as above.
+  command ends with exit code 3 and without a traceback, or with 0. The same command fails again while it recovers. The
+  third time it ends as above.
 - **power cuts**: all operations are recorded and replayed up to one of them. What was not synced is lost: all of it,
   file contents only, or a part drawn at random. The same command then ends as above.
 - **flips**: one bit of one file of a finished stage. A command that uses the stage gives the same results, or an error
